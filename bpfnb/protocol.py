@@ -27,20 +27,28 @@ from bpfnb.schema import Layout, Schema
 __all__ = [
     "Check",
     "Checks",
+    "ClearMap",
     "Connection",
     "Failed",
     "FindProbes",
+    "FindSymbols",
     "FromTracer",
     "Hello",
     "Load",
     "Loaded",
+    "MapInfo",
+    "MapRead",
+    "MapWritten",
     "ProbeInfo",
     "ProbeNames",
+    "ReadMap",
     "RunChecks",
     "SegmentAdded",
     "Stop",
     "Stopped",
+    "Symbols",
     "ToTracer",
+    "WriteMap",
 ]
 
 _HEADER = struct.Struct("<IB")
@@ -58,6 +66,28 @@ class ProbeInfo(Struct, frozen=True):
     kind: str
     note: str
     function: str
+
+
+class MapInfo(Struct, frozen=True):
+    """A map of a session. ``kind``: the kernel's name of its type, "percpu_hash" (bpftool's spelling).
+
+    ``key`` and ``value`` are None where the map holds nothing to read (a program array, a devmap ...); ``key`` also
+    for a queue or a stack. ``cpus``: values an entry has, one a possible CPU in per-CPU maps, else 1; they lie
+    ``value_stride`` bytes apart. ``inner``: of a map of maps, the inner maps' name.
+    """
+
+    name: str
+    macro: str
+    kind: str
+    key: Schema | None
+    value: Schema | None
+    key_size: int
+    value_size: int
+    value_stride: int
+    cpus: int
+    max_entries: int
+    line: int = 0
+    inner: str = ""
 
 
 class Check(Struct, frozen=True):
@@ -101,6 +131,43 @@ class RunChecks(Struct, tag=True, frozen=True):
     request: int
 
 
+class ReadMap(Struct, tag=True, frozen=True):
+    """All entries of a session's map. Answered by MapRead."""
+
+    request: int
+    session: int
+    map: str
+
+
+class WriteMap(Struct, tag=True, frozen=True):
+    """Set the value of a key; delete the key when ``value`` is None. Both in the bytes the kernel has them in.
+
+    Answered by MapWritten.
+    """
+
+    request: int
+    session: int
+    map: str
+    key: bytes
+    value: bytes | None
+
+
+class ClearMap(Struct, tag=True, frozen=True):
+    """Empty a map; the values of an array become zero. Answered by MapWritten."""
+
+    request: int
+    session: int
+    map: str
+
+
+class FindSymbols(Struct, tag=True, frozen=True):
+    """The names of code addresses: of process ``pid``, or of the kernel when it is 0. Answered by Symbols."""
+
+    request: int
+    pid: int
+    addresses: tuple[int, ...]
+
+
 # --- tracer -> notebook -------------------------------------------------------------------------------------------
 
 
@@ -118,6 +185,7 @@ class Loaded(Struct, tag=True, frozen=True):
     request: int
     probes: tuple[ProbeInfo, ...]
     warnings: tuple[Diagnostic, ...]
+    maps: tuple[MapInfo, ...] = ()
 
 
 class SegmentAdded(Struct, tag=True, frozen=True):
@@ -138,6 +206,32 @@ class Stopped(Struct, tag=True, frozen=True):
     """The session is detached and all it had is delivered."""
 
     request: int
+
+
+class MapRead(Struct, tag=True, frozen=True):
+    """A map's entries, in a memfd that travels along: ``count`` keys end to end, then, on the next multiple of 8, the
+    entries' values, ``cpus`` times ``value_stride`` bytes each.
+
+    Also sent unasked (``request`` 0) for every map before Stopped: a session's maps outlive it.
+    """
+
+    request: int
+    session: int
+    map: str
+    count: int
+
+
+class MapWritten(Struct, tag=True, frozen=True):
+    request: int
+
+
+class Symbols(Struct, tag=True, frozen=True):
+    """One entry an address, in the order asked: function name ("[unknown]" where there is none), and the module or
+    file it is in, or ""."""
+
+    request: int
+    names: tuple[str, ...]
+    modules: tuple[str, ...]
 
 
 class ProbeNames(Struct, tag=True, frozen=True):
@@ -177,8 +271,8 @@ class Failed(Struct, tag=True, frozen=True):
         return kind(self.message, **detail)
 
 
-ToTracer = Load | Stop | FindProbes | RunChecks
-FromTracer = Hello | Loaded | SegmentAdded | Stopped | ProbeNames | Checks | Failed
+ToTracer = Load | Stop | FindProbes | RunChecks | ReadMap | WriteMap | ClearMap | FindSymbols
+FromTracer = Hello | Loaded | SegmentAdded | Stopped | MapRead | MapWritten | Symbols | ProbeNames | Checks | Failed
 
 Incoming = TypeVar("Incoming")
 

@@ -1,48 +1,84 @@
-"""The shape of what an output delivers, shared by the tracer, which writes it, and the notebook, which reads it.
+"""The shape of what the kernel delivers, shared by the tracer, which writes it, and the notebook, which reads it.
+
+A ``Schema`` describes a row: an event's record, or a map's key or value. ``Column`` says where each value lies in it.
 
 A segment is a memfd::
 
     0       8 bytes   rows committed           written after the rows themselves
     8       8 bytes   text bytes committed
     16      8 bytes   events lost so far, by this output since its session began
-    4096    rows      fixed-width records, ``Schema.dtype``
-    ...     text      the rows' variable text end to end, on the next page boundary (only when ``Schema.text``)
+    4096    rows      fixed-width records of ``Schema.size`` bytes
+    ...     text      the rows' variable text end to end, on the next page boundary (only when ``Schema.text_end``)
 
 The writer fills a segment, then starts the next. A reader needs no lock: it never looks past what is committed.
 """
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
+from msgspec.structs import replace
 
-__all__ = ["HEADER", "LOST", "PRINTK", "ROWS", "TEXT", "Field", "Layout", "Schema"]
+__all__ = ["HEADER", "LOST", "PRINTK", "PRINTK_ROW", "ROWS", "TEXT", "Column", "Layout", "Rows", "Schema", "parts"]
+
+Rows = npt.NDArray[np.uint8]  # two-dimensional: a row of bytes a record
 
 PAGE = 4096
 HEADER = PAGE
 ROWS, TEXT, LOST = 0, 1, 2  # indices into the header seen as 64-bit words
 
 
-class Field(Struct, frozen=True):
-    """One member of a record: its name and its numpy dtype string ("<i4", "S16")."""
+class Column(Struct, frozen=True):
+    """One value of a row: its name ("pid", "addr.v4", "slots[3]"), and where its bytes lie.
+
+    ``kind`` says what the notebook makes of it:
+
+        "number"   dtype such as "<u4", "<i8", "<f8", "|b1": a numpy column of just that type
+        "bits"     a bit-field of ``bits`` = (first bit, counted from ``offset``; width), little-endian. dtype is what
+                   the column becomes: "<i.." where the field is signed, "|b1" for bool
+        "enum"     dtype an integer; ``labels`` its constants: a category of their names, or of the number itself
+        "text"     dtype "S16": a char array; a category of strings, cut at the first NUL
+        "bytes"    dtype "V16": unsigned char arrays, as bytes
+        "wide"     dtype "V16": a 128-bit integer, signed if ``signed``; Python integers
+        "list"     dtype an integer or float, ``shape`` how many: an array too long for a column an element
+        "tail"     what follows the fixed part of a record, up to its end; dtype "S" (strings) or "V" (bytes)
+    """
 
     name: str
+    kind: str
     dtype: str
+    offset: int
+    bits: tuple[int, int] = (0, 0)
+    labels: tuple[tuple[str, int], ...] = ()
+    shape: tuple[int, ...] = ()
+    signed: bool = False
+
+    def values(self, rows: Rows) -> np.ndarray:
+        """The column's bytes as they are stored, a view of ``rows``: one value a row, for "list" an array a row."""
+        dtype = np.dtype(self.dtype)
+        view = rows[:, self.offset : self.offset + dtype.itemsize * math.prod(self.shape)].view(dtype)
+        return view if self.shape else view[:, 0]
 
 
 class Schema(Struct, frozen=True):
-    """The fixed-width record of an output. ``text``: rows also own a run of the segment's text area.
+    """A row of ``size`` bytes and its columns, in the order they are shown.
 
-    Row i owns ``text[end[i - 1]:end[i]]``, where ``end`` is the field named ``text_end``.
+    ``time``: the column that holds CLOCK_MONOTONIC nanoseconds of the event, or "". ``text_end``: offset of a 64-bit
+    word that ends each row's run in the segment's text area, or -1: row i owns ``text[end[i - 1]:end[i]]``.
     """
 
-    fields: tuple[Field, ...]
-    text: bool = False
+    columns: tuple[Column, ...]
+    size: int
+    time: str = ""
+    text_end: int = -1
 
-    @property
-    def dtype(self) -> np.dtype[np.void]:
-        return np.dtype([(f.name, f.dtype) for f in self.fields])
+    def shifted(self, by: int, size: int) -> Schema:
+        """The same columns inside a larger row, where they begin ``by`` bytes in."""
+        columns = tuple(replace(c, offset=c.offset + by) for c in self.columns)
+        return replace(self, columns=columns, size=size)
 
 
 class Layout(Struct, frozen=True):
@@ -52,31 +88,39 @@ class Layout(Struct, frozen=True):
     text: int
 
     def text_offset(self, schema: Schema) -> int:
-        return HEADER + -(-self.rows * schema.dtype.itemsize // PAGE) * PAGE
+        return HEADER + -(-self.rows * schema.size // PAGE) * PAGE
 
     def size(self, schema: Schema) -> int:
         return self.text_offset(schema) + self.text
 
 
-def parts(memory: memoryview, schema: Schema, layout: Layout) -> tuple[npt.NDArray[np.uint64], np.ndarray, np.ndarray]:
+def parts(memory: memoryview, schema: Schema, layout: Layout) -> tuple[npt.NDArray[np.uint64], Rows, Rows]:
     """The header words, the rows and the text area of a mapped segment, as views of its memory."""
     head = np.frombuffer(memory, np.uint64, 3)
-    rows = np.frombuffer(memory, schema.dtype, layout.rows, HEADER)
+    rows = np.frombuffer(memory, np.uint8, layout.rows * schema.size, HEADER).reshape(layout.rows, schema.size)
     text = np.frombuffer(memory, np.uint8, layout.text, layout.text_offset(schema))
     return head, rows, text
 
 
 # bpf_trace_printk's lines, as ftrace records them. mono_ns: CLOCK_MONOTONIC, nanoseconds. flags and preempt: the
 # record's common_flags and common_preempt_count (kernel: include/linux/trace_events.h, struct trace_entry).
+PRINTK_ROW = np.dtype(
+    [
+        ("mono_ns", "<i8"),
+        ("text_end", "<i8"),
+        ("pid", "<i4"),
+        ("cpu", "<i2"),
+        ("flags", "u1"),
+        ("preempt", "u1"),
+        ("comm", "S16"),
+    ]
+)
 PRINTK = Schema(
-    (
-        Field("mono_ns", "<i8"),
-        Field("text_end", "<i8"),
-        Field("pid", "<i4"),
-        Field("cpu", "<i2"),
-        Field("flags", "u1"),
-        Field("preempt", "u1"),
-        Field("comm", "S16"),
+    tuple(
+        Column(name, "text" if name == "comm" else "number", dtype.str, offset)
+        for name, (dtype, offset, *_) in (PRINTK_ROW.fields or {}).items()
     ),
-    text=True,
+    PRINTK_ROW.itemsize,
+    time="mono_ns",
+    text_end=PRINTK_ROW.fields["text_end"][1] if PRINTK_ROW.fields else -1,
 )

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bpfnb import frames
-from bpfnb.schema import LOST, ROWS, Layout, Schema, parts
+from bpfnb.schema import LOST, PRINTK_ROW, ROWS, Layout, Schema, parts
 
 __all__ = ["Output", "default_keep"]
 
@@ -135,7 +135,8 @@ class _Segment:
     def read(self) -> tuple[npt.NDArray[np.void], npt.NDArray[np.uint8], int]:
         """The rows committed since the last call, the text area, and where in it the first of them begins."""
         end = int(self._head[ROWS])
-        begin = int(self._rows["text_end"][self._done - 1]) if self._done else 0
-        rows = self._rows[self._done : end]
+        all_rows = self._rows.reshape(-1).view(PRINTK_ROW)
+        begin = int(all_rows["text_end"][self._done - 1]) if self._done else 0
+        rows = all_rows[self._done : end]
         self._done = end
         return rows, self._text, begin

@@ -25,7 +25,7 @@ from bpfnb import client, protocol
 from bpfnb.errors import BpfnbError
 from bpfnb.program import Program
 from bpfnb.protocol import Check, Connection, ProbeInfo, ToTracer
-from bpfnb.schema import PRINTK, Layout
+from bpfnb.schema import PRINTK, PRINTK_ROW, Layout
 from bpfnb.session import Session
 from bpfnb.tracer.segments import SegmentWriter
 
@@ -73,13 +73,15 @@ class FakeTracer:
         """Deliver lines to a session. On return they are in its ``df``."""
         full = [line if isinstance(line, Line) else Line(*line) for line in lines]
         messages = [_bytes(line.msg) for line in full]
-        rows = np.zeros(len(full), PRINTK.dtype)
+        rows = np.zeros(len(full), PRINTK_ROW)
         rows["mono_ns"] = [line.mono_ns or time.monotonic_ns() for line in full]
         rows["text_end"] = np.cumsum([len(message) for message in messages])
         rows["pid"] = [line.pid for line in full]
         rows["cpu"] = [line.cpu for line in full]
         rows["comm"] = [_bytes(line.comm) for line in full]
-        self._writer(session).append(rows, np.frombuffer(b"".join(messages), np.uint8))
+        self._writer(session).append(
+            rows.view(np.uint8).reshape(len(rows), -1), np.frombuffer(b"".join(messages), np.uint8)
+        )
         self._client.find_probes("", 0)  # its answer comes after the news of any segment that was begun
 
     def lose(self, session: Session, total: int) -> None:

@@ -15,7 +15,7 @@ from contextlib import suppress
 import numpy as np
 import numpy.typing as npt
 
-from bpfnb.schema import PRINTK
+from bpfnb.schema import PRINTK_ROW
 from bpfnb.tracer.comms import CommHistory
 from bpfnb.tracer.segments import SegmentWriter
 from bpfnb.tracer.tracefs import PREFIX, Events, Instance, fields_of, join
@@ -86,7 +86,7 @@ class PrintkSource:
             return
         text, lengths = self._messages(events)
         pids = events.read(self._fields["common_pid"], "<i4").astype(np.int32)
-        rows = np.zeros(len(events), PRINTK.dtype)
+        rows = np.zeros(len(events), PRINTK_ROW)
         rows["mono_ns"] = events.time
         rows["text_end"] = np.cumsum(lengths)
         rows["pid"] = pids
@@ -94,7 +94,7 @@ class PrintkSource:
         rows["flags"] = events.read(self._fields["common_flags"], "u1")
         rows["preempt"] = events.read(self._fields["common_preempt_count"], "u1")
         rows["comm"] = self._comms.lookup(pids, events.time)
-        self._writer.append(rows, text)
+        self._writer.append(rows.view(np.uint8).reshape(len(rows), -1), text)
 
     def _messages(self, events: Events) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
         """Every message's bytes end to end, and their lengths: without tag, final newline and final NUL."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from bpfnb.schema import LOST, ROWS, TEXT, Layout, Schema, parts
+from bpfnb.schema import LOST, ROWS, TEXT, Layout, Rows, Schema, parts
 
 __all__ = ["Publish", "SegmentWriter"]
 
@@ -18,6 +18,7 @@ Publish = Callable[[Layout, int], None]  # the descriptor stays the writer's
 # Large, since each segment the notebook has not decoded costs it a descriptor; memory is taken as it is touched.
 _ROW_BYTES = 24 << 20
 _TEXT_BYTES = 40 << 20
+_NO_TEXT = np.empty(0, np.uint8)
 
 
 class SegmentWriter:
@@ -26,19 +27,23 @@ class SegmentWriter:
     def __init__(self, schema: Schema, publish: Publish) -> None:
         self._schema = schema
         self._publish = publish
-        self._layout = Layout(_ROW_BYTES // schema.dtype.itemsize, _TEXT_BYTES if schema.text else 0)
+        self._has_text = schema.text_end >= 0
+        self._layout = Layout(_ROW_BYTES // schema.size, _TEXT_BYTES if self._has_text else 0)
         self._lost = 0
         self._start()
 
-    def append(self, rows: npt.NDArray[np.void], text: npt.NDArray[np.uint8]) -> None:
-        """Add rows; with text, ``rows["text_end"]`` ends each row's run within ``text``, counted from its start."""
+    def append(self, rows: Rows, text: npt.NDArray[np.uint8] = _NO_TEXT) -> None:
+        """Add rows; with text, each row's word at ``Schema.text_end`` ends its run within ``text``, from its start."""
+        ends = self._ends(rows) if self._has_text else None
         begin, taken = 0, 0  # rows and text bytes written so far
         while begin < len(rows):
-            end = begin + self._fitting(rows, begin, taken)
+            end = begin + self._fitting(len(rows) - begin, begin, ends, taken)
             if end > begin:
-                until = int(rows["text_end"][end - 1]) if self._schema.text else 0
+                until = int(ends[end - 1]) if ends is not None else 0
                 self._write(rows[begin:end], text[taken:until], taken)
                 begin, taken = end, until
+            elif not self._head[ROWS]:
+                raise ValueError("a row's text is larger than a segment")
             if begin < len(rows):
                 self._start()
 
@@ -51,20 +56,24 @@ class SegmentWriter:
         """Let go of the segment; the notebook has its own hold on it."""
         del self._head, self._rows, self._text
 
-    def _fitting(self, rows: npt.NDArray[np.void], begin: int, taken: int) -> int:
+    def _ends(self, rows: Rows) -> npt.NDArray[np.int64]:
+        at = self._schema.text_end
+        return rows[:, at : at + 8].view(np.int64)[:, 0]
+
+    def _fitting(self, wanted: int, begin: int, ends: npt.NDArray[np.int64] | None, taken: int) -> int:
         """How many rows from ``begin`` the segment can still hold."""
-        room = min(self._layout.rows - int(self._head[ROWS]), len(rows) - begin)
-        if self._schema.text:
+        room = min(self._layout.rows - int(self._head[ROWS]), wanted)
+        if ends is not None:
             limit = taken + self._layout.text - int(self._head[TEXT])
-            room = min(room, int(np.searchsorted(rows["text_end"], limit, side="right")) - begin)
+            room = min(room, int(np.searchsorted(ends, limit, side="right")) - begin)
         return room
 
-    def _write(self, rows: npt.NDArray[np.void], text: npt.NDArray[np.uint8], taken: int) -> None:
+    def _write(self, rows: Rows, text: npt.NDArray[np.uint8], taken: int) -> None:
         at, base = int(self._head[ROWS]), int(self._head[TEXT])
         target = self._rows[at : at + len(rows)]
         target[:] = rows
-        if self._schema.text:
-            target["text_end"] += base - taken
+        if self._has_text:
+            self._ends(target)[:] += base - taken
             self._text[base : base + len(text)] = text
             self._head[TEXT] = base + len(text)
         # Committed last: a reader in the other process never sees a row before its bytes.
