@@ -36,13 +36,12 @@ import shutil
 import signal
 import socket
 import stat
-import struct
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from bpfnb.errors import SetupError
+from bpfnb.tracer.btf import ARRAY, ENUM, ENUM64, FUNC, INT, OTHER_NAMES, PTR, STRUCT, TYPEDEF, UNION, Types
 
 __all__ = ["EVERYTHING", "KERNEL_BTF", "generate", "kernel_source", "lacks_a_type"]
 
@@ -121,7 +120,12 @@ def _has_real_headers(modules: Path, release: str) -> bool:
 def _tree_name(btf: Path, release: str) -> str:
     """The name of a tree: changes with the kernel's build and with whatever else decides the tree's contents."""
     digest = hashlib.blake2b(digest_size=10)
-    for path in (btf, Path(__file__), *sorted(p for p in _HAND_WRITTEN.rglob("*") if p.is_file())):
+    for path in (
+        btf,
+        Path(__file__),
+        Path(__file__).with_name("btf.py"),
+        *sorted(p for p in _HAND_WRITTEN.rglob("*") if p.is_file()),
+    ):
         digest.update(path.read_bytes())
     return f"headers-{release}-{digest.hexdigest()}"
 
@@ -359,7 +363,7 @@ def _python_constants() -> str:
 
 
 def _missing_typedefs(types: _Types) -> str:
-    known = types.names(_TYPEDEF)
+    known = types.names(TYPEDEF)
     return "".join(f"typedef {integer} {name};\n" for name, integer in _INTEGERS.items() if name not in known)
 
 
@@ -374,106 +378,45 @@ def _missing_helpers(constants: set[str]) -> str:
 def _core(types: _Types) -> list[int]:
     """The types of core.h."""
     wanted = types.integer_typedefs()
-    wanted += types.named(_SYSCALL_TYPEDEFS, _TYPEDEF)
-    wanted += types.named(_CORE_TYPES, _STRUCT, _UNION)
+    wanted += types.named(_SYSCALL_TYPEDEFS, TYPEDEF)
+    wanted += types.named(_CORE_TYPES, STRUCT, UNION)
     wanted += types.enums_with(_CORE_CONSTANTS)
     # bcc turns a tracepoint's format file into a struct; trace_event_raw_* is the kernel's own struct of the same
     # fields. Only pointers may point to what is not known.
-    for i in types.starting("trace_event_raw_"):
-        wanted += [to for to in types.targets(i) if types.all[to].kind != _PTR]
+    for i in types.structs("trace_event_raw_"):
+        wanted += [to for to in types.targets(i) if types.all[to].kind != PTR]
     return wanted
 
 
 def _kernel(types: _Types) -> list[int]:
     """The types of kernel.h."""
-    roots = types.named(_ROOTS, _STRUCT, _UNION)
+    roots = types.named(_ROOTS, STRUCT, UNION)
     return types.enums_with(_KERNEL_CONSTANTS) + roots + types.reachable(roots)
 
 
-# BTF, as Documentation/bpf/btf.rst of the kernel describes it.
-
-_INT, _PTR, _ARRAY, _STRUCT, _UNION, _ENUM, _FWD, _TYPEDEF = range(1, 9)
-_VOLATILE, _CONST, _RESTRICT, _FUNC, _FUNC_PROTO = range(9, 14)
-_TYPE_TAG, _ENUM64 = 18, 19
-
-# Bytes that follow the three words of a type: a fixed number, and a number for each of its vlen members.
-_FOLLOWING = {
-    _INT: (4, 0), _ARRAY: (12, 0), _STRUCT: (0, 12), _UNION: (0, 12), _ENUM: (0, 8), _FUNC_PROTO: (0, 8),
-    14: (4, 0), 15: (0, 12), 17: (4, 0), _ENUM64: (0, 12),
-}  # fmt: skip
-_LAST_KIND = _ENUM64
-_REFERS = frozenset((_PTR, _TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _TYPE_TAG))
-
-
-class _Type(NamedTuple):
-    kind: int
-    name: str
-    vlen: int
-    ref: int  # the type referred to, or the size
-    at: int  # where the following bytes begin
-
-
-class _Types:
-    """The types of one BTF blob, by number, as far as choosing among them needs. ``all[0]`` is void."""
+class _Types(Types):
+    """The kernel's types, and ways to choose among them."""
 
     def __init__(self, btf: bytes) -> None:
-        try:
-            self._parse(btf)
-        except (struct.error, KeyError, IndexError, ValueError) as error:
-            raise SetupError(f"the kernel's BTF cannot be read: {error!r}") from None
-        self._btf = btf
-
-    def _parse(self, btf: bytes) -> None:
-        magic, _, _, header, type_off, type_len, str_off, str_len = struct.unpack_from("=HBBIIIII", btf)
-        if magic != 0xEB9F:
-            raise ValueError(f"magic number {magic:#x}")
-        self._strings = btf[header + str_off : header + str_off + str_len]
-        self.all = [_Type(0, "", 0, 0, 0)]
-        at, end = header + type_off, header + type_off + type_len
-        words = struct.Struct("=III")
-        while at < end:
-            name, info, ref = words.unpack_from(btf, at)
-            kind, vlen = info >> 24 & 0x1F, info & 0xFFFF
-            if not 0 < kind <= _LAST_KIND:
-                raise ValueError(f"kind {kind} is unknown")
-            self.all.append(_Type(kind, self._string(name), vlen, ref, at + 12))
-            fixed, each = _FOLLOWING.get(kind, (0, 0))
-            at += 12 + fixed + each * vlen
-
-    def _string(self, offset: int) -> str:
-        return self._strings[offset : self._strings.index(0, offset)].decode("ascii", "replace")
-
-    def _members(self, type_: _Type) -> Iterator[tuple[int, int]]:
-        """(name, type) of each member of a struct or union, (name, value) of each constant of an enumeration."""
-        each = _FOLLOWING[type_.kind][1]
-        for at in range(type_.at, type_.at + each * type_.vlen, each):
-            name, word = struct.unpack_from("=II", self._btf, at)
-            yield name, word
+        super().__init__(btf, "the kernel's")
 
     def names(self, kind: int) -> set[str]:
         return {t.name for t in self.all if t.kind == kind}
 
-    def named(self, names: Iterable[str], *kinds: int) -> list[int]:
-        wanted = set(names)
-        return [i for i, t in enumerate(self.all) if t.name in wanted and t.kind in kinds]
-
-    def starting(self, prefix: str) -> list[int]:
-        return [i for i, t in enumerate(self.all) if t.kind == _STRUCT and t.name.startswith(prefix)]
-
     def has_function(self, *names: str) -> bool:
-        return bool(self.named(names, _FUNC))
+        return bool(self.named(names, FUNC))
 
     def has_field(self, type_name: str, field: str) -> bool:
-        for i in self.named((type_name,), _STRUCT, _TYPEDEF):
-            target = self.all[self._plain(i)]
-            if target.kind == _STRUCT and any(self._string(name) == field for name, _ in self._members(target)):
+        for i in self.named((type_name,), STRUCT, TYPEDEF):
+            plain = self.plain(i)
+            if self.all[plain].kind == STRUCT and any(member.name == field for member in self.members(plain)):
                 return True
         return False
 
     def _enums(self) -> Iterator[tuple[int, list[str]]]:
         for i, t in enumerate(self.all):
-            if t.kind in (_ENUM, _ENUM64):
-                yield i, [self._string(name) for name, _ in self._members(t)]
+            if t.kind in (ENUM, ENUM64):
+                yield i, [name for name, _ in self.constants(i)]
 
     def enumerators(self) -> set[str]:
         """The name of every constant."""
@@ -484,22 +427,16 @@ class _Types:
         return [i for i, names in self._enums() if any(name.startswith(prefixes) for name in names)]
 
     def integer_typedefs(self) -> list[int]:
-        return [i for i, t in enumerate(self.all) if t.kind == _TYPEDEF and self.all[self._plain(i)].kind == _INT]
-
-    def _plain(self, i: int) -> int:
-        """The type behind typedefs and qualifiers."""
-        while self.all[i].kind in _REFERS - {_PTR}:
-            i = self.all[i].ref
-        return i
+        return [i for i, t in enumerate(self.all) if t.kind == TYPEDEF and self.all[self.plain(i)].kind == INT]
 
     def targets(self, i: int) -> list[int]:
         """The types a type is made of or points to; not a function's arguments, since BPF calls no pointer."""
         type_ = self.all[i]
-        if type_.kind in (_STRUCT, _UNION):
-            return [to for _, to in self._members(type_)]
-        if type_.kind == _ARRAY:
-            return [int(struct.unpack_from("=I", self._btf, type_.at)[0])]
-        return [type_.ref] if type_.kind in _REFERS else []
+        if type_.kind in (STRUCT, UNION):
+            return [member.type_id for member in self.members(i)]
+        if type_.kind == ARRAY:
+            return [self.array(i)[0]]
+        return [type_.ref] if type_.kind == PTR or type_.kind in OTHER_NAMES else []
 
     def reachable(self, roots: Iterable[int]) -> list[int]:
         """The structs and unions that can be got to from the roots, pointers followed."""
@@ -510,7 +447,7 @@ class _Types:
             if i not in seen:
                 seen.add(i)
                 queue += self.targets(i)
-        return sorted(i for i in seen if self.all[i].kind in (_STRUCT, _UNION) and self.all[i].name)
+        return sorted(i for i in seen if self.all[i].kind in (STRUCT, UNION) and self.all[i].name)
 
 
 # libbpf writes the C: order, forward declarations, padding and bit-fields are a science of their own.
