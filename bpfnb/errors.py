@@ -39,12 +39,16 @@ __all__ = [
 
 
 class Diagnostic(msgspec.Struct, frozen=True):
-    """One message of the compiler. ``line`` and ``column`` count from 1, in the cell's own text; 0 is unknown."""
+    """One message of the compiler. ``line`` and ``column`` count from 1, in the cell's own text; 0 is unknown.
+
+    A "note" belongs to the message before it. ``fix``: what clang would put at the column, or "".
+    """
 
     line: int
     column: int
     severity: str  # "error" | "warning" | "note"
     message: str
+    fix: str = ""
 
 
 class BpfnbError(Exception):
@@ -105,19 +109,34 @@ class CompileError(BpfnbError):
         lines = [f"{type(self).__name__}: {self}"]
         for d in self.diagnostics:
             place = f"line {d.line}:{d.column}: " if d.line else ""
-            lines.append(f"{place}{d.severity}: {d.message}")
-            lines += excerpt(self.source, d.line, d.column)
+            picture = [f"{place}{d.severity}: {d.message}", *excerpt(self.source, d.line, d.column)]
+            if d.fix:
+                picture.append(" " * 5 + f" | clang would put here: {d.fix}")
+            # A note steps in, under what it is about.
+            lines += [f"    {text}" for text in picture] if d.severity == "note" else picture
         return lines + ([f"hint: {self.hint}"] if self.hint else [])
 
 
 class VerifierError(BpfnbError):
     """The kernel's verifier refused the program.
 
-    ``summary``: its reason, one line. ``log``: all it said. ``explanation``: what that means, where known, else "".
+    ``kind``: the class of the mistake, such as "unchecked map lookup", where known, else "". ``summary``: the verifier's
+    reason, one line. ``explanation``: what that means here, and what the register at fault holds, where known, else "".
+    ``log``: all the verifier said.
     """
 
-    def __init__(self, message: str, *, summary: str = "", log: str = "", explanation: str = "", **place: Any) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: str = "",
+        summary: str = "",
+        log: str = "",
+        explanation: str = "",
+        **place: Any,
+    ) -> None:
         super().__init__(message, **place)
+        self.kind = kind
         self.summary = summary
         self.log = log
         self.explanation = explanation

@@ -39,8 +39,8 @@ CASES = [
     (
         "    int i = 0;\n    while (bpf_ktime_get_ns()) i++;\n    return i;\n}",
         bpfnb.VerifierError,
-        "more instr",
-        None,
+        "too large",
+        3,
         None,
     ),
 ]
@@ -96,3 +96,43 @@ def test_a_function_under_an_if_that_came_out_false_is_not_attached() -> None:
     )
     with bpfnb.trace(source) as session:
         assert [probe.requested for probe in session.probes] == ["kprobe__sys_getpgid"]
+
+
+NEAR = {
+    "helper": ("    u64 id = bpf_get_curent_pid_tgid();\n    return id;\n}", "bpf_get_current_pid_tgid"),
+    "method": ("    u32 k = 0;\n    u64 *v = counts.lookpu(&k);\n    return !v;\n}", "lookup"),
+    "member": ("    struct task_struct *t = (void *)bpf_get_current_task();\n    return t->tgit;\n}", "tgid"),
+}
+
+
+@pytest.mark.parametrize("case", NEAR)
+def test_a_name_that_is_not_there_has_near_ones_offered(case: str) -> None:
+    body, near = NEAR[case]
+    with pytest.raises(bpfnb.CompileError) as caught:
+        bpfnb.trace("BPF_HASH(counts, u32);\n" + HEAD + body)
+    said = f"{caught.value} {caught.value.hint}"
+    assert "did you mean" in said
+    assert near in said
+    assert caught.value.line == (3 if case == "helper" else 4)
+
+
+def test_an_unknown_field_of_a_tracepoint_has_the_real_ones_listed() -> None:
+    source = "TRACEPOINT_PROBE(sched, sched_process_fork) {\n    return args->nothing_like_it;\n}"
+    with pytest.raises(bpfnb.CompileError) as caught:
+        bpfnb.trace(source)
+    assert caught.value.line == 2
+    assert "child_pid" in (caught.value.hint or "")
+    assert "common_pid" not in (caught.value.hint or "")
+
+
+def test_notes_and_fixes_are_data_and_stand_in_the_picture() -> None:
+    source = "static int g(int a) { return a; }\nint kprobe__sys_getpgid(void *ctx) {\n    g(1, 2);\n    return 0\n}"
+    with pytest.raises(bpfnb.CompileError) as caught:
+        bpfnb.trace(source)
+    found = [(d.severity, d.line) for d in caught.value.diagnostics]
+    assert ("error", 3) in found
+    assert ("note", 1) in found
+    assert [d.fix for d in caught.value.diagnostics if d.line == 4] == [";"]
+    report = caught.value.report()
+    assert any(line.startswith("    line 1:") and "note" in line for line in report)
+    assert any("clang would put here: ;" in line for line in report)

@@ -1,0 +1,10 @@
+// class: unchecked pointer
+// attach: syscall:sync=f
+struct data_t { u64 ts; };
+BPF_RINGBUF_OUTPUT(events, 8);
+int f(void *ctx) {
+    struct data_t *data = events.ringbuf_reserve(sizeof(*data));
+    data->ts = bpf_ktime_get_ns();  // <- here
+    events.ringbuf_submit(data, 0);
+    return 0;
+}

@@ -1,0 +1,170 @@
+"""What is made of a verifier's log: its class, its line, the register at fault, in the formats of all kernels."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from bpfnb.tracer.lineinfo import Lines
+from bpfnb.tracer.verifier import read
+
+CELL = "int f(void *ctx) {\n    u32 key = 0;\n    u64 *value = counts.lookup(&key);\n    return *value;\n}\n"
+
+NEW = """\
+0: R1=ctx() R10=fp0
+; u64 *value = counts.lookup(&key); @ 200:3
+6: (85) call bpf_map_lookup_elem#1    ; R0=map_value_or_null(id=1,map=counts,ks=4,vs=8)
+; return *value; @ 200:4
+7: (79) r0 = *(u64 *)(r0 +0)
+R0 invalid mem access 'map_value_or_null'
+processed 7 insns (limit 1000000) max_states_per_insn 0 total_states 0 peak_states 0 mark_read 0
+"""
+# Linux 6.1 quotes, but does not say which line; 5.8 to 5.17 call a number "inv".
+OLD = """\
+; u64 *value = counts.lookup(&key);
+6: (85) call bpf_map_lookup_elem#1
+; return *value;
+7: (79) r0 = *(u64 *)(r0 +0)
+ R0=map_value_or_null(id=1,off=0,ks=4,vs=8,imm=0) R10=fp0
+R0 invalid mem access 'map_value_or_null'
+"""
+# Linux 7.3, as announced.
+REPORT = NEW.replace(
+    "processed",
+    """
+Verification failed: Pointer Safety: Possibly NULL pointer
+
+Reason:
+  R0 may be NULL here,
+  since nothing checked it.
+
+At:
+  insn 7
+
+Causal path:
+  no retained diagnostic events on this path
+
+Suggestion:
+  Check R0 before it is used.
+
+processed""",
+)
+
+
+@pytest.mark.parametrize("log", [NEW, OLD, REPORT], ids=["6.9", "6.1", "7.3"])
+def test_the_class_and_the_line_are_found_in_every_format(log: str) -> None:
+    found = read(log, errno.EACCES, CELL)
+    assert found.kind == "unchecked map lookup"
+    assert found.summary == "R0 invalid mem access 'map_value_or_null'"
+    assert found.line == 4
+
+
+def test_the_register_at_fault_and_where_it_got_its_value() -> None:
+    found = read(NEW, errno.EACCES, CELL)
+    assert "R0 is map_value_or_null(id=1,map=counts,ks=4,vs=8)" in found.explanation
+    assert "it got its value in line 3: u64 *value = counts.lookup(&key);" in found.explanation
+    assert found.hint is not None
+    assert "if (!value)" in found.hint
+
+
+def test_the_kernels_own_explanation_is_believed() -> None:
+    found = read(REPORT, errno.EACCES, CELL)
+    assert found.explanation == "R0 may be NULL here, since nothing checked it."
+    assert found.hint == "Check R0 before it is used."
+
+
+def test_lines_come_from_the_compilers_table_where_the_log_quotes_nothing() -> None:
+    log = "0: (b7) r1 = 0\n7: (79) r0 = *(u64 *)(r0 +0)\nR0 invalid mem access 'map_value_or_null'\n"
+    assert read(log, errno.EACCES, CELL).line is None
+    lines = Lines((0, 5, 7), (2, 3, 4))
+    assert read(log, errno.EACCES, CELL, lines).line == 4
+    assert read("infinite loop detected at insn 6", errno.EINVAL, CELL, lines).line == 3
+    # An instruction that is none of the cell's: the last before it that is.
+    assert read(log, errno.EACCES, CELL, Lines((0, 7), (2, 0))).line == 2
+
+
+MESSAGES = {
+    "R1 invalid mem access 'inv'": "direct memory access",
+    "R1 invalid mem access 'scalar'": "direct memory access",
+    "R1 invalid mem access 'ringbuf_mem_or_null'": "unchecked pointer",
+    "R1 invalid mem access 'alloc_mem_or_null'": "unchecked pointer",
+    "R1 invalid mem access 'mem_or_null'": "unchecked pointer",
+    "invalid access to map value, value_size=64 off=64 size=8\nR6 max value is outside of the allowed memory range": (
+        "out of bounds of a map value"
+    ),
+    "invalid access to packet, off=0 size=14, R1(id=0,off=0,r=0)\nR1 offset is outside of the packet": (
+        "unchecked packet access"
+    ),
+    "invalid stack off=-520 size=8": "out of bounds of the stack",
+    "invalid write to stack R10 off=-520 size=8": "out of bounds of the stack",
+    "invalid stack type R1 off=-16 access_size=64": "out of bounds of the stack",
+    "invalid unbounded variable-offset indirect access to stack R1": "out of bounds of the stack",
+    "invalid indirect read from stack off -8+4 size 16": "uninitialised stack",
+    "invalid indirect read from stack R2 off -16+4 size 16": "uninitialised stack",
+    "invalid read from stack off -8+0 size 8": "uninitialised stack",
+    "invalid read from stack R2 off -8+0 size 8": "uninitialised stack",
+    "combined stack size of 2 calls is 800. Too large": "stack too large",
+    "R5 !read_ok": "uninitialised register",
+    "infinite loop detected at insn 3": "endless loop",
+    "back-edge from insn 12 to 4": "endless loop",
+    "BPF program is too large. Processed 1000001 insn": "too complex",
+    "The sequence of 8193 jumps is too complex.": "too complex",
+    "unknown func bpf_redirect#23": "helper not allowed here",
+    "program of this type cannot use helper bpf_redirect#23": "helper not allowed here",
+    "cannot call GPL-restricted function from non-GPL compatible program": "missing GPL licence",
+    "cannot call GPL only function from proprietary program": "missing GPL licence",
+    "Unreleased reference id=2 alloc_insn=5": "unreleased reference",
+    "Unreleased reference id=2 alloc_insn=5\nBPF_EXIT instruction in main prog would lead to reference leak": (
+        "unreleased reference"
+    ),
+    "helper call might sleep in a non-sleepable prog": "sleepable mismatch",
+    "R2 pointer arithmetic on map_value prohibited": "wrong pointer arithmetic",
+    "R0 bitwise operator &= on pointer prohibited": "wrong pointer arithmetic",
+    "R0 32-bit pointer arithmetic prohibited": "wrong pointer arithmetic",
+    "R1 pointer += pointer prohibited": "wrong pointer arithmetic",
+    "unreachable insn 4": "unreachable instruction",
+    "jump out of range from insn 0 to 2001": "jump out of range",
+    "At program exit the register R0 has value (0x1; 0x0) should have been in (0x0; 0x0)": "bad return value",
+    "At program exit the register R0 has smin=7 smax=7 should have been in [0, 0]": "bad return value",
+    "invalid bpf_context access off=4000 size=4": "invalid context access",
+    "dereference of modified ctx ptr R1 off=8 disallowed": "invalid context access",
+    "variable ctx access var_off=(0x0; 0x7) disallowed": "invalid context access",
+    "R1 type=scalar expected=fp": "wrong argument",
+    "R1 type=inv expected=fp, pkt, pkt_meta, map_key, map_value": "wrong argument",
+    "write into map forbidden, value_size=8 off=0 size=8": "write to read-only memory",
+    "misaligned stack access off (0x0; 0x0)+-7+0 size 8": "misaligned access",
+    "something that nobody has seen": "",
+}
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_every_message_has_its_class(message: str) -> None:
+    found = read(f"0: (b7) r0 = 0\n{message}\nprocessed 3 insns (limit 1000000)\n", errno.EINVAL, CELL)
+    assert found.kind == MESSAGES[message]
+    assert found.summary == message.splitlines()[-1]
+    assert bool(found.explanation) == bool(found.kind)
+
+
+def test_a_pointer_the_compiler_knows_to_be_null() -> None:
+    log = "5: (85) call bpf_ringbuf_reserve#131 ; R0=ringbuf_mem_or_null(id=2,ref_obj_id=2,sz=8)\n"
+    log += "6: (bf) r6 = r0 ; R6=ringbuf_mem_or_null(id=2)\n7: (55) if r6 != 0x0 goto pc+9 ; R6=0\n"
+    log += "8: (7b) *(u64 *)(r6 +0) = r0\nR6 invalid mem access 'scalar'\n"
+    assert read(log, errno.EACCES, CELL).kind == "unchecked pointer"
+    assert read(log.replace("ringbuf_mem_or_null", "map_value_or_null"), 13, CELL).kind == "unchecked map lookup"
+    assert read(log.replace("ringbuf_mem_or_null", "scalar"), 13, CELL).kind == "direct memory access"
+
+
+def test_too_long_without_a_log() -> None:
+    found = read("", errno.E2BIG, CELL)
+    assert (found.kind, found.summary) == ("program too long", "more instructions than the kernel takes")
+
+
+def test_nothing_said_is_the_error_itself() -> None:
+    found = read("", errno.EPERM, CELL)
+    assert found == ("", "Operation not permitted", None, "", None)
+
+
+@pytest.mark.parametrize("log", ["Verification failed: x", "; @", "7: (79)", "R0", "\x00\xff", "; " * 1000])
+def test_a_log_of_any_shape_is_read(log: str) -> None:
+    read(log, errno.EINVAL, "")
