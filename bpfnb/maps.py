@@ -1,0 +1,594 @@
+"""A session's maps: read as DataFrames and histograms, read and written as mappings.
+
+    counts = session.maps["counts"]
+    counts.df                            every entry, a row each
+    counts.hist()                        a histogram
+    counts[42], counts[42] = 7           one entry, read or set; keys and values of a struct are dicts or tuples
+    len(counts), 42 in counts, counts.items(), counts.clear()
+
+Nothing is kept: every access asks the kernel again, for the whole map.
+"""
+
+from __future__ import annotations
+
+import difflib
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bpfnb import stacks
+from bpfnb.columns import Batch, growing, text_dtype
+from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError
+from bpfnb.protocol import MapInfo
+from bpfnb.schema import Column, Rows, Schema
+
+__all__ = ["Ask", "Map", "pack", "stack_frames"]
+
+_SHOWN = 20  # rows of a map's picture
+_LAST_LOG2 = 64  # the greatest bucket of 64-bit values
+_MOST_LINEAR = 100_000  # buckets
+
+# Kinds without entries that could be read, and why.
+_HOLDS = {
+    "prog_array": "it holds programs",
+    "perf_event_array": "it holds perf events",
+    "cgroup_array": "it holds cgroups",
+    "devmap": "it holds network devices",
+    "devmap_hash": "it holds network devices",
+    "cpumap": "it holds CPUs, to send packets to",
+    "sockmap": "it holds sockets",
+    "sockhash": "it holds sockets",
+    "xskmap": "it holds sockets",
+    "reuseport_sockarray": "it holds sockets",
+    "sk_storage": "its values belong to sockets",
+    "inode_storage": "its values belong to files",
+    "task_storage": "its values belong to tasks",
+    "cgroup_storage": "its values belong to cgroups",
+    "percpu_cgroup_storage": "its values belong to cgroups",
+    "cgrp_storage": "its values belong to cgroups",
+    "ringbuf": "its events go to one reader and are gone",
+    "user_ringbuf": "its events go to the program",
+    "bloom_filter": "it knows whether it has seen a value, not which",
+    "struct_ops": "it holds the kernel's own functions",
+}
+_REDUCTIONS: dict[str, Callable[..., Any]] = {"sum": np.sum, "max": np.max, "min": np.min, "mean": np.mean}
+_NUMBERS = ("number", "bits", "wide")  # kinds of columns that can be reduced
+_NONE = Schema((), 0)
+
+
+class Ask(Protocol):
+    """How a map is reached."""
+
+    def read(self) -> tuple[int, bytes]:
+        """How many entries there are, and their bytes as protocol.MapRead lays them out."""
+
+    def write(self, key: bytes, value: bytes | None) -> None:
+        """Set an entry; delete it where ``value`` is None. ProgramError when that cannot be."""
+
+    def clear(self) -> None:
+        """Delete every entry; an array's values become zero."""
+
+    def symbols(self, pid: int, addresses: Sequence[int]) -> tuple[Sequence[str], Sequence[str]]:
+        """Names and modules of code addresses (bpfnb.stacks.Resolve)."""
+
+
+class Map:
+    """A map of a session. ``name``; ``kind``: the kernel's name of its type, such as "percpu_hash"; ``info``: the rest.
+
+    What reads it raises UnsupportedError for a kind that has no entries to read (an array of programs, a sockmap ...);
+    what changes it raises ProgramError when the kernel refuses or the session has stopped.
+    """
+
+    def __init__(self, info: MapInfo, ask: Ask) -> None:
+        self.info = info
+        self._ask = ask
+        self._key, self._value = info.key or _NONE, info.value or _NONE
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+    @property
+    def kind(self) -> str:
+        return self.info.kind
+
+    # --- as a whole ---
+
+    @property
+    def df(self) -> pd.DataFrame:
+        """Every entry, a row each: the key's columns, then the value's, as events have them (bpfnb.schema.Column).
+
+        A number as a key is the column "key", as a value "value"; a struct gives a column a member. A name that the key
+        and the value share becomes "key.NAME" and "value.NAME". Rows are in the kernel's order, an array's in that of
+        its index. ``df.attrs``: "map" and "kind". Some kinds differ:
+
+            per-CPU         a row a key and CPU, with ``cpu`` (int16) after the key's columns; see ``reduced``
+            lpm_trie        the key is ``prefixlen`` (uint32) and ``data``, unless its struct names them otherwise
+            stack_trace     a row a frame: ``stack`` (int32), ``depth`` (int16, 0 is the innermost), ``address``
+                            (uint64); with BPF_F_STACK_BUILD_ID instead ``status``, ``build_id``, ``offset`` (uint64)
+            array_of_maps, hash_of_maps   the value is ``map_id`` (uint32), the kernel's number of the inner map
+            queue, stack    no key; only the value that would be taken next: the kernel shows no other
+        """
+        return self._frame(*self._read())
+
+    def reduced(self, how: str = "sum") -> pd.DataFrame:
+        """A row a key: a per-CPU map's values over all CPUs, by "sum", "max", "min" or "mean".
+
+        Sums are 64 bits wide, means float64. Values that are no numbers are left out. Other maps are as in ``df``.
+        """
+        if how not in _REDUCTIONS:
+            raise ProgramError(f"values are reduced by {', '.join(_REDUCTIONS)}, not {how!r}")
+        keys, values = self._read()
+        if not self._per_cpu:
+            return self._frame(keys, values)
+        key_names, value_names = self._names()
+        frame = self._columns(key_names, self._key, keys)
+        for name, column in zip(value_names, self._value.columns, strict=True):
+            if column.kind in _NUMBERS:
+                per_cpu = np.asarray(_decoded(column, self._each_cpu(values))).reshape(len(values), self.info.cpus)
+                frame[name] = _REDUCTIONS[how](per_cpu, axis=1)
+        return self._marked(frame)
+
+    def hist(self, kind: str = "log2", bucket: str = "", by: str | Sequence[str] | None = None) -> pd.DataFrame:
+        """The map as a histogram: its keys are buckets, its values counts. For BPF_HISTOGRAM, or any map of integers.
+
+        ``kind``     "log2": buckets as bcc's bpf_log2l() numbers them and its print_log2_hist() shows them: bucket 1
+                     counts the values 0 and 1, bucket i those from 2**(i - 1) to below 2**i, up to bucket 64.
+                     bpf_log2l() never gives 0; a program that does, by itself, counts zeros there.
+                     "linear": bucket i counts the value i.
+        ``bucket``   the key's column that has the bucket; by default its only one, else "slot", else "bucket".
+        ``by``       the key's columns to tell histograms apart by; by default all others. Counts of the rest add up.
+
+        A row a bucket, indexed by ``bucket`` (int64): from 1 (linear: from 0) to the last that has a count.
+
+            low, high    float64: the bucket holds the values from low to below high
+            label        the same as text: "[4, 8)", "[1K, 2K)" where K is 1024; of a single value "[4]"
+            count        int64; or instead a column a value of ``by``, of several columns a column a tuple
+
+        A per-CPU map's counts are added up. ProgramError when keys and values are not of this form.
+        """
+        frame = self.reduced("sum")
+        keys, values = self._names()
+        at = _bucket_column(self.name, keys, bucket)
+        others = [name for name in keys if name != at]
+        groups = others if by is None else [by] if isinstance(by, str) else list(by)
+        for name in groups:
+            if name not in others:
+                raise ProgramError(f"{self.name} cannot be told apart by {name!r}{_near(name, others)}")
+        if len(values) != 1 or not all(_whole(frame, name) for name in (at, values[0])):
+            raise ProgramError(f"{self.name} is no histogram: its buckets and counts must be whole numbers")
+        counted = frame[frame[values[0]] != 0]
+        buckets = _buckets(self.name, kind, counted[at].to_numpy())
+        counts = _counts(counted, at, groups, values[0]).reindex(buckets.index, fill_value=0).astype(np.int64)
+        return self._marked(pd.concat([buckets, counts], axis=1))
+
+    def symbols(self, pid: int = 0) -> pd.DataFrame:
+        """A stack trace map's ``df`` with names: columns ``symbol`` and ``module`` (category), see stacks.symbolise.
+
+        ``pid``: the process that addresses outside the kernel belong to; 0: not known. ProgramError for other maps.
+        """
+        self._require_stacks()
+        return stacks.symbolise(self.df, self._ask.symbols, pid)
+
+    def folded(self, counts: Map | pd.DataFrame, **columns: str | None) -> pd.DataFrame:
+        """A stack trace map's stacks as flame graphs take them: ``stack`` ("comm;main;...;do_sys_open_[k]", string) and
+        ``count`` (int64), the most frequent first.
+
+        ``counts``: a map, or rows of events, with stack ids in columns that have "stack" in their name, and with "pid"
+        or "tgid" for the names of a process's functions. ``kernel``, ``user``, ``weight``: these columns, by name; see
+        stacks.folded. stacks.lines() makes the text for flamegraph.pl or speedscope. ProgramError for other maps.
+        """
+        self._require_stacks()
+        return stacks.folded(counts.df if isinstance(counts, Map) else counts, self.df, self._ask.symbols, **columns)
+
+    def clear(self) -> None:
+        """Delete every entry; what programs insert meanwhile may stay. An array's values become zero."""
+        self._require_entries()
+        self._ask.clear()
+
+    # --- as a mapping ---
+
+    def __getitem__(self, key: object) -> Any:
+        """A key's value: a number, text or bytes; of a struct, a dict; of a per-CPU map, a list with one a CPU."""
+        packed = self._packed(key)
+        keys, values = self._read()
+        at = np.flatnonzero((keys == np.frombuffer(packed, np.uint8)).all(axis=1))
+        if not len(at):
+            raise KeyError(key)
+        return self._values(values[at[:1]])[0]
+
+    def __setitem__(self, key: object, value: object) -> None:
+        """Set a key's value, on all CPUs. A dict need not name every member: the others are zero.
+
+        The value of a map of maps is another map of the session.
+        """
+        packed = self._packed(key)
+        if self.kind == "stack_trace":
+            raise ProgramError(f"{self.name} takes its stacks from programs: they can be read and deleted")
+        if self.info.kind.endswith("_of_maps"):
+            if not isinstance(value, Map):
+                raise ProgramError(f"{self.name} holds maps: give it one of the session's")
+            self._ask.write(packed, value.name.encode())
+            return
+        self._ask.write(packed, pack(self._value, value, "value"))
+
+    def __delitem__(self, key: object) -> None:
+        """Delete a key; an array's value becomes zero. KeyError where there is none."""
+        packed = self._packed(key)
+        try:
+            self._ask.write(packed, None)
+        except ProgramError:
+            if key not in self:
+                raise KeyError(key) from None
+            raise
+
+    def __contains__(self, key: object) -> bool:
+        try:
+            self[key]
+        except KeyError:
+            return False
+        return True
+
+    def get(self, key: object, default: Any = None) -> Any:
+        try:
+            return self[key]
+        except KeyError:
+            return default
+
+    def keys(self) -> list[Any]:
+        """The keys: numbers, text or bytes; of a struct, tuples."""
+        self._require_keys()
+        return _plain(self._key, self._read()[0], tuple)
+
+    def values(self) -> list[Any]:
+        return self._values(self._read()[1])
+
+    def items(self) -> list[tuple[Any, Any]]:
+        """All keys and values of one moment. ``dict(m.items())`` asks the kernel once, ``dict(m)`` once a key."""
+        self._require_keys()
+        keys, values = self._read()
+        return list(zip(_plain(self._key, keys, tuple), self._values(values), strict=True))
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        """How many entries there are now; of an array, always all of them."""
+        return len(self._read()[1])
+
+    # --- shown ---
+
+    def __repr__(self) -> str:
+        sides = [", ".join(column.name for column in side.columns) for side in (self._key, self._value)]
+        what = f" of {' -> '.join(filter(None, sides))}" if any(sides) else ""
+        return f"<Map {self.name}: {self.kind}{what}, room for {self.info.max_entries:,}>"
+
+    def _repr_html_(self) -> str:
+        from bpfnb.views.html import escape
+
+        title = escape(repr(self))
+        if self.info.value is None:
+            return f"<code>{title}</code>"
+        try:
+            keys, values = self._read()
+        except BpfnbError as error:
+            return f"<code>{title}</code><div>{escape(str(error))}</div>"
+        more = f"<div>{len(values):,} entries; {_SHOWN} are shown</div>" if len(values) > _SHOWN else ""
+        table = self._frame(keys[:_SHOWN], values[:_SHOWN]).head(_SHOWN).to_html(index=False, border=0)
+        return f"<code>{title}</code>{table}{more}"
+
+    # --- inside ---
+
+    @property
+    def _per_cpu(self) -> bool:
+        return "percpu" in self.kind
+
+    def _require_entries(self) -> None:
+        if self.info.value is None:
+            why = _HOLDS.get(self.kind, "its entries are no data")
+            raise UnsupportedError(f"{self.name} ({self.kind}) cannot be read: {why}")
+
+    def _require_stacks(self) -> None:
+        if self.kind != "stack_trace":
+            raise ProgramError(f"{self.name} is a map of kind {self.kind}, which holds no stacks")
+
+    def _require_keys(self) -> None:
+        self._require_entries()
+        if self.info.key is None:
+            raise ProgramError(f"{self.name} ({self.kind}) has no keys: see its df")
+
+    def _packed(self, key: object) -> bytes:
+        self._require_keys()
+        return pack(self._key, key, "key")
+
+    def _read(self) -> tuple[Rows, Rows]:
+        """All keys and all values, a row each; of a per-CPU map, a row has all CPUs' values."""
+        self._require_entries()
+        info = self.info
+        count, data = self._ask.read()
+        sizes = info.key_size, info.cpus * info.value_stride
+        begin = -(-count * sizes[0] // 8) * 8
+        keys = np.frombuffer(data, np.uint8, count * sizes[0]).reshape(count, sizes[0])
+        values = np.frombuffer(data, np.uint8, count * sizes[1], begin).reshape(count, sizes[1])
+        return keys, values
+
+    def _each_cpu(self, values: Rows) -> Rows:
+        return values.reshape(-1, self.info.value_stride)
+
+    def _frame(self, keys: Rows, values: Rows) -> pd.DataFrame:
+        if self.kind == "stack_trace":
+            return self._marked(self._stacks(keys, values))
+        key_names, value_names = self._names()
+        if self._per_cpu:
+            cpus = np.arange(self.info.cpus, dtype=np.int16)
+            frame = self._columns(key_names, self._key, np.repeat(keys, self.info.cpus, axis=0))
+            frame["cpu"] = np.tile(cpus, len(keys))
+        else:
+            frame = self._columns(key_names, self._key, keys)
+        rest = self._columns(value_names, self._value, self._each_cpu(values))
+        return self._marked(pd.concat([frame, rest], axis=1))
+
+    def _stacks(self, keys: Rows, values: Rows) -> pd.DataFrame:
+        owner, depth, frames = stack_frames(values, self._value.size)
+        table = pd.DataFrame({"stack": keys.view(np.int32)[:, 0][owner], "depth": depth})
+        rest = self._columns([column.name for column in self._value.columns], self._value, frames)
+        return pd.concat([table, rest], axis=1)
+
+    def _columns(self, names: list[str], schema: Schema, rows: Rows) -> pd.DataFrame:
+        columns = {name: _decoded(column, rows) for name, column in zip(names, schema.columns, strict=True)}
+        return pd.DataFrame(columns, index=pd.RangeIndex(len(rows)))
+
+    def _names(self) -> tuple[list[str], list[str]]:
+        """The names of the key's and the value's columns in a DataFrame: those they share, told apart."""
+        sides = [[column.name for column in side.columns] for side in (self._key, self._value)]
+        shared = set(sides[0]) & set(sides[1]) | ({"cpu"} if self._per_cpu else set())
+        keys, values = (
+            [f"{side}.{name}" if name in shared else name for name in names]
+            for side, names in zip(("key", "value"), sides, strict=True)
+        )
+        return keys, values
+
+    def _values(self, values: Rows) -> list[Any]:
+        if self.kind == "stack_trace":
+            owner, _, frames = stack_frames(values, self._value.size)
+            sizes = np.bincount(owner, minlength=len(values)).tolist()
+        elif self._per_cpu:
+            frames, sizes = self._each_cpu(values), [self.info.cpus] * len(values)
+        else:
+            return _plain(self._value, values, dict)
+        each = iter(_plain(self._value, frames, dict))
+        return [list(islice(each, size)) for size in sizes]
+
+    def _marked(self, frame: pd.DataFrame) -> pd.DataFrame:
+        frame.attrs.update(map=self.name, kind=self.kind)
+        return frame
+
+
+def stack_frames(values: Rows, size: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int16], Rows]:
+    """The frames of stack traces, each ``size`` bytes: whose each is (its row in ``values``), its depth, its bytes.
+
+    A stack ends where only zeros follow.
+    """
+    frames = values[:, : values.shape[1] // size * size].reshape(len(values), -1, size)
+    filled = np.asarray(frames.any(axis=2))
+    used = np.flip(np.logical_or.accumulate(np.flip(filled, 1), axis=1), 1)
+    owner, depth = np.nonzero(used)
+    return owner, depth.astype(np.int16), frames[used]
+
+
+# --- histograms ---------------------------------------------------------------------------------------------------
+
+
+def _bucket_column(name: str, keys: Sequence[str], wanted: str) -> str:
+    """The key's column that has the bucket."""
+    if wanted and wanted not in keys:
+        raise ProgramError(f"{name} has no key column {wanted!r}{_near(wanted, keys)}")
+    for candidate in (wanted, "slot", "bucket"):
+        if candidate in keys:
+            return candidate
+    if len(keys) != 1:
+        raise ProgramError(
+            f"{name} does not say which part of its key is the bucket" if keys else f"{name} has no keys",
+            hint=f"name it: hist(bucket={keys[-1]!r})" if keys else None,
+        )
+    return keys[0]
+
+
+def _whole(frame: pd.DataFrame, name: str) -> bool:
+    return name in frame and frame[name].dtype.kind in "iu"
+
+
+def _buckets(name: str, kind: str, found: npt.NDArray[Any]) -> pd.DataFrame:
+    """The buckets up to the last of those found, their bounds and labels."""
+    if kind not in ("log2", "linear"):
+        raise ProgramError(f"a histogram is log2 or linear, not {kind!r}")
+    log2 = kind == "log2"
+    buckets = _span(found, 1 if log2 else 0)
+    if log2 and len(buckets) and not 0 <= buckets[0] <= buckets[-1] <= _LAST_LOG2:
+        stray = buckets[0] if buckets[0] < 0 else buckets[-1]
+        raise ProgramError(
+            f"{name} has a bucket {stray}, and powers of two have those from 0 to {_LAST_LOG2}",
+            hint="where buckets are the values themselves: hist('linear')",
+        )
+    if len(buckets) > _MOST_LINEAR:
+        raise ProgramError(f"{name} has buckets from {buckets[0]:,} to {buckets[-1]:,}: too many for a histogram")
+    bounds = [(_log2_low(i), 1 << i) if log2 else (i, i + 1) for i in buckets]
+    index = pd.Index(buckets, dtype=np.int64, name="bucket")
+    table = pd.DataFrame(np.array(bounds, np.float64).reshape(-1, 2), index, ["low", "high"])
+    table["label"] = pd.array([_label(*pair) for pair in bounds], dtype=text_dtype())
+    return table
+
+
+def _span(found: npt.NDArray[Any], first: int) -> range:
+    return range(min(first, int(found.min())), int(found.max()) + 1) if len(found) else range(0)
+
+
+def _log2_low(bucket: int) -> int:
+    return 1 << (bucket - 1) if bucket > 1 else 0
+
+
+def _label(low: int, high: int) -> str:
+    return f"[{low}]" if high - low == 1 else f"[{_rounded(low)}, {_rounded(high)})"
+
+
+def _rounded(power: int) -> str:
+    """A power of two as bpftrace writes it: 1024 is 1K."""
+    thousands = (power.bit_length() - 1) // 10 if power else 0
+    return f"{power >> 10 * thousands}{' KMGTPE'[thousands].strip()}"
+
+
+def _counts(frame: pd.DataFrame, bucket: str, groups: Sequence[str], value: str) -> pd.DataFrame:
+    """The counts by bucket, in a column a value of ``groups``."""
+    sums = frame.groupby([bucket, *groups], observed=True)[value].sum()
+    if not groups:
+        return sums.to_frame("count")
+    table = sums.unstack(groups, fill_value=0)
+    table.columns = pd.Index(list(table.columns), tupleize_cols=False)
+    return table
+
+
+# --- values into bytes --------------------------------------------------------------------------------------------
+
+
+def pack(schema: Schema, value: object, what: str = "value") -> bytes:
+    """A key or value in the bytes the kernel has it in.
+
+    A struct is a dict by column names, whose missing members are zero, or a tuple of all columns. A number is an int, a
+    float or a bool, an enumeration a name or a number, a char array str or bytes, an array of numbers a sequence.
+    ProgramError, naming the member, for what does not fit exactly. ``what``: the value's name in that.
+    """
+    row = bytearray(schema.size)
+    for column, part in _members(schema, value, what):
+        begin = column.offset
+        data = _PACKERS[column.kind](column, part, row)
+        row[begin : begin + len(data)] = data
+    return bytes(row)
+
+
+def _members(schema: Schema, value: object, what: str) -> Iterable[tuple[Column, object]]:
+    columns = {column.name: column for column in schema.columns}
+    if isinstance(value, Mapping):
+        for name in value:
+            if name not in columns:
+                raise ProgramError(f"the {what} has no member {name!r}{_near(str(name), columns)}")
+        return [(columns[name], part) for name, part in value.items()]
+    if len(columns) == 1:
+        return [(schema.columns[0], value)]
+    if not isinstance(value, (tuple, list)) or len(value) != len(columns):
+        raise ProgramError(f"the {what} is a dict of, or a tuple with, {', '.join(columns)}; not {value!r}")
+    return zip(schema.columns, value, strict=True)
+
+
+def _number(column: Column, value: Any, row: bytearray) -> bytes:
+    dtype = np.dtype(column.dtype)
+    if dtype.kind == "f":
+        try:
+            return np.array(float(value), dtype).tobytes()
+        except (TypeError, ValueError):
+            raise ProgramError(f"{column.name} is a number, not {value!r}") from None
+    return np.array(_integer(column, value, *_limits(dtype)), dtype).tobytes()
+
+
+def _bits(column: Column, value: Any, row: bytearray) -> bytes:
+    """The bytes a bit-field lies in, with the bits of its neighbours."""
+    first, width = column.bits
+    signed = np.dtype(column.dtype).kind == "i"
+    low, high = (-(1 << (width - 1)), (1 << (width - 1)) - 1) if signed else (0, (1 << width) - 1)
+    size = -(-(first + width) // 8)
+    mask = ((1 << width) - 1) << first
+    bits = _integer(column, value, low, high) << first
+    word = int.from_bytes(row[column.offset : column.offset + size], "little")
+    return (word & ~mask | bits & mask).to_bytes(size, "little")
+
+
+def _wide(column: Column, value: Any, row: bytearray) -> bytes:
+    size = np.dtype(column.dtype).itemsize
+    low, high = (-(1 << (8 * size - 1)), (1 << (8 * size - 1)) - 1) if column.signed else (0, (1 << 8 * size) - 1)
+    return _integer(column, value, low, high).to_bytes(size, "little", signed=column.signed)
+
+
+def _text(column: Column, value: Any, row: bytearray) -> bytes:
+    size = np.dtype(column.dtype).itemsize
+    data = value.encode() if isinstance(value, str) else value
+    if not isinstance(data, (bytes, bytearray)):
+        raise ProgramError(f"{column.name} is text or bytes, not {value!r}")
+    if len(data) > size:
+        raise ProgramError(f"{column.name} has room for {size} bytes, not for {len(data)}: {value!r}")
+    return bytes(data).ljust(size, b"\0")
+
+
+def _list(column: Column, value: Any, row: bytearray) -> bytes:
+    elements = np.array(value, dtype=object)
+    if elements.shape != column.shape:
+        raise ProgramError(f"{column.name} has {_sized(column.shape)} elements, not {_sized(elements.shape)}")
+    return b"".join(_number(column, element, row) for element in elements.ravel())
+
+
+_PACKERS: dict[str, Callable[[Column, Any, bytearray], bytes]] = {
+    "number": _number,
+    "enum": _number,
+    "bits": _bits,
+    "wide": _wide,
+    "text": _text,
+    "bytes": _text,
+    "list": _list,
+}
+
+
+def _integer(column: Column, value: Any, low: int, high: int) -> int:
+    """A whole number within its type's limits; for a constant's name its value."""
+    if isinstance(value, str) and column.labels:
+        constants = dict(column.labels)
+        if value not in constants:
+            raise ProgramError(f"{column.name} has no constant {value!r}{_near(value, constants)}")
+        return (constants[value] - low) % (high - low + 1) + low  # BTF may have a constant of 32 bits as signed
+    try:
+        number = int(value) if isinstance(value, np.bool_) else operator.index(value)
+    except TypeError:
+        raise ProgramError(f"{column.name} is a whole number, not {value!r}") from None
+    if not low <= number <= high:
+        raise ProgramError(f"{column.name} goes from {low} to {high}; {number} does not fit")
+    return number
+
+
+def _limits(dtype: np.dtype[Any]) -> tuple[int, int]:
+    if dtype.kind == "b":
+        return 0, 1
+    limits = np.iinfo(dtype)
+    return int(limits.min), int(limits.max)
+
+
+def _sized(shape: Sequence[int]) -> str:
+    return " by ".join(map(str, shape)) or "no"
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(names), n=3)
+    known = ", ".join(names)
+    return f"; did you mean {' or '.join(near)}?" if near else f"; there are {known}" if known else ""
+
+
+# --- bytes into values --------------------------------------------------------------------------------------------
+
+
+def _plain(schema: Schema, rows: Rows, make: Callable[..., Any]) -> list[Any]:
+    """Rows as Python's own values: of one column just that, else what ``make`` (dict or tuple) makes of them."""
+    columns: list[list[Any]] = [_decoded(column, rows).tolist() for column in schema.columns]
+    if len(columns) == 1:
+        return columns[0]
+    if make is tuple:
+        return list(zip(*columns, strict=True))
+    names = [column.name for column in schema.columns]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _decoded(column: Column, rows: Rows) -> Any:
+    """A column as events have it."""
+    decoder = growing(column)
+    decoder.append(Batch(rows))
+    return decoder.values()

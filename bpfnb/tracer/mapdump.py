@@ -1,0 +1,410 @@
+"""Maps: what they hold, read whole in few system calls; setting, deleting, emptying.
+
+    describe(fd, ...)       a map's MapInfo
+    dump(fd)                its entries, in a memfd laid out as protocol.MapRead says
+    write(fd, key, value)   set an entry, or delete it
+    clear(fd)               delete every entry; an array's values become zero
+
+The kernel gives many entries in one call where it can (BPF_MAP_LOOKUP_BATCH, in v5.6: commit cb4d03ab499d "bpf: Add
+generic support for lookup batch op"), of hashes whole buckets (commit 057996380a42 "bpf: Add batch ops to all htab bpf
+map"). Where it cannot, on older kernels and for some kinds, keys are walked one by one: two calls an entry. Either way
+each key comes once, whatever the programs insert and delete meanwhile; a walk that they keep from ending ends after
+eight times the entries the map has room for, with what it found.
+
+Reading a queue or a stack gives its head alone: the kernel has no way to look past it without taking it away.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from msgspec.structs import replace
+
+from bpfnb.errors import ProgramError, UnsupportedError
+from bpfnb.protocol import MapInfo
+from bpfnb.schema import Column, Rows, Schema
+from bpfnb.tracer import syscalls
+from bpfnb.tracer.syscalls import MapShape
+
+__all__ = ["clear", "describe", "dump", "write"]
+
+# include/uapi/linux/bpf.h, enum bpf_map_type, as bpftool spells them.
+_KINDS = (
+    "unspec", "hash", "array", "prog_array", "perf_event_array", "percpu_hash", "percpu_array", "stack_trace",
+    "cgroup_array", "lru_hash", "lru_percpu_hash", "lpm_trie", "array_of_maps", "hash_of_maps", "devmap", "sockmap",
+    "cpumap", "xskmap", "sockhash", "cgroup_storage", "reuseport_sockarray", "percpu_cgroup_storage", "queue", "stack",
+    "sk_storage", "devmap_hash", "struct_ops", "ringbuf", "inode_storage", "task_storage", "bloom_filter",
+    "user_ringbuf", "cgrp_storage", "arena", "insn_array",
+)  # fmt: skip
+_HASHES = ("hash", "percpu_hash", "lru_hash", "lru_percpu_hash")
+_ARRAYS = ("array", "percpu_array")
+_PER_CPU = ("percpu_hash", "lru_percpu_hash", "percpu_array")
+_QUEUES = ("queue", "stack")
+_OF_MAPS = ("array_of_maps", "hash_of_maps")
+_READABLE = (*_HASHES, *_ARRAYS, *_QUEUES, *_OF_MAPS, "lpm_trie", "stack_trace")
+
+_BUILD_ID = 1 << 5  # BPF_F_STACK_BUILD_ID
+_FRAME = Schema((Column("address", "number", "<u8", 0),), 8)
+_BUILD_ID_STATUS = (("empty", 0), ("valid", 1), ("ip", 2))  # enum bpf_stack_build_id_status
+_BUILD_ID_FRAME = Schema(
+    (
+        Column("status", "enum", "<i4", 0, labels=_BUILD_ID_STATUS),
+        Column("build_id", "bytes", "V20", 4),
+        Column("offset", "number", "<u8", 24),
+    ),
+    32,
+)
+_MAP_ID = Schema((Column("map_id", "number", "<u4", 0),), 4)
+
+_NOT_SUPPORTED = 524  # ENOTSUPP: the kernel's own, in no errno.h
+# EINVAL: this kernel knows no batches, or no such for this kind. EINTR: before v6.14 a batch gave up over keys without
+# a value (Linux kernel commit 5644c6b50ffe "bpf: skip non exist keys in generic_map_lookup_batch").
+_NO_BATCH = (errno.EINVAL, errno.EOPNOTSUPP, _NOT_SUPPORTED, errno.EINTR)
+_BATCH_BYTES = 4 << 20  # a call's buffers: enough to make calls few, and small enough to stay in a cache
+_ROUNDS = 8  # times its size that a map that changes under us may have us walk it
+
+# Keys and values of equal number, as read by one call.
+_Pairs = tuple[Rows, Rows]
+
+
+class _Map(NamedTuple):
+    """A map, and what follows from what the kernel says of it."""
+
+    fd: int
+    kind: str
+    shape: MapShape
+    cpus: int  # values an entry has
+    stride: int  # bytes from one to the next
+
+    @property
+    def value_bytes(self) -> int:
+        return self.cpus * self.stride
+
+    @property
+    def entry_bytes(self) -> int:
+        return self.shape.key_size + self.value_bytes
+
+
+class _NoBatchError(Exception):
+    """This kernel reads this map one key at a time."""
+
+
+def describe(
+    fd: int, name: str, macro: str, key: Schema | None, value: Schema | None, line: int = 0, inner: str = ""
+) -> MapInfo:
+    """What the notebook must know of a map. ``key`` and ``value``: their types where BTF has them; else plain numbers
+    or bytes. Stack traces have the schema of one frame as their value, as often as it fits in ``value_size``."""
+    m = _map(fd)
+    keys, values = _schemas(m, key, value) if m.kind in _READABLE else (None, None)
+    shape = m.shape
+    return MapInfo(
+        name=name,
+        macro=macro,
+        kind=m.kind,
+        key=keys,
+        value=values,
+        key_size=shape.key_size,
+        value_size=shape.value_size,
+        value_stride=m.stride,
+        cpus=m.cpus,
+        max_entries=shape.max_entries,
+        line=line,
+        inner=inner,
+    )
+
+
+def dump(fd: int) -> tuple[int, int]:
+    """How many entries a map has, and a memfd with all of them, the caller's to close.
+
+    Each key is there once, each value as the kernel gave it; entries that came or went meanwhile are there or not. An
+    array of maps has only the slots that are filled. UnsupportedError for a kind that holds nothing to read;
+    ProgramError where memory does not suffice or the map may not be read.
+    """
+    m = _readable(fd)
+    with _explained(m, "read"):
+        return _in_memfd(_entries(m))
+
+
+def write(fd: int, key: bytes, value: bytes | None) -> None:
+    """Set a key's value, or delete it when that is None (an array's value becomes zero). A queue or a stack, which
+    has no keys, takes one more value.
+
+    A per-CPU map takes one value for all CPUs, or all CPUs' at once, ``stride`` bytes apart. ProgramError, saying why,
+    when the kernel refuses.
+    """
+    m = _readable(fd)
+    if value is None and m.kind in _ARRAYS:
+        value = bytes(m.stride)
+    if len(key) != m.shape.key_size or (value is not None and len(value) not in _sizes(m)):
+        raise ProgramError(f"this map has keys of {m.shape.key_size} bytes and values of {m.shape.value_size}")
+    with _explained(m, "changed"):
+        if value is not None:
+            syscalls.update(fd, key, _for_all_cpus(m, value))
+        elif not syscalls.delete(fd, key):
+            raise ProgramError("the map has no such key")
+
+
+def clear(fd: int) -> None:
+    """Delete every entry that is there; what programs insert meanwhile may stay. An array's values become zero."""
+    m = _readable(fd)
+    with _explained(m, "cleared"):
+        if m.kind in _ARRAYS:
+            _zero(m)
+        elif m.kind in _QUEUES:
+            _pop_all(m)
+        else:
+            _delete_all(m)
+
+
+# --- what a map is ------------------------------------------------------------------------------------------------
+
+
+def _map(fd: int) -> _Map:
+    shape = syscalls.map_shape(fd)
+    kind = _KINDS[shape.type] if shape.type < len(_KINDS) else f"type {shape.type}"
+    if kind in _PER_CPU:
+        return _Map(fd, kind, shape, _possible_cpus(), -(-shape.value_size // 8) * 8)
+    return _Map(fd, kind, shape, 1, shape.value_size)
+
+
+def _readable(fd: int) -> _Map:
+    m = _map(fd)
+    if m.kind not in _READABLE:
+        raise UnsupportedError(f"a map of kind {m.kind} has no entries that could be read")
+    return m
+
+
+@cache
+def _possible_cpus() -> int:
+    """CPUs this machine could ever have: as many values has an entry of a per-CPU map."""
+    ranges = Path("/sys/devices/system/cpu/possible").read_text().strip().split(",")
+    bounds = [(first, last or first) for first, _, last in (r.partition("-") for r in ranges)]
+    return sum(int(last) - int(first) + 1 for first, last in bounds)
+
+
+def _schemas(m: _Map, key: Schema | None, value: Schema | None) -> tuple[Schema | None, Schema]:
+    size = m.shape.key_size
+    if m.kind in _QUEUES:
+        return None, _fitting(value, "value", m.shape.value_size)
+    if m.kind == "stack_trace":
+        return _plain("key", size), _BUILD_ID_FRAME if m.shape.flags & _BUILD_ID else _FRAME
+    if m.kind == "lpm_trie" and (key is None or len(key.columns) < 2):
+        data = Column("data", "bytes", f"V{size - 4}", 4)
+        key = Schema((Column("prefixlen", "number", "<u4", 0), data), size)
+    values = _MAP_ID if m.kind in _OF_MAPS else _fitting(value, "value", m.shape.value_size)
+    return _fitting(key, "key", size), values
+
+
+def _fitting(schema: Schema | None, name: str, size: int) -> Schema:
+    """A type's schema for keys or values of ``size`` bytes, without what a map never has: bytes beyond its end."""
+    if schema is None or schema.size != size:
+        return _plain(name, size)
+    return replace(schema, columns=tuple(c for c in schema.columns if c.kind != "tail"))
+
+
+def _plain(name: str, size: int) -> Schema:
+    """Of a type nobody knows: an unsigned number where there is one of its size, else bytes."""
+    if size in (1, 2, 4, 8):
+        return Schema((Column(name, "number", np.dtype(f"<u{size}").str, 0),), size)
+    return Schema((Column(name, "bytes", f"V{size}", 0),), size)
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def _entries(m: _Map) -> list[_Pairs]:
+    """All keys and values, in pieces."""
+    if m.kind in _QUEUES:
+        head = syscalls.lookup(m.fd, b"", m.shape.value_size)
+        return [] if head is None else [_as_rows(m, {b"": head})]
+    try:
+        return _copied(m)
+    except _NoBatchError:
+        return [_as_rows(m, _walk(m))]
+
+
+def _copied(m: _Map) -> list[_Pairs]:
+    found, seen = [], 0
+    for keys, values in _batches(m, syscalls.LOOKUP_BATCH):
+        seen += len(keys)
+        _require_memory(m, seen)
+        found.append((keys.copy(), values.copy()))
+    return found if m.kind in (*_HASHES, *_ARRAYS) else _distinct(found)
+
+
+def _batches(m: _Map, command: int) -> Iterator[_Pairs]:
+    """All entries, some a system call; what is handed out is overwritten by the next."""
+    rows = max(min(m.shape.max_entries, _BATCH_BYTES // m.entry_bytes), 1)
+    keys, values = _buffers(m, rows)
+    start, last, steps = None, False, 0
+    while not last and steps < _most_steps(m):
+        try:
+            n, start, last = syscalls.batch(command, m.fd, start, keys, values)
+        except OSError as error:
+            if error.errno in _NO_BATCH:
+                raise _NoBatchError from None
+            if error.errno != errno.ENOSPC:
+                raise
+            keys, values = _buffers(m, 2 * len(keys))  # one bucket has more entries than this
+            continue
+        steps += max(n, 1)
+        yield keys[:n], values[:n]
+
+
+def _walk(m: _Map) -> dict[bytes, bytes]:
+    """All entries, key by key."""
+    found: dict[bytes, bytes] = {}
+    for key in _keys(m):
+        if key in found:
+            continue
+        value = syscalls.lookup(m.fd, key, m.value_bytes)
+        if value is not None:  # gone since, or an empty slot
+            found[key] = value
+            if len(found) % 65536 == 0:
+                _require_memory(m, len(found))
+    return found
+
+
+def _keys(m: _Map) -> Iterator[bytes]:
+    """Every key, some more than once where keys go meanwhile: after one that is gone the kernel begins anew."""
+    key = None
+    for _ in range(_most_steps(m)):
+        key = syscalls.next_key(m.fd, key, m.shape.key_size)
+        if key is None:
+            return
+        yield key
+
+
+def _most_steps(m: _Map) -> int:
+    """Entries to walk before it is enough: a map that changes fast enough could keep us for ever."""
+    return _ROUNDS * m.shape.max_entries + 1024
+
+
+def _distinct(pieces: list[_Pairs]) -> list[_Pairs]:
+    """Each key once. The kernel's general way of batches walks from key to key, and begins anew after one that went."""
+    if not pieces:
+        return []
+    keys, values = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+    _, first = np.unique(keys.view(f"V{keys.shape[1]}")[:, 0], return_index=True)
+    first.sort()
+    return [(keys[first], values[first])]
+
+
+def _buffers(m: _Map, rows: int) -> _Pairs:
+    return np.empty((rows, m.shape.key_size), np.uint8), np.empty((rows, m.value_bytes), np.uint8)
+
+
+def _as_rows(m: _Map, entries: dict[bytes, bytes]) -> _Pairs:
+    keys, values = (np.frombuffer(b"".join(part), np.uint8) for part in (entries.keys(), entries.values()))
+    return keys.reshape(len(entries), m.shape.key_size), values.reshape(len(entries), m.value_bytes)
+
+
+def _in_memfd(pieces: list[_Pairs]) -> tuple[int, int]:
+    fd = os.memfd_create("bpfnb-map", os.MFD_CLOEXEC)
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            for keys, _ in pieces:
+                file.write(keys.data)
+            file.write(bytes(-file.tell() % 8))
+            for _, values in pieces:
+                file.write(values.data)
+        os.lseek(fd, 0, os.SEEK_SET)
+    except BaseException:
+        os.close(fd)
+        raise
+    return sum(len(keys) for keys, _ in pieces), fd
+
+
+# --- changing -----------------------------------------------------------------------------------------------------
+
+
+def _sizes(m: _Map) -> tuple[int, int, int]:
+    """What a value may measure: one as the program has it, one padded, one for each CPU."""
+    return m.shape.value_size, m.stride, m.value_bytes
+
+
+def _for_all_cpus(m: _Map, value: bytes) -> bytes:
+    return value if len(value) == m.value_bytes else value.ljust(m.stride, b"\0") * m.cpus
+
+
+def _zero(m: _Map) -> None:
+    """Set all values of an array to zero."""
+    rows = max(min(m.shape.max_entries, _BATCH_BYTES // m.entry_bytes), 1)
+    zeros = np.zeros((rows, m.value_bytes), np.uint8)
+    for first in range(0, m.shape.max_entries, rows):
+        indices = np.arange(first, min(first + rows, m.shape.max_entries), dtype=np.uint32)
+        keys = indices.view(np.uint8).reshape(-1, 4)
+        try:
+            syscalls.update_batch(m.fd, keys, zeros[: len(keys)])
+        except OSError as error:
+            if error.errno not in _NO_BATCH:
+                raise
+            for key in keys:
+                syscalls.update(m.fd, key.tobytes(), bytes(m.value_bytes))
+
+
+def _delete_all(m: _Map) -> None:
+    try:
+        for _ in _batches(m, syscalls.LOOKUP_AND_DELETE_BATCH):
+            pass
+    except _NoBatchError:
+        for key in list(_keys(m)):  # all first: after a deleted key the walk would begin anew
+            syscalls.delete(m.fd, key)
+
+
+def _pop_all(m: _Map) -> None:
+    for _ in range(_most_steps(m)):
+        if syscalls.pop(m.fd, m.shape.value_size) is None:
+            return
+
+
+# --- when it cannot be --------------------------------------------------------------------------------------------
+
+
+def _require_memory(m: _Map, entries: int) -> None:
+    """ProgramError when so many entries do not fit in memory: here and in the notebook, twice each."""
+    needed = 4 * entries * m.entry_bytes
+    if needed < 64 << 20:
+        return
+    available = _available()
+    if needed > available:
+        raise ProgramError(
+            f"the map has {entries:,} entries or more: reading them needs {needed:,} bytes of memory, "
+            f"and {available:,} are free"
+        )
+
+
+def _available() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 1 << 62
+
+
+@contextmanager
+def _explained(m: _Map, what: str) -> Iterator[None]:
+    """The kernel's refusals as ProgramError; ``what`` is being done to the map."""
+    try:
+        yield
+    except MemoryError:
+        needed = m.shape.max_entries * m.entry_bytes
+        raise ProgramError(f"the map cannot be {what}: it may need {needed:,} bytes of memory") from None
+    except OSError as error:
+        raise ProgramError(f"the map cannot be {what}: {_reason(m, error)}") from None
+
+
+def _reason(m: _Map, error: OSError) -> str:
+    if error.errno == errno.E2BIG:
+        return f"it has room for {m.shape.max_entries:,} entries"
+    if error.errno == errno.EPERM:  # the kernel does not say which
+        return "it was declared for programs alone (BPF_F_RDONLY, BPF_F_WRONLY), or is frozen"
+    if error.errno == errno.EINVAL:
+        return f"the kernel does not take this for a {m.kind}"
+    return error.strerror or str(error)

@@ -1,0 +1,538 @@
+"""Maps on the notebook's side: entries as DataFrames, histograms and mappings, values into the kernel's bytes."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bpfnb.errors import ProgramError, UnsupportedError
+from bpfnb.maps import Map, pack, stack_frames
+from bpfnb.protocol import MapInfo
+from bpfnb.schema import Column, Schema
+
+U32 = Schema((Column("key", "number", "<u4", 0),), 4)
+U64 = Schema((Column("value", "number", "<u8", 0),), 8)
+STATES = (("IDLE", 0), ("BUSY", 1), ("GONE", 7))
+# struct task { u32 pid; char comm[16]; enum state state; u64 in.bytes; }
+TASK = Schema(
+    (
+        Column("pid", "number", "<u4", 0),
+        Column("comm", "text", "S16", 4),
+        Column("state", "enum", "<u4", 20, labels=STATES),
+        Column("in.bytes", "number", "<u8", 24),
+    ),
+    32,
+)
+
+
+class Kernel:
+    """What a session would ask: entries in a dict, laid out as MapRead says."""
+
+    def __init__(self, entries: dict[bytes, bytes] | list[tuple[bytes, bytes]]) -> None:
+        self.entries = dict(entries)
+
+    def read(self) -> tuple[int, bytes]:
+        keys = b"".join(self.entries)
+        return len(self.entries), keys + bytes(-len(keys) % 8) + b"".join(self.entries.values())
+
+    def write(self, key: bytes, value: bytes | None) -> None:
+        if value is not None:
+            self.entries[key] = value
+        elif self.entries.pop(key, None) is None:
+            raise ProgramError("the map has no such key")
+
+    def clear(self) -> None:
+        self.entries.clear()
+
+
+def make(
+    entries: dict[bytes, bytes] | list[tuple[bytes, bytes]],
+    key: Schema | None = U32,
+    value: Schema | None = U64,
+    kind: str = "hash",
+    cpus: int = 1,
+    value_size: int = 0,
+) -> Map:
+    size = value_size or (value.size if value else 0)
+    stride = -(-size // 8) * 8 if cpus > 1 else size
+    info = MapInfo("counts", "BPF_HASH", kind, key, value, key.size if key else 0, size, stride, cpus, 1024)
+    return Map(info, Kernel(entries))
+
+
+def numbers(**values: int) -> dict[bytes, bytes]:
+    return {struct.pack("<I", int(k[1:])): struct.pack("<Q", v) for k, v in values.items()}
+
+
+# --- DataFrames ---------------------------------------------------------------------------------------------------
+
+
+def test_a_scalar_key_and_value_are_columns_of_these_names_and_types() -> None:
+    df = make(numbers(k7=70, k3=30, k9=2**64 - 1)).df
+    assert df.to_dict("list") == {"key": [7, 3, 9], "value": [70, 30, 2**64 - 1]}
+    assert [str(t) for t in df.dtypes] == ["uint32", "uint64"]
+    assert df.attrs == {"map": "counts", "kind": "hash"}
+
+
+def test_structs_give_a_column_a_member() -> None:
+    m = make({struct.pack("<I16sIQ", 42, b"bash", 7, 5): struct.pack("<Q", 1)}, TASK)
+    df = m.df
+    assert list(df.columns) == ["pid", "comm", "state", "in.bytes", "value"]
+    assert df.iloc[0].to_dict() == {"pid": 42, "comm": "bash", "state": "GONE", "in.bytes": 5, "value": 1}
+
+
+def test_a_frame_of_an_empty_map_has_its_columns_and_types() -> None:
+    full, empty = make(numbers(k1=1)).df, make({}).df
+    assert len(empty) == 0
+    assert list(empty.dtypes) == list(full.dtypes)
+
+
+def test_names_that_key_and_value_share_are_told_apart() -> None:
+    both = Schema((Column("pid", "number", "<u4", 0), Column("n", "number", "<u4", 4)), 8)
+    df = make({struct.pack("<II", 1, 2): struct.pack("<II", 3, 4)}, both, both).df
+    assert df.to_dict("list") == {"key.pid": [1], "key.n": [2], "value.pid": [3], "value.n": [4]}
+
+
+def test_keys_and_values_of_odd_sizes_lie_where_the_protocol_says() -> None:
+    key = Schema((Column("key", "bytes", "V3", 0),), 3)
+    value = Schema((Column("value", "bytes", "V5", 0),), 5)
+    df = make({b"abc": b"12345", b"def": b"67890"}, key, value).df
+    assert df.to_dict("list") == {"key": [b"abc", b"def"], "value": [b"12345", b"67890"]}
+
+
+def per_cpu(entries: dict[int, list[int]], name: str = "value") -> Map:
+    """A per-CPU map of 32-bit values, which lie 8 bytes apart."""
+    value = Schema((Column(name, "number", "<u4", 0),), 4)
+    data = {struct.pack("<I", k): b"".join(struct.pack("<I4x", v) for v in each) for k, each in entries.items()}
+    return make(data, U32, value, "percpu_hash", len(next(iter(entries.values()))))
+
+
+def test_a_per_cpu_map_has_a_row_a_key_and_cpu() -> None:
+    df = per_cpu({5: [1, 2, 3], 4: [0, 0, 9]}).df
+    assert df.to_dict("list") == {"key": [5, 5, 5, 4, 4, 4], "cpu": [0, 1, 2, 0, 1, 2], "value": [1, 2, 3, 0, 0, 9]}
+    assert df.cpu.dtype == np.int16
+
+
+def test_a_member_called_cpu_is_told_apart_from_the_column_of_that_name() -> None:
+    assert list(per_cpu({5: [1, 2]}, "cpu").df.columns) == ["key", "cpu", "value.cpu"]
+
+
+def test_per_cpu_values_are_reduced_to_a_row_a_key() -> None:
+    m = per_cpu({5: [1, 2, 2**32 - 1], 4: [0, 6, 3]})
+    assert m.reduced().to_dict("list") == {"key": [5, 4], "value": [2**32 + 2, 9]}
+    assert m.reduced("max").value.tolist() == [2**32 - 1, 6]
+    assert m.reduced("min").value.tolist() == [1, 0]
+    assert m.reduced("mean").value.tolist() == [(2**32 + 2) / 3, 3.0]
+    assert m.reduced("sum").value.dtype == np.uint64
+    with pytest.raises(ProgramError, match="sum, max, min, mean"):
+        m.reduced("median")
+
+
+def test_of_per_cpu_structs_the_numbers_are_reduced() -> None:
+    cpus = [struct.pack("<I16sIQ", 1, b"a", 0, n) for n in (10, 20)]
+    m = make({struct.pack("<I", 1): b"".join(cpus)}, U32, TASK, "percpu_hash", 2)
+    assert m.reduced().to_dict("list") == {"key": [1], "pid": [2], "in.bytes": [30]}
+    assert make(numbers(k1=1)).reduced("max").to_dict("list") == {"key": [1], "value": [1]}
+
+
+def test_a_queue_shows_only_a_value() -> None:
+    m = make({b"": struct.pack("<Q", 9)}, None, U64, "queue")
+    assert m.df.to_dict("list") == {"value": [9]}
+    assert m.values() == [9]
+    assert len(m) == 1
+    with pytest.raises(ProgramError, match="has no keys"):
+        m[0]
+    with pytest.raises(ProgramError, match="has no keys"):
+        m.hist()
+
+
+def stacks(*traces: list[int]) -> Map:
+    frame = Schema((Column("address", "number", "<u8", 0),), 8)
+    entries = {
+        struct.pack("<I", 10 + i): np.array(t, "<u8").tobytes().ljust(127 * 8, b"\0") for i, t in enumerate(traces)
+    }
+    return make(entries, U32, frame, "stack_trace", value_size=127 * 8)
+
+
+def test_stack_traces_have_a_row_a_frame() -> None:
+    full = list(range(1, 128))
+    df = stacks([0xFFFFFFFF81000000, 0, 7], [], full).df
+    assert [str(t) for t in df.dtypes] == ["int32", "int16", "uint64"]
+    assert df[df["stack"] == 10].to_dict("list") == {
+        "stack": [10, 10, 10],
+        "depth": [0, 1, 2],
+        "address": [0xFFFFFFFF81000000, 0, 7],
+    }
+    assert not (df["stack"] == 11).any()
+    assert df[df["stack"] == 12].address.tolist() == full
+    assert stacks([5, 6])[10] == [5, 6]
+
+
+def test_stack_frames_of_any_size_can_be_told_apart() -> None:
+    rows = np.zeros((2, 100), np.uint8)  # a frame of 32 bytes three times, and four bytes that are none
+    rows[1, 40] = 1
+    owner, depth, frames = stack_frames(rows, 32)
+    assert (owner.tolist(), depth.tolist(), frames.shape) == ([1, 1], [0, 1], (2, 32))
+
+
+def test_a_kind_without_entries_says_what_it_holds() -> None:
+    m = make({}, None, None, "prog_array")
+    for read in (lambda: m.df, m.clear, lambda: m[1], lambda: len(m), m.hist, m.items):
+        with pytest.raises(UnsupportedError, match=r"counts \(prog_array\) cannot be read: it holds programs"):
+            read()
+    assert repr(m) == "<Map counts: prog_array, room for 1,024>"
+    assert "prog_array" in m._repr_html_()
+
+
+# --- histograms ---------------------------------------------------------------------------------------------------
+
+
+def bpf_log2l(value: int) -> int:
+    """bcc's own (src/cc/export/helpers.h), in Python."""
+
+    def bpf_log2(v: int) -> int:
+        r = (v > 0xFFFF) << 4
+        v >>= r
+        shift = (v > 0xFF) << 3
+        v >>= shift
+        r |= shift
+        shift = (v > 0xF) << 2
+        v >>= shift
+        r |= shift
+        shift = (v > 0x3) << 1
+        v >>= shift
+        r |= shift
+        return r | (v >> 1)
+
+    return bpf_log2(value >> 32) + 32 + 1 if value >> 32 else bpf_log2(value) + 1
+
+
+@given(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 40), min_size=1))
+def test_every_value_lies_within_the_bounds_of_the_bucket_bcc_counts_it_in(values: list[int]) -> None:
+    counts = dict.fromkeys(range(65), 0)
+    for value in values:
+        counts[bpf_log2l(value)] += 1
+    hist = make([(struct.pack("<I", k), struct.pack("<Q", v)) for k, v in counts.items()], kind="array").hist()
+    assert hist["count"].sum() == len(values)
+    assert hist.index[0] == 1
+    assert hist["count"].iloc[-1] > 0
+    for value in values:
+        row = hist.loc[bpf_log2l(value)]
+        assert int(row.low) <= value < int(row.high)
+
+
+def test_a_log2_histogram_has_bccs_buckets() -> None:
+    hist = make(numbers(k1=3, k2=0, k3=5, k11=1, k12=0)).hist()
+    assert hist.index.tolist() == list(range(1, 12))
+    assert hist.index.name == "bucket"
+    assert hist.label.tolist()[:3] == ["[0, 2)", "[2, 4)", "[4, 8)"]
+    assert hist.label.tolist()[-2:] == ["[512, 1K)", "[1K, 2K)"]
+    assert hist["count"].tolist() == [3, 0, 5, 0, 0, 0, 0, 0, 0, 0, 1]
+    assert hist.dtypes[["low", "high", "count"]].tolist() == [np.float64, np.float64, np.int64]
+    assert hist.loc[3, ["low", "high"]].tolist() == [4, 8]
+
+
+def test_the_first_and_the_last_buckets_of_a_log2_histogram() -> None:
+    hist = make(numbers(k0=1, k64=2)).hist()
+    assert hist.loc[[0, 1, 64], "label"].tolist() == ["[0]", "[0, 2)", "[8E, 16E)"]
+    assert hist.loc[64, "high"] == 2**64
+    with pytest.raises(ProgramError, match="a bucket 65, and powers of two") as failure:
+        make(numbers(k65=1)).hist()
+    assert "linear" in (failure.value.hint or "")
+
+
+def test_a_linear_histogram_counts_values() -> None:
+    hist = make(numbers(k2=7, k4=1)).hist("linear")
+    assert hist.index.tolist() == [0, 1, 2, 3, 4]
+    assert hist["count"].tolist() == [0, 0, 7, 0, 1]
+    assert hist.loc[2, ["low", "high", "label"]].tolist() == [2, 3, "[2]"]
+    signed = Schema((Column("key", "number", "<i4", 0),), 4)
+    below = make({struct.pack("<i", -2): struct.pack("<Q", 1)}, signed).hist("linear")
+    assert below.index.tolist() == [-2]
+    with pytest.raises(ProgramError, match="too many"):
+        make(numbers(k1=1, k4000000=1)).hist("linear")
+
+
+@pytest.mark.parametrize("kind", ["log2", "linear"])
+def test_a_histogram_of_nothing_is_empty(kind: str) -> None:
+    hist = make(numbers(k1=0)).hist(kind)
+    assert list(hist.columns) == ["low", "high", "label", "count"]
+    assert len(hist) == 0
+    assert hist["count"].dtype == np.int64
+
+
+def keyed(*rows: tuple[str, int, int, int]) -> Map:
+    columns = (
+        Column("disk", "text", "S8", 0),
+        Column("slot", "number", "<u8", 8),
+        Column("queue", "number", "<u4", 16),
+    )
+    entries = [(struct.pack("<8sQI4x", d.encode(), s, q), struct.pack("<Q", n)) for d, s, q, n in rows]
+    return make(entries, Schema(columns, 24))
+
+
+def test_a_keyed_histogram_has_a_column_a_key() -> None:
+    m = keyed(("sda", 2, 0, 5), ("sda", 4, 0, 1), ("nvme", 3, 0, 2), ("nvme", 3, 1, 20))
+    one = m.hist(by="disk")
+    assert list(one.columns) == ["low", "high", "label", "sda", "nvme"]
+    assert one.nvme.tolist() == [0, 0, 22, 0]
+    assert one.sda.tolist() == [0, 5, 0, 1]
+    all_others = m.hist()
+    assert list(all_others.columns[3:]) == [("sda", 0), ("nvme", 0), ("nvme", 1)]
+    assert all_others[("nvme", 1)].tolist() == [0, 0, 20, 0]
+    assert m.hist(by=[])["count"].tolist() == [0, 5, 22, 1]
+    assert m.hist("linear", bucket="queue", by=[])["count"].tolist() == [8, 20]
+    assert len(keyed(("sda", 2, 0, 0)).hist()) == 0
+    with pytest.raises(ProgramError, match="did you mean slot"):
+        m.hist(bucket="slots")
+    with pytest.raises(ProgramError, match="did you mean disk"):
+        m.hist(by="disc")
+
+
+def test_what_is_no_histogram_says_why() -> None:
+    two = Schema((Column("a", "number", "<u4", 0), Column("b", "number", "<u4", 4)), 8)
+    with pytest.raises(ProgramError, match="which part of its key") as failure:
+        make({}, two).hist()
+    assert failure.value.hint == "name it: hist(bucket='b')"
+    with pytest.raises(ProgramError, match="no histogram"):
+        make(numbers(k1=1), U32, two).hist()
+    with pytest.raises(ProgramError, match="no histogram"):
+        make({}, Schema((TASK.columns[1],), 20)).hist()
+    with pytest.raises(ProgramError, match="log2 or linear"):
+        make({}).hist("log10")
+
+
+def test_a_per_cpu_histogram_adds_up() -> None:
+    assert per_cpu({2: [1, 2], 3: [0, 5]}).hist()["count"].tolist() == [0, 3, 5]
+
+
+# --- mappings -----------------------------------------------------------------------------------------------------
+
+
+def test_a_map_is_read_like_a_mapping() -> None:
+    m = make(numbers(k7=70, k3=30))
+    assert (m[7], m.get(3), m.get(4), m.get(4, 0)) == (70, 30, None, 0)
+    assert (7 in m, 8 in m, len(m)) == (True, False, 2)
+    assert list(m) == m.keys() == [7, 3]
+    assert m.values() == [70, 30]
+    assert dict(m.items()) == {7: 70, 3: 30}
+    with pytest.raises(KeyError):
+        m[8]
+
+
+def test_a_map_is_written_like_a_mapping() -> None:
+    m = make(numbers(k7=70))
+    m[7] = 71
+    m[np.uint32(8)] = np.int64(80)
+    assert dict(m.items()) == {7: 71, 8: 80}
+    del m[7]
+    assert 7 not in m
+    with pytest.raises(KeyError):
+        del m[7]
+    m.clear()
+    assert len(m) == 0
+
+
+def test_structs_are_dicts_and_tuples() -> None:
+    m = make({}, TASK, TASK)
+    m[42, "bash", "BUSY", 5] = {"pid": 1, "comm": b"x\xff", "state": 7}
+    assert m[{"pid": 42, "comm": "bash", "state": 1, "in.bytes": 5}] == {
+        "pid": 1,
+        "comm": "x\N{REPLACEMENT CHARACTER}",
+        "state": "GONE",
+        "in.bytes": 0,
+    }
+    assert m.keys() == [(42, "bash", "BUSY", 5)]
+    for key, value in m.items():
+        m[key] = value | {"comm": "y"}
+    assert m.values() == [{"pid": 1, "comm": "y", "state": "GONE", "in.bytes": 0}]
+
+
+def test_a_per_cpu_value_is_a_list() -> None:
+    m = per_cpu({5: [1, 2], 6: [3, 4]})
+    assert m[6] == [3, 4]
+    assert m.items() == [(5, [1, 2]), (6, [3, 4])]
+
+
+def test_a_refused_deletion_of_a_key_that_is_there_says_why() -> None:
+    class Refusing(Kernel):
+        def write(self, key: bytes, value: bytes | None) -> None:
+            raise ProgramError("the session has stopped")
+
+    m = Map(make({}).info, Refusing(numbers(k1=1)))
+    with pytest.raises(ProgramError, match="stopped"):
+        del m[1]
+    with pytest.raises(ProgramError, match="stopped"):
+        m[1] = 2
+
+
+def test_maps_of_maps_take_maps_by_name() -> None:
+    ids = Schema((Column("map_id", "number", "<u4", 0),), 4)
+    outer = make({struct.pack("<I", 0): struct.pack("<I", 77)}, U32, ids, "array_of_maps")
+    assert outer.df.to_dict("list") == {"key": [0], "map_id": [77]}
+    outer[1] = make({})
+    assert outer._ask.entries[struct.pack("<I", 1)] == b"counts"  # type: ignore[attr-defined]
+    with pytest.raises(ProgramError, match="holds maps"):
+        outer[1] = 3
+
+
+def test_stacks_cannot_be_written() -> None:
+    with pytest.raises(ProgramError, match="from programs"):
+        stacks([1])[3] = [1, 2]
+
+
+# --- values into bytes --------------------------------------------------------------------------------------------
+
+KINDS = Schema(
+    (
+        Column("u8", "number", "|u1", 0),
+        Column("flag", "number", "|b1", 1),
+        Column("i16", "number", "<i2", 2),
+        Column("f32", "number", "<f4", 4),
+        Column("low", "bits", "<u4", 8, bits=(0, 3)),
+        Column("mid", "bits", "<i4", 8, bits=(3, 7)),
+        Column("on", "bits", "|b1", 8, bits=(10, 1)),
+        Column("state", "bits", "<u4", 9, bits=(3, 4), labels=STATES),
+        Column("far", "bits", "<u8", 16, bits=(7, 64)),  # in nine bytes
+        Column("wide", "wide", "V16", 32),
+        Column("below", "wide", "V16", 48, signed=True),
+        Column("sign", "enum", "<i4", 64, labels=(("UP", 1), ("DOWN", -1))),
+        Column("raw", "bytes", "V4", 68),
+        Column("name", "text", "S4", 72),
+        Column("list", "list", "<i2", 76, shape=(2, 3)),
+        Column("in.f64", "number", "<f8", 88),
+    ),
+    96,
+)
+FULL = {
+    "u8": 255,
+    "flag": True,
+    "i16": -32768,
+    "f32": 0.5,
+    "low": 5,
+    "mid": -64,
+    "on": True,
+    "state": "GONE",
+    "far": 2**64 - 3,
+    "wide": 2**128 - 1,
+    "below": -(2**127),
+    "sign": "DOWN",
+    "raw": b"\0\1\2\xff",
+    "name": "full",
+    "in.f64": -1e300,
+}
+
+
+def test_every_kind_of_column_is_packed_where_it_lies() -> None:
+    data = pack(KINDS, FULL | {"list": [[1, 2, 3], [-4, -5, -6]]})
+    assert data[:8] == struct.pack("<B?hf", 255, True, -32768, 0.5)
+    assert int.from_bytes(data[8:12], "little") == 5 | (-64 & 0x7F) << 3 | 1 << 10 | 7 << 11
+    assert int.from_bytes(data[16:25], "little") == (2**64 - 3) << 7
+    assert data[32:48] == b"\xff" * 16
+    assert data[48:64] == bytes(15) + b"\x80"
+    assert data[64:76] == struct.pack("<i4s4s", -1, b"\0\1\2\xff", b"full")
+    assert data[76:88] == struct.pack("<6h", 1, 2, 3, -4, -5, -6)
+    assert data[88:] == struct.pack("<d", -1e300)
+
+
+def test_what_is_packed_is_read_back() -> None:
+    m = make({}, U32, KINDS)
+    m[1] = FULL | {"list": np.arange(6).reshape(2, 3)}
+    value = m[1]
+    assert np.array(value.pop("list")).tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert value == FULL
+    row = m.df.iloc[0]
+    assert {name: row[name] for name in FULL} == FULL
+
+
+def test_missing_members_are_zero() -> None:
+    assert pack(KINDS, {}) == bytes(96)
+    assert pack(KINDS, {"on": 1}) == bytes(9) + b"\4" + bytes(86)
+
+
+def test_a_constant_is_packed_as_its_type_has_it() -> None:
+    # BTF has the constants of an unsigned enum with a negative one in it as signed.
+    schema = Schema((Column("value", "enum", "<u4", 0, labels=(("NONE", -1), ("SOME", 1))),), 4)
+    assert pack(schema, "NONE") == b"\xff" * 4
+    assert pack(schema, "SOME") == pack(schema, 1)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"u8": 256}, "u8 goes from 0 to 255; 256 does not fit"),
+        ({"u8": -1}, "u8 goes from 0 to 255; -1 does not fit"),
+        ({"u8": 1.5}, "u8 is a whole number, not 1.5"),
+        ({"u8": "x"}, "u8 is a whole number, not 'x'"),
+        ({"flag": 2}, "flag goes from 0 to 1"),
+        ({"i16": 32768}, "i16 goes from -32768 to 32767"),
+        ({"f32": "x"}, "f32 is a number"),
+        ({"low": 8}, "low goes from 0 to 7"),
+        ({"mid": 64}, "mid goes from -64 to 63"),
+        ({"state": "BUSI"}, "state has no constant 'BUSI'; did you mean BUSY?"),
+        ({"state": 16}, "state goes from 0 to 15"),
+        ({"wide": -1}, "wide goes from 0 to"),
+        ({"below": 2**127}, "below goes from"),
+        ({"raw": b"12345"}, "raw has room for 4 bytes, not for 5"),
+        ({"name": "fuller"}, "name has room for 4 bytes, not for 6"),
+        ({"name": 4}, "name is text or bytes, not 4"),
+        ({"list": [1, 2, 3]}, "list has 2 by 3 elements, not 3"),
+        ({"list": 1}, "list has 2 by 3 elements, not no"),
+        ({"list": [[1, 2, 3], [4, 5, 70000]]}, "list goes from -32768 to 32767; 70000 does not fit"),
+        ({"nane": 1}, "the value has no member 'nane'; did you mean name?"),
+        ((1, 2), "the value is a dict of, or a tuple with, u8, flag"),
+        (7, "the value is a dict of, or a tuple with, u8, flag"),
+    ],
+)
+def test_what_does_not_fit_names_the_member(part: object, message: str) -> None:
+    with pytest.raises(ProgramError) as failure:
+        pack(KINDS, part)
+    assert message in str(failure.value)
+
+
+@given(st.integers(-(2**66), 2**66))
+def test_numbers_are_packed_exactly_or_not_at_all(number: int) -> None:
+    for dtype in ("<u8", "<i8", "<u4", "<i1"):
+        schema = Schema((Column("value", "number", dtype, 0),), np.dtype(dtype).itemsize)
+        try:
+            assert int(np.frombuffer(pack(schema, number), dtype)[0]) == number
+        except ProgramError:
+            limits = np.iinfo(dtype)
+            assert not limits.min <= number <= limits.max
+
+
+# --- shown --------------------------------------------------------------------------------------------------------
+
+
+def test_a_map_is_shown_in_a_line_and_as_a_table() -> None:
+    m = make({struct.pack("<I16sIQ", n, b"<b>&", 1, 0): struct.pack("<Q", n) for n in range(30)}, TASK)
+    assert repr(m) == "<Map counts: hash of pid, comm, state, in.bytes -> value, room for 1,024>"
+    page = m._repr_html_()
+    assert "&lt;b&gt;&amp;" in page
+    assert "<b>" not in page
+    assert page.count("<tr") == 21
+    assert "30 entries" in page
+
+
+def test_a_map_that_cannot_be_read_is_shown_nevertheless() -> None:
+    class Gone(Kernel):
+        def read(self) -> tuple[int, bytes]:
+            raise ProgramError("ended <before> it was read")
+
+    assert "&lt;before&gt;" in Map(make({}).info, Gone({}))._repr_html_()
+
+
+def test_stacks_are_shown_as_frames() -> None:
+    assert stacks(list(range(1, 100)))._repr_html_().count("<tr") == 21
+
+
+def test_frames_are_the_callers_own() -> None:
+    m = make(numbers(k1=1, k2=2))
+    df = m.df
+    df.loc[0, "value"] = 9
+    assert isinstance(df, pd.DataFrame)
+    assert m.df.value.tolist() == [1, 2]
