@@ -42,7 +42,8 @@ class Probe(msgspec.Struct, frozen=True):
 
 
 class Program(msgspec.Struct, frozen=True):
-    """A parsed cell. ``prints``: it calls bpf_trace_printk. ``cflags``: for clang, ``-DX=Y`` included."""
+    """A parsed cell. ``prints``: it calls bpf_trace_printk; ``clocks``: it calls bpf_ktime_get_ns. ``cflags``: for
+    clang, ``-DX=Y`` included."""
 
     source: str
     functions: tuple[Function, ...]
@@ -50,6 +51,7 @@ class Program(msgspec.Struct, frozen=True):
     outputs: tuple[Output, ...]
     maps: tuple[MapDecl, ...]
     prints: bool
+    clocks: bool = False
     cflags: tuple[str, ...] = ()
 
 
@@ -79,6 +81,7 @@ def parse(
         outputs=tuple(cell.outputs),
         maps=tuple(cell.maps),
         prints=cell.mentions(cell.tokens, "bpf_trace_printk"),
+        clocks=cell.mentions(cell.tokens, "bpf_ktime_get_ns"),
         cflags=tuple(cflags),
     )
 

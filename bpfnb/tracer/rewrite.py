@@ -1,9 +1,10 @@
-"""The C bcc gets to compile: the cell's, changed where this kernel or the printk tag asks for it.
+"""The C bcc gets to compile: the cell's, changed where this kernel, the printk tag or an output asks for it.
 
-Three kinds of change. Every format of bpf_trace_printk starts with the session's tag. A format that ends in ``\\\\n``
-(C pasted out of a Python string) ends in a newline. And in functions on syscalls ``PT_REGS_PARMn(ctx)`` and extra
-parameters mean the syscall's n-th argument, ``PT_REGS_RC(ctx)`` its result, whether the function runs as a kprobe on
-the syscall's entry function or on the syscall's tracepoint.
+Four kinds of change. What is handed to an output is shown to the compiler's type information (submits.py). Every
+format of bpf_trace_printk starts with the session's tag. A format that ends in ``\\\\n`` (C pasted out of a Python
+string) ends in a newline. And in functions on syscalls ``PT_REGS_PARMn(ctx)`` and extra parameters mean the syscall's
+n-th argument, ``PT_REGS_RC(ctx)`` its result, whether the function runs as a kprobe on the syscall's entry function or
+on the syscall's tracepoint.
 
 Positions. bcc compiles in three passes and adds lines in each: the struct of every TRACEPOINT_PROBE, an attribute
 before every function, a line after every ``{`` of one. Diagnostics and the verifier's line info then carry the lines
@@ -13,7 +14,6 @@ again after the ``{`` of every function: all passes then report the cell's own l
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import re
 from collections.abc import Iterator, Sequence
@@ -24,42 +24,14 @@ import tree_sitter
 from bpfnb.cell import Body, Cell, Token, arguments, closing, function_declarator, parse_c, scan, walk
 from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError
 from bpfnb.program import Program
+from bpfnb.tracer.edits import Edit, Rewritten, assemble
+from bpfnb.tracer.submits import submits
 
 __all__ = ["Rewritten", "rewrite"]
 
 Mode = Literal["kprobe", "tracepoint"]
 
-_MAIN = "/virtual/main.c"  # what bcc calls the text it is given
 _MOST_VALUES = 3  # a helper takes five arguments, and the format is two of them: its address and its size
-
-
-@dataclasses.dataclass(frozen=True)
-class Rewritten:
-    """``text``: what bcc compiles. ``cell``: what the user wrote."""
-
-    text: str
-    cell: str
-    # For each line of the cell the pieces it is compiled from: (column of the first byte, offset in the cell, bytes).
-    # An inserted piece has no bytes: all of it stands for one place.
-    _lines: tuple[tuple[tuple[int, int, bytes], ...], ...] = ()
-
-    @classmethod
-    def plain(cls, text: str) -> Rewritten:
-        """The text as it is."""
-        return _assemble(text, [], "", "")
-
-    def to_cell(self, line: int, column: int) -> tuple[int, int]:
-        """Where in the cell a place of the compiled text is: line and column from 1, the column in characters.
-
-        ``line`` and ``column`` as clang gives them: the line follows ``#line``, the column counts bytes.
-        """
-        line = min(max(line, 1), len(self._lines))
-        pieces = self._lines[line - 1]
-        index = max(bisect.bisect_right([at for at, _, _ in pieces], column - 1) - 1, 0)
-        at, offset, copied = pieces[index]
-        inside = copied[: max(column - 1 - at, 0)].decode(errors="ignore")
-        start = self.cell.rfind("\n", 0, offset) + 1
-        return line, offset + len(inside) - start + 1
 
 
 def rewrite(program: Program, *, tag: str, syscall_mode: Mode, path: str = "") -> Rewritten:
@@ -76,91 +48,22 @@ def rewrite(program: Program, *, tag: str, syscall_mode: Mode, path: str = "") -
     edits = [*_printk(cell, tag), *_line_directives(cell), *_resets(cell)]
     portable = _Portable(cell, program, syscall_mode)
     edits += portable.edits()
-    return _assemble(program.source, edits, portable.prelude(), path)
+    handed = submits(cell)
+    rewritten = assemble(program.source, [*edits, *handed.edits], portable.prelude() + handed.prelude, path)
+    return dataclasses.replace(rewritten, submits=handed.calls, tag=tag)
 
 
-# --- assembling ------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True, order=True)
-class _Edit:
-    """Replace ``start`` to ``end`` by ``text``, which has no newline; ``reset`` says ``#line`` there as well."""
-
-    start: int
-    end: int
-    text: str = ""
-    reset: bool = False
-
-
-def _assemble(cell: str, edits: Sequence[_Edit], prelude: str, path: str) -> Rewritten:
-    out = _Output(cell)
-    if prelude:
-        out.text.append(f'#line 1 "/virtual/bpfnb.h"\n{prelude}')
-    out.text.append(f'#line 1 "{path or _MAIN}"\n')
-    at = 0
-    for edit in sorted(edits, key=lambda e: (e.start, not e.reset, e.end)):
-        assert at <= edit.start, "edits overlap"
-        out.copy(at, edit.start)
-        if edit.reset:
-            out.reset()
-        out.insert(edit.start, edit.text)
-        out.newlines(edit.start, edit.end)
-        at = edit.end
-    out.copy(at, len(cell))
-    return Rewritten("".join(out.text), cell, tuple(tuple(line) for line in out.lines))
-
-
-class _Output:
-    """Text as it grows, and where each piece came from."""
-
-    def __init__(self, cell: str) -> None:
-        self.cell = cell
-        self.text: list[str] = []
-        self.lines: list[list[tuple[int, int, bytes]]] = [[(0, 0, b"")]]
-        self.column = 0  # in bytes, from 0
-
-    def copy(self, start: int, end: int) -> None:
-        for line in self.cell[start:end].splitlines(keepends=True) if start < end else []:
-            self._piece(start, line, line.rstrip("\n").encode(errors="surrogatepass"))
-            start += len(line)
-            if line.endswith("\n"):
-                self._newline(start)
-
-    def insert(self, at: int, text: str) -> None:
-        if text:
-            self._piece(at, text, b"", len(text))
-
-    def newlines(self, start: int, end: int) -> None:
-        """The newlines of a part that was replaced stay, so that lines stay."""
-        for match in re.finditer("\n", self.cell[start:end]):
-            self.text.append("\n")
-            self._newline(start + match.end())
-
-    def reset(self) -> None:
-        """Say the line's number anew; what follows on the line keeps its column."""
-        self.text.append(f"\n#line {len(self.lines)}\n{' ' * self.column}")
-
-    def _piece(self, at: int, text: str, copied: bytes, size: int = 0) -> None:
-        self.text.append(text)
-        self.lines[-1].append((self.column, at, copied))
-        self.column += size or len(copied)
-
-    def _newline(self, at: int) -> None:
-        self.lines.append([(0, at, b"")])
-        self.column = 0
-
-
-def _resets(cell: Cell) -> Iterator[_Edit]:
+def _resets(cell: Cell) -> Iterator[Edit]:
     for f in cell.functions:
         if f.open:
-            yield _Edit(f.open + 1, f.open + 1, reset=True)
+            yield Edit(f.open + 1, f.open + 1, reset=True)
 
 
-def _line_directives(cell: Cell) -> Iterator[_Edit]:
+def _line_directives(cell: Cell) -> Iterator[Edit]:
     """The cell's own #line directives go: lines are the cell's."""
     for token in cell.directives:
         if re.match(r"#\s*(?:line\b|[0-9])", token.text):
-            yield _Edit(token.start, token.end)
+            yield Edit(token.start, token.end)
 
 
 # --- bpf_trace_printk ------------------------------------------------------------------------------------------------
@@ -168,13 +71,13 @@ def _line_directives(cell: Cell) -> Iterator[_Edit]:
 _ESCAPED_NEWLINE = re.compile(r'(?<!\\)\\\\n"$')
 
 
-def _printk(cell: Cell, tag: str) -> list[_Edit]:
+def _printk(cell: Cell, tag: str) -> list[Edit]:
     """Tags and mended newlines, in functions and in the bodies of macros.
 
     bcc makes ``char _fmt[] = FIRST;`` of a call, so FIRST is literals and macros giving literals, and a literal put
     before it joins them.
     """
-    edits: set[_Edit] = set()
+    edits: set[Edit] = set()
     names = _printk_names(cell)
     bodies = [m.tokens for macros in cell.macros.values() for m in macros]
     for tokens in (cell.tokens, *bodies):
@@ -198,7 +101,7 @@ def _printk_names(cell: Cell) -> set[str]:
         names |= more
 
 
-def _call(cell: Cell, tokens: Sequence[Token], index: int, tag: str) -> Iterator[_Edit]:
+def _call(cell: Cell, tokens: Sequence[Token], index: int, tag: str) -> Iterator[Edit]:
     first, *values = arguments(tokens, index)
     if not first or closing(tokens, index) == len(tokens):
         return
@@ -208,17 +111,17 @@ def _call(cell: Cell, tokens: Sequence[Token], index: int, tag: str) -> Iterator
         raise cell.error(message, values[_MOST_VALUES][0].start)
     if tag:
         start = next((t.start for t in first if t.text != "("), first[0].start)
-        yield _Edit(start, start, f'"{tag}" ')
+        yield Edit(start, start, f'"{tag}" ')
     last = [t for t in first if t.text not in "()"][-1:]
     yield from _mend(cell, last, 8)
 
 
-def _mend(cell: Cell, last: Sequence[Token], depth: int) -> Iterator[_Edit]:
+def _mend(cell: Cell, last: Sequence[Token], depth: int) -> Iterator[Edit]:
     """Make the last literal of a format end in a newline where it ends in a backslash and an n."""
     for token in last:
         if token.kind == "string" and _ESCAPED_NEWLINE.search(token.text):
             at = token.end - len('\\n"') - 1
-            yield _Edit(at, at + 1)
+            yield Edit(at, at + 1)
         for macro in cell.macros.get(token.text, ()) if depth else ():
             if macro.parameters is None:
                 yield from _mend(cell, macro.tokens[-1:], depth - 1)
@@ -312,9 +215,9 @@ class _Portable:
             return ""
         return _TRACEPOINT_PRELUDE if self.mode == "tracepoint" else _KPROBE_PRELUDE
 
-    def edits(self) -> list[_Edit]:
+    def edits(self) -> list[Edit]:
         """All of them. Starts from the attached functions and follows ctx into the static ones they call."""
-        edits: dict[str, list[_Edit]] = {}
+        edits: dict[str, list[Edit]] = {}
         contexts = {name: {0} for name in self.kinds if name in self.bodies}
         attached = set(contexts)
         todo = list(contexts)
@@ -339,15 +242,15 @@ class _Portable:
         self._used = bool(every)
         return every
 
-    def _reads(self, f: Body, contexts: set[int], edits: list[_Edit]) -> list[_Edit]:
+    def _reads(self, f: Body, contexts: set[int], edits: list[Edit]) -> list[Edit]:
         """A kprobe reads the arguments it uses when it starts."""
         used = sorted({n for edit in edits for n in re.findall(r"BPFNB_ARG\((\d)", edit.text)})
         if self.mode != "kprobe" or not used:
             return []
         context = self.parameters[f.name][min(contexts)]
-        return [_Edit(f.open + 1, f.open + 1, "".join(f" BPFNB_GET({n}, {context.name})" for n in used))]
+        return [Edit(f.open + 1, f.open + 1, "".join(f" BPFNB_GET({n}, {context.name})" for n in used))]
 
-    def _unwritten(self, f: Body) -> list[_Edit]:
+    def _unwritten(self, f: Body) -> list[Edit]:
         """A function all of whose text is a macro's: it may run on a syscall as long as it asks nothing of it."""
         words = {t.text for t in self.cell.expanded(f.tokens)}
         if self.kinds[f.name] & _ON_SYSCALL and any(_REGISTER_MACRO.fullmatch(w) for w in words):
@@ -356,7 +259,7 @@ class _Portable:
             )
         return []
 
-    def _signature(self, f: Body) -> list[_Edit]:
+    def _signature(self, f: Body) -> list[Edit]:
         """Extra parameters of a function on a syscall become variables."""
         kinds = self.kinds[f.name]
         extra = self.parameters[f.name][1:]
@@ -376,9 +279,9 @@ class _Portable:
         locals_ = "".join(
             f" {p.declaration} = (__typeof__({p.name}))BPFNB_ARG({n}, {context.name});" for n, p in enumerate(extra, 1)
         )
-        return [_Edit(context.end, extra[-1].end), _Edit(f.open + 1, f.open + 1, locals_)]
+        return [Edit(context.end, extra[-1].end), Edit(f.open + 1, f.open + 1, locals_)]
 
-    def _children(self, f: Body) -> list[_Edit]:
+    def _children(self, f: Body) -> list[Edit]:
         """A kretprobe on clone fires in the parent alone; so shall we."""
         forks = self.forks.get(f.name, set()) & set(_FORKS)
         if self.mode != "tracepoint" or not forks:
@@ -399,9 +302,9 @@ class _Portable:
         name = parameters[0].name if parameters else "bpfnb_ctx"
         if not parameters:
             start, end = _parameter_list(self.cell, f)
-            edits.append(_Edit(start, end, f"void *{name}"))
+            edits.append(Edit(start, end, f"void *{name}"))
         if name:
-            edits.append(_Edit(f.open + 1, f.open + 1, f" if (BPFNB_RET({name}) == 0) return 0;"))
+            edits.append(Edit(f.open + 1, f.open + 1, f" if (BPFNB_RET({name}) == 0) return 0;"))
         return edits
 
     def require_one_kind(self, kinds: set[str], at: int, what: str) -> None:
@@ -504,8 +407,8 @@ class _Reading:
 
     # The edits.
 
-    def edits(self) -> list[_Edit]:
-        found: list[_Edit] = []
+    def edits(self) -> list[Edit]:
+        found: list[Edit] = []
         todo = [self.root]
         while todo:
             node = todo.pop()
@@ -518,7 +421,7 @@ class _Reading:
         self._require_plain_macros()
         return found
 
-    def _edit(self, node: tree_sitter.Node) -> _Edit | None:
+    def _edit(self, node: tree_sitter.Node) -> Edit | None:
         """The edit for a node; one without text where it stays as it is; None to look at what is inside."""
         if node.type == "call_expression":
             return self._on_call(node)
@@ -534,7 +437,7 @@ class _Reading:
             raise self._unsupported("the context's memory is not that of registers here", node)
         return None
 
-    def _on_call(self, node: tree_sitter.Node) -> _Edit | None:
+    def _on_call(self, node: tree_sitter.Node) -> Edit | None:
         name, args = self._callee(node), _arguments(node)
         parm = _PARM.fullmatch(name)
         if _REGISTER_MACRO.fullmatch(name):
@@ -557,7 +460,7 @@ class _Reading:
             self._require_plain_macro(node, name, any(self.is_context(a) for a in args))
         return None
 
-    def _on_member(self, node: tree_sitter.Node) -> _Edit:
+    def _on_member(self, node: tree_sitter.Node) -> Edit:
         member = self._text(node.child_by_field_name("field"))
         self._require_registers(node)
         if member in _ARGUMENT_REGISTERS and "sysret" not in self.kinds:
@@ -572,47 +475,47 @@ class _Reading:
             raise self._unsupported(f"{self._text(node)} is not the same on every kernel", node, hint)
         return self._other_register(node, self._text(node))
 
-    def _argument(self, node: tree_sitter.Node, number: int) -> _Edit:
+    def _argument(self, node: tree_sitter.Node, number: int) -> Edit:
         self._require_one_kind(node)
         if "sysret" in self.kinds:
             what = f"{self._text(node)}: when the syscall returns its arguments are gone"
             raise self.portable.error(what, node.start_byte + self.base, _SAVE)
         return self._replaced(node, f"BPFNB_ARG({number}, {self._context_name()})")
 
-    def _result(self, node: tree_sitter.Node) -> _Edit:
+    def _result(self, node: tree_sitter.Node) -> Edit:
         self._require_one_kind(node)
         if "syscall" in self.kinds:
             what = f"{self._text(node)}: the syscall has no result before it returns"
             raise self.portable.error(what, node.start_byte + self.base, "attach the function to sysret: instead")
         if self.portable.mode == "kprobe":
-            return _Edit(0, 0)
+            return Edit(0, 0)
         return self._replaced(node, f"BPFNB_RET({self._context_name()})")
 
-    def _unwrapped(self, node: tree_sitter.Node) -> _Edit:
+    def _unwrapped(self, node: tree_sitter.Node) -> Edit:
         """The registers the caller of the syscall had: code that gets at the arguments by itself."""
         self._require_one_kind(node)
         if "sysret" in self.kinds:
             what = f"{self._text(node)}: when the syscall returns its arguments are gone"
             raise self.portable.error(what, node.start_byte + self.base, _SAVE)
         if self.portable.mode == "kprobe":
-            return _Edit(0, 0)
+            return Edit(0, 0)
         return self._replaced(node, f"BPFNB_REGS({self._context_name()})")
 
-    def _other_register(self, node: tree_sitter.Node, what: str) -> _Edit:
+    def _other_register(self, node: tree_sitter.Node, what: str) -> Edit:
         if self.portable.mode == "tracepoint":
             raise self._unsupported(
                 f"{what}: without kprobes a syscall is seen by its tracepoint, without registers", node
             )
-        return _Edit(0, 0)
+        return Edit(0, 0)
 
-    def _replaced(self, node: tree_sitter.Node, text: str) -> _Edit:
+    def _replaced(self, node: tree_sitter.Node, text: str) -> Edit:
         parent = node.parent
         while parent and parent.type == "parenthesized_expression":
             parent = parent.parent
         if parent and parent.type == "pointer_expression" and self._operator(parent) == "&":
             # &PT_REGS_PARM1(ctx), for bpf_probe_read: the address of a copy. BPFNB_REGS is a pointer already.
             text = f"(unsigned long){{ {text} }}"
-        return _Edit(node.start_byte + self.base, node.end_byte + self.base, text)
+        return Edit(node.start_byte + self.base, node.end_byte + self.base, text)
 
     def _context_name(self) -> str:
         return self.context.name if self.context else "ctx"
