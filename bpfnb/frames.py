@@ -1,155 +1,209 @@
-"""From records to DataFrames: columns that grow, and what is computed from them.
+"""From rows to DataFrames: tables of columns that grow, and what is computed from them.
 
 Pure: no tracer, no kernel. Nothing handed out is ever written to again.
 """
 
 from __future__ import annotations
 
+import time
+from bisect import bisect_right
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
 
-__all__ = ["PrintkTable", "RateMeter", "rate"]
+from bpfnb.columns import PANDAS, Batch, Category, Growing, Named, Number, Strings, Time, growing, text_dtype
+from bpfnb.schema import PRINTK, PRINTK_ROW, Rows, Schema
 
-_PANDAS = tuple(int(n) for n in pd.__version__.split(".")[:2])
+__all__ = ["PrintkTable", "RateMeter", "Table", "rate", "text_dtype"]
 
-_BATCH = 1 << 16  # rows: smaller batches are merged, so that a session asked often is not kept in crumbs
+_BATCH = 1 << 14  # rows decoded at a time: few enough for a processor's cache, which every column then reads them from
 
-Array = npt.NDArray[Any]
-
-
-class Categories:
-    """Values seen so far, each with a number; grows as new ones come."""
-
-    def __init__(self) -> None:
-        self.values: list[str] = []
-        self._codes: dict[object, int] = {}
-
-    def encode(self, column: Array, name: Callable[[Any], str]) -> npt.NDArray[np.int32]:
-        """The column's values as codes. ``name`` makes the text of a value seen for the first time."""
-        distinct, inverse = np.unique(column, return_inverse=True)
-        codes = [self._code(value, name) for value in distinct.tolist()]
-        return np.array(codes, np.int32)[inverse.reshape(-1)]
-
-    def _code(self, value: object, name: Callable[[Any], str]) -> int:
-        if value not in self._codes:
-            text = name(value)
-            if text not in self.values:  # two byte strings may read the same once decoded
-                self.values.append(text)
-            self._codes[value] = self.values.index(text)
-        return self._codes[value]
-
-    def column(self, codes: npt.NDArray[np.int32]) -> pd.Categorical:
-        return pd.Categorical.from_codes(codes, pd.Index(self.values, dtype=text_dtype()))
+Ints = npt.NDArray[np.int64]
 
 
-class PrintkTable:
-    """The lines of bpf_trace_printk.
+class Table:
+    """The rows of an output, as columns.
+
+    ``frame()`` has the schema's columns in their order, by kind (see schema.Column and the classes of bpfnb.columns):
+
+        number, bits   numpy's own dtype: uint32, int8, float64, bool ...
+        enum           category of str: the constants' names in declared order, then numbers that are no constant's
+        text           category of str, cut at the first NUL
+        tail           str, cut at the first NUL; or ArrowDtype(large_binary), whose values are bytes
+        bytes          ArrowDtype(binary(n)), whose values are bytes
+        wide           object: Python integers
+        list           ArrowDtype of fixed-size lists
+
+    When the schema names a clock, ``time`` (datetime64[ns, UTC]) comes first: its nanoseconds plus ``epoch_ns``. It
+    stands for the clock itself where that is called "time", or "mono_ns", which is nobody's own. Another column of
+    the name "time" is shown as "time_".
+
+    ``names``: the columns as shown. Rows are counted from the first ever appended: ``begin`` is the oldest kept,
+    ``end`` the next to come. ``nbytes``: what the rows kept take.
+    """
+
+    def __init__(self, schema: Schema, epoch_ns: int) -> None:
+        self._schema = schema
+        self._epoch_ns = epoch_ns
+        self._columns = self._plan()
+        self._arrivals = None if schema.time else _Arrivals()
+        self._frame: pd.DataFrame | None = None
+        self._settled = True
+        self.names = tuple(self._columns)
+        self.begin = self.end = 0
+
+    @property
+    def nbytes(self) -> int:
+        return sum(column.nbytes for column in self._columns.values())
+
+    def reserve(self, rows: int) -> None:
+        """Make room for so many more rows at once: columns that grow step by step are copied at each."""
+        for column in self._columns.values():
+            column.reserve(rows)
+
+    def append(self, rows: Rows, text: npt.NDArray[np.uint8], begin: int) -> None:
+        """Add rows of the schema; the first one's text begins at ``text[begin]``. Neither array is kept."""
+        if not len(rows):
+            return
+        self._settle()
+        self._frame = None
+        self._settled = False
+        for first in range(0, len(rows), _BATCH):
+            batch, begin = self._batch(rows[first : first + _BATCH], text, begin)
+            for column in self._columns.values():
+                column.append(batch)
+        if self._arrivals:
+            self._arrivals.add(self.end + len(rows))
+        self.end += len(rows)
+        self._settled = True
+
+    def frame(self) -> pd.DataFrame:
+        """The rows kept, oldest first. Writing into it changes nothing else, and appending does not change it."""
+        self._settle()
+        if self._frame is None:
+            self._frame = self._build()
+        # pandas 3 copies lazily, on the first write; before, a shallow copy would share our arrays for writing.
+        return self._frame.copy(deep=PANDAS < (3, 0))
+
+    def raw(self, name: str) -> pd.Series[Any]:
+        """A category column before its values were given names: a category of the char arrays' very bytes, NULs and
+        what follows them included, or of the constants' numbers.
+
+        KeyError for an unknown column, ValueError for one of another kind, which is raw already.
+        """
+        self._settle()
+        if name not in self._columns:
+            raise KeyError(f"no column {name!r}: there are {', '.join(self.names)}")
+        column = self._columns[name]
+        if not isinstance(column, Category):
+            raise ValueError(f"column {name!r} is no category: the frame has its values as they are")
+        return pd.Series(column.raw(), name=name, copy=False)
+
+    def since(self, row: int, by: str | None) -> tuple[Ints, pd.Categorical[Any] | None]:
+        """Times (nanoseconds since 1970) of the rows from ``row`` on, and their values in column ``by``.
+
+        Of rows without a clock of their own, the time they were decoded at.
+        """
+        self._settle()
+        start = min(max(row, self.begin), self.end) - self.begin
+        times = self._arrivals.since(self.begin + start) if self._arrivals else self._clock().since(start)
+        return times, None if by is None else self._columns[by].groups(start)
+
+    def shrink(self, keep: int) -> None:
+        """When the rows take more than ``keep`` bytes, drop the oldest until about three quarters of that remain.
+
+        A quarter at a time, since what remains is copied; at least one row stays.
+        """
+        while (taken := self.nbytes) > keep and (rows := self.end - self.begin) > 1:
+            self._frame = None
+            self._settled = False
+            self.begin = self.end - max(rows * keep * 3 // (taken * 4), 1)
+            self._settle()
+
+    def _settle(self) -> None:
+        """Take every column to ``begin`` and ``end``: after rows were dropped, or an append was interrupted."""
+        if self._settled:
+            return
+        for name, column in self._columns.items():
+            self._columns[name] = column.part(self.begin, self.end)  # one by one: only one is there twice
+        if self._arrivals:
+            self._arrivals.trim(self.begin, self.end)
+        self._settled = True
+
+    def _plan(self) -> dict[str, Growing]:
+        columns: dict[str, Growing] = {}
+        clocks = [column for column in self._schema.columns if column.name == self._schema.time]
+        if clocks:
+            columns["time"] = Time(clocks[0], self._epoch_ns)
+        for column in self._schema.columns:
+            if column not in clocks or column.name not in ("time", "mono_ns"):
+                columns[column.name if column.name not in columns else f"{column.name}_"] = growing(column)
+        return columns
+
+    def _clock(self) -> Number:
+        clock = self._columns["time"]
+        assert isinstance(clock, Time)
+        return clock
+
+    def _batch(self, rows: Rows, text: npt.NDArray[np.uint8], begin: int) -> tuple[Batch, int]:
+        """The rows with their text, and where that of the next row begins."""
+        at = self._schema.text_end
+        if at < 0:
+            return Batch(rows), begin
+        ends = rows[:, at : at + 8].view(np.int64)[:, 0]
+        end = int(ends[-1])
+        return Batch(rows, text[begin:end], np.concatenate([[begin], ends]) - begin), end
+
+    def _build(self) -> pd.DataFrame:
+        return pd.DataFrame({name: column.values() for name, column in self._columns.items()}, copy=False)
+
+
+class PrintkTable(Table):
+    """The lines of bpf_trace_printk (schema.PRINTK).
 
     ``frame()`` has the columns: time (datetime64[ns, UTC]), comm (category: the task's name when it printed), pid
     (int32: the thread's number), cpu (int16), flags (category: as ftrace's irqs-off, need-resched, hard/softirq,
     preempt-depth letters), ts (float64: seconds since boot, CLOCK_MONOTONIC), msg (string: without the final newline,
     invalid UTF-8 replaced).
-
-    Rows are counted from the first ever appended: ``begin`` is the oldest kept, ``end`` the next to come.
     """
 
     COLUMNS = ("time", "comm", "pid", "cpu", "flags", "ts", "msg")
 
     def __init__(self, epoch_ns: int) -> None:
-        self._epoch_ns = epoch_ns
-        self._comms, self._flags = Categories(), Categories()
-        self._numbers: dict[str, list[Array]] = {name: [] for name in ("mono_ns", "comm", "pid", "cpu", "flags")}
-        self._messages: list[pa.Array] = []
-        self._frame: pd.DataFrame | None = None
-        self.begin = self.end = 0
+        super().__init__(PRINTK, epoch_ns)
 
-    def append(self, rows: npt.NDArray[np.void], text: npt.NDArray[np.uint8], begin: int) -> None:
-        """Add records (schema.PRINTK); the first one's message begins at ``text[begin]``."""
-        if not len(rows):
-            return
-        state = rows["flags"].astype(np.uint16) << 8 | rows["preempt"]
-        new = {
-            "mono_ns": rows["mono_ns"].copy(),
-            "comm": self._comms.encode(rows["comm"], _text),
-            "pid": rows["pid"].copy(),
-            "cpu": rows["cpu"].copy(),
-            "flags": self._flags.encode(state, lambda state: latency_format(state >> 8, state & 0xFF)),
-        }
-        messages = _strings(rows["text_end"], text, begin)
-        if self._messages and len(self._messages[-1]) < _BATCH:
-            new = {name: np.concatenate([self._numbers[name].pop(), column]) for name, column in new.items()}
-            messages = pa.concat_arrays([self._messages.pop(), messages])
-        for name, column in new.items():
-            self._numbers[name].append(column)
-        self._messages.append(messages)
-        self.end += len(rows)
-        self._frame = None
+    def _plan(self) -> dict[str, Growing]:
+        columns = super()._plan()
+        clock = next(column for column in PRINTK.columns if column.name == "mono_ns")
+        columns["ts"] = Number(lambda rows: clock.values(rows) / 1e9, "<f8")
+        columns["flags"] = Named(_state, "<u2", lambda state: latency_format(state >> 8, state & 0xFF))
+        columns["msg"] = Strings()
+        return {name: columns[name] for name in self.COLUMNS}
 
-    def frame(self) -> pd.DataFrame:
-        if self._frame is None:
-            self._frame = self._build()
-        # pandas 3 copies lazily, on the first write; before, a shallow copy would share our arrays for writing.
-        return self._frame.copy(deep=_PANDAS < (3, 0))
 
-    def since(self, row: int, by: str | None) -> tuple[npt.NDArray[np.int64], pd.Categorical | None]:
-        """Times (nanoseconds since 1970) of the rows from ``row`` on, and their categories in column ``by``."""
-        times = self._column("mono_ns", row) + self._epoch_ns
-        if by is None:
-            return times, None
-        categories = {"comm": self._comms, "flags": self._flags}.get(by)
-        if categories:
-            return times, categories.column(self._column(by, row))
-        return times, pd.Categorical(self._column(by, row) if by in self._numbers else self._text_column(row))
+class _Arrivals:
+    """When rows came that have no clock of their own."""
 
-    def shrink(self, keep: int) -> None:
-        """Drop the oldest batches until at most ``keep`` bytes remain; the newest batch always stays."""
-        while len(self._messages) > 1 and self._size() > keep:
-            for columns in self._numbers.values():
-                columns.pop(0)
-            self.begin += len(self._messages.pop(0))
-            self._frame = None
+    def __init__(self) -> None:
+        self._ends: list[int] = []  # the number after the last row of those that came together
+        self._times: list[int] = []
 
-    def _size(self) -> int:
-        pieces: list[Any] = [*self._messages]
-        for columns in self._numbers.values():
-            pieces += columns
-        return sum(int(piece.nbytes) for piece in pieces)
+    def add(self, end: int) -> None:
+        self._ends.append(end)
+        self._times.append(time.time_ns())
 
-    def _build(self) -> pd.DataFrame:
-        mono = self._whole("mono_ns")
-        columns = {
-            "time": pd.DatetimeIndex((mono + self._epoch_ns).view("M8[ns]")).tz_localize("UTC"),
-            "comm": self._comms.column(self._whole("comm")),
-            "pid": self._whole("pid"),
-            "cpu": self._whole("cpu"),
-            "flags": self._flags.column(self._whole("flags")),
-            "ts": mono / 1e9,
-            "msg": self._text_column(self.begin),
-        }
-        return pd.DataFrame(columns)
+    def since(self, row: int) -> Ints:
+        """Nanoseconds since 1970, of the rows from ``row`` on."""
+        first = bisect_right(self._ends, row)
+        return np.repeat(np.array(self._times[first:], np.int64), np.diff([row, *self._ends[first:]]))
 
-    def _whole(self, name: str) -> Array:
-        return _joined(name, self._numbers[name])
-
-    def _column(self, name: str, row: int) -> Array:
-        """A column from ``row`` on, touching only the pieces that reach so far."""
-        start, wanted = self.end, []
-        for piece in reversed(self._numbers[name]):
-            if start <= row:
-                break
-            start -= len(piece)
-            wanted.append(piece[max(row - start, 0) :])
-        return _joined(name, wanted[::-1])
-
-    def _text_column(self, row: int) -> Any:
-        chunked = pa.chunked_array(self._messages, pa.large_string())[max(row - self.begin, 0) :]
-        return pd.array(chunked, dtype=text_dtype())
+    def trim(self, begin: int, end: int) -> None:
+        """Forget all but the rows from ``begin`` to ``end``."""
+        kept = slice(bisect_right(self._ends, begin), bisect_right(self._ends, end))
+        self._ends, self._times = self._ends[kept], self._times[kept]
 
 
 class RateMeter:
@@ -181,7 +235,7 @@ class RateMeter:
         cells, counts = np.unique(codes * span + (seconds - first), return_counts=True)
         for cell, count in zip(cells.tolist(), counts.tolist(), strict=True):
             code, second = divmod(cell, span)
-            group = "" if groups is None else str(groups.categories[code])
+            group = "" if groups is None else str(groups.categories[code]) if code >= 0 else "nan"
             of_group = self._counts.setdefault(group, {})
             of_group[first + second] = of_group.get(first + second, 0) + count
 
@@ -205,8 +259,14 @@ class RateMeter:
 def rate(frame: pd.DataFrame, every: str = "1s", by: str | None = None) -> pd.DataFrame:
     """Events per second (float64) in intervals of ``every`` (a pandas offset, "100ms"), indexed by time.
 
-    One column a value of column ``by``, or the single column "rate". ValueError for an unknown column or interval.
+    One column a value of column ``by``, or the single column "rate". ValueError for an unknown column or interval, or
+    when the frame has no times.
     """
+    if not isinstance(frame.dtypes.get("time"), pd.DatetimeTZDtype):
+        raise ValueError(
+            "a rate needs times, and these events have none: give their struct a field u64 ts, and set it to"
+            " bpf_ktime_get_ns()"
+        )
     if by is not None and by not in frame.columns:
         raise ValueError(f"no column {by!r}: there are {', '.join(map(str, frame.columns))}")
     step = pd.Timedelta(every)
@@ -240,36 +300,7 @@ def latency_format(flags: int, preempt: int) -> str:
     return irqs + need + context + depth
 
 
-def _joined(name: str, pieces: list[Array]) -> Array:
-    """A column's pieces as one array; of none, an empty one of the column's type."""
-    if not pieces:
-        return np.empty(0, {"mono_ns": np.int64, "cpu": np.int16}.get(name, np.int32))
-    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-
-
-def text_dtype() -> Any:
-    """The dtype of text columns: pandas 3's default string, backed by Arrow."""
-    return pd.StringDtype("pyarrow", na_value=np.nan) if _PANDAS >= (2, 3) else pd.StringDtype("pyarrow")
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode(errors="replace")
-
-
-def _strings(ends: Array, text: npt.NDArray[np.uint8], begin: int) -> pa.Array:
-    """The messages as an Arrow array: the bytes copied once, checked to be UTF-8, invalid ones replaced."""
-    offsets = np.concatenate([[begin], ends]).astype(np.int64) - begin
-    data = text[begin : begin + offsets[-1]].tobytes()
-    if not _splits_characters(data, offsets):
-        try:
-            data.decode()
-            return pa.LargeStringArray.from_buffers(len(ends), pa.py_buffer(offsets), pa.py_buffer(data))
-        except UnicodeDecodeError:
-            pass
-    return pa.array([_text(data[a:b]) for a, b in pairwise(offsets)], pa.large_string())
-
-
-def _splits_characters(data: bytes, offsets: npt.NDArray[np.int64]) -> bool:
-    """Whether a message begins within a character of the text end to end, which then only looks valid."""
-    starts = offsets[:-1][offsets[:-1] < len(data)]
-    return bool(np.any(np.frombuffer(data, np.uint8)[starts] & 0xC0 == 0x80)) if len(data) else False
+def _state(rows: Rows) -> npt.NDArray[Any]:
+    """PRINTK's flags and preempt, as one number."""
+    flags, preempt = (rows[:, PRINTK_ROW.fields[name][1]] for name in ("flags", "preempt"))  # type: ignore[index]
+    return flags.astype(np.uint16) << 8 | preempt

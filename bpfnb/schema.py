@@ -38,12 +38,13 @@ class Column(Struct, frozen=True):
 
         "number"   dtype such as "<u4", "<i8", "<f8", "|b1": a numpy column of just that type
         "bits"     a bit-field of ``bits`` = (first bit, counted from ``offset``; width), little-endian. dtype is what
-                   the column becomes: "<i.." where the field is signed, "|b1" for bool
+                   the column becomes: "<i.." where the field is signed, "|b1" for bool. It may span 9 bytes, and
+                   ``dtype`` read at ``offset`` may reach past the row. ``labels`` where it is of an enumeration
         "enum"     dtype an integer; ``labels`` its constants: a category of their names, or of the number itself
         "text"     dtype "S16": a char array; a category of strings, cut at the first NUL
         "bytes"    dtype "V16": unsigned char arrays, as bytes
         "wide"     dtype "V16": a 128-bit integer, signed if ``signed``; Python integers
-        "list"     dtype an integer or float, ``shape`` how many: an array too long for a column an element
+        "list"     dtype a number's, ``shape`` its dimensions: an array too long for a column an element
         "tail"     what follows the fixed part of a record, up to its end; dtype "S" (strings) or "V" (bytes)
     """
 

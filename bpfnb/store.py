@@ -8,18 +8,21 @@ from __future__ import annotations
 import mmap
 import os
 import threading
+import warnings
 from collections import deque
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from bpfnb import frames
-from bpfnb.schema import LOST, PRINTK_ROW, ROWS, Layout, Schema, parts
+from bpfnb.schema import LOST, PRINTK, ROWS, Layout, Schema, parts
 
 __all__ = ["Output", "default_keep"]
 
 _LEAST_KEEP, _MOST_KEEP = 256 << 20, 4 << 30
+_MUCH = 1 << 20
 
 
 def default_keep() -> int:
@@ -31,22 +34,29 @@ def default_keep() -> int:
 class Output:
     """One output of a session, by name. ``df`` is everything kept, oldest first.
 
-    ``lost``: events the kernel could not deliver. ``dropped``: rows delivered and dropped again to stay within
-    ``keep`` bytes; the rows are counted from the session's beginning, so row ``dropped`` is the oldest kept.
+    ``kind``: "printk", "perf" or "ringbuf". ``names``: the columns of ``df``. ``lost``: events the kernel could not
+    deliver. ``dropped``: rows delivered and dropped again to stay within ``keep`` bytes; the rows are counted from the
+    session's beginning, so row ``dropped`` is the oldest kept.
     """
 
-    def __init__(self, name: str, schema: Schema, epoch_ns: int, keep: int) -> None:
+    def __init__(self, name: str, schema: Schema, epoch_ns: int, keep: int, kind: str = "printk") -> None:
         self.name = name
+        self.kind = kind
         self._keep = keep
         self._lock = threading.RLock()
         self._schema = schema
         self._segments: deque[_Segment] = deque()
-        self._table = frames.PrintkTable(epoch_ns)
+        self._table = frames.PrintkTable(epoch_ns) if schema == PRINTK else frames.Table(schema, epoch_ns)
         self._dropped_undecoded = 0
         self._lost = 0
+        self._loss_said = False
 
     def __repr__(self) -> str:
         return f"<Output {self.name}: {self.rows} rows, {self.lost} lost>"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._table.names
 
     @property
     def rows(self) -> int:
@@ -70,17 +80,33 @@ class Output:
     def df(self) -> pd.DataFrame:
         """The rows kept, as a DataFrame of its own: it never changes afterwards.
 
-        ``df.attrs["lost"]`` and ``df.attrs["dropped"]`` count what is not in it. Columns: see frames.PrintkTable.
+        ``df.attrs["lost"]`` and ``df.attrs["dropped"]`` count what is not in it; the first frame that lacks lost events
+        comes with a RuntimeWarning. Columns: see frames.Table, and for
+        bpf_trace_printk frames.PrintkTable.
         """
         with self._lock:
             self._decode()
             frame = self._table.frame()
             frame.attrs.update(lost=self.lost, dropped=self.dropped)
-            return frame
+        if frame.attrs["lost"] and not self._loss_said:
+            self._loss_said = True
+            text = f"{frame.attrs['lost']:,} events of {self.name} were lost: they came faster than they could be taken"
+            warnings.warn(text, RuntimeWarning, stacklevel=3)
+        return frame
 
-    def since(self, row: int, by: str | None) -> tuple[int, npt.NDArray[np.int64], pd.Categorical | None]:
+    def raw(self, column: str) -> pd.Series[Any]:
+        """A category column of ``df`` before its values were given names, row by row the same: a category of ``bytes``,
+        the char arrays as they are with all their NULs; or of the numbers of an enum's constants.
+
+        KeyError for an unknown column, ValueError for one that ``df`` has as it is.
+        """
+        with self._lock:
+            self._decode()
+            return self._table.raw(column)
+
+    def since(self, row: int, by: str | None) -> tuple[int, npt.NDArray[np.int64], pd.Categorical[Any] | None]:
         """The times (nanoseconds since 1970) of the rows from ``row`` on, the number after the last of them, and
-        their values in category column ``by``."""
+        their values in column ``by`` as categories. Of events without a clock of their own: when they were decoded."""
         with self._lock:
             self._decode()
             skipped = self._dropped_undecoded
@@ -104,15 +130,18 @@ class Output:
             self._segments.clear()
 
     def _decode(self) -> None:
+        unread = sum(segment.unread for segment in self._segments)
+        if unread:
+            self._table.reserve(unread)
         while self._segments:
             segment = self._segments[0]
             complete = len(self._segments) > 1
-            self._table.append(*segment.read())
+            if segment.read_into(self._table):
+                self._table.shrink(self._keep)
             if not complete:
                 break
             self._lost = max(self._lost, segment.lost)
             self._segments.popleft()
-        self._table.shrink(self._keep)
 
 
 class _Segment:
@@ -120,8 +149,9 @@ class _Segment:
 
     def __init__(self, fd: int, schema: Schema, layout: Layout) -> None:
         self.size = layout.size(schema)
-        memory = mmap.mmap(fd, self.size, prot=mmap.PROT_READ)
-        self._head, self._rows, self._text = parts(memoryview(memory), schema, layout)
+        self._text_end = schema.text_end
+        self._memory = mmap.mmap(fd, self.size, prot=mmap.PROT_READ)
+        self._head, self._rows, self._text = parts(memoryview(self._memory), schema, layout)
         self._done = 0
 
     @property
@@ -132,11 +162,19 @@ class _Segment:
     def lost(self) -> int:
         return int(self._head[LOST])
 
-    def read(self) -> tuple[npt.NDArray[np.void], npt.NDArray[np.uint8], int]:
-        """The rows committed since the last call, the text area, and where in it the first of them begins."""
+    def read_into(self, table: frames.Table) -> int:
+        """Have the table take the rows committed since the last call; how many there were."""
         end = int(self._head[ROWS])
-        all_rows = self._rows.reshape(-1).view(PRINTK_ROW)
-        begin = int(all_rows["text_end"][self._done - 1]) if self._done else 0
-        rows = all_rows[self._done : end]
+        rows = self._rows[self._done : end]
+        table.append(rows, self._text, self._text_read())
         self._done = end
-        return rows, self._text, begin
+        if rows.nbytes > _MUCH:
+            self._memory.madvise(mmap.MADV_DONTNEED)  # what was read is the tracer's memory, and no longer ours as well
+        return len(rows)
+
+    def _text_read(self) -> int:
+        """Where the text of the next row begins."""
+        if self._text_end < 0 or not self._done:
+            return 0
+        word = self._rows[self._done - 1, self._text_end : self._text_end + 8]
+        return int(word.view(np.int64)[0])

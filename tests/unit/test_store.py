@@ -1,0 +1,245 @@
+"""Outputs: segments taken, decoded once and let go, rows and losses counted."""
+
+from __future__ import annotations
+
+import mmap
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bpfnb import frames
+from bpfnb.frames import PrintkTable, Table
+from bpfnb.schema import PRINTK, PRINTK_ROW, Column, Rows, Schema
+from bpfnb.store import Output
+from bpfnb.tracer import segments
+from bpfnb.tracer.segments import SegmentWriter
+
+EVENT = np.dtype([("ts", "<u8"), ("end", "<i8"), ("pid", "<u4"), ("state", "<u4"), ("comm", "S8")])
+COLUMNS = (
+    Column("ts", "number", "<u8", 0),
+    Column("pid", "number", "<u4", 16),
+    Column("state", "enum", "<u4", 20, labels=(("IDLE", 0), ("BUSY", 1))),
+    Column("comm", "text", "S8", 24),
+)
+SCHEMA = Schema(COLUMNS, EVENT.itemsize, time="ts")
+TAILED = Schema((*COLUMNS, Column("args", "tail", "S", 32)), EVENT.itemsize, time="ts", text_end=8)
+KEEP = 1 << 30
+
+
+def events(count: int, first: int = 0) -> Rows:
+    numbers = np.arange(first, first + count)
+    rows = np.zeros(count, EVENT)
+    rows["ts"], rows["pid"], rows["state"], rows["comm"] = numbers, numbers, numbers % 3, b"task"
+    rows["end"] = np.cumsum(numbers % 5)
+    return rows.view(np.uint8).reshape(count, EVENT.itemsize)
+
+
+def tails(count: int, first: int = 0) -> np.ndarray:
+    return np.frombuffer(b"".join(b"abcde"[: n % 5] for n in range(first, first + count)), np.uint8)
+
+
+def mapped() -> int:
+    """Segments in this process's memory."""
+    return Path("/proc/self/maps").read_text().count("bpfnb-segment")
+
+
+@pytest.fixture
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "_ROW_BYTES", EVENT.itemsize * 100)
+    monkeypatch.setattr(segments, "_TEXT_BYTES", mmap.PAGESIZE)
+
+
+@contextmanager
+def filled(schema: Schema, keep: int = KEEP, kind: str = "perf") -> Iterator[tuple[Output, SegmentWriter]]:
+    """An output, and who fills it."""
+    output = Output(kind, schema, 0, keep, kind)
+    writer = SegmentWriter(schema, output.add_segment)
+    yield output, writer
+    writer.close()
+    output.finish()
+
+
+@pytest.fixture(params=[SCHEMA, TAILED], ids=["fixed", "tailed"])
+def pair(request: pytest.FixtureRequest, small_segments: None) -> Iterator[tuple[Output, SegmentWriter]]:
+    with filled(request.param) as pair:
+        yield pair
+
+
+def assert_events(output: Output, first: int, end: int) -> None:
+    df = output.df
+    assert df["pid"].tolist() == list(range(first, end))
+    assert df["state"].tolist() == [("IDLE", "BUSY", "2")[n % 3] for n in range(first, end)]
+    if "args" in df:
+        assert df["args"].tolist() == ["abcde"[: n % 5] for n in range(first, end)]
+
+
+def test_an_output_without_rows(pair: tuple[Output, SegmentWriter]) -> None:
+    output, _ = pair
+    assert output.df.empty
+    assert tuple(output.df) == output.names
+    assert output.names[:5] == ("time", "ts", "pid", "state", "comm")
+    assert output.df.attrs == {"lost": 0, "dropped": 0}
+    assert (output.rows, output.lost, output.dropped, output.kind) == (0, 0, 0, "perf")
+    assert output.since(0, "comm")[0] == 0
+
+
+@pytest.mark.parametrize("asked_often", [False, True])
+def test_rows_come_in_segments(pair: tuple[Output, SegmentWriter], asked_often: bool) -> None:
+    """Also such that begin or end in the middle of one."""
+    output, writer = pair
+    first = 0
+    for count in (0, 1, 98, 1, 100, 250, 7, 300):
+        writer.append(events(count, first), tails(count, first))
+        first += count
+        assert output.rows == first
+        if asked_often:
+            assert_events(output, 0, first)
+    assert_events(output, 0, first)
+    assert output.rows == first
+
+
+def test_segments_are_let_go_once_decoded(pair: tuple[Output, SegmentWriter]) -> None:
+    output, writer = pair
+    before = mapped()
+    writer.append(events(1000), tails(1000))
+    assert mapped() > before + 5
+    df = output.df
+    assert mapped() == before  # the newest, which more may come to
+    output.finish()
+    assert mapped() == before - 1  # the writer's own
+    assert len(df) == len(output.df) == output.rows == 1000
+
+
+def test_what_was_read_of_a_segment_is_not_kept_in_memory() -> None:
+    """GIVEN a segment that more rows may come to, most of it read THEN its pages are the tracer's alone."""
+    with filled(SCHEMA) as (output, writer):
+        writer.append(events(200_000))
+        assert len(output.df) == 200_000
+        smaps = Path("/proc/self/smaps").read_text()
+        ours = re.search(r"^[0-9a-f-]+ r--s .*bpfnb-segment.*\n(?:[A-Z].*\n)*?Rss: +(\d+) kB", smaps, re.M)
+        assert ours
+        assert int(ours[1]) < 1024
+        writer.append(events(1, 200_000))
+        assert_events(output, 0, 200_001)
+
+
+def test_lost_is_what_was_last_said(pair: tuple[Output, SegmentWriter]) -> None:
+    output, writer = pair
+    writer.set_lost(3)
+    assert output.lost == output.df.attrs["lost"] == 3
+    writer.append(events(150), tails(150))
+    writer.set_lost(5)
+    assert output.df.attrs["lost"] == 5
+    output.finish()
+    assert output.lost == 5
+    assert repr(output) == "<Output perf: 150 rows, 5 lost>"
+
+
+def test_raw(pair: tuple[Output, SegmentWriter]) -> None:
+    output, writer = pair
+    writer.append(events(4), tails(4))
+    assert output.raw("comm").tolist() == [b"task\0\0\0\0"] * 4
+    assert output.raw("state").tolist() == [0, 1, 2, 0]
+    with pytest.raises(ValueError, match="'pid' is no category"):
+        output.raw("pid")
+    with pytest.raises(KeyError, match="no column 'nothing'"):
+        output.raw("nothing")
+
+
+@pytest.mark.parametrize("ask", ["never", "df", "since"])
+def test_keep(ask: str, small_segments: None) -> None:
+    """GIVEN far more rows than may be kept, asked for now and then or not THEN the oldest are dropped, and counted."""
+    row = seen = 0
+    with filled(SCHEMA, 30_000) as (output, writer):
+        for first in range(0, 50_000, 125):
+            writer.append(events(125, first))
+            if ask == "df":
+                assert len(output.df) == first + 125 - output.dropped
+                assert_events(output, output.dropped, first + 125)
+            elif ask == "since":
+                row, times, groups = output.since(row, "state")
+                assert row == first + 125
+                assert times.tolist() == list(range(first, first + 125))
+                assert list(groups or []) == [("IDLE", "BUSY", "2")[n % 3] for n in times]
+                seen += len(times)
+        df = output.df
+        assert output.rows == output.dropped + len(df) == 50_000
+        assert df.attrs["dropped"] == output.dropped
+        assert output._table.nbytes <= 30_000
+        assert len(df) > 200
+        assert_events(output, output.dropped, 50_000)
+        assert seen in (0, 50_000)
+
+
+def test_since_what_was_dropped_undecoded(small_segments: None) -> None:
+    """Row numbers go on from those nobody ever decoded."""
+    with filled(SCHEMA, 30_000) as (output, writer):
+        writer.append(events(10_000))
+        assert output.dropped > 0
+        end, times, _ = output.since(0, None)
+        assert end == 10_000
+        assert times.tolist() == list(range(output.dropped, 10_000))
+        assert output.since(9_990, None)[1].tolist() == list(range(9_990, 10_000))
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_an_interrupted_df_loses_and_repeats_nothing(
+    pair: tuple[Output, SegmentWriter], after: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GIVEN Ctrl-C while segments are decoded THEN the next df has every row once."""
+    output, writer = pair
+    real = frames.Batch
+    left = iter([5, 3, 1, 0])
+    due = next(left)
+
+    def interrupted(*arguments: Any) -> Any:
+        nonlocal due
+        due -= 1
+        if due == 0:
+            due = next(left, 0)
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(frames, "_BATCH", 40)
+    monkeypatch.setattr(frames, "Batch", interrupted)
+    writer.append(events(550), tails(550))
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            len(output.df)
+        assert output.rows == 550
+    assert_events(output, 0, 550)
+    if after:
+        writer.append(events(1, 550), tails(1, 550))
+        assert_events(output, 0, 551)
+
+
+def test_an_unchanged_df_costs_microseconds(
+    pair: tuple[Output, SegmentWriter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No column is asked for anything."""
+    output, writer = pair
+    writer.append(events(500), tails(500))
+    first = output.df
+    monkeypatch.setattr(Table, "_build", None)
+    monkeypatch.setattr(Table, "reserve", None)
+    monkeypatch.setattr(Table, "shrink", None)
+    second = output.df
+    assert second is not first
+    assert second.equals(first)
+
+
+def test_printk_has_its_own_table() -> None:
+    assert Output("printk", PRINTK, 5, KEEP).kind == "printk"
+    rows = np.zeros(2, PRINTK_ROW)
+    rows["mono_ns"], rows["text_end"], rows["comm"] = [1, 2], [2, 5], [b"a", b"b"]
+    with filled(PRINTK, kind="printk") as (output, writer):
+        assert output.names == PrintkTable.COLUMNS
+        writer.append(rows.view(np.uint8).reshape(2, -1), np.frombuffer(b"hithe", np.uint8))
+        assert output.df["msg"].tolist() == ["hi", "the"]
+        assert list(output.since(0, "msg")[2] or []) == ["hi", "the"]
+        assert output.raw("comm").tolist() == [b"a".ljust(16, b"\0"), b"b".ljust(16, b"\0")]
