@@ -1,15 +1,21 @@
-"""The writing end of segments (schema.py): appends rows, hands each new memfd to ``publish``."""
+"""The writing end of segments (schema.py): appends rows, hands each new memfd to ``publish``.
+
+Rows go in by pwrite(2), which costs a third of storing them in mapped memory: no page has to be faulted in, or cleared
+before it is overwritten. Only the header is mapped.
+"""
 
 from __future__ import annotations
 
 import mmap
 import os
+import weakref
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bpfnb.schema import LOST, ROWS, TEXT, Layout, Rows, Schema, parts
+from bpfnb.schema import HEADER, LOST, ROWS, TEXT, Layout, Rows, Schema
 
 __all__ = ["Publish", "SegmentWriter"]
 
@@ -30,6 +36,7 @@ class SegmentWriter:
         self._has_text = schema.text_end >= 0
         self._layout = Layout(_ROW_BYTES // schema.size, _TEXT_BYTES if self._has_text else 0)
         self._lost = 0
+        self._close: Callable[[], object] = lambda: None
         self._start()
 
     def append(self, rows: Rows, text: npt.NDArray[np.uint8] = _NO_TEXT) -> None:
@@ -53,8 +60,9 @@ class SegmentWriter:
         self._head[LOST] = lost
 
     def close(self) -> None:
-        """Let go of the segment; the notebook has its own hold on it."""
-        del self._head, self._rows, self._text
+        """Let go of the segment; the notebook has its own hold on it. Idempotent."""
+        self._close()
+        self._head = np.zeros(3, np.uint64)
 
     def _ends(self, rows: Rows) -> npt.NDArray[np.int64]:
         at = self._schema.text_end
@@ -70,22 +78,26 @@ class SegmentWriter:
 
     def _write(self, rows: Rows, text: npt.NDArray[np.uint8], taken: int) -> None:
         at, base = int(self._head[ROWS]), int(self._head[TEXT])
-        target = self._rows[at : at + len(rows)]
-        target[:] = rows
         if self._has_text:
-            self._ends(target)[:] += base - taken
-            self._text[base : base + len(text)] = text
+            rows = rows.copy()
+            self._ends(rows)[:] += base - taken
+            self._put(text, self._layout.text_offset(self._schema) + base)
             self._head[TEXT] = base + len(text)
+        self._put(rows, HEADER + at * self._schema.size)
         # Committed last: a reader in the other process never sees a row before its bytes.
         self._head[ROWS] = at + len(rows)
 
+    def _put(self, data: npt.NDArray[Any], at: int) -> None:
+        left = np.ascontiguousarray(data).reshape(-1).data
+        while left:
+            written = os.pwrite(self._fd, left, at)
+            left, at = left[written:], at + written
+
     def _start(self) -> None:
-        fd = os.memfd_create("bpfnb-segment", os.MFD_CLOEXEC)
-        try:
-            os.ftruncate(fd, self._layout.size(self._schema))
-            memory = mmap.mmap(fd, 0)
-            self._head, self._rows, self._text = parts(memoryview(memory), self._schema, self._layout)
-            self._head[LOST] = self._lost
-            self._publish(self._layout, fd)
-        finally:
-            os.close(fd)
+        self._close()
+        self._fd = os.memfd_create("bpfnb-segment", os.MFD_CLOEXEC)
+        self._close = weakref.finalize(self, os.close, self._fd)
+        os.ftruncate(self._fd, self._layout.size(self._schema))
+        self._head = np.frombuffer(mmap.mmap(self._fd, HEADER), np.uint64, 3)
+        self._head[LOST] = self._lost
+        self._publish(self._layout, self._fd)

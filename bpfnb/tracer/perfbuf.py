@@ -1,0 +1,193 @@
+"""Perf buffers: one a CPU, opened, mapped and put into a BPF_PERF_OUTPUT's map.
+
+Linux: include/uapi/linux/perf_event.h and kernel/events/ring_buffer.c. A buffer wakes its descriptor each time another
+half of it was written, and lets nothing be overwritten that was not read.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import platform
+import resource
+import struct
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import numpy as np
+
+from bpfnb.errors import BpfnbError, PrivilegeError, SetupError
+from bpfnb.tracer import privileges, syscalls
+from bpfnb.tracer.records import Bytes
+
+__all__ = ["CpuBuffer", "PerfBuffers", "online_cpus"]
+
+_LEAST_BYTES, _MOST_BYTES, _ALL_BYTES = 64 << 10, 16 << 20, 32 << 20  # a CPU, a CPU, over all CPUs
+_WATCH_NS = 1_000_000_000  # between two looks for CPUs that have come online
+
+_NUMBERS = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "loongarch64": 241, "s390x": 331, "ppc64le": 319}
+_SYS_PERF_EVENT_OPEN = _NUMBERS.get(platform.machine(), 298)
+_libc = ctypes.CDLL(None, use_errno=True)
+
+_TYPE_SOFTWARE, _COUNT_SW_BPF_OUTPUT = 1, 10
+_SAMPLE_TIME, _SAMPLE_RAW = 1 << 2, 1 << 10
+_WATERMARK, _USE_CLOCKID = 1 << 14, 1 << 25  # bits of struct perf_event_attr
+_FLAG_FD_CLOEXEC = 8
+_HEAD, _TAIL = 1024 // 8, 1032 // 8  # of struct perf_event_mmap_page, in 64-bit words
+
+
+class CpuBuffer:
+    """One CPU's buffer. ``tail``: up to where it has been read, counted in bytes from the beginning of time."""
+
+    def __init__(self, map_fd: int, cpu: int, size: int) -> None:
+        self.cpu = cpu
+        self.size = size
+        self.tail = 0
+        self._map_fd = map_fd
+        self.fd = _open_event(cpu)
+        try:
+            with privileges.locking():
+                memory = mmap.mmap(self.fd, mmap.PAGESIZE + size)
+            syscalls.update(map_fd, struct.pack("i", cpu), struct.pack("i", self.fd))
+        except BaseException:
+            os.close(self.fd)
+            raise
+        self._words = memoryview(memory)[: mmap.PAGESIZE].cast("Q")
+        self._data = np.frombuffer(memory, np.uint8, size, mmap.PAGESIZE)
+
+    def head(self) -> int:
+        """Up to where it has been written."""
+        return self._words[_HEAD]
+
+    def move(self, out: Bytes, head: int) -> None:
+        """Take what lies between ``tail`` and ``head``."""
+        begin = self.tail % self.size
+        whole = min(len(out), self.size - begin)  # the rest of it lies at the buffer's beginning
+        out[:whole] = self._data[begin : begin + whole]
+        out[whole:] = self._data[: len(out) - whole]
+        self.tail = self._words[_TAIL] = head
+
+    def close(self) -> None:
+        """Out of the map, then away. Idempotent."""
+        if self.fd >= 0:
+            with suppress(OSError):
+                syscalls.delete(self._map_fd, struct.pack("i", self.cpu))
+            self._words.release()
+            del self._data
+            os.close(self.fd)
+            self.fd = -1
+
+
+class PerfBuffers:
+    """The buffers of all CPUs. PrivilegeError or SetupError, saying why, where there cannot be any."""
+
+    def __init__(self, map_fd: int) -> None:
+        self._map_fd = map_fd
+        self._online = online_cpus()
+        self._size = _first_size(len(self._online))
+        self._look_again = 0
+        self.all = self._open()
+
+    def watch(self, now: int) -> None:
+        """Open buffers for CPUs that have come online, the first time or again; looks once a second.
+
+        A buffer whose CPU has gone stays: what it holds is still to be read.
+        """
+        if now < self._look_again:
+            return
+        self._look_again = now + _WATCH_NS
+        before, self._online = self._online, online_cpus()
+        for cpu in sorted(self._online - before):
+            # Where that cannot be, the programs count what they cannot submit.
+            with suppress(OSError, BpfnbError), privileges.attaching():
+                self.all.append(CpuBuffer(self._map_fd, cpu, self._size))
+
+    def close(self) -> None:
+        while self.all:
+            self.all.pop().close()
+
+    def _open(self) -> list[CpuBuffer]:
+        """As large as they may be, and all of one size."""
+        while True:
+            try:
+                return self._open_all()
+            except BpfnbError:
+                raise
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.ENOMEM) or self._size // 2 < _least_size():
+                    raise _explained(error, len(self._online)) from None
+                self._size //= 2
+
+    def _open_all(self) -> list[CpuBuffer]:
+        buffers = []
+        with ExitStack() as stack, privileges.attaching():
+            for cpu in sorted(self._online):
+                buffers.append(CpuBuffer(self._map_fd, cpu, self._size))
+                stack.callback(buffers[-1].close)
+            stack.pop_all()
+        self._look_again = time.monotonic_ns() + _WATCH_NS
+        return buffers
+
+
+def online_cpus() -> set[int]:
+    ranges = Path("/sys/devices/system/cpu/online").read_text().strip().split(",")
+    bounds = [(first, last or first) for first, _, last in (part.partition("-") for part in ranges)]
+    return {cpu for first, last in bounds for cpu in range(int(first), int(last) + 1)}
+
+
+def _open_event(cpu: int) -> int:
+    # The watermark stays 0: the kernel then takes half of the buffer, however large that can be made.
+    attr = struct.pack(
+        "=IIQQQQQIIQQQQIi",
+        *(_TYPE_SOFTWARE, 96, _COUNT_SW_BPF_OUTPUT),
+        *(1, _SAMPLE_TIME | _SAMPLE_RAW, 0, _WATERMARK | _USE_CLOCKID),
+        *(0, 0, 0, 0, 0, 0, 0, time.CLOCK_MONOTONIC),
+    )
+    any_process, no_group = ctypes.c_long(-1), ctypes.c_long(-1)
+    flags = ctypes.c_long(_FLAG_FD_CLOEXEC)
+    fd: int = _libc.syscall(_SYS_PERF_EVENT_OPEN, attr, any_process, ctypes.c_long(cpu), no_group, flags)
+    if fd >= 0:
+        return fd
+    number = ctypes.get_errno()
+    if number in (errno.EACCES, errno.EPERM):
+        raise PrivilegeError(
+            f"user {os.geteuid()} may not open perf events, which BPF_PERF_OUTPUT is read through: "
+            f"{os.strerror(number)}"
+        )
+    raise OSError(number, os.strerror(number))
+
+
+def _first_size(cpus: int) -> int:
+    """A power of two."""
+    size = min(max(_ALL_BYTES // cpus, _LEAST_BYTES), _MOST_BYTES)
+    return max(1 << size.bit_length() - 1, mmap.PAGESIZE)
+
+
+def _least_size() -> int:
+    return max(_LEAST_BYTES, mmap.PAGESIZE)
+
+
+def _explained(error: OSError, cpus: int) -> BpfnbError:
+    match error.errno:
+        case errno.EMFILE:
+            limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            return SetupError(
+                f"a perf buffer on each of {cpus} CPUs takes {2 * cpus} descriptors, and a process may have {limit}",
+                hint="raise the limit (ulimit -n) before Jupyter starts",
+            )
+        case errno.ENFILE:
+            limit = int(Path("/proc/sys/fs/file-max").read_text())
+            return SetupError(f"no perf buffers for {cpus} CPUs: the system's {limit} open files are all in use")
+        case errno.EPERM:
+            limit = int(Path("/proc/sys/kernel/perf_event_mlock_kb").read_text())
+            return PrivilegeError(
+                f"user {os.geteuid()} may not lock memory for perf buffers of {_least_size() >> 10} KiB on each of "
+                f"{cpus} CPUs (kernel.perf_event_mlock_kb is {limit}, and others use it too)",
+                hint="raise kernel.perf_event_mlock_kb, or run the tracer with CAP_IPC_LOCK",
+            )
+        case errno.ENOMEM:
+            return SetupError(f"no memory for perf buffers of {_least_size() >> 10} KiB on each of {cpus} CPUs")
+    return SetupError(f"no perf buffers: {error.strerror}")
