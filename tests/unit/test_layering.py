@@ -16,12 +16,14 @@ NOTEBOOK_SIDE = [
     {"bpfnb.errors"},
     {"bpfnb.schema", "bpfnb.cell"},
     {"bpfnb.program"},
-    {"bpfnb.protocol", "bpfnb.frames"},
-    {"bpfnb.store", "bpfnb.client"},
+    {"bpfnb.protocol", "bpfnb.columns"},
+    {"bpfnb.frames"},
+    {"bpfnb.store", "bpfnb.client", "bpfnb.stacks", "bpfnb.accessor"},
+    {"bpfnb.maps"},
     {"bpfnb.views"},
     {"bpfnb.session", "bpfnb.doctor"},
     {"bpfnb"},
-    {"bpfnb.testing"},
+    {"bpfnb.testing", "bpfnb.__main__"},
     {"magics"},
 ]
 SHARED = {"bpfnb.errors", "bpfnb.schema", "bpfnb.cell", "bpfnb.program", "bpfnb.protocol"}
