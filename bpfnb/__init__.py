@@ -16,6 +16,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
+from bpfnb import accessor as _accessor  # noqa: F401  (registers df.bpf)
 from bpfnb.doctor import doctor
 from bpfnb.errors import (
     AttachError,

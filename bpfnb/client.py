@@ -15,19 +15,24 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from bpfnb import protocol
 from bpfnb.errors import PrivilegeError, TracerDied
 from bpfnb.program import Program
-from bpfnb.protocol import Connection, FromTracer, Hello, Loaded, SegmentAdded, ToTracer
+from bpfnb.protocol import Connection, FromTracer, Hello, Loaded, MapRead, SegmentAdded, ToTracer
 
 __all__ = ["Client", "Listener", "close", "connect", "replace", "start_in_background"]
 
-_BOOT = "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); runpy.run_module('bpfnb.tracer', run_name='__main__')"
+# One thread until privileges are dropped, since they are a thread's own: numpy's OpenBLAS would start more on import.
+_BOOT = (
+    "import os, runpy, sys; os.environ['OPENBLAS_NUM_THREADS'] = '1'; sys.path.insert(0, sys.argv.pop(1)); "
+    "runpy.run_module('bpfnb.tracer', run_name='__main__')"
+)
 _NEEDED = (2, 38, 39)  # CAP_DAC_READ_SEARCH, CAP_PERFMON, CAP_BPF
 
 
@@ -37,6 +42,8 @@ class Listener:
     def on_loaded(self, loaded: Loaded) -> None: ...
 
     def on_segment(self, message: SegmentAdded, fd: int) -> None: ...
+
+    def on_map(self, message: MapRead, data: bytes) -> None: ...
 
     def on_death(self, error: TracerDied) -> None: ...
 
@@ -51,9 +58,9 @@ class Client:
         self._log = log
         self._requests = itertools.count(1)
         self._lock = threading.Lock()
-        self._waiting: dict[int, Future[FromTracer]] = {}
+        self._waiting: dict[int, Future[Any]] = {}
         self._listeners: dict[int, Listener] = {}
-        self._hello: Future[FromTracer] = Future()
+        self._hello: Future[Any] = Future()
         self._reader = threading.Thread(target=self._read, name="bpfnb-reader", daemon=True)
         self._reader.start()
 
@@ -101,6 +108,24 @@ class Client:
         with self._lock:
             self._listeners.pop(number, None)
 
+    def read_map(self, session: int, name: str) -> tuple[int, bytes]:
+        """How many entries a map of a session has, and their bytes, as MapRead lays them out."""
+        message, data = self._ask(protocol.ReadMap(next(self._requests), session, name))
+        return message.count, data
+
+    def write_map(self, session: int, name: str, key: bytes, value: bytes | None) -> None:
+        """Set an entry of a map, or delete it where ``value`` is None."""
+        self._ask(protocol.WriteMap(next(self._requests), session, name, key, value))
+
+    def clear_map(self, session: int, name: str) -> None:
+        self._ask(protocol.ClearMap(next(self._requests), session, name))
+
+    def find_symbols(self, pid: int, addresses: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The names of code addresses of a process, of the kernel for pid 0, and the modules or files they are in."""
+        reply = self._ask(protocol.FindSymbols(next(self._requests), pid, tuple(addresses)))
+        assert isinstance(reply, protocol.Symbols)
+        return reply.names, reply.modules
+
     def find_probes(self, pattern: str, limit: int) -> tuple[tuple[str, ...], int]:
         reply = self._ask(protocol.FindProbes(next(self._requests), pattern, limit))
         assert isinstance(reply, protocol.ProbeNames)
@@ -122,9 +147,10 @@ class Client:
         self.died = TracerDied("this process was forked from the one whose tracer it is")
         self._connection.abandon()
 
-    def _ask(self, message: ToTracer) -> FromTracer:
+    def _ask(self, message: ToTracer) -> Any:
+        """The reply to a message; of a MapRead, the message and its data."""
         self.hello()  # what kept the tracer from coming up says more than that it is gone
-        future: Future[FromTracer] = Future()
+        future: Future[Any] = Future()
         with self._lock:
             if self.died:
                 raise self.died
@@ -163,9 +189,19 @@ class Client:
             if listener:
                 listener.on_segment(message, fds[0])
             return
+        if isinstance(message, MapRead) and not message.request:
+            with self._lock:
+                listener = self._listeners.get(message.session)
+            if listener:
+                listener.on_map(message, _content(fds[0]))
+            return
         with self._lock:
             future = self._waiting.pop(message.request, None)
             listener = self._listeners.get(message.request)
+        if isinstance(message, MapRead):
+            data = _content(fds[0])
+            _settle(future or Future(), lambda f: f.set_result((message, data)))
+            return
         if isinstance(message, protocol.Failed):
             error = message.exception()
             _settle(future or self._hello, lambda f: f.set_exception(error))
@@ -191,7 +227,14 @@ class Client:
             listener.on_death(self.died)
 
 
-def _settle(future: Future[FromTracer], act: Callable[[Future[FromTracer]], None]) -> bool:
+def _content(fd: int) -> bytes:
+    """All of a memfd, copied: a mapping would hold on to a descriptor for as long as the data lives."""
+    with open(fd, "rb", closefd=False) as file:
+        file.seek(0)
+        return file.read()
+
+
+def _settle(future: Future[Any], act: Callable[[Future[Any]], None]) -> bool:
     """Complete a future unless its waiter has given up or it is complete. Whether it was completed now."""
     try:
         act(future)

@@ -91,13 +91,23 @@ class MapInfo(Struct, frozen=True):
 
 
 class Check(Struct, frozen=True):
-    """One row of the doctor: what was probed, how it came out ("ok", "missing", "off"), and the remedy, or ""."""
+    """One row of the doctor: what was probed, how it came out, and the remedy, or "".
+
+    ``level``: "required" (without it nothing is traced), "optional" (without it something is lacking), "info".
+    ``known``: False where it could not be found out; ``ok`` is False then.
+    """
 
     name: str
-    level: str  # "required" | "optional" | "info"
+    level: str
     ok: bool
     found: str
     remedy: str = ""
+    known: bool = True
+
+    @property
+    def state(self) -> str:
+        """ "ok", "missing" or "unknown"."""
+        return "ok" if self.ok else "missing" if self.known else "unknown"
 
 
 # --- notebook -> tracer -------------------------------------------------------------------------------------------

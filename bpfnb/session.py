@@ -17,9 +17,10 @@ import pandas as pd
 from msgspec import Struct
 
 from bpfnb import client, frames
-from bpfnb.errors import Diagnostic, ProgramError, TracerDied, UnsupportedError
+from bpfnb.errors import Diagnostic, ProgramError, TracerDied
+from bpfnb.maps import Map
 from bpfnb.program import Program, parse
-from bpfnb.protocol import Loaded, ProbeInfo, SegmentAdded
+from bpfnb.protocol import Loaded, MapRead, ProbeInfo, SegmentAdded
 from bpfnb.store import Output, default_keep
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Snapshot(Struct, frozen=True):
     probes: tuple[ProbeInfo, ...]
     outputs: tuple[tuple[str, int, int], ...]  # name, rows, lost
     error: str = ""
+    maps: tuple[tuple[str, str], ...] = ()  # name, kind
 
 
 class Session(client.Listener):
@@ -49,6 +51,7 @@ class Session(client.Listener):
 
     ``df``          the main output as a DataFrame: its only one, else the first declared; printk when it prints
     ``outputs``     every output by name; bpf_trace_printk's is "printk"
+    ``maps``        every map by name
     ``probes``      one entry a probe: .requested .attached .kind .note
     ``state``       "running", "stopped" or "failed" (the tracer died; what was collected remains)
     ``lost``        events known lost, over all outputs
@@ -64,6 +67,8 @@ class Session(client.Listener):
         self.warnings: tuple[Diagnostic, ...] = ()
         self._keep = keep
         self._outputs: dict[str, Output] = {}
+        self._maps: dict[str, Map] = {}
+        self._final: dict[str, tuple[int, bytes]] = {}  # the maps' entries at the end
         self._client: client.Client | None = None
         self._number = 0
         self._ended = threading.Event()
@@ -76,7 +81,7 @@ class Session(client.Listener):
 
     @property
     def df(self) -> pd.DataFrame:
-        """The main output so far, a DataFrame of its own. UnsupportedError when there is nothing this bpfnb reads."""
+        """The main output so far, a DataFrame of its own. ProgramError when the cell has no output."""
         return self._main().df
 
     @property
@@ -85,9 +90,9 @@ class Session(client.Listener):
         return _Named(self._outputs, self._why_no_output)
 
     @property
-    def maps(self) -> Mapping[str, object]:
-        """Every map by name. This version of bpfnb declares and fills maps, but does not read them yet."""
-        return _Named({}, self._why_no_map)
+    def maps(self) -> Mapping[str, Map]:
+        """Every map by name; of a stopped session, as they were at its end. KeyError for one that is not there."""
+        return _Named(self._maps, self._why_no_map)
 
     @property
     def lost(self) -> int:
@@ -110,8 +115,9 @@ class Session(client.Listener):
 
     def meter(self, by: str | None = None) -> frames.RateMeter:
         """Events per second of the main output, kept up to date cheaply: what a panel draws."""
-        if by is not None and by not in frames.PrintkTable.COLUMNS:
-            raise ValueError(f"no column {by!r}: there are {', '.join(frames.PrintkTable.COLUMNS)}")
+        names = self._main().names
+        if by is not None and by not in names:
+            raise ValueError(f"no column {by!r}: there are {', '.join(names)}")
         return frames.RateMeter(self._since, by)
 
     def snapshot(self) -> Snapshot:
@@ -126,6 +132,7 @@ class Session(client.Listener):
             probes=self.probes,
             outputs=outputs,
             error=str(self._error or ""),
+            maps=tuple((name, map_.info.kind) for name, map_ in self._maps.items()),
         )
 
     # --- its life ---
@@ -167,14 +174,20 @@ class Session(client.Listener):
     def on_segment(self, message: SegmentAdded, fd: int) -> None:
         output = self._outputs.get(message.output)
         if output is None:
-            output = Output(message.output, message.schema, message.epoch_ns, self._keep)
+            kinds = {output.name: output.kind for output in self.program.outputs}
+            kind = kinds.get(message.output, "printk")
+            output = Output(message.output, message.schema, message.epoch_ns, self._keep, kind)
             self._outputs[message.output] = output
         output.add_segment(message.layout, fd)
 
     def on_loaded(self, loaded: Loaded) -> None:
         self.probes, self.warnings = loaded.probes, loaded.warnings
+        self._maps = {info.name: Map(info, _MapAccess(self, info.name)) for info in loaded.maps}
         self._started = time.monotonic()
         self.state = "running"
+
+    def on_map(self, message: MapRead, data: bytes) -> None:
+        self._final[message.map] = message.count, data
 
     def on_death(self, error: TracerDied) -> None:
         self._error = error
@@ -204,26 +217,56 @@ class Session(client.Listener):
             if name in self._outputs:
                 return self._outputs[name]
         if declared:
-            raise UnsupportedError(self._why_no_output(declared[0]))
-        maps = ", ".join(declared.name for declared in self.program.maps)
-        kept = f"; it keeps what it learns in maps ({maps}), which this bpfnb does not read yet" if maps else ""
-        raise UnsupportedError(f"{self.name} has no output: its C neither prints nor declares one{kept}")
+            raise ProgramError(self._why_no_output(declared[0]))
+        maps = [f"{self.name}.maps[{name!r}].df" for name in self._maps]
+        kept = f"; what it learns it keeps in maps: {', '.join(maps)}" if maps else ""
+        raise ProgramError(f"{self.name} has no output: its C neither prints nor submits to one{kept}")
 
     def _since(self, row: int, by: str | None) -> tuple[int, npt.NDArray[np.int64], pd.Categorical | None]:
         return self._main().since(row, by)
 
     def _why_no_output(self, name: str) -> str:
-        macros = {"perf": "BPF_PERF_OUTPUT", "ringbuf": "BPF_RINGBUF_OUTPUT"}
-        for output in self.program.outputs:
-            if output.name == name:
-                return f"output {name} ({macros[output.kind]}) is declared, but this bpfnb reads only bpf_trace_printk"
+        if any(output.name == name for output in self.program.outputs):
+            return f"output {name} is declared, but nothing in this cell submits to it"
+        if any(declared.name == name for declared in self.program.maps):
+            return f"{name} is a map, not an output: {self.name}.maps[{name!r}]"
         return f"{self.name} has no output {name!r}{_near(name, self._outputs)}"
 
     def _why_no_map(self, name: str) -> str:
-        for declared in self.program.maps:
-            if declared.name == name:
-                return f"map {name} ({declared.macro}) is declared, but this bpfnb does not read maps yet"
-        return f"{self.name} has no map {name!r}{_near(name, [m.name for m in self.program.maps])}"
+        if name in self._outputs:
+            return f"{name} is an output, not a map: {self.name}.outputs[{name!r}]"
+        return f"{self.name} has no map {name!r}{_near(name, self._maps)}"
+
+
+class _MapAccess:
+    """How a Map reaches its entries: in the kernel while the session runs, and then as they were at its end."""
+
+    def __init__(self, session: Session, name: str) -> None:
+        self._session = session
+        self._name = name
+
+    def read(self) -> tuple[int, bytes]:
+        session = self._session
+        if session.state != "running":
+            if self._name not in session._final:
+                raise session._error or ProgramError(f"{session.name} ended before its map {self._name} could be read")
+            return session._final[self._name]
+        return self._client().read_map(session._number, self._name)
+
+    def write(self, key: bytes, value: bytes | None) -> None:
+        self._client().write_map(self._session._number, self._name, key, value)
+
+    def clear(self) -> None:
+        self._client().clear_map(self._session._number, self._name)
+
+    def symbols(self, pid: int, addresses: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Names and modules of code addresses; asked of this notebook's tracer, which outlives its sessions."""
+        return client.connect().find_symbols(pid, addresses)
+
+    def _client(self) -> client.Client:
+        if self._session.state != "running" or not self._session._client:
+            raise ProgramError(f"{self._session.name} is {self._session.state}: its map {self._name} cannot be changed")
+        return self._session._client
 
 
 class _Named(Mapping[str, Value]):

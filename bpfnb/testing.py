@@ -5,6 +5,13 @@
         tracer.printk(session, [Line("bash", 42, "hi")])
         assert list(session.df.msg) == ["hi"]
 
+Events of BPF_PERF_OUTPUT and BPF_RINGBUF_OUTPUT, and maps, are numpy arrays; a structured array is a C struct:
+
+    with FakeTracer(maps={"counts": (np.array([1, 2], "<u4"), np.array([10, 20], "<u8"))}) as tracer:
+        session = bpfnb.trace(source_with_BPF_HASH_counts_and_BPF_PERF_OUTPUT_events)
+        tracer.events(session, "events", np.array([(1, b"bash")], [("pid", "<u4"), ("comm", "S16")]))
+        assert list(session.maps["counts"].df.value) == [10, 20]
+
 It speaks the real protocol over a real socketpair and fills real segments, but compiles nothing and attaches nothing:
 every program is taken as good unless told otherwise (``refuse``).
 """
@@ -15,17 +22,18 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from msgspec.structs import replace
 
 from bpfnb import client, protocol
-from bpfnb.errors import BpfnbError
-from bpfnb.program import Program
-from bpfnb.protocol import Check, Connection, ProbeInfo, ToTracer
-from bpfnb.schema import PRINTK, PRINTK_ROW, Layout
+from bpfnb.errors import BpfnbError, ProgramError
+from bpfnb.program import MapDecl, Program
+from bpfnb.protocol import Check, Connection, MapInfo, ProbeInfo, ToTracer
+from bpfnb.schema import PRINTK, PRINTK_ROW, Column, Layout, Rows, Schema
 from bpfnb.session import Session
 from bpfnb.tracer.segments import SegmentWriter
 
@@ -45,11 +53,17 @@ class Line(NamedTuple):
 class FakeTracer:
     """Stands in for the tracer process of this notebook, inside a ``with`` block."""
 
-    def __init__(self, probes: Sequence[str] = (), checks: Sequence[Check] = ()) -> None:
+    def __init__(
+        self,
+        probes: Sequence[str] = (),
+        checks: Sequence[Check] = (),
+        maps: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
+    ) -> None:
         self._probes = tuple(probes)
         self._checks = tuple(checks)
+        self._maps = {name: _Entries(*arrays) for name, arrays in (maps or {}).items()}
         self._refusals: list[BpfnbError] = []
-        self._writers: dict[int, SegmentWriter] = {}
+        self._writers: dict[tuple[int, str], SegmentWriter] = {}
         self._before: client.Client | None = None
         self.loaded: list[str] = []  # the sources of the programs loaded, in order
         self.stopped: list[int] = []  # the numbers of the sessions stopped, in order
@@ -79,14 +93,22 @@ class FakeTracer:
         rows["pid"] = [line.pid for line in full]
         rows["cpu"] = [line.cpu for line in full]
         rows["comm"] = [_bytes(line.comm) for line in full]
-        self._writer(session).append(
-            rows.view(np.uint8).reshape(len(rows), -1), np.frombuffer(b"".join(messages), np.uint8)
-        )
+        text = np.frombuffer(b"".join(messages), np.uint8)
+        self._writers[session._number, "printk"].append(_bytes_of(rows), text)
         self._client.find_probes("", 0)  # its answer comes after the news of any segment that was begun
 
-    def lose(self, session: Session, total: int) -> None:
-        """Say that a session has lost so many events so far."""
-        self._writer(session).set_lost(total)
+    def events(self, session: Session, output: str, rows: np.ndarray, time: str = "") -> None:
+        """Deliver events to an output. On return they are in its ``df``. ``time``: the field that holds their time."""
+        at = (session._number, output)
+        if at not in self._writers:
+            schema = replace(_schema(rows.dtype, "value"), time=time)
+            self._writers[at] = SegmentWriter(schema, self._publisher(*at, schema))
+        self._writers[at].append(_bytes_of(rows))
+        self._client.find_probes("", 0)
+
+    def lose(self, session: Session, total: int, output: str = "printk") -> None:
+        """Say that an output has lost so many events so far."""
+        self._writers[session._number, output].set_lost(total)
 
     def refuse(self, error: BpfnbError) -> None:
         """Answer the next program with this error."""
@@ -98,16 +120,22 @@ class FakeTracer:
         self._thread.join()
         self._writers.clear()
 
-    def _writer(self, session: Session) -> SegmentWriter:
-        return self._writers[session._number]
-
     def _serve(self) -> None:
         try:
             while True:
                 message, _ = self._connection.receive()
-                self._connection.send(self._reply(message))
+                if isinstance(message, protocol.ReadMap):
+                    self._send_map(message.request, message.session, message.map)
+                else:
+                    self._connection.send(self._answer(message))
         except (EOFError, OSError):
             pass  # either end has closed
+
+    def _answer(self, message: ToTracer) -> protocol.FromTracer:
+        try:
+            return self._reply(message)
+        except BpfnbError as error:
+            return protocol.Failed.of(message.request, error)
 
     def _reply(self, message: ToTracer) -> protocol.FromTracer:
         match message:
@@ -115,26 +143,91 @@ class FakeTracer:
                 return self._load(request, program)
             case protocol.Stop(request, session):
                 self.stopped.append(session)
-                self._writers.pop(session, None)
+                self._writers = {at: writer for at, writer in self._writers.items() if at[0] != session}
+                for name in self._maps:
+                    self._send_map(0, session, name)
                 return protocol.Stopped(request)
+            case protocol.WriteMap(request, _, name, key, value):
+                self._maps[name].write(key, value)
+                return protocol.MapWritten(request)
+            case protocol.ClearMap(request, _, name):
+                self._maps[name].clear()
+                return protocol.MapWritten(request)
+            case protocol.FindSymbols(request, _, addresses):
+                return protocol.Symbols(request, ("[unknown]",) * len(addresses), ("",) * len(addresses))
             case protocol.FindProbes(request, _, limit):
                 return protocol.ProbeNames(request, self._probes[:limit], max(len(self._probes) - limit, 0))
             case protocol.RunChecks(request):
                 return protocol.Checks(request, self._checks)
+        raise AssertionError(message)
 
     def _load(self, request: int, program: Program) -> protocol.FromTracer:
         if self._refusals:
             return protocol.Failed.of(request, self._refusals.pop(0))
         self.loaded.append(program.source)
+        if program.prints:
+            self._writers[request, "printk"] = SegmentWriter(PRINTK, self._publisher(request, "printk", PRINTK))
+        probes = tuple(ProbeInfo(p.requested, p.requested, p.kind, "", p.function) for p in program.probes)
+        maps = tuple(self._maps[m.name].info(m) for m in program.maps if m.name in self._maps)
+        return protocol.Loaded(request, probes, (), maps)
+
+    def _publisher(self, session: int, output: str, schema: Schema) -> Callable[[Layout, int], None]:
         epoch = time.time_ns() - time.monotonic_ns()
 
         def publish(layout: Layout, fd: int) -> None:
-            self._connection.send(protocol.SegmentAdded(request, "printk", PRINTK, layout, epoch), [fd])
+            self._connection.send(protocol.SegmentAdded(session, output, schema, layout, epoch), [fd])
 
-        if program.prints:
-            self._writers[request] = SegmentWriter(PRINTK, publish)
-        probes = tuple(ProbeInfo(p.requested, p.requested, p.kind, "", p.function) for p in program.probes)
-        return protocol.Loaded(request, probes, ())
+        return publish
+
+    def _send_map(self, request: int, session: int, name: str) -> None:
+        count, data = self._maps[name].content()
+        fd = os.memfd_create("bpfnb-fake-map")
+        try:
+            os.write(fd, data)
+            self._connection.send(protocol.MapRead(request, session, name, count), [fd])
+        finally:
+            os.close(fd)
+
+
+class _Entries:
+    """A map's entries, as the kernel would have them."""
+
+    def __init__(self, keys: np.ndarray, values: np.ndarray) -> None:
+        self._key, self._value = keys.dtype, values.dtype
+        self._entries = {k.tobytes(): v.tobytes() for k, v in zip(keys, values, strict=True)}
+
+    def info(self, declared: MapDecl) -> MapInfo:
+        key, value = _schema(self._key, "key"), _schema(self._value, "value")
+        kind = "array" if "ARRAY" in declared.macro or "HIST" in declared.macro else "hash"
+        return MapInfo(
+            declared.name, declared.macro, kind, key, value, key.size, value.size, value.size, 1, 10240, declared.line
+        )
+
+    def content(self) -> tuple[int, bytes]:
+        keys = b"".join(self._entries)
+        return len(self._entries), keys + bytes(-len(keys) % 8) + b"".join(self._entries.values())
+
+    def write(self, key: bytes, value: bytes | None) -> None:
+        if value is None:
+            if self._entries.pop(key, None) is None:
+                raise ProgramError("the map has no such key")
+        else:
+            self._entries[key] = value
+
+    def clear(self) -> None:
+        self._entries.clear()
+
+
+def _schema(dtype: np.dtype[Any], name: str) -> Schema:
+    """The schema of a numpy dtype: of a structured one, a column a field."""
+    fields = [(n, f[0], f[1]) for n, f in dtype.fields.items()] if dtype.fields else [(name, dtype, 0)]
+    kinds = {"S": "text", "V": "bytes"}
+    columns = tuple(Column(n, kinds.get(d.kind, "number"), d.str, at) for n, d, at in fields)
+    return Schema(columns, dtype.itemsize)
+
+
+def _bytes_of(rows: np.ndarray) -> Rows:
+    return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), rows.dtype.itemsize)
 
 
 def _bytes(text: str | bytes) -> bytes:

@@ -99,20 +99,27 @@ class _Service:
         self._connection = connection
         privileges.require()
         privileges.mount_tracefs()
+        # It shows the kernel's addresses to those who had CAP_SYSLOG when they opened it.
+        kallsyms = os.open("/proc/kallsyms", os.O_RDONLY | os.O_CLOEXEC)
         privileges.drop()
         tracefs.sweep_orphans()
         # Imported only now: bcc brings LLVM, whose threads and memory are to begin without the dropped capabilities.
         from bpfnb.tracer.compiler import Compiler
         from bpfnb.tracer.engine import Engine
         from bpfnb.tracer.sessions import Sessions
+        from bpfnb.tracer.symbols import Symbols
 
         engine = Engine()
         self.compiler = Compiler(engine, watched)  # forks, so before there are threads
         self._sessions = Sessions(engine, self.compiler, connection)
+        self._symbols = Symbols(kallsyms)
         connection.send(protocol.Hello(os.getpid(), engine.version, platform.release()))
 
     def answer(self, message: ToTracer) -> None:
         try:
+            if isinstance(message, protocol.ReadMap):
+                self._sessions.read_map(message.request, message.session, message.map)  # sends its own answer
+                return
             reply = self._reply(message)
         except BpfnbError as error:
             reply = protocol.Failed.of(message.request, error)
@@ -138,6 +145,14 @@ class _Service:
             case protocol.Stop(request, session):
                 self._sessions.stop(session)
                 return protocol.Stopped(request)
+            case protocol.WriteMap(request, session, name, key, value):
+                self._sessions.write_map(session, name, key, value)
+                return protocol.MapWritten(request)
+            case protocol.ClearMap(request, session, name):
+                self._sessions.clear_map(session, name)
+                return protocol.MapWritten(request)
+            case protocol.FindSymbols(request, pid, addresses):
+                return protocol.Symbols(request, *self._symbols.find(pid, addresses))
             case protocol.FindProbes(request, pattern, limit):
                 from bpfnb.tracer import probes
 

@@ -4,6 +4,9 @@ LLVM ends the process it runs in when a stack frame is too large or an operation
 it compiled. So the worker, before it has threads, forks a process that warms LLVM once and forks again for each cell:
 the child compiles, has the kernel load the programs, passes their descriptors to the worker and exits. Whatever becomes
 of it, the worker and the other sessions live on.
+
+The child also writes down how to load the same without compiling (recipes.py). A cell that comes again unchanged is
+then the worker's own work, and a tenth of it.
 """
 
 from __future__ import annotations
@@ -11,17 +14,18 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import re
 import select
 import signal
 import socket
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from bpfnb.errors import (
     AttachError,
@@ -29,39 +33,31 @@ from bpfnb.errors import (
     CompileError,
     Diagnostic,
     InternalError,
-    PrivilegeError,
     UnsupportedError,
-    VerifierError,
 )
 from bpfnb.protocol import Connection
-from bpfnb.tracer import headers
-from bpfnb.tracer.engine import Engine, Usdt
-from bpfnb.tracer.rewrite import Rewritten
+from bpfnb.schema import Schema
+from bpfnb.tracer import failures, headers, lineinfo, recipes, syscalls
+from bpfnb.tracer.btf import STRUCT, Types, schema_of
+from bpfnb.tracer.edits import Rewritten
+from bpfnb.tracer.engine import Compiled, Engine, Usdt
+from bpfnb.tracer.lineinfo import Lines
+from bpfnb.tracer.recipes import Kept, Recipe
+from bpfnb.tracer.submits import CARRIES, UNKNOWN
 
-__all__ = ["CELL_PATH", "Compiler", "LoadWish", "Module", "UsdtWish"]
+__all__ = ["CELL_PATH", "Compiler", "LoadWish", "Module", "Table", "UsdtWish"]
 
 # While a cell is compiled it is a file of this name: LLVM copies the lines from there that the verifier will quote.
 _CELL_FD = 200
 CELL_PATH = f"/proc/self/fd/{_CELL_FD}"
 
-_MOST_PROGRAMS = 250  # descriptors that one message can carry (the kernel's SCM_MAX_FD is 253)
+_MOST_DESCRIPTORS = 250  # descriptors that one message can carry (the kernel's SCM_MAX_FD is 253)
+_MOST_RECIPES = 16
 _PATIENCE = 60.0  # seconds for a cell; an ordinary one takes a tenth of one
 
-_DIAGNOSTIC = re.compile(r"^/(?:virtual/main\.c|proc/self/fd/\d+):(\d+):(\d+): (?:fatal )?(\w+): (.*)$", re.M)
-# A line of the verifier's log that quotes the program's: "; text @ file:line". Linux says where since v6.9.
-_QUOTE = re.compile(r"^; (.*?)(?: @ [^@\s]+:(\d+))?$", re.M)
 # In C a call of an unknown function is but a warning, and then the verifier speaks in riddles. A function that ends
 # without a value works by accident.
 _WARNINGS = ("-Werror=implicit-function-declaration", "-Wreturn-type")
-# Lines of a verifier's log that give no reason: instructions, quotes, states, and what libbpf and bcc say around it.
-_NO_REASON = re.compile(
-    r"\s*(\d+: |;|(cur|old|last|first|parent) |regs=|from \d|func#|stack depth|mark_precise|processed |"
-    r"bpf: |libbpf:|HINT|The |$)"
-)
-# What LLVM says before it ends the process: "error: FILE:LINE:COLUMN: in function NAME TYPE: REASON".
-_BACKEND = re.compile(
-    r"error: (?:/proc/self/fd/\d+:(\d+):(\d+): )?(?:in function (\w+) [^:]*: )?(?:<inline asm>:\d+:\d+: )?(.*)", re.I
-)
 
 
 class LoadWish(Struct, frozen=True):
@@ -81,19 +77,40 @@ class UsdtWish(Struct, frozen=True):
     requested: str
 
 
+class Table(Struct, frozen=True):
+    """A map or an output of the compiled cell: its descriptor, and what its keys and values are where it is known."""
+
+    fd: int
+    key: Schema | None
+    value: Schema | None
+
+
 class Module:
-    """A cell compiled and loaded: its programs, and where its USDT probes lie. ``close`` lets the programs go."""
+    """A cell compiled and loaded. ``close`` lets its programs and tables go.
+
+    ``places``: where its USDT probes lie. ``carried``: for each of the source's submits that was compiled, what it
+    hands over, None where that is void, or why it cannot be described; None altogether where bcc loaded no BTF.
+    """
 
     def __init__(
-        self, programs: dict[LoadWish, int], places: dict[UsdtWish, _Places], warnings: tuple[Diagnostic, ...]
+        self,
+        programs: dict[LoadWish, int],
+        tables: dict[str, Table],
+        places: dict[UsdtWish, _Places],
+        carried: dict[int, Schema | str | None] | None,
+        warnings: tuple[Diagnostic, ...],
     ) -> None:
         self.programs = programs
+        self.tables = tables
         self.places = places
+        self.carried = carried
         self.warnings = warnings
 
     def close(self) -> None:
         while self.programs:
             os.close(self.programs.popitem()[1])
+        while self.tables:
+            os.close(self.tables.popitem()[1].fd)
 
 
 class Compiler:
@@ -113,41 +130,83 @@ class Compiler:
         self.pidfd = os.pidfd_open(self._pid)
         theirs.close()
         self._connection: Connection[_Answer] = Connection(ours, _Answer)
+        self._kept: Kept[_Built] = Kept(_MOST_RECIPES)
 
     def build(
-        self, source: Rewritten, cflags: Sequence[str], usdt: Sequence[UsdtWish], loads: Sequence[LoadWish]
+        self,
+        source: Rewritten,
+        cflags: Sequence[str],
+        usdt: Sequence[UsdtWish],
+        loads: Sequence[LoadWish],
+        tables: Sequence[str] = (),
     ) -> Module:
-        """Compile a cell and load what is wished for; a function that is not in the compiled text is left out.
+        """Compile a cell, or take what was compiled of it before, and load what is wished for; functions and tables
+        that are not in the compiled text are left out.
 
         CompileError, VerifierError, AttachError (a USDT probe that is not there), PrivilegeError.
         """
-        if len(loads) > _MOST_PROGRAMS:
-            raise UnsupportedError(f"a cell can have at most {_MOST_PROGRAMS} programs, not {len(loads)}")
-        try:
-            return self._build(source, [*_WARNINGS, *cflags], usdt, loads)
-        except CompileError as error:
-            if not self._generated or not headers.lacks_a_type(error.log):
-                raise
-        # The types most programs use are parsed quickly; one that needs another pays for parsing them all.
-        return self._build(source, [*_WARNINGS, *cflags, *headers.EVERYTHING], usdt, loads)
+        if len(loads) + len(tables) > _MOST_DESCRIPTORS:
+            raise UnsupportedError(
+                f"a cell can have at most {_MOST_DESCRIPTORS} programs and maps, not {len(loads) + len(tables)}"
+            )
+        flags = (*_WARNINGS, *cflags)
+        kept = not usdt and recipes.decided(source.text, cflags)
+        job = _Job(source.text, source.cell, flags, tuple(usdt), tuple(loads), tuple(tables), source.tag, kept)
+        # All that the compiler is told, but for the tag; and what it finds out by itself.
+        key = (replace(job, text=source.text.replace(source.tag, ""), tag=""), recipes.formats(source.text))
+        return self._again(source, job, key) or self._anew(source, job, key)
 
     def close(self) -> None:
         self._connection.close()
         os.waitpid(self._pid, 0)
         os.close(self.pidfd)
 
-    def _build(
-        self, source: Rewritten, cflags: Sequence[str], usdt: Sequence[UsdtWish], loads: Sequence[LoadWish]
-    ) -> Module:
-        self._connection.send(_Job(source.text, source.cell, tuple(cflags), tuple(usdt), tuple(loads)))
+    def _again(self, source: Rewritten, job: _Job, key: Hashable) -> Module | None:
+        """The cell from its recipe; None where there is none, or the kernel refuses: compiling will tell why."""
+        built = self._kept.get(key)
+        if not built or not built.recipe:
+            return None
+        try:
+            fds = built.recipe.cook(source.tag)
+        except OSError:
+            self._kept.forget(key)
+            return None
+        return _module(source, job, built, fds)
+
+    def _anew(self, source: Rewritten, job: _Job, key: Hashable) -> Module:
+        built, fds = self._compile_with_types(source, job)
+        if built.recipe:
+            self._kept.put(key, built)
+        return _module(source, job, built, fds)
+
+    def _compile_with_types(self, source: Rewritten, job: _Job) -> tuple[_Built, list[int]]:
+        """The types most programs use are parsed quickly; one that needs another pays for parsing them all."""
+        try:
+            return self._compile(source, job)
+        except CompileError as error:
+            if not self._generated or not headers.lacks_a_type(error.log):
+                raise
+        return self._compile(source, replace(job, cflags=(*job.cflags, *headers.EVERYTHING)))
+
+    def _compile(self, source: Rewritten, job: _Job) -> tuple[_Built, list[int]]:
+        self._connection.send(job)
         ready, _, _ = select.select([self._connection.fileno(), *self._watched], [], [])
         if set(self._watched) & set(ready):
             raise EOFError("the notebook has ended")
         answer, fds = self._connection.receive()
         if not isinstance(answer, _Built):
             raise _error(answer, source)
-        programs = {loads[index]: fd for index, fd in zip(answer.loaded, fds, strict=True)}
-        return Module(programs, dict(zip(usdt, answer.places, strict=True)), _diagnostics(source, answer.log))
+        return answer, fds
+
+
+def _module(source: Rewritten, job: _Job, built: _Built, fds: Sequence[int]) -> Module:
+    programs = {job.loads[index]: fd for index, fd in zip(built.loaded, fds, strict=False)}
+    tables = {
+        table.name: Table(fd, table.key, table.value)
+        for table, fd in zip(built.tables, fds[len(programs) :], strict=True)
+    }
+    places = dict(zip(job.usdt, built.places, strict=True))
+    return Module(programs, tables, places, built.carried, failures.diagnostics(source, built.log))
 
 
 # --- between the two ----------------------------------------------------------------------------------------------
@@ -156,19 +215,33 @@ _Places = tuple[tuple[str, int], ...]
 
 
 class _Job(Struct, frozen=True):
+    """``tag``: the printk tag in the text, or "". ``kept``: whether a recipe is wanted."""
+
     text: str
     cell: str
     cflags: tuple[str, ...]
     usdt: tuple[UsdtWish, ...]
     loads: tuple[LoadWish, ...]
+    tables: tuple[str, ...]
+    tag: str
+    kept: bool
+
+
+class _Table(Struct, frozen=True):
+    name: str
+    key: Schema | None
+    value: Schema | None
 
 
 class _Built(Struct, tag=True, frozen=True):
-    """``loaded``: indices of the wishes, in the order of the descriptors that travel along."""
+    """``loaded``: indices of the wishes; their descriptors travel along, in this order, and then the tables'."""
 
     loaded: tuple[int, ...]
+    tables: tuple[_Table, ...]
+    carried: dict[int, Schema | str | None] | None
     places: tuple[_Places, ...]
     log: str
+    recipe: Recipe | None
 
 
 class _NotCompiled(Struct, tag=True, frozen=True):
@@ -180,6 +253,7 @@ class _NotLoaded(Struct, tag=True, frozen=True):
     function: str
     errno: int
     log: str
+    lines: Lines
 
 
 class _NoUsdt(Struct, tag=True, frozen=True):
@@ -268,6 +342,7 @@ def _run(engine: Engine, connection: Connection[_Job], job: _Job, log: int) -> N
 
 
 def _do(engine: Engine, job: _Job) -> tuple[_Answer, list[int]]:
+    inherited = _btf_descriptors()  # what was compiled to warm up
     usdt = []
     for wish in job.usdt:
         try:
@@ -282,16 +357,93 @@ def _do(engine: Engine, job: _Job) -> tuple[_Answer, list[int]]:
     log = _text(2)
     os.ftruncate(2, 0)
     os.lseek(2, 0, os.SEEK_SET)
-    fds, loaded = [], []
+    programs, loaded = [], []
     for index, load in enumerate(job.loads):
         if not compiled.has(load.function):
             continue
         try:
-            fds.append(compiled.load(load.function, load.kind, load.name))
+            fd = compiled.load(load.function, load.kind, load.name)
         except OSError as error:
-            return _NotLoaded(load.function, error.errno or 0, _text(2)), []
+            return _refused(compiled, load, error.errno or 0, _btf(inherited)), []
+        programs.append((fd, compiled.function(load.function)))
         loaded.append(index)
-    return _Built(tuple(loaded), tuple(tuple(probe.places()) for probe in usdt), log), fds
+    btf = _btf(inherited)
+    types = Types(btf) if btf else None
+    tables = {name: table for name in job.tables if (table := compiled.table(name)) is not None}
+    handed = list(tables.values())
+    recipe = recipes.write(programs, compiled.tables(), handed, btf, job.tag) if job.kept else None
+    built = _Built(
+        tuple(loaded),
+        tuple(_table(types, name) for name in tables),
+        _carried(types),
+        tuple(tuple(probe.places()) for probe in usdt),
+        log,
+        recipe,
+    )
+    return built, [*(fd for fd, _ in programs), *handed]
+
+
+def _refused(compiled: Compiled, load: LoadWish, number: int, btf: bytes) -> _NotLoaded:
+    """What there is to say of a program the kernel did not take."""
+    log = _text(2)
+    if number == errno.E2BIG:  # bcc then keeps the log to itself
+        log = compiled.log(load.function, load.kind, load.name)
+    lines = lineinfo.find(btf, load.function, CELL_PATH) if btf else Lines()
+    return _NotLoaded(load.function, number, log, lines)
+
+
+def _btf(inherited: set[int]) -> bytes:
+    """The type information of what was just compiled; b"" where there is none."""
+    opened = _btf_descriptors() - inherited
+    return syscalls.btf(opened.pop()) if opened else b""
+
+
+def _btf_descriptors() -> set[int]:
+    """Type information this process has open: bcc keeps the descriptors to itself."""
+    found = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # the one this loop reads from
+            if str(entry.readlink()) == "anon_inode:btf":
+                found.add(int(entry.name))
+    return found
+
+
+def _table(types: Types | None, name: str) -> _Table:
+    """The types of a map's key and value: bcc declares a struct of the two (helpers.h, BPF_ANNOTATE_KV_PAIR)."""
+    found = types.named([f"____btf_map_{name}"], STRUCT) if types else []
+    if not types or not found:
+        return _Table(name, None, None)
+    members = {member.name: member.type_id for member in types.members(found[0])}
+    key, value = (_part(types, members, part) for part in ("key", "value"))
+    return _Table(name, key, value)
+
+
+def _part(types: Types, members: dict[str, int], part: str) -> Schema | None:
+    """A map's key or value; None where it has none, or one that cannot be described: it is then shown as bytes."""
+    try:
+        return schema_of(types, members[part], part) if part in members else None
+    except UnsupportedError:
+        return None
+
+
+def _carried(types: Types | None) -> dict[int, Schema | str | None] | None:
+    """What each submit hands over (submits.py); None where nothing is known of any."""
+    if types is None:
+        return None
+    carried: dict[int, Schema | str | None] = {}
+    for holder in types.structs(CARRIES):
+        (value,) = types.members(holder)
+        carried[int(types.all[holder].name.removeprefix(CARRIES))] = _value(types, value.type_id)
+    return carried
+
+
+def _value(types: Types, value: int) -> Schema | str | None:
+    if types.all[value].name == UNKNOWN:
+        return None
+    try:
+        return schema_of(types, value, "value")
+    except UnsupportedError as error:
+        return error.message
 
 
 def _text(fd: int) -> str:
@@ -304,71 +456,13 @@ def _text(fd: int) -> str:
 def _error(answer: _Answer, source: Rewritten) -> BpfnbError:
     match answer:
         case _NotCompiled(reason, log):
-            return _compile_error(source, log, reason)
-        case _NotLoaded(function, number, log):
-            return _load_error(function, number, log, source)
+            return failures.compile_error(source, log, reason)
+        case _NotLoaded(function, number, log, lines):
+            return failures.load_error(source, function, number, log, lines)
         case _NoUsdt(requested, reason):
             return AttachError(f"{requested}: {reason}", probe=requested, errno=errno.ENOENT)
         case _Bug(trace):
             return InternalError("the compiling process failed", remote_traceback=trace)
         case _Crashed(status, log):
-            return _crash_error(source, status, log)
+            return failures.crash_error(source, status, log, _PATIENCE)
     raise AssertionError(answer)
-
-
-def _diagnostics(source: Rewritten, log: str) -> tuple[Diagnostic, ...]:
-    found = []
-    for line, column, severity, message in _DIAGNOSTIC.findall(log):
-        place = source.to_cell(int(line), int(column))
-        found.append(Diagnostic(*place, severity, message))
-    return tuple(found)
-
-
-def _compile_error(source: Rewritten, log: str, reason: str) -> CompileError:
-    diagnostics = _diagnostics(source, log)
-    first = next((d for d in diagnostics if d.severity == "error"), None)
-    if first:
-        return CompileError(
-            first.message, diagnostics=diagnostics, log=log, line=first.line, column=first.column, source=source.cell
-        )
-    outside = re.search(r"(?:fatal )?error: (.*)", log)
-    reason = outside[1] if outside else (log.strip().splitlines() or [reason])[-1]
-    return CompileError(f"clang: {reason}", diagnostics=diagnostics, log=log, source=source.cell)
-
-
-def _crash_error(source: Rewritten, status: int | None, log: str) -> CompileError:
-    """LLVM ended the process: it said why, and sometimes where."""
-    if status is None:
-        return CompileError(f"compiling took more than {_PATIENCE:g} s and was ended", log=log, source=source.cell)
-    said = _BACKEND.search(log)
-    if not said:
-        how = f"signal {-status}" if status < 0 else f"exit status {status}"
-        return CompileError(f"the compiler crashed ({how})", log=log, source=source.cell)
-    line, column, function, reason = said.groups()
-    message = f"{function}: {reason}" if function else reason
-    if line and int(line):
-        place = source.to_cell(int(line), int(column))
-        return CompileError(message, log=log, line=place[0], column=place[1], source=source.cell)
-    return CompileError(message, log=log, source=source.cell)
-
-
-def _load_error(function: str, number: int, log: str, source: Rewritten) -> VerifierError | PrivilegeError:
-    reasons = [text.strip() for text in log.splitlines() if not _NO_REASON.match(text)]
-    if number == errno.EPERM and not reasons:
-        return PrivilegeError(f"the kernel refused to load {function}: {os.strerror(number)}", source=source.cell)
-    summary = reasons[-1] if reasons else os.strerror(number)
-    if number == errno.E2BIG:
-        summary = "more instructions than it will follow (a loop without an end?)"
-    message = f"the verifier refused {function}: {summary}"
-    return VerifierError(message, summary=summary, log=log, line=_line_at_fault(log, source.cell), source=source.cell)
-
-
-def _line_at_fault(log: str, cell: str) -> int | None:
-    """The cell's line the verifier quoted last, before it gave up; None when it quoted none of ours."""
-    lines = [line.strip() for line in cell.splitlines()]
-    for text, number in reversed(_QUOTE.findall(log)):
-        if number and 0 < int(number) <= len(lines):
-            return int(number)
-        if not number and lines.count(text.strip()) == 1:  # older kernels quote, but do not say where
-            return lines.index(text.strip()) + 1
-    return None

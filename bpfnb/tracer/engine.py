@@ -15,12 +15,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from bpfnb.errors import SetupError, UnsupportedError
 from bpfnb.tracer import headers
 
-__all__ = ["Compiled", "Engine", "Usdt", "find_bcc"]
+__all__ = ["Compiled", "Engine", "Function", "Usdt", "find_bcc"]
 
 # Where distributions put Python modules that are not for one interpreter alone.
 _PLACES = (
@@ -63,6 +63,11 @@ def _import_bcc() -> ModuleType:
     except (ImportError, OSError) as error:
         raise SetupError(f"bcc in {folder} cannot be imported: {error}") from None
     return module
+
+
+# The verifier's log levels (include/linux/bpf_verifier.h): 1 follows every instruction, 4 is the verdict alone.
+_VERDICT = 4
+_LOG_BYTES = 1 << 20
 
 
 class Engine:
@@ -110,6 +115,14 @@ class Engine:
         return prefix + function
 
 
+class Function(NamedTuple):
+    """A compiled function: its instructions as the compiler left them, and what else the kernel is told of it."""
+
+    instructions: bytes
+    licence: bytes
+    version: int
+
+
 class Compiled:
     """A compiled cell, in the process that compiled it."""
 
@@ -122,22 +135,53 @@ class Compiled:
         """Whether a function was compiled: one under an ``#if`` may not have been."""
         return self._compiled_name(function) is not None
 
+    def table(self, name: str) -> int | None:
+        """The descriptor of a map or output, which this object owns; None when it was not compiled."""
+        fd: int = self._lib.bpf_table_fd(self._module, name.encode())
+        return fd if fd >= 0 else None
+
+    def tables(self) -> list[int]:
+        """The descriptors of all tables: also of those that nobody has asked for by name."""
+        lib, module = self._lib, ctypes.c_void_p(self._module)  # bcc's binding does not say what these two take
+        return [lib.bpf_table_fd_id(module, ctypes.c_size_t(i)) for i in range(lib.bpf_num_tables(module))]
+
+    def function(self, function: str) -> Function:
+        """A function there is (see ``has``)."""
+        lib, module, compiled = self._lib, self._module, self._compiled_name(function)
+        start, size = lib.bpf_function_start(module, compiled), lib.bpf_function_size(module, compiled)
+        licence, version = lib.bpf_module_license(module), lib.bpf_module_kern_version(module)
+        return Function(ctypes.string_at(start, size), licence or b"", version)
+
+    def log(self, function: str, kind: int, name: str) -> str:
+        """The verifier's log of a program that it follows too far: its end as far as it is kept, then its verdict."""
+        return self._log(function, kind, name, 1) + "\n" + self._log(function, kind, name, _VERDICT)
+
+    def _log(self, function: str, kind: int, name: str, level: int) -> str:
+        buffer = ctypes.create_string_buffer(_LOG_BYTES)
+        self._load(function, kind, name, level, buffer)
+        return buffer.value.decode(errors="replace")
+
     def load(self, function: str, kind: int, name: str) -> int:
         """Have the kernel verify and load a function as program type ``kind``: its descriptor.
 
         ``name`` is what bcc is told the function is called: for fentry and LSM programs it names the target. OSError
         when the kernel refuses; what the verifier says goes to descriptor 2.
         """
+        fd = self._load(function, kind, name)
+        if fd < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return fd
+
+    def _load(self, function: str, kind: int, name: str, level: int = 0, log: Any = None) -> int:
         lib, module, compiled = self._lib, self._module, self._compiled_name(function)
         start, size = lib.bpf_function_start(module, compiled), lib.bpf_function_size(module, compiled)
         licence, version = lib.bpf_module_license(module), lib.bpf_module_kern_version(module)
         no_attach_type = 0xFFFFFFFF  # bcc's -1: deduce it from the name
+        room = len(log) if log else 0
         fd: int = lib.bcc_func_load(
-            module, kind, name.encode(), start, size, licence, version, 0, None, 0, None, no_attach_type
+            module, kind, name.encode(), start, size, licence, version, level, log, room, None, 0, no_attach_type
         )
-        if fd < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
         return fd
 
     def _compiled_name(self, function: str) -> bytes | None:

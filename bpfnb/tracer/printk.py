@@ -26,7 +26,7 @@ _EVENT = "bpf_trace/bpf_trace_printk"
 # Letters mean nothing to the kernel's glob filter, to C or to printf. A digit would: a pattern that starts with one is
 # an index to the kernel's filter_parse_regex(), and matches nothing.
 _ALPHABET = string.ascii_letters
-_TAG_LENGTH = 5  # 52**5: two sessions of one machine meet once in 380 million pairs; each byte is BPF stack
+_TAG_LENGTH = 8  # one register's worth: that LLVM stores as one number, which recipes.py finds and replaces
 _TOTAL_KILOBYTES = 32 << 10  # of buffer, over all CPUs
 _NEWLINE = 10
 

@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
+import mmap
+import os
+import struct
 import time
 from contextlib import ExitStack, suppress
 from functools import partial
 
-from bpfnb.errors import BpfnbError, ProgramError
-from bpfnb.program import Probe, Program
-from bpfnb.protocol import Connection, Loaded, SegmentAdded, ToTracer
-from bpfnb.schema import PRINTK, Layout
-from bpfnb.tracer import attach, privileges
+import numpy as np
+import numpy.typing as npt
+
+from bpfnb.errors import BpfnbError, ProgramError, SetupError
+from bpfnb.program import MapDecl, Probe, Program
+from bpfnb.protocol import Connection, Loaded, MapInfo, MapRead, ProbeInfo, SegmentAdded, ToTracer
+from bpfnb.schema import PRINTK, Layout, Schema
+from bpfnb.tracer import attach, mapdump, privileges
 from bpfnb.tracer.comms import CommHistory
 from bpfnb.tracer.compiler import CELL_PATH, Compiler, Module
 from bpfnb.tracer.drainer import Drainer
+from bpfnb.tracer.edits import Rewritten
 from bpfnb.tracer.engine import Engine
+from bpfnb.tracer.outputs import carried
 from bpfnb.tracer.printk import PrintkSource, new_tag
 from bpfnb.tracer.rewrite import rewrite
+from bpfnb.tracer.rings import PerfSource, RingSource
 from bpfnb.tracer.segments import SegmentWriter
+from bpfnb.tracer.submits import LOST_MAP
 
 __all__ = ["Sessions"]
+
+
+class _Running:
+    """A session: its module, and ``stack``, which undoes all that was done with it, the last first."""
+
+    def __init__(self, module: Module) -> None:
+        self.module = module
+        self.stack = ExitStack()
+        self.maps: tuple[MapInfo, ...] = ()
+
+    def close(self) -> None:
+        try:
+            self.stack.close()
+        finally:
+            self.module.close()
 
 
 class Sessions:
@@ -30,53 +55,106 @@ class Sessions:
         self._compiler = compiler
         self._connection = connection
         self._drainer = Drainer()
-        self._running: dict[int, ExitStack] = {}
+        self._running: dict[int, _Running] = {}
         self._comms: CommHistory | None = None
         self._printing: set[int] = set()
 
     def start(self, number: int, program: Program) -> Loaded:
         """Compile, load and attach. On any error nothing stays attached."""
-        with ExitStack() as stack:
-            try:
-                loaded = self._start(number, program, stack)
-            except BpfnbError as error:
-                error.source = error.source or program.source
-                raise
-            self._running[number] = stack.pop_all()
-        return loaded
+        try:
+            return self._start(number, program)
+        except BpfnbError as error:
+            error.source = error.source or program.source
+            raise
 
     def stop(self, number: int) -> None:
-        """Detach, deliver the rest, free. A session unknown or stopped already is no error."""
-        stack = self._running.pop(number, None)
-        if stack:
-            stack.close()
+        """Detach, deliver the rest, and the maps as they are then, free. A session unknown or stopped is no error."""
+        running = self._running.pop(number, None)
+        if not running:
+            return
+        try:
+            running.stack.close()
+            for info in running.maps:
+                if info.value:
+                    with suppress(BpfnbError):  # too large for the memory there is: the session says that it is gone
+                        self._send_map(0, number, info.name, running)
+        finally:
+            running.close()
 
     def stop_all(self) -> None:
-        for number in list(self._running):
-            self.stop(number)
+        """End every session; nobody is there any more to read what they leave."""
+        while self._running:
+            self._running.popitem()[1].close()
 
-    def _start(self, number: int, program: Program, stack: ExitStack) -> Loaded:
-        """What is entered first closes last: links, then the last drain, then the instance, then the programs."""
+    # --- maps ---
+
+    def read_map(self, request: int, number: int, name: str) -> None:
+        """Send a map's entries, as MapRead has them."""
+        self._send_map(request, number, name, self._of(number))
+
+    def write_map(self, number: int, name: str, key: bytes, value: bytes | None) -> None:
+        running = self._of(number)
+        tables = running.module.tables
+        kind = next(info.kind for info in running.maps if info.name == name)
+        if value is not None and kind.endswith("_of_maps"):  # it is the inner map's name
+            inner = value.decode(errors="replace")
+            if inner not in tables:
+                raise ProgramError(f"there is no map {inner!r} to put into {name}")
+            value = struct.pack("=I", tables[inner].fd)
+        mapdump.write(tables[name].fd, key, value)
+
+    def clear_map(self, number: int, name: str) -> None:
+        mapdump.clear(self._of(number).module.tables[name].fd)
+
+    def _of(self, number: int) -> _Running:
+        if number not in self._running:
+            raise ProgramError("the session has ended")
+        return self._running[number]
+
+    def _send_map(self, request: int, number: int, name: str, running: _Running) -> None:
+        count, fd = mapdump.dump(running.module.tables[name].fd)
+        try:
+            self._connection.send(MapRead(request, number, name, count), [fd])
+        finally:
+            os.close(fd)
+
+    # --- starting ---
+
+    def _start(self, number: int, program: Program) -> Loaded:
+        """What is begun first ends last: links, then the last drains, then what they read from, then the programs."""
         tag = new_tag() if program.prints else ""
-        module = self._build(program, tag)
-        stack.callback(module.close)
-        if program.prints:
-            self._read_printk(number, tag, stack)
-        probes = []
-        for probe in self._compiled(program, module):
-            with privileges.attaching():
-                link = attach.attach(self._engine, module, probe)
-            stack.callback(link.close)
-            probes.append(link.info)
-        if not probes:
-            raise ProgramError("nothing in this cell is attached to a probe", hint="name one: -a syscall:clone=hello")
-        return Loaded(number, tuple(probes), module.warnings)
-
-    def _build(self, program: Program, tag: str) -> Module:
         source = rewrite(program, tag=tag, syscall_mode=attach.syscall_mode(), path=CELL_PATH)
+        running = _Running(self._build(program, source))
+        try:
+            if program.prints:
+                self._read_printk(number, tag, running.stack)
+            self._read_outputs(number, program, source, running)
+            running.maps = tuple(_describe(declared, running.module) for declared in _compiled_maps(program, running))
+            probes = self._attach(program, running)
+        except BaseException:
+            running.close()
+            raise
+        self._running[number] = running
+        return Loaded(number, probes, running.module.warnings, running.maps)
+
+    def _build(self, program: Program, source: Rewritten) -> Module:
         usdt = [wish for probe in program.probes if (wish := attach.usdt_wish(probe))]
         loads = dict.fromkeys(attach.wish(self._engine, probe) for probe in program.probes)
-        return self._compiler.build(source, program.cflags, list(dict.fromkeys(usdt)), list(loads))
+        tables = [table.name for table in (*program.outputs, *program.maps)] + [LOST_MAP] * bool(program.outputs)
+        return self._compiler.build(
+            source, program.cflags, list(dict.fromkeys(usdt)), list(loads), list(dict.fromkeys(tables))
+        )
+
+    def _attach(self, program: Program, running: _Running) -> tuple[ProbeInfo, ...]:
+        infos = []
+        for probe in self._compiled(program, running.module):
+            with privileges.attaching():
+                link = attach.attach(self._engine, running.module, probe)
+            running.stack.callback(link.close)
+            infos.append(link.info)
+        if not infos:
+            raise ProgramError("nothing in this cell is attached to a probe", hint="name one: -a syscall:clone=hello")
+        return tuple(infos)
 
     def _compiled(self, program: Program, module: Module) -> list[Probe]:
         """The probes whose function was compiled: one under an ``#if`` that came out false asks for nothing."""
@@ -89,20 +167,51 @@ class Sessions:
                 raise ProgramError(f"there is no function {probe.function} in the compiled program")
         return probes
 
+    # --- reading ---
+
+    def _read_outputs(self, number: int, program: Program, source: Rewritten, running: _Running) -> None:
+        """Begin to read every output that something is submitted to."""
+        if not program.outputs:
+            return
+        module, stack = running.module, running.stack
+        if module.carried is None:
+            raise SetupError(
+                "bcc gave the kernel no type information (BTF) of this cell, so its outputs cannot be read"
+            )
+        schemas = carried(program, source.submits, module.carried)
+        lost = _lost_counters(module)
+        for index, output in enumerate(program.outputs):
+            if output.name not in schemas or output.name not in module.tables:
+                continue
+            make = RingSource if output.kind == "ringbuf" else PerfSource
+            with privileges.attaching():
+                reader = make(
+                    module.tables[output.name].fd,
+                    schemas[output.name],
+                    partial(self._writer, number, output.name, stack),
+                    partial(_at, lost, index),
+                )
+            stack.callback(reader.close)
+            self._drainer.add(reader.fds, reader.drain, tick=reader.tick)
+            stack.callback(self._drainer.remove, reader.fds, last=partial(reader.drain, last=True))
+
     def _read_printk(self, number: int, tag: str, stack: ExitStack) -> None:
         comms = self._share_comms(number, stack)
+        source = PrintkSource(tag, comms, self._writer(number, "printk", stack, PRINTK))
+        stack.callback(source.close)
+        self._drainer.add(source.fds, source.drain)
+        stack.callback(self._drainer.remove, source.fds, last=partial(source.drain, last=True))
+
+    def _writer(self, number: int, output: str, stack: ExitStack, schema: Schema) -> SegmentWriter:
         epoch = time.time_ns() - time.monotonic_ns()
 
         def publish(layout: Layout, fd: int) -> None:
             with suppress(BrokenPipeError, ConnectionResetError):  # the notebook is gone: nobody will read it
-                self._connection.send(SegmentAdded(number, "printk", PRINTK, layout, epoch), [fd])
+                self._connection.send(SegmentAdded(number, output, schema, layout, epoch), [fd])
 
-        writer = SegmentWriter(PRINTK, publish)
+        writer = SegmentWriter(schema, publish)
         stack.callback(writer.close)
-        source = PrintkSource(tag, comms, writer)
-        stack.callback(source.close)
-        self._drainer.add(source.fds, source.drain)
-        stack.callback(self._drainer.remove, source.fds, last=partial(source.drain, last=True))
+        return writer
 
     def _share_comms(self, number: int, stack: ExitStack) -> CommHistory:
         """The history of names, there while any session prints."""
@@ -119,3 +228,23 @@ class Sessions:
             self._drainer.remove(self._comms.fds)
             self._comms.close()
             self._comms = None
+
+
+def _compiled_maps(program: Program, running: _Running) -> list[MapDecl]:
+    """The maps that are in the compiled text, each once."""
+    return list({m.name: m for m in program.maps if m.name in running.module.tables}.values())
+
+
+def _describe(declared: MapDecl, module: Module) -> MapInfo:
+    table = module.tables[declared.name]
+    return mapdump.describe(table.fd, declared.name, declared.macro, table.key, table.value, declared.line)
+
+
+def _lost_counters(module: Module) -> npt.NDArray[np.uint64]:
+    """The counters the programs keep of what could not be submitted, one an output: the kernel's own memory."""
+    memory = mmap.mmap(module.tables[LOST_MAP].fd, mmap.PAGESIZE, prot=mmap.PROT_READ)
+    return np.frombuffer(memory, np.uint64)
+
+
+def _at(counters: npt.NDArray[np.uint64], index: int) -> int:
+    return int(counters[index])

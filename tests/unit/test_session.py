@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
+import warnings
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -255,20 +257,92 @@ def test_keep_must_be_positive() -> None:
         bpfnb.trace(HELLO, name="hello", keep=0)
 
 
-def test_what_this_version_does_not_read_is_said() -> None:
-    source = (
-        "BPF_HASH(counts, u32);\nBPF_PERF_OUTPUT(events);\nint kprobe__sys_clone(void *ctx) { u32 k = 0;"
-        " counts.increment(k); events.perf_submit(ctx, &k, sizeof(k)); return 0; }"
+BOTH = (
+    "BPF_HASH(counts, u32);\nBPF_PERF_OUTPUT(events);\nBPF_RINGBUF_OUTPUT(others, 8);\n"
+    "int kprobe__sys_clone(void *ctx) { u32 k = 0; counts.increment(k);"
+    " events.perf_submit(ctx, &k, sizeof(k)); return 0; }"
+)
+EVENT = np.dtype([("ts", "<u8"), ("pid", "<u4"), ("comm", "S16")])
+
+
+def events(count: int, first: int = 0) -> np.ndarray:
+    return np.array(
+        [(1_000_000_000 + n, n, b"bash" if n % 2 else b"python3") for n in range(first, first + count)], EVENT
     )
-    with FakeTracer(), bpfnb.trace(source, name="later") as session:
-        with pytest.raises(bpfnb.UnsupportedError, match=r"events \(BPF_PERF_OUTPUT\)"):
+
+
+def test_events_of_a_struct_are_a_dataframe() -> None:
+    with FakeTracer() as tracer, bpfnb.trace(BOTH, name="both") as session:
+        tracer.events(session, "events", events(3), time="ts")
+        df = session.df
+        assert list(df.columns) == ["time", "ts", "pid", "comm"]
+        assert df.comm.tolist() == ["python3", "bash", "python3"]
+        assert df.pid.dtype == np.uint32
+        tracer.events(session, "events", events(2, 3), time="ts")
+        assert session.outputs["events"].df.pid.tolist() == [0, 1, 2, 3, 4]
+        assert df.pid.tolist() == [0, 1, 2]  # what was handed out stays
+        assert session.outputs["events"].kind == "perf"
+        assert session.rate("1s", by="comm").to_numpy().sum() == 5
+        assert set(session.outputs) == {"events"}
+        with pytest.raises(KeyError, match="others is declared, but nothing in this cell submits to it"):
+            session.outputs["others"]
+        with pytest.raises(KeyError, match=r"counts is a map, not an output: both.maps\['counts'\]"):
+            session.outputs["counts"]
+
+
+def test_loss_is_said_once_and_everywhere() -> None:
+    with FakeTracer() as tracer, bpfnb.trace(BOTH, name="both") as session:
+        tracer.events(session, "events", events(3), time="ts")
+        tracer.lose(session, 1200, "events")
+        with pytest.warns(RuntimeWarning, match="1,200 events of events were lost"):
+            df = session.df
+        assert df.attrs["lost"] == session.lost == session.outputs["events"].lost == 1200
+        assert "1,200 lost" in repr(session)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert len(session.df) == 3
+
+
+def test_maps_are_read_written_and_outlive_the_session() -> None:
+    entries = {"counts": (np.array([1, 2], "<u4"), np.array([10, 20], "<u8"))}
+    with FakeTracer(maps=entries):
+        with bpfnb.trace(BOTH, name="both") as session:
+            counts = session.maps["counts"]
+            assert counts.df.to_dict("list") == {"key": [1, 2], "value": [10, 20]}
+            counts[3] = 30
+            del counts[1]
+            assert dict(counts.items()) == {2: 20, 3: 30}
+            with pytest.raises(KeyError):
+                counts[1]
+            with pytest.raises(KeyError, match="has no map 'count'; did you mean counts"):
+                session.maps["count"]
+            with pytest.raises(KeyError, match="both has no map 'events'"):
+                session.maps["events"]
+        assert counts.df.value.tolist() == [20, 30]
+        with pytest.raises(bpfnb.ProgramError, match="stopped"):
+            counts[4] = 40
+        with pytest.raises(bpfnb.ProgramError, match="stopped"):
+            counts.clear()
+
+
+def test_a_map_of_a_session_whose_tracer_died_is_gone_with_it() -> None:
+    entries = {"counts": (np.array([1], "<u4"), np.array([10], "<u8"))}
+    with FakeTracer(maps=entries) as tracer:
+        session = bpfnb.trace(BOTH, name="both")
+        tracer.die()
+        session.wait(5)
+        with pytest.raises(bpfnb.TracerDied):
+            len(session.maps["counts"].df)
+
+
+def test_a_session_that_only_fills_maps_says_where_to_look() -> None:
+    source = "BPF_HASH(counts, u32);\nint kprobe__sys_clone(void *ctx) { u32 k = 0; counts.increment(k); return 0; }"
+    entries = {"counts": (np.array([1], "<u4"), np.array([10], "<u8"))}
+    with FakeTracer(maps=entries), bpfnb.trace(source, name="counting") as session:
+        with pytest.raises(bpfnb.ProgramError, match=r"counting.maps\['counts'\].df"):
             len(session.df)
-        with pytest.raises(KeyError, match=r"events \(BPF_PERF_OUTPUT\)"):
-            session.outputs["events"]
-        with pytest.raises(KeyError, match=r"counts \(BPF_HASH\)"):
-            session.maps["counts"]
-        with pytest.raises(KeyError, match="no map 'nothing'"):
-            session.maps["nothing"]
+        assert "maps: counts (hash)" in repr(session)
+        assert "counts" in session._repr_html_()
 
 
 def test_an_output_that_is_not_there_names_those_that_are() -> None:
