@@ -123,19 +123,69 @@ def _no_syscall(probe: Probe) -> AttachError:
 # --- kernel functions ---------------------------------------------------------------------------------------------
 
 
+# Tracepoints that are met where well-known functions are, and outlive their renaming and inlining.
+_TRACEPOINTS = {
+    "blk_account_io_start": "block:block_io_start",
+    "blk_account_io_done": "block:block_io_done",
+    "blk_start_request": "block:block_rq_issue",
+    "blk_mq_start_request": "block:block_rq_issue",
+    "finish_task_switch": "sched:sched_switch",
+    "try_to_wake_up": "sched:sched_wakeup",
+    "ttwu_do_wakeup": "sched:sched_wakeup",
+    "wake_up_new_task": "sched:sched_wakeup_new",
+    "do_exit": "sched:sched_process_exit",
+    "kernel_clone": "sched:sched_process_fork",
+    "_do_fork": "sched:sched_process_fork",
+    "tcp_set_state": "sock:inet_sock_set_state",
+    "tcp_retransmit_skb": "tcp:tcp_retransmit_skb",
+    "tcp_rcv_established": "tcp:tcp_probe",
+    "tcp_send_active_reset": "tcp:tcp_send_reset",
+    "netif_receive_skb": "net:netif_receive_skb",
+    "dev_queue_xmit": "net:net_dev_queue",
+    "kfree_skb": "skb:kfree_skb",
+    "oom_kill_process": "oom:mark_victim",
+    "__alloc_pages": "kmem:mm_page_alloc",
+    "kmem_cache_alloc": "kmem:kmem_cache_alloc",
+    "handle_mm_fault": "exceptions:page_fault_user",
+    "mark_page_accessed": "pagemap:mm_lru_activate",
+}
+
+
 def _kprobe(target: Target, probe: Probe) -> Link:
-    if not has_kprobes():
-        raise AttachError(
-            f"{probe.requested}: this kernel has no kprobes (CONFIG_KPROBES is off)",
-            probe=probe.requested,
-            line=probe.line or None,
-        )
     function, _, offset = probe.target.partition("+")
+    if not has_kprobes():
+        raise _no_kprobe(probe, "this kernel has no kprobes (CONFIG_KPROBES is off)", function)
     if function not in _kernel_functions():
+        parts = sorted(name for name in _kernel_functions() if name.startswith(f"{function}."))
+        if parts:
+            hint = f"the compiler made it {', '.join(parts[:3])}: {probe.kind}:{parts[0]}"
+            raise _no_kprobe(probe, f"no kernel function is called just {function}", function, hint)
+        if _alternative(function):
+            raise _no_kprobe(probe, f"no kernel function is called {function}; it may be inlined", function)
         known = (f"{probe.kind}:{name}" for name in _kernel_functions())
-        raise _absent(probe, f"no kernel function is called {function}", known)
+        raise _absent(probe, f"no kernel function is called {function}; it may be inlined", known)
     fd = _open_kprobe(target, probe, function, int(offset or "0", 0), probe.kind == "kretprobe")
     return _link(probe, fd, f"{probe.kind}:{probe.target}", "")
+
+
+def _no_kprobe(probe: Probe, message: str, function: str, hint: str | None = None) -> AttachError:
+    tracepoint = _alternative(function)
+    if not hint and tracepoint:
+        hint = f"the tracepoint of this place is {tracepoint}: -a {tracepoint}={probe.function}"
+    return AttachError(
+        f"{probe.requested}: {message}",
+        probe=probe.requested,
+        errno=errno.ENOENT,
+        hint=hint,
+        line=probe.line or None,
+    )
+
+
+def _alternative(function: str) -> str:
+    """A tracepoint of this kernel that stands where the function is; "" where none is known."""
+    event = _TRACEPOINTS.get(function, "")
+    there = event and (tracefs.root() / "events" / event.replace(":", "/")).is_dir()
+    return f"tracepoint:{event}" if there else ""
 
 
 def _open_kprobe(target: Target, probe: Probe, function: str, offset: int, exit_: bool) -> int:
@@ -171,7 +221,14 @@ def _open_tracepoint(target: Target, probe: Probe, category: str, event: str) ->
 
 
 def _raw_tracepoint(target: Target, probe: Probe) -> Link:
-    fd = _opened(probe, lambda: target.engine.lib.bpf_attach_raw_tracepoint(target.program, probe.target.encode()))
+    attach_raw_tracepoint = target.engine.lib.bpf_attach_raw_tracepoint
+    try:
+        fd = _opened(probe, lambda: attach_raw_tracepoint(target.program, probe.target.encode()))
+    except AttachError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        known = (f"rawtracepoint:{name.partition(':')[2]}" for name in tracefs.tracepoints())
+        raise _absent(probe, f"this kernel has no raw tracepoint {probe.target}", known) from None
     return _link(probe, fd, f"rawtracepoint:{probe.target}", "")
 
 
@@ -274,13 +331,24 @@ def _link(probe: Probe, fd: int, attached: str, note: str, close: Callable[[], N
     return Link(info, close or (lambda: os.close(fd)))
 
 
+_NOT_TRACEABLE = "the kernel does not let this function be traced (notrace, or part of tracing itself)"
+_REASONS = {
+    **dict.fromkeys((("kprobe", errno.EINVAL), ("kretprobe", errno.EINVAL)), _NOT_TRACEABLE),
+    ("kprobe", errno.EILSEQ): "no instruction begins at this offset",
+    ("uprobe", errno.EINVAL): "no instruction that can be traced begins there",
+    ("", errno.EBUSY): "it is in use by another tracer",
+    ("", errno.EPERM): "not permitted",
+    ("", errno.EACCES): "not permitted",
+}
+
+
 def _opened(probe: Probe, call: Callable[[], int]) -> int:
     """A descriptor from bcc's C library. AttachError with the kernel's reason when it is negative."""
     fd = call()
     if fd >= 0:
         return fd
     number = ctypes.get_errno() or -fd
-    reason = os.strerror(number)
+    reason = _REASONS.get((probe.kind, number)) or _REASONS.get(("", number)) or os.strerror(number)
     if probe.kind == "hardware" and number in (errno.ENOENT, errno.EOPNOTSUPP):
         raise UnsupportedError(f"{probe.requested}: this machine has no such hardware counter ({reason})")
     raise AttachError(f"{probe.requested}: {reason}", probe=probe.requested, errno=number, line=probe.line or None)

@@ -234,11 +234,23 @@ def test_fentry() -> None:
     assert {"macro", "entry", "leave"} <= set(mine(session))
 
 
+@pytest.mark.portable
+@pytest.mark.skipif(not KPROBES, reason="this kernel has no kprobes: the VM lane runs it on 6.1 and 6.12")
+def test_a_function_that_cannot_be_traced_says_why() -> None:
+    for function, why in {"vfs_raed": "no kernel function is called vfs_raed", "do_int3": "notrace"}.items():
+        with pytest.raises(bpfnb.AttachError, match=why):
+            bpfnb.trace(HIT, attach={f"kprobe:{function}": "hit"})
+
+
 @pytest.mark.skipif(KPROBES, reason="this kernel has kprobes")
 def test_a_kprobe_that_cannot_be_says_so() -> None:
     with pytest.raises(bpfnb.AttachError, match="no kprobes") as caught:
         bpfnb.trace(HIT, attach={"kprobe:vfs_read": "hit"})
     assert caught.value.probe == "kprobe:vfs_read"
+    assert caught.value.hint is None
+    with pytest.raises(bpfnb.AttachError, match="no kprobes") as caught:
+        bpfnb.trace(HIT, attach={"kprobe:finish_task_switch": "hit"})
+    assert "-a tracepoint:sched:sched_switch=hit" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(
@@ -249,7 +261,7 @@ def test_a_kprobe_that_cannot_be_says_so() -> None:
         ("uprobe:/no/such/file:f", "no file /no/such/file", None),
         ("uprobe:/bin/bash:no_such_symbol", "no_such_symbol", None),
         ("usdt:/bin/bash:no:such", "Failed to enable USDT probe", None),
-        ("rawtracepoint:no_such_event", "No such file", None),
+        ("rawtracepoint:sched_swich", "no raw tracepoint sched_swich", "rawtracepoint:sched_switch"),
     ],
 )
 def test_a_probe_that_does_not_exist(probe: str, words: str, hint: str | None) -> None:
