@@ -112,7 +112,7 @@ class _Service:
         engine = Engine()
         self.compiler = Compiler(engine, watched)  # forks, so before there are threads
         self._sessions = Sessions(engine, self.compiler, connection)
-        self._symbols = Symbols(kallsyms)
+        self._symbols = Symbols(kallsyms, privileges.looking)
         connection.send(protocol.Hello(os.getpid(), engine.version, platform.release()))
 
     def answer(self, message: ToTracer) -> None:
@@ -136,6 +136,7 @@ class _Service:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # we are ending already
         self._sessions.stop_all()
+        self._symbols.close()
         self.compiler.close()
 
     def _reply(self, message: ToTracer) -> FromTracer:

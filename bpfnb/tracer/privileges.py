@@ -7,7 +7,8 @@ its owner make instances. Without capabilities user 0 is merely the owner of roo
 Where kernel.perf_event_paranoid is above 2, as Debian and Ubuntu set it, their kernels let nobody open a perf event
 without CAP_SYS_ADMIN, and kprobes, uprobes and tracepoints are perf events. There the tracer keeps that one too, but
 raises it only while it attaches (``attaching``); compiling and reading run without. In the same way it keeps
-CAP_IPC_LOCK, for perf buffers larger than everybody may have (``locking``).
+CAP_IPC_LOCK, for perf buffers larger than everybody may have (``locking``), and CAP_SYS_PTRACE, to open what
+other users' processes have mapped, for the names of their functions (``looking``).
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from pathlib import Path
 from bpfnb.errors import PrivilegeError, SetupError
 from bpfnb.tracer import tracefs
 
-__all__ = ["attaching", "drop", "locking", "mount_tracefs", "require"]
+__all__ = ["attaching", "drop", "locking", "looking", "mount_tracefs", "require"]
 
-_DAC_READ_SEARCH, _IPC_LOCK, _SYS_ADMIN, _PERFMON, _BPF = 2, 14, 21, 38, 39
+_DAC_READ_SEARCH, _IPC_LOCK, _SYS_PTRACE, _SYS_ADMIN, _PERFMON, _BPF = 2, 14, 19, 21, 38, 39
 _KEPT = (_DAC_READ_SEARCH, _PERFMON, _BPF)
 
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 23, 24, 38, 47
@@ -56,11 +57,11 @@ def mount_tracefs() -> None:
 def drop() -> None:
     """Give up every capability but the three, for good: for this process and all it may start.
 
-    CAP_IPC_LOCK, and CAP_SYS_ADMIN where it is needed, stay at hand, but not in force.
+    CAP_IPC_LOCK, CAP_SYS_PTRACE, and CAP_SYS_ADMIN where it is needed, stay at hand, but not in force.
     """
     held = _held("CapEff")
     effective = [c for c in _KEPT if c in held]
-    keep = [*effective, *({_IPC_LOCK} & held)]
+    keep = [*effective, *({_IPC_LOCK, _SYS_PTRACE} & held)]
     if _SYS_ADMIN in held and not {_PERFMON, _BPF} <= held:
         keep.append(_SYS_ADMIN)  # kernels before 5.8 have only this one
         effective.append(_SYS_ADMIN)
@@ -87,6 +88,13 @@ def attaching() -> Iterator[None]:
 def locking() -> Iterator[None]:
     """CAP_IPC_LOCK, if it was kept, is in force inside, for this thread: memory may be locked beyond the limits."""
     with _raised(_IPC_LOCK):
+        yield
+
+
+@contextmanager
+def looking() -> Iterator[None]:
+    """CAP_SYS_PTRACE, if it was kept, is in force inside, for this thread: other users' processes may be looked at."""
+    with _raised(_SYS_PTRACE):
         yield
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from bpfnb.tracer import symbols
+from bpfnb.tracer import demangle, elf, symbols
 from bpfnb.tracer.symbols import Symbols
 
 ROOT = Path(__file__).parents[2]
@@ -171,13 +171,13 @@ def test_a_stripped_files_debug_file(
     place: str, compiled: Path, tmp_path: Path, names: Symbols, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Found by name beside the file, in .debug and in /usr/lib/debug, by build id there, or packed into the file."""
-    monkeypatch.setattr(symbols, "_DEBUG", bytes(tmp_path / "debug"))
+    monkeypatch.setattr(elf, "_DEBUG", bytes(tmp_path / "debug"))
     stripped, debug = tmp_path / "stripped", tmp_path / "stripped.debug"
     objcopy("--only-keep-debug", compiled / "pie", debug)
     objcopy("--strip-all", compiled / "pie", stripped)
     if place in ("beside", "folder", "linked"):
         objcopy(f"--add-gnu-debuglink={debug}", stripped)
-    build_id = symbols._Elf(symbols._reader(stripped.read_bytes())).build_id().hex()
+    build_id = elf.Elf(elf.reader(stripped.read_bytes())).build_id().hex()
     packed = debug.with_suffix(".xz")
     if place == "packed":
         packed.write_bytes(lzma.compress(debug.read_bytes()))
@@ -367,7 +367,7 @@ def test_a_perf_map_somebody_else_made_is_not_believed(tmp_path: Path, names: Sy
 
 
 def test_cpp_and_rust_names_are_as_they_were_written() -> None:
-    demangle = symbols._Demangler()
+    demangler = demangle.Demangler()
     implementation = b"_$LT$alloc..vec..Vec$LT$T$GT$$u20$as$u20$core..fmt..Debug$GT$"
     readable = {
         b"_ZNSt6vectorIiSaIiEE9push_backEOi": "std::vector<int, std::allocator<int> >::push_back(int&&)",
@@ -379,8 +379,8 @@ def test_cpp_and_rust_names_are_as_they_were_written() -> None:
         b"plain": "plain",
         b"": "",
     }
-    assert demangle.names(list(readable)) == list(readable.values())
-    assert demangle.names([b"\xff"]) == ["\ufffd"]
+    assert demangler.names(list(readable)) == list(readable.values())
+    assert demangler.names([b"\xff"]) == ["\ufffd"]
 
 
 def test_a_name_that_stands_for_more_than_there_is_memory_stays_as_it_is() -> None:
@@ -388,7 +388,7 @@ def test_a_name_that_stands_for_more_than_there_is_memory_stays_as_it_is() -> No
     digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     bomb = ("_Z1f1AIiiE" + "".join(f"S_IS{n}_S{n}_E" for n in digits)).encode()
     began = time.monotonic()
-    names = symbols._Demangler().names([b"_Z3fooi", bomb, b"_Zline\nbreak"])
+    names = demangle.Demangler().names([b"_Z3fooi", bomb, b"_Zline\nbreak"])
     assert time.monotonic() - began < 4
     assert names[0] == "foo(int)"
     assert len(names[1]) <= 4096
@@ -411,8 +411,8 @@ def test_whatever_a_file_says_it_is_read_or_it_is_not(compiled: Path) -> None:
             if len(where) and where[-1] < len(data):
                 data[some.choice(where)] = some.choice([0, 1, 0x7F, 0xFF, some.randrange(256)])
         try:
-            image = symbols._read_image(symbols._reader(bytes(data)), b"")
-        except symbols._UNREADABLE:
+            image = elf.read_image(elf.reader(bytes(data)), b"")
+        except elf.UNREADABLE:
             refused += 1
             continue
         image.names(symbols.np.arange(0, len(original), 64, dtype=symbols.np.uint64))
@@ -435,7 +435,7 @@ def test_only_ordinary_files_are_opened(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     for path in (fifo, tmp_path, Path("/dev/zero")):
-        with pytest.raises(FileNotFoundError), symbols._opened(bytes(path), symbols.nullcontext):
+        with pytest.raises(FileNotFoundError), elf.opened(bytes(path), symbols.nullcontext):
             pass
 
 

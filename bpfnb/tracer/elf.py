@@ -1,0 +1,311 @@
+"""Functions in ELF files: by address, with what separate debug files add.
+
+The files are other people's, and this process is privileged: see symbols.py. What a file says is numbers to numpy,
+which checks bounds; whatever is wrong with it is one of UNREADABLE.
+"""
+
+from __future__ import annotations
+
+import lzma
+import os
+import stat
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["UNREADABLE", "Addresses", "Elf", "Functions", "Image", "Looking", "opened", "read_image", "reader"]
+
+Addresses = npt.NDArray[np.uint64]
+Looking = Callable[[], AbstractContextManager[None]]
+
+_DEBUG = b"/usr/lib/debug"
+_MOST_READ = 256 << 20  # of a section, of a debug file
+_LONGEST_NAME = 4096
+
+# What reading a hostile file can raise.
+UNREADABLE = (OSError, ValueError, OverflowError, MemoryError, EOFError, lzma.LZMAError)
+
+
+# --- functions by address -----------------------------------------------------------------------------------------
+
+
+class Functions:
+    """Functions by address. Their names are parts of one text, each up to ``stop``, cut out when asked for.
+
+    ``sizes``: None where unknown: then a function reaches to the next, but no farther than any does. Of several names
+    for one address the least ``rank`` wins, after those with the fewest leading underscores.
+    """
+
+    _LARGEST = 1 << 20
+    _NESTING = 4  # functions that begin inside another one
+
+    def __init__(
+        self,
+        starts: Addresses,
+        sizes: Addresses | None,
+        begins: npt.NDArray[np.int64],
+        text: bytes,
+        rank: npt.NDArray[Any],
+        stop: bytes = b"\0",
+    ) -> None:
+        order = np.lexsort((rank + 4 * _underscores(text, begins), starts))
+        sorted_starts = starts[order]
+        order = order[np.concatenate(([True], sorted_starts[1:] != sorted_starts[:-1]))[: len(order)]]
+        self._starts, self._begins = starts[order], begins[order]
+        if sizes is None:
+            after = np.append(self._starts[1:], np.uint64(2**64 - 1))
+            self._ends = np.minimum(after, self._starts + np.uint64(self._LARGEST))
+        else:
+            self._ends = self._starts + sizes[order]
+        self._text, self._stop = text, stop
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(int(a.nbytes) for a in (self._starts, self._ends, self._begins)) + len(self._text)
+
+    def names(self, addresses: Addresses) -> list[bytes]:
+        """The name of the function each address is in, or b""."""
+        if not len(self):
+            return [b""] * len(addresses)
+        at = np.searchsorted(self._starts, addresses, "right") - 1
+        for _ in range(self._NESTING):
+            at = np.where((at >= 0) & (addresses >= self._ends[at]), at - 1, at)
+        inside = (at >= 0) & (addresses < self._ends[at])
+        return [self._name(int(self._begins[i])) if ok else b"" for i, ok in zip(at, inside, strict=True)]
+
+    def _name(self, begin: int) -> bytes:
+        end = self._text.find(self._stop, begin, begin + _LONGEST_NAME)
+        return self._text[begin : end if end >= 0 else begin + _LONGEST_NAME]
+
+
+def _underscores(text: bytes, begins: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """How many underscores names begin with, at most 2: write is better known than __write."""
+    if not len(begins):
+        return begins
+    characters = np.frombuffer(text, np.uint8)
+    first = characters[begins] == ord("_")
+    second = characters[np.minimum(begins + 1, len(text) - 1)] == ord("_")
+    return np.where(first, 1 + second.astype(np.int64), 0)
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+Read = Callable[[int, int], bytes]
+
+
+class _File(NamedTuple):
+    read: Read
+    stat: os.stat_result
+
+
+@contextmanager
+def opened(path: bytes, looking: Looking, inode: int = 0, *, follow: bool = True) -> Iterator[_File]:
+    """A file, when it is an ordinary one, and that inode. (Device numbers differ between maps and stat on btrfs.)
+
+    Looked at before it is opened: opening a FIFO would wait, opening a device may do anything.
+    """
+    with looking():
+        place = os.open(path, os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
+        try:
+            found = os.fstat(place)
+            if not stat.S_ISREG(found.st_mode) or (inode and found.st_ino != inode):
+                raise FileNotFoundError(path)
+            fd = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            os.close(place)
+    try:
+        yield _File(lambda offset, size: _pread(fd, offset, size), found)
+    finally:
+        os.close(fd)
+
+
+def _pread(fd: int, offset: int, size: int) -> bytes:
+    if size > _MOST_READ:
+        raise ValueError(f"{size} bytes are too many")
+    return os.pread(fd, size, offset)
+
+
+class Image:
+    """A file of code: its functions, found by offset in the file."""
+
+    def __init__(self, elf: Elf, functions: Functions) -> None:
+        self._segments = elf.code
+        self._functions = functions
+        self.nbytes = functions.nbytes
+
+    def names(self, offsets: Addresses) -> list[bytes]:
+        addresses = np.zeros(len(offsets), np.uint64)
+        for start, end, address in self._segments:
+            inside = (offsets >= start) & (offsets < end)
+            addresses[inside] = offsets[inside] - np.uint64(start) + np.uint64(address)
+        return [name.partition(b"@")[0] for name in self._functions.names(addresses)]  # "memcpy@@GLIBC_2.14"
+
+
+def read_image(read: Read, path: bytes, known_as: bytes = b"", looking: Looking = nullcontext) -> Image:
+    elf = Elf(read)
+    tables = elf.tables()
+    if not elf.has(_SYMTAB):  # stripped
+        for debug in _debug_files(elf, path, known_as, looking):
+            tables += debug
+            break
+    return Image(elf, _merged(tables))
+
+
+def _merged(tables: list[_Table]) -> Functions:
+    """The functions of several symbol tables as one, their texts end to end."""
+    shift = np.cumsum([0, *(len(table.text) for table in tables[:-1])])
+    rows = [t.symbols for t in tables] or [np.zeros(0, _SYMBOL["u8"])]
+    starts = np.concatenate([r["value"].astype(np.uint64) for r in rows])
+    sizes = np.concatenate([r["size"].astype(np.uint64) for r in rows])
+    begins = np.concatenate([r["name"].astype(np.int64) + s for r, s in zip(rows, shift, strict=False)])
+    local = np.concatenate([r["info"] >> 4 == 0 for r in rows])
+    return Functions(starts, sizes, begins, b"".join(table.text for table in tables), local)
+
+
+def _debug_files(elf: Elf, path: bytes, known_as: bytes, looking: Looking) -> Iterator[list[_Table]]:
+    """The symbol tables of a stripped file's separate debug files, where and as gdb looks for them."""
+    build_id, (name, crc) = elf.build_id(), elf.debug_link()
+    hexadecimal = build_id.hex().encode()
+    places = [_DEBUG + b"/.build-id/%b/%b.debug" % (hexadecimal[:2], hexadecimal[2:])] if build_id else []
+    if name and b"/" not in name:
+        folder, known = os.path.dirname(path), os.path.dirname(known_as or path)  # noqa: PTH120 (bytes)
+        places += [b"%b/%b" % (f, name) for f in (folder, folder + b"/.debug", _DEBUG + known)]
+    for place in places:
+        with suppress(*UNREADABLE), opened(place, looking) as file:
+            debug = Elf(file.read)
+            same = debug.build_id() == build_id if build_id else zlib.crc32(file.read(0, file.stat.st_size)) == crc
+            if same and debug.has(_SYMTAB):
+                yield debug.tables()
+    with suppress(*UNREADABLE):  # Fedora's MiniDebugInfo
+        packed = elf.section(b".gnu_debugdata")
+        if packed:
+            unpacked = lzma.LZMADecompressor(memlimit=_MOST_READ).decompress(packed, _MOST_READ)
+            yield Elf(reader(unpacked)).tables()
+
+
+def reader(data: bytes) -> Read:
+    return lambda offset, size: data[offset : offset + size]
+
+
+# --- ELF ----------------------------------------------------------------------------------------------------------
+
+_SYMTAB, _NOTE, _NOBITS, _DYNSYM = 2, 7, 8, 11  # section types
+_LOAD, _EXECUTABLE = 1, 1  # segment type and flag
+_FUNCTIONS = (2, 10)  # symbol types: STT_FUNC, STT_GNU_IFUNC
+_MOST_SEGMENTS = 64
+
+_Records = npt.NDArray[np.void]
+
+
+def _record(names: str, formats: str) -> np.dtype[np.void]:
+    return np.dtype(list(zip(names.split(), formats.split(), strict=True)))
+
+
+# By the word of the file's class: 64 bits, or 32.
+_WORDS = {1: "u4", 2: "u8"}
+_HEADER = {
+    word: _record(
+        "ident type machine version entry phoff shoff flags ehsize phentsize phnum shentsize shnum shstrndx",
+        f"V16 u2 u2 u4 {word} {word} {word} u4 u2 u2 u2 u2 u2 u2",
+    )
+    for word in _WORDS.values()
+}
+_SECTION = {
+    word: _record(
+        "name type flags addr offset size link info align entsize",
+        f"u4 u4 {word} {word} {word} {word} u4 u4 {word} {word}",
+    )
+    for word in _WORDS.values()
+}
+_SEGMENT = {
+    "u8": _record("type flags offset vaddr paddr size memory align", "u4 u4 u8 u8 u8 u8 u8 u8"),
+    "u4": _record("type offset vaddr paddr size memory flags align", "u4 u4 u4 u4 u4 u4 u4 u4"),
+}
+_SYMBOL = {
+    "u8": _record("name info other section value size", "u4 u1 u1 u2 u8 u8"),
+    "u4": _record("name value size info other section", "u4 u4 u4 u1 u1 u2"),
+}
+
+
+class _Table(NamedTuple):
+    """A symbol table's functions, and the text that has their names."""
+
+    symbols: _Records
+    text: bytes
+
+
+class Elf:
+    """What an ELF file of this machine's byte order says of its functions. ValueError, OSError when it is none."""
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        ident = read(0, 16)
+        if len(ident) < 16 or ident[:4] != b"\x7fELF" or ident[5] != (1 if sys.byteorder == "little" else 2):
+            raise ValueError("not an ELF file of this machine")
+        self._word = _WORDS.get(ident[4], "u8")
+        (header,) = self._records(0, 1, _HEADER[self._word])
+        self._sections = self._records(int(header["shoff"]), int(header["shnum"]), _SECTION[self._word])
+        self._names = self._content(int(header["shstrndx"]))
+        self.code = self._code(int(header["phoff"]), int(header["phnum"]))
+
+    def has(self, kind: int) -> bool:
+        return bool((self._sections["type"] == kind).any())
+
+    def section(self, name: bytes) -> bytes:
+        """The content of a section, b"" when there is none."""
+        for index, begin in enumerate(self._sections["name"].tolist()):
+            if self._names.startswith(name + b"\0", begin):
+                return self._content(index)
+        return b""
+
+    def tables(self) -> list[_Table]:
+        """The first full symbol table and the first dynamic one, such as there are."""
+        kinds = self._sections["type"].tolist()
+        return [self._table(self._sections[kinds.index(kind)]) for kind in (_SYMTAB, _DYNSYM) if kind in kinds]
+
+    def build_id(self) -> bytes:
+        for index in np.flatnonzero(self._sections["type"] == _NOTE).tolist():
+            notes = self._content(index)
+            # Its length and its type, NT_GNU_BUILD_ID, come before the owner's name.
+            at = notes.find((3).to_bytes(4, sys.byteorder) + b"GNU\0")
+            if at >= 4:
+                length = int.from_bytes(notes[at - 4 : at], sys.byteorder)
+                return notes[at + 8 : at + 8 + length] if 2 <= length <= 64 else b""
+        return b""
+
+    def debug_link(self) -> tuple[bytes, int]:
+        """The name of the file with what was stripped, and its checksum."""
+        link = self.section(b".gnu_debuglink")
+        return link.partition(b"\0")[0], int.from_bytes(link[-4:], sys.byteorder)
+
+    def _code(self, offset: int, count: int) -> list[tuple[int, int, int]]:
+        """Where code is: begin and end in the file, and the address it is meant for."""
+        rows = self._records(offset, count, _SEGMENT[self._word])
+        rows = rows[(rows["type"] == _LOAD) & (rows["flags"] & _EXECUTABLE != 0)][:_MOST_SEGMENTS]
+        begins, ends = rows["offset"].astype(np.uint64), rows["offset"].astype(np.uint64) + rows["size"]
+        return list(zip(begins.tolist(), ends.tolist(), rows["vaddr"].tolist(), strict=True))
+
+    def _table(self, section: np.void) -> _Table:
+        kind = _SYMBOL[self._word]
+        rows = self._records(int(section["offset"]), int(section["size"]) // kind.itemsize, kind)
+        text = self._content(int(section["link"]))
+        named = (rows["name"] > 0) & (rows["name"] < len(text)) & (rows["section"] != 0)
+        return _Table(rows[named & np.isin(rows["info"] & 15, _FUNCTIONS) & (rows["size"] > 0)], text)
+
+    def _content(self, index: int) -> bytes:
+        if index >= len(self._sections) or self._sections["type"][index] == _NOBITS:
+            return b""
+        return self._read(int(self._sections["offset"][index]), int(self._sections["size"][index]))
+
+    def _records(self, offset: int, count: int, kind: np.dtype[np.void]) -> _Records:
+        data = self._read(offset, count * kind.itemsize)
+        return np.frombuffer(data, kind, len(data) // kind.itemsize) if data else np.zeros(0, kind)
