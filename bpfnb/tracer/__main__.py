@@ -117,9 +117,6 @@ class _Service:
 
     def answer(self, message: ToTracer) -> None:
         try:
-            if isinstance(message, protocol.ReadMap):
-                self._sessions.read_map(message.request, message.session, message.map)  # sends its own answer
-                return
             reply = self._reply(message)
         except BpfnbError as error:
             reply = protocol.Failed.of(message.request, error)
@@ -130,7 +127,8 @@ class _Service:
                 f"the tracer failed: {type(error).__name__}: {error}", remote_traceback=traceback.format_exc()
             )
             reply = protocol.Failed.of(message.request, bug)
-        self._connection.send(reply)
+        if reply:
+            self._connection.send(reply)
 
     def close(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -139,13 +137,16 @@ class _Service:
         self._symbols.close()
         self.compiler.close()
 
-    def _reply(self, message: ToTracer) -> FromTracer:
+    def _reply(self, message: ToTracer) -> FromTracer | None:
+        """The answer; None when it has been sent, with a descriptor."""
         match message:
             case protocol.Load(request, program):
                 return self._sessions.start(request, program)
             case protocol.Stop(request, session):
                 self._sessions.stop(session)
                 return protocol.Stopped(request)
+            case protocol.ReadMap(request, session, name):
+                self._sessions.read_map(request, session, name)
             case protocol.WriteMap(request, session, name, key, value):
                 self._sessions.write_map(session, name, key, value)
                 return protocol.MapWritten(request)
@@ -163,6 +164,7 @@ class _Service:
                 from bpfnb.tracer import checks
 
                 return protocol.Checks(request, checks.run())
+        return None
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def _line_of(cell: str, function: str | None) -> int | None:
 
 def _map_error(source: Rewritten, name: str, reason: str) -> ProgramError:
     read = scan(source.cell)
-    declared = {table.name: table.line for table in (*read.maps, *read.outputs)}
+    declared = {m.name: m.line for m in read.maps} | {output.name: output.line for output in read.outputs}
     ring = any(output.name == name and output.kind == "ringbuf" for output in read.outputs)
     message = f"the kernel will not make {name}: {reason}"
     if ring and reason == os.strerror(errno.EINVAL):

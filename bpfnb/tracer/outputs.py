@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -42,7 +43,7 @@ def carried(program: Program, submits: Sequence[Submit], found: Mapping[int, Sch
 
 
 def _described(program: Program, call: Submit, what: Schema | str | None) -> Schema:
-    place = {"line": call.line, "column": call.column, "source": program.source}
+    place: dict[str, Any] = {"line": call.line, "column": call.column, "source": program.source}
     if what is None:
         raise ProgramError(
             f"{call.output} is given a void pointer, which does not say what it points to",

@@ -140,7 +140,8 @@ class Sessions:
     def _build(self, program: Program, source: Rewritten) -> Module:
         usdt = [wish for probe in program.probes if (wish := attach.usdt_wish(probe))]
         loads = dict.fromkeys(attach.wish(self._engine, probe) for probe in program.probes)
-        tables = [table.name for table in (*program.outputs, *program.maps)] + [LOST_MAP] * bool(program.outputs)
+        tables = [output.name for output in program.outputs] + [m.name for m in program.maps]
+        tables += [LOST_MAP] if program.outputs else []
         return self._compiler.build(
             source, program.cflags, list(dict.fromkeys(usdt)), list(loads), list(dict.fromkeys(tables))
         )

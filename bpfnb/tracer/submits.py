@@ -68,7 +68,8 @@ def submits(cell: Cell) -> Submits:
     if not cell.outputs:
         return Submits([], "", ())
     numbers = {output.name: number for number, output in enumerate(cell.outputs)}
-    edits, calls = list(_rings(cell)), []
+    edits = list(_rings(cell))
+    calls: list[Submit] = []
     tokens = cell.tokens
     for i in range(len(tokens) - 3):
         if tokens[i].text in numbers and tokens[i + 1].text == "." and tokens[i + 3].text == "(":

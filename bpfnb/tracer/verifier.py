@@ -268,7 +268,8 @@ def _named_instruction(summary: str, log: str) -> int:
     """The instruction a message names, -1 where it names none: the loop, the jump, what took a reference."""
     named = re.search(r"(?:at|unreachable|from) insn (\d+)", summary)
     taken = re.search(r"Unreleased reference .*alloc_insn=(\d+)", log)
-    return int((taken or named or [0, "-1"])[1])
+    found = taken or named
+    return int(found[1]) if found else -1
 
 
 class _Steps:
