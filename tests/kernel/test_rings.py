@@ -28,7 +28,7 @@ import pytest
 
 from bpfnb.errors import BpfnbError
 from bpfnb.schema import LOST, ROWS, Column, Layout, Schema, parts
-from bpfnb.tracer import perfbuf, privileges
+from bpfnb.tracer import perfbuf, privileges, rings
 from bpfnb.tracer.drainer import FILLING, Drainer
 from bpfnb.tracer.engine import Compiled, Engine
 from bpfnb.tracer.rings import PerfSource, RingSource
@@ -269,7 +269,7 @@ def everything(worker: Worker, kind: str, count: int) -> dict[str, Any]:
             "distinct": traced.count == sum(len(set(seqs)) for seqs in by_cpu.values()),
             "sum": traced.count + traced.lost,
             "produced": count * len(cpus),
-            "inversions": int(np.sum(np.diff(times) < 0)),
+            "late": int(np.sum(times < np.maximum.accumulate(times))),
             "whole": set(traced.column("text").tolist()) == {b"x" * 32},
             "now": time.monotonic_ns() - int(times[-1]),
         }
@@ -363,15 +363,20 @@ def delays(worker: Worker, kind: str, flags: str) -> dict[str, Any]:
 
 
 def held_back(worker: Worker) -> dict[str, Any]:
-    """An event that is too young for its place to be sure."""
-    with Traced(worker, "perf", text_of("perf"), EVENT) as traced:
-        produce(range(3))
-        young = traced.source.drain(), traced.count
-        time.sleep(0.01)
-        produce(range(3, 4))
-        older = traced.source.drain(), traced.count
-        last = traced.source.drain(last=True), traced.count
-        return {"found": [young, older, last], "seqs": traced.column("n").tolist()}
+    """Events too young for their place to be sure: they say so for much longer here."""
+    slack = rings._SLACK_NS
+    rings._SLACK_NS = 200_000_000
+    try:
+        with Traced(worker, "perf", text_of("perf"), EVENT) as traced:
+            produce(range(3))
+            found = [(traced.source.drain(), traced.count)]
+            time.sleep(0.21)
+            produce(range(3, 4))
+            for last in (False, True):
+                found.append((traced.source.drain(last=last), traced.count))
+            return {"found": found, "n": traced.column("n").tolist()}
+    finally:
+        rings._SLACK_NS = slack
 
 
 def late_cpu(worker: Worker) -> dict[str, Any]:
@@ -498,6 +503,7 @@ def run(_tracing: int) -> Iterator[Run]:
     worker.communicate()
 
 
+@pytest.mark.portable
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_event_arrives_once_and_in_order_or_is_counted(run: Run, kind: str) -> None:
     found = run("everything", kind, 40_000)
@@ -507,11 +513,12 @@ def test_every_event_arrives_once_and_in_order_or_is_counted(run: Run, kind: str
     assert found["sum"] == found["produced"]
     assert found["whole"]
     # A virtual CPU may be stopped between taking an event's time and making it seen.
-    assert found["inversions"] <= 2
+    assert found["late"] <= 2
     if kind == "perf":
         assert 0 < found["now"] < 60e9
 
 
+@pytest.mark.portable
 @pytest.mark.parametrize("kind", KINDS)
 def test_events_of_any_length(run: Run, kind: str) -> None:
     assert run("lengths", kind, 8000) == {"n": True, "texts": True, "lost": 0}
@@ -522,6 +529,7 @@ def test_discarded_events_are_not_there(run: Run) -> None:
     assert run("discards", 9000) == {"n": True, "lost": 0}
 
 
+@pytest.mark.portable
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_does_not_fit_is_counted_and_reading_goes_on(run: Run, kind: str) -> None:
     found = run("overflow", kind)
@@ -542,12 +550,7 @@ def test_single_events_arrive_within_a_tenth_of_a_second(run: Run, kind: str, fl
 
 
 def test_what_is_too_young_waits_for_the_next_drain(run: Run) -> None:
-    found = run("held_back")
-    (again, count), (_, more), last = found["found"]
-    assert (count, bool(again)) in ((0, True), (3, False))  # three calls may take longer than what is too young
-    assert more >= 3
-    assert last == [0, 4]
-    assert found["seqs"] == [0, 1, 2, 3]
+    assert run("held_back") == {"found": [[1, 0], [1, 3], [0, 4]], "n": [0, 1, 2, 3]}
 
 
 def test_a_cpu_that_comes_online_is_read(run: Run) -> None:
