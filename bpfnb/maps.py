@@ -374,7 +374,8 @@ def stack_frames(values: Rows, size: int) -> tuple[npt.NDArray[np.intp], npt.NDA
 
     A stack ends where only zeros follow.
     """
-    frames = values[:, : values.shape[1] // size * size].reshape(len(values), -1, size)
+    most = values.shape[1] // size
+    frames = values[:, : most * size].reshape(len(values), most, size)
     filled = np.asarray(frames.any(axis=2))
     used = np.flip(np.logical_or.accumulate(np.flip(filled, 1), axis=1), 1)
     owner, depth = np.nonzero(used)

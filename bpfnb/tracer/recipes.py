@@ -133,8 +133,11 @@ def write(
     ``programs``: their descriptors, and what they were loaded from. ``maps``: the descriptors of all of them,
     ``handed`` of those that are wanted. ``btf``: of the cell. ``tag``: the printk tag compiled in, or "".
     """
-    made = tuple(syscalls.map_attributes(fd) for fd in maps)
-    codes = tuple(_code(fd, function, maps, tag.encode()) for fd, function in programs)
+    try:
+        made = tuple(syscalls.map_attributes(fd) for fd in maps)
+        codes = tuple(_code(fd, function, maps, tag.encode()) for fd, function in programs)
+    except OSError:  # the cell works without a recipe
+        return None
     if sys.byteorder != "little" or not all(code is not None for code in codes) or not all(map(_is_plain, made)):
         return None
     typed = any(m.key_type or m.value_type for m in made)

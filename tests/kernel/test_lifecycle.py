@@ -260,8 +260,8 @@ def test_closing_ends_both_processes() -> None:
 def test_the_tracer_keeps_only_what_it_needs() -> None:
     """CAP_DAC_READ_SEARCH (2), CAP_PERFMON (38) and CAP_BPF (39), for it and for all it might start.
 
-    CAP_IPC_LOCK (14) is at hand for perf buffers, CAP_SYS_PTRACE (19) for names, and where the system keeps perf events for CAP_SYS_ADMIN (21), that
-    one for attaching; but they are not in force.
+    CAP_IPC_LOCK (14) is at hand for perf buffers, CAP_SYS_PTRACE (19) for names, and where the system keeps perf events
+    for CAP_SYS_ADMIN (21), that one for attaching; but they are not in force.
     """
     paranoid = int(Path("/proc/sys/kernel/perf_event_paranoid").read_text())
     worker = tracer()

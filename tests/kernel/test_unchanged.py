@@ -99,7 +99,7 @@ BPF_ARRAY(sizes, u64, 1);
 int f(void *ctx) {
     int zero = 0;
     u64 *size = sizes.lookup(&zero);
-    if (bpf_get_current_pid_tgid() >> 32 == PID && size) *size = sizeof(struct ext4_inode_info);
+    if (bpf_get_current_pid_tgid() >> 32 == PID && size) *size = sizeof(struct trace_event_raw_sched_process_fork);
     if (zero = 1) return 0;
     return 0;
 }
@@ -190,11 +190,11 @@ def test_two_at_once_see_each_its_own() -> None:
     BPF_ARRAY(count, u64, 1);
     int f(void *ctx) {
         if (bpf_get_current_pid_tgid() >> 32 != PID) return 0;
-        count.increment(0);
+        count.atomic_increment(0);
         bpf_trace_printk("x\\n");
         return 0;
     }
-    """).replace("increment(0)", "atomic_increment(0)")
+    """)
     with start(cell, "one") as one:
         _libc.getpgid(0)
         with start(cell, "two") as two, start(cell, "three") as three:

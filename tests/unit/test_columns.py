@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import struct
+import weakref
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -162,7 +164,7 @@ def test_extremes(kind: str, byte: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(sizes=st.lists(st.integers(0, 40), max_size=12), seed=st.integers(0, 99))
 def test_batches_of_any_size_make_the_same_column(kind: str, sizes: list[int], seed: int) -> None:
     rows = random_rows(sum(sizes), seed)
@@ -219,6 +221,18 @@ def test_groups(kind: str) -> None:
     assert len(decoded(column, rows).groups(100)) == 0
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_part_lets_the_whole_go(kind: str) -> None:
+    grown = decoded(KINDS[kind], random_rows(300))
+    grown.values()
+    whole = weakref.ref(grown)
+    part = grown.part(100, 300)
+    del grown
+    gc.collect()
+    assert whole() is None
+    assert len(series(part)) == 200
+
+
 def test_an_unknown_kind_is_named() -> None:
     with pytest.raises(ValueError, match="'mystery'"):
         growing(Column("x", "mystery", "<u4", 0))
@@ -239,6 +253,7 @@ def test_numbers_are_looked_at_where_they_are() -> None:
 # --- bits ---------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(
     first=st.integers(0, 100),
     width=st.integers(1, 64),
@@ -289,6 +304,19 @@ def test_constants_beyond_the_type_are_what_the_compiler_makes_of_them() -> None
     top = Column("x", "enum", "<u8", 0, labels=(("TOP", 2**64 - 1), ("HIGH", 2**63)))
     found = series(decoded(top, as_rows(struct.pack("<3Q", 2**63, 2**64 - 1, 2**64 - 2), 8)))
     assert found.tolist() == ["HIGH", "TOP", "18446744073709551614"]
+
+
+@pytest.mark.parametrize("constants", [126, 127, 300])
+def test_an_enum_of_many_constants(constants: int) -> None:
+    """GIVEN few rows, whose numbers come in the constants' order THEN the codes have the type for all constants."""
+    column = Column("x", "enum", "<i4", 4, labels=tuple((f"C{n}", n) for n in range(constants)))
+    grown = decoded(column, numbers(0, 1, 2), numbers(1, 3))
+    found = series(grown)
+    assert found.tolist() == ["C0", "C1", "C2", "C1", "C3"]
+    assert len(found.cat.categories) == constants
+    assert found.cat.codes.dtype == (np.int8 if constants < 127 else np.int16)
+    assert isinstance(grown, Named)
+    assert np.shares_memory(found.array.codes, grown._codes.all)  # type: ignore[union-attr]
 
 
 def test_names_that_two_numbers_share() -> None:
@@ -366,6 +394,7 @@ def test_a_character_cut_by_the_array_is_replaced() -> None:
     assert series(decoded(column, rows)).tolist() == ["€\N{REPLACEMENT CHARACTER}"]
 
 
+@settings(deadline=None)
 @given(
     width=st.integers(1, 33),
     values=st.lists(st.binary(max_size=33) | st.text("aé€\0", max_size=12).map(str.encode), max_size=60),
@@ -462,6 +491,7 @@ TAILS: dict[str, tuple[Callable[[], Growing], Decode]] = {
 
 
 @pytest.mark.parametrize("kind", TAILS)
+@settings(deadline=None)
 @given(
     values=st.lists(st.binary(max_size=9) | st.text("aé€\0", max_size=9).map(str.encode), max_size=40),
     cut=st.floats(0, 1),

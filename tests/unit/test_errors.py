@@ -35,7 +35,7 @@ def test_a_compile_error_shows_every_diagnostic() -> None:
         "line 2:9: error: undeclared",
         "    2 | \treturn nothing;",
         "      | \t       ^",
-        "note: in a header",
+        "    note: in a header",
     ]
 
 

@@ -228,6 +228,21 @@ def test_writing_into_a_frame_changes_nothing_else(write: Any, when: str, alone:
     assert_events(table.frame(), table.begin, table.end)
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_writing_into_a_frame_with_fewer_categories(alone: bool) -> None:
+    """GIVEN a frame handed out, then rows with new names, which another frame shows WHEN a person writes into the first
+    THEN the table's codes stay as they are."""
+    table = table_of(events(100))
+    frame, other = table.frame(), None if alone else table.frame()
+    table.append(events(10, 100, comms=7), NO_TEXT, 0)
+    table.frame()
+    write_one(frame)
+    expected = [f"comm-{n % (5 if n < 100 else 7)}" for n in range(110)]
+    assert other is None or other["comm"].tolist() == expected[:100]
+    assert table.frame()["comm"].tolist() == expected
+    assert table.frame()["comm"].cat.categories.tolist() == [f"comm-{n}" for n in (0, 1, 2, 3, 4, 5, 6)]
+
+
 def test_a_frame_that_is_the_last_to_look_at_a_buffer_may_be_written() -> None:
     """GIVEN the table has left the frame's buffers THEN pandas writes into them, and none of them is read-only."""
     table = table_of(events(10))
@@ -239,9 +254,12 @@ def test_a_frame_that_is_the_last_to_look_at_a_buffer_may_be_written() -> None:
 
 
 @pytest.mark.skipif(PANDAS < (3, 0), reason="pandas copies lazily from 3 on")
-def test_numbers_are_not_copied() -> None:
+def test_neither_numbers_nor_codes_are_copied() -> None:
     table = table_of(events(1000))
     one, other = table.frame(), table.frame()
+    table.append(events(10, 1000), NO_TEXT, 0)
+    for frame in (one, other, table.frame()):
+        assert np.shares_memory(frame["comm"].array.codes, table._columns["comm"]._codes.all)  # type: ignore[attr-defined]
     for name in ("ts", "pid", "value"):
         assert np.shares_memory(one[name].to_numpy(), other[name].to_numpy())
         assert np.shares_memory(one[name].to_numpy(), table._columns[name]._buffer.all)  # type: ignore[attr-defined]

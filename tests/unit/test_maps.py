@@ -172,6 +172,11 @@ def test_stack_traces_have_a_row_a_frame() -> None:
     assert stacks([5, 6])[10] == [5, 6]
 
 
+def test_an_empty_map_of_stacks_has_no_frames() -> None:
+    owner, depth, frames = stack_frames(np.empty((0, 1016), np.uint8), 8)
+    assert (len(owner), len(depth), frames.shape) == (0, 0, (0, 8))
+
+
 def test_stack_frames_of_any_size_can_be_told_apart() -> None:
     rows = np.zeros((2, 100), np.uint8)  # a frame of 32 bytes three times, and four bytes that are none
     rows[1, 40] = 1

@@ -203,20 +203,37 @@ def test_list_aligns_and_may_be_empty() -> None:
 
 def test_checks_tell_what_is_needed_from_what_would_be_nice() -> None:
     checks = [
+        Check("fentry", "info", False, "refused"),
         Check("bcc", "required", True, "0.26"),
         Check("tracefs", "required", False, "not mounted", "mount it"),
         Check("kprobes", "optional", False, "off"),
-        Check("fentry", "info", False, "refused"),
+        Check("uprobes", "optional", False, "not tried", known=False),
     ]
     assert pages.checks_text(checks).splitlines() == [
-        "\N{CHECK MARK} ok       bcc      0.26",
-        "\N{BALLOT X} missing  tracefs  not mounted",
-        " " * 20 + "mount it",
-        "\N{EN DASH} missing  kprobes  off",
-        "\N{EN DASH} no       fentry   refused",
+        "Tracing does not work: tracefs",
+        "",
+        "required: without these nothing is traced",
+        "  \N{CHECK MARK} ok       bcc      0.26",
+        "  \N{BALLOT X} missing  tracefs  not mounted",
+        " " * 22 + "\N{RIGHTWARDS ARROW} mount it",
+        "",
+        "optional: without these something is lacking",
+        "  \N{EN DASH} missing  kprobes  off",
+        "  ? unknown  uprobes  not tried",
+        "",
+        "info: good to know",
+        "  \N{EN DASH} no       fentry   refused",
     ]
     page = pages.checks_table(checks)
-    assert page.count(pages.BAD) == page.count(pages.WARN) == page.count(pages.GOOD) == 1
+    assert page.count(pages.BAD) == 2  # the conclusion's, and tracefs'
+    assert page.count(pages.WARN) == page.count(pages.GOOD) == 1
+    assert Page(page).text.index("required") < Page(page).text.index("optional") < Page(page).text.index("info")
+
+
+def test_checks_that_lack_nothing_needed_say_that_tracing_works() -> None:
+    checks = [Check("bcc", "required", True, "0.26"), Check("kprobes", "optional", False, "off")]
+    assert pages.checks_text(checks).splitlines()[0] == "Tracing works."
+    assert "Tracing works." in Page(pages.checks_table(checks)).text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (59.9, "59 s"), (61, "1 min 01 s"), (7_260, "2 h 01 min")])
