@@ -1,52 +1,274 @@
-"""Is this machine ready? One table, each row probed."""
+"""Is this machine ready? One table: each row looked at or tried out, how it came out, and what to do about it."""
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import sysconfig
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
 
-from bpfnb import client
-from bpfnb.errors import BpfnbError
+import msgspec
+
+from bpfnb import client, session
+from bpfnb.errors import BpfnbError, PrivilegeError, TracerDied
 from bpfnb.protocol import Check
+from bpfnb.views.notebook import notebook
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Report", "doctor"]
 
+LEVELS = ("required", "optional", "info")
+
+_CELL = 'int bpfnb_doctor(void *ctx) { bpf_trace_printk("seen\\n"); return 0; }'
+_SILENT_CELL = "int bpfnb_doctor(void *ctx) { return 0; }"
+_ALONE = """
+import runpy, sys
+sys.path.insert(0, sys.argv.pop(1))
+runpy.run_module("bpfnb.tracer.checks", run_name="__main__")
+"""
+_PATIENCE = 30  # seconds; a machine that is emulated takes a good part of it
+
+# The packages whose version matters, and why.
+_PACKAGES = {
+    "ipykernel": "it runs the notebook, and 7.0 breaks widgets that change by themselves",
+    "ipywidgets": "the live panel is made of it",
+    "pandas": "all results are its DataFrames",
+    "matplotlib": "it draws the plots",
+    "pyarrow": "it holds the strings of DataFrames",
+}
+_WIDGETS = Path("share/jupyter/labextensions/@jupyter-widgets/jupyterlab-manager/package.json")
+
 
 class Report(Sequence[Check]):
-    """The doctor's rows; shows itself as a table. ``ready``: whether everything required is there."""
+    """The doctor's rows, the required ones first; shows itself as a table.
+
+    ``ok``    whether tracing works: whether every required row is as it should be
+    ``rows``  one a fact: .name, .level ("required", "optional", "info"), .state ("ok", "missing", "unknown"), .found,
+              .remedy ("" where there is none to give)
+    ``df``    the same as a DataFrame
+    """
 
     def __init__(self, rows: Sequence[Check]) -> None:
-        self._rows = tuple(rows)
+        self.rows = tuple(sorted(rows, key=lambda row: LEVELS.index(row.level)))
 
     @property
-    def ready(self) -> bool:
-        return all(row.ok for row in self._rows if row.level == "required")
+    def ok(self) -> bool:
+        return all(row.ok for row in self.rows if row.level == "required")
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]
-        return self._rows[index]
+    @property
+    def df(self) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.DataFrame(self.records(), columns=["name", "level", "state", "found", "remedy"])
+
+    def records(self) -> list[dict[str, str]]:
+        """The rows as plain dictionaries."""
+        names = ("name", "level", "state", "found", "remedy")
+        return [{name: getattr(row, name) for name in names} for row in self.rows]
+
+    @overload
+    def __getitem__(self, index: int) -> Check: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Check, ...]: ...
+    def __getitem__(self, index: int | slice) -> Check | tuple[Check, ...]:
+        return self.rows[index]
 
     def __len__(self) -> int:
-        return len(self._rows)
-
-    def __iter__(self) -> Iterator[Check]:
-        return iter(self._rows)
+        return len(self.rows)
 
     def __repr__(self) -> str:
         from bpfnb.views.html import checks_text
 
-        return checks_text(self._rows)
+        return checks_text(self.rows)
 
     def _repr_html_(self) -> str:
         from bpfnb.views.html import checks_table
 
-        return checks_table(self._rows)
+        return checks_table(self.rows)
 
 
 def doctor() -> Report:
-    """Probe what tracing needs, in the tracer's own shoes. Never raises for what it is there to report."""
+    """Find out whether this machine can trace, and what else it can do.
+
+    Kernel and rights are tried out where tracing happens, in the tracer's own shoes; where no tracer can start, with
+    the rights there are. Nothing is left behind. Never raises for what it is there to report.
+    """
+    return Report([*_machine(), *_python()])
+
+
+# --- the machine --------------------------------------------------------------------------------------------------
+
+
+def _machine() -> list[Check]:
     try:
         tracer = client.connect()
         hello = tracer.hello()
-        started = Check("tracer", "required", True, f"running, process {hello.pid}, bcc {hello.bcc}")
-        return Report([started, *tracer.run_checks()])
+        rows = tracer.run_checks()
     except BpfnbError as error:
-        return Report([Check("tracer", "required", False, str(error), error.hint or "")])
+        return [_failed("tracer", error), *_alone(error)]
+    started = Check("tracer", "required", True, f"runs as process {hello.pid}, with bcc {hello.bcc}")
+    return [started, _traced(), *rows]
+
+
+def _failed(name: str, error: BpfnbError) -> Check:
+    """Something required that came to an error: of a tracer that died, with the last it said."""
+    last = error.output.strip().splitlines()[-1:] if isinstance(error, TracerDied) else []
+    return Check(name, "required", False, ": ".join([str(error), *last]), error.hint or "")
+
+
+def _traced() -> Check:
+    begun = time.monotonic()
+    try:
+        ok, found = _first_trace()
+    except BpfnbError as error:
+        return _failed("a first trace", error)
+    return Check("a first trace", "required", ok, f"{found}, in {time.monotonic() - begun:.2f} s")
+
+
+def _first_trace() -> tuple[bool, str]:
+    """The whole way: whether a cell can be compiled, loaded and attached and delivers a call of ours; and in words."""
+    attached = "a cell was compiled and attached to getpgid"
+    try:
+        rows = _trace(_CELL)
+    except PrivilegeError:  # this user's programs may not print; whatever else they do works all the same
+        _trace(_SILENT_CELL)
+        return True, attached
+    return rows > 0, f"{attached}, and {'saw' if rows else 'did not see'} a call of it"
+
+
+def _trace(cell: str) -> int:
+    """Trace a call that we make: how many rows came of it, others' calls included."""
+    with session.trace(cell, name="bpfnb_doctor", attach={"syscall:getpgid": "bpfnb_doctor"}) as running:
+        os.getpgid(0)
+    return running.snapshot().rows
+
+
+def _alone(error: BpfnbError) -> list[Check]:
+    """What the tracer would have found out, by a process of its own, with the most rights there are."""
+    python = [sys.executable, "-I", "-c", _ALONE, str(Path(__file__).parent.parent)]
+    commands = [python]
+    if not isinstance(error, PrivilegeError) and client._command()[0] == "sudo":
+        commands.insert(0, ["sudo", "-n", "--", *python])
+    for command in commands:
+        with suppress(OSError, subprocess.SubprocessError, msgspec.MsgspecError):
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE, check=True)
+            return msgspec.json.decode(done.stdout, type=list[Check])
+    return [Check("machine", "required", False, "could not be looked at", known=False)]
+
+
+# --- Python and Jupyter -------------------------------------------------------------------------------------------
+
+
+def _python() -> Iterator[Check]:
+    wanted = _requirements()
+    for name in _PACKAGES:
+        yield _package(name, wanted.get(name, ""))
+    yield _widgets()
+    yield from _impostor()
+    yield Check("Python", "info", True, f"{platform.python_version()}, {sys.executable}")
+
+
+def _requirements() -> dict[str, str]:
+    """What bpfnb asks of other packages: name to versions, such as ">=6.29,!=7.0.*"."""
+    found: dict[str, str] = {}
+    for text in importlib.metadata.requires("bpfnb") or []:
+        name, versions = re.findall(r"^([\w.-]+)([^;]*)", text)[0]
+        found.setdefault(name, versions.strip())
+    return found
+
+
+def _package(name: str, wanted: str) -> Check:
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return Check(name, "optional", False, f"is not installed; {_PACKAGES[name]}", _install(f"{name}{wanted}"))
+    if _fits(version, wanted):
+        return Check(name, "optional", True, version)
+    found = f"{version}, but bpfnb needs {wanted}; {_PACKAGES[name]}"
+    return Check(name, "optional", False, found, _install(f"{name}{wanted}"))
+
+
+def _fits(version: str, wanted: str) -> bool:
+    """Whether a version is among those wanted, of ">=" and "!=" with numbers, which is all that pyproject.toml has."""
+    has = _numbers(version)
+    for clause in filter(None, wanted.split(",")):
+        operator, number = clause.strip()[:2], _numbers(clause)
+        if operator == ">=" and has < number:
+            return False
+        if operator == "!=" and has[: len(number)] == number:
+            return False
+    return True
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", re.split(r"[a-z+]", version.lower())[0])]
+
+
+def _install(requirement: str) -> str:
+    """The command that installs a package where this Python finds it; "" where none is certain."""
+    quoted = shlex.quote(requirement)
+    if Path(sys.prefix, "conda-meta").is_dir():
+        return f"conda install -p {shlex.quote(sys.prefix)} -c conda-forge {quoted}"
+    if sys.prefix == sys.base_prefix and Path(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED").exists():
+        return "make a virtual environment for Jupyter and bpfnb: the distribution keeps pip out of its Python"
+    if importlib.util.find_spec("pip"):
+        return f"{shlex.quote(sys.executable)} -m pip install {quoted}"
+    return f"uv pip install --python {shlex.quote(sys.executable)} {quoted}"
+
+
+def _widgets() -> Check:
+    """Whether the page shows the live panel: JupyterLab needs an extension, which stands where its server is."""
+    server = _server()
+    version = _extension(server or Path(sys.prefix))
+    installed = f"JupyterLab's widget extension {version} is installed" if version else ""
+    if notebook() is None:
+        found = "; ".join(filter(None, ("no notebook runs here", installed)))
+        return Check("widgets", "info", bool(version), found, known=bool(version))
+    if not server:
+        found = "; ".join(filter(None, ("it is not seen which server shows the notebook", installed)))
+        return Check("widgets", "info", bool(version), found, known=bool(version))
+    if version:
+        return Check("widgets", "optional", True, f"{installed}, with the server in {server}")
+    remedy = f"{shlex.quote(str(server / 'bin/python'))} -m pip install jupyterlab_widgets"
+    return Check("widgets", "optional", False, f"the server in {server} lacks JupyterLab's widget extension", remedy)
+
+
+def _server() -> Path | None:
+    """Where the Jupyter server that started this kernel is installed; None when it cannot be seen."""
+    try:
+        words = Path("/proc", os.environ["JPY_PARENT_PID"], "cmdline").read_bytes().split(b"\0")
+    except (KeyError, OSError):
+        return None
+    interpreter = Path(os.fsdecode(words[0]))
+    is_server = interpreter.is_absolute() and any(b"jupyter" in word for word in words[1:3])
+    return interpreter.parent.parent if is_server else None
+
+
+def _extension(prefix: Path) -> str:
+    """The version of JupyterLab's widget extension in an installation; "" when there is none."""
+    with suppress(OSError, msgspec.MsgspecError, AttributeError):
+        return str(msgspec.json.decode((prefix / _WIDGETS).read_bytes()).get("version", "of some version"))
+    return ""
+
+
+def _impostor() -> Iterator[Check]:
+    """The package that PyPI calls bcc: harmless, since bpfnb does not import it, and never what was wanted."""
+    for folder in sys.path:
+        package = Path(folder, "bcc")
+        if (package / "__init__.py").exists() and not (package / "libbcc.py").exists():
+            found = f"installed in {folder}: another project than iovisor's bcc, and not used"
+            remedy = f"{shlex.quote(sys.executable)} -m pip uninstall bcc"
+            yield Check("bcc of PyPI", "info", False, found, remedy)
+            return

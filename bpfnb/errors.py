@@ -121,8 +121,8 @@ class VerifierError(BpfnbError):
     """The kernel's verifier refused the program.
 
     ``kind``: the class of the mistake, such as "unchecked map lookup", where known, else "". ``summary``: the
-    verifier's reason, one line. ``explanation``: what that means here, and what the register at fault holds, where known, else "".
-    ``log``: all the verifier said.
+    verifier's reason, one line. ``explanation``: what that means here, and what the register at fault holds, where
+    known, else "". ``log``: all the verifier said.
     """
 
     def __init__(

@@ -57,6 +57,16 @@ def instances(tracer: int = 0) -> set[str]:
     return {name for name, owner in owners.items() if owner == tracer or not Path(f"/proc/{owner}").exists()}
 
 
+def probes() -> set[str]:
+    """Our dynamic events in tracefs: bcc makes them where it may not open a perf event, and nobody takes them out."""
+    found = set()
+    for name in ("kprobe_events", "uprobe_events"):
+        with suppress(OSError):  # a kernel without, or not ours to read
+            lines = Path("/sys/kernel/tracing", name).read_text().splitlines()
+            found |= {line for line in lines if "bpfnb" in line}
+    return found
+
+
 def held_elsewhere(kind: str, ours: set[int]) -> set[int]:
     """Ids of BPF objects that processes other than ours hold open: somebody else's, not our leak."""
     key = {"program": "prog_id:", "map": "map_id:", "link": "link_id:"}[kind]
@@ -95,6 +105,7 @@ class Baseline:
             "process": {str(pid) for pid in children()},
             "descriptor": {f"{fd}: {target}" for fd, target in descriptors(os.getpid()).items()},
             "tracefs instance": instances(self._tracer),
+            "tracefs probe": probes(),
             **{f"BPF {kind}": {str(i) for i in bpf_ids(kind)} for kind in _NEXT_ID},
         }
         if self._tracer:

@@ -20,6 +20,9 @@ clang parses all of it three times for each cell, so the types come in three tie
                     linux/sched.h, net/sock.h and the like are one-line includes of it
     bpfnb/all.h     everything BTF knows; also under the name vmlinux.h
 
+What is not a type is kept by hand in include/: macros.h is always there, uapi.h and internals.h come with the headers
+that have such things, sockets.h with those that give a socket's fields their shorter names.
+
 A cell that needs no kernel struct compiles in 0.10 s with the first, 0.22 s with the second, 0.53 s with the third
 (Linux 6.18, clang 14). A tier never changes what a type is: what is missing from it is an error of clang's.
 """
@@ -37,7 +40,7 @@ import signal
 import socket
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from bpfnb.errors import SetupError
@@ -195,14 +198,25 @@ def _words(text: str) -> list[str]:
     return text.split()
 
 
-# Headers that bcc programs include and core.h satisfies.
+# Headers that core.h satisfies: those bcc includes in every program, and those that have nothing more.
+_BARE_HEADERS = _words("""
+    asm/page.h linux/bpf.h linux/bpf_common.h linux/compiler.h linux/log2.h linux/stddef.h linux/types.h
+    uapi/linux/bpf.h uapi/linux/bpf_common.h uapi/linux/if_packet.h uapi/linux/ptrace.h uapi/linux/types.h
+""")
+
+# Headers that bcc programs include for constants, and which core.h has the types of.
 _CORE_HEADERS = _words("""
-    asm/byteorder.h asm/page.h asm/ptrace.h linux/bitops.h linux/bpf.h linux/bpf_common.h linux/compiler.h
-    linux/errno.h linux/if_ether.h linux/if_packet.h linux/in.h linux/in6.h linux/init.h linux/kernel.h linux/limits.h
-    linux/log2.h linux/ptrace.h linux/socket.h linux/stddef.h linux/string.h linux/types.h linux/uaccess.h
-    uapi/linux/bpf.h uapi/linux/bpf_common.h uapi/linux/bpf_perf_event.h uapi/linux/errno.h uapi/linux/if_ether.h
-    uapi/linux/if_packet.h uapi/linux/in.h uapi/linux/in6.h uapi/linux/ip.h uapi/linux/ipv6.h uapi/linux/limits.h
-    uapi/linux/pkt_cls.h uapi/linux/ptrace.h uapi/linux/tcp.h uapi/linux/types.h uapi/linux/udp.h
+    asm/byteorder.h asm/errno.h asm/ioctl.h asm/mman.h asm/ptrace.h asm/socket.h asm/types.h asm-generic/errno.h
+    linux/bitops.h linux/bits.h linux/byteorder/generic.h linux/capability.h linux/container_of.h linux/err.h
+    linux/errno.h linux/eventpoll.h linux/falloc.h linux/fcntl.h linux/futex.h linux/icmpv6.h linux/if.h linux/if_arp.h
+    linux/if_ether.h linux/if_packet.h linux/in.h linux/in6.h linux/init.h linux/ioctl.h linux/ipc.h linux/kdev_t.h
+    linux/kernel.h linux/limits.h linux/math64.h linux/minmax.h linux/mman.h linux/prctl.h linux/ptrace.h
+    linux/resource.h linux/seccomp.h linux/socket.h linux/sockios.h linux/string.h linux/uaccess.h linux/unistd.h
+    linux/xattr.h uapi/asm/ptrace.h uapi/linux/bpf_perf_event.h uapi/linux/capability.h uapi/linux/errno.h
+    uapi/linux/fs.h uapi/linux/futex.h uapi/linux/icmp.h uapi/linux/icmpv6.h uapi/linux/if.h uapi/linux/if_arp.h
+    uapi/linux/if_ether.h uapi/linux/if_vlan.h uapi/linux/in.h uapi/linux/in6.h uapi/linux/ip.h uapi/linux/ipv6.h
+    uapi/linux/limits.h uapi/linux/mman.h uapi/linux/perf_event.h uapi/linux/pkt_cls.h uapi/linux/sched.h
+    uapi/linux/socket.h uapi/linux/tcp.h uapi/linux/time.h uapi/linux/udp.h uapi/linux/utsname.h uapi/linux/wait.h
 """)
 
 # Headers that bcc's own tools and examples include for the kernel's structs, and a few of their kind.
@@ -221,7 +235,30 @@ _KERNEL_HEADERS = _words("""
     linux/workqueue.h net/af_unix.h net/inet_connection_sock.h net/inet_sock.h net/ip.h net/ipv6.h net/net_namespace.h
     net/request_sock.h net/route.h net/sock.h net/tcp.h net/tcp_states.h net/udp.h uapi/linux/fcntl.h
     uapi/linux/openat2.h uapi/linux/stat.h uapi/linux/uio.h uapi/linux/un.h
+    linux/backing-dev.h linux/bvec.h linux/completion.h linux/cpumask.h linux/dma-mapping.h linux/elevator.h
+    linux/exportfs.h linux/fsnotify.h linux/gfp.h linux/gfp_types.h linux/hrtimer.h linux/idr.h linux/if_tun.h
+    linux/inetdevice.h linux/io_uring_types.h linux/jiffies.h linux/kthread.h linux/ktime.h linux/kvm_host.h
+    linux/llist.h linux/lsm_hooks.h linux/mnt_namespace.h linux/namei.h linux/net_namespace.h linux/netlink.h
+    linux/nfs.h linux/nfs_fs_sb.h linux/nfs_xdr.h linux/numa.h linux/page-flags.h linux/pagemap.h linux/pagevec.h
+    linux/pci.h linux/percpu.h linux/preempt.h linux/printk.h linux/proc_fs.h linux/radix-tree.h linux/rbtree.h
+    linux/rcupdate.h linux/rtnetlink.h linux/rwsem.h linux/scatterlist.h linux/sched/cputime.h linux/sched/prio.h
+    linux/sched/rt.h linux/seq_file.h linux/shm.h linux/smp.h linux/sock_diag.h linux/srcu.h linux/sunrpc/clnt.h
+    linux/sunrpc/sched.h linux/syscalls.h linux/sysctl.h linux/tracepoint.h linux/tty_driver.h linux/uidgid.h
+    linux/virtio_config.h linux/vmalloc.h linux/vmstat.h linux/writeback.h linux/xarray.h net/arp.h
+    net/dst.h net/flow.h net/genetlink.h net/icmp.h net/inet_common.h net/inet_hashtables.h net/inet_timewait_sock.h
+    net/ip_fib.h net/netfilter/nf_conntrack.h net/neighbour.h net/netlink.h net/netns/generic.h net/pkt_sched.h
+    net/protocol.h net/raw.h net/sch_generic.h net/scm.h net/snmp.h net/xdp.h scsi/scsi_cmnd.h scsi/scsi_device.h
 """)
+
+# Of these, the headers that give a socket's fields their shorter names.
+_SOCKET_HEADERS = _words("""
+    linux/ipv6.h linux/netlink.h linux/sock_diag.h linux/tcp.h linux/udp.h net/af_unix.h net/icmp.h net/inet_common.h
+    net/inet_connection_sock.h net/inet_hashtables.h net/inet_sock.h net/inet_timewait_sock.h net/ip.h net/ipv6.h
+    net/netlink.h net/protocol.h net/raw.h net/request_sock.h net/route.h net/scm.h net/sock.h net/tcp.h net/udp.h
+""")
+
+# What no header of the kernel's shows: programs that need them bring their own definitions.
+_PRIVATE = _words("mnt_namespace mount nameidata")
 
 # What uapi/linux/bpf.h, ptrace.h and the protocol headers define, as far as programs are handed it or ask for it.
 _CORE_TYPES = _words("""
@@ -262,7 +299,7 @@ _ROOTS = _words("""
     socket sock inet_sock inet_connection_sock inet_timewait_sock request_sock tcp_sock tcp_request_sock udp_sock
     unix_sock sk_buff msghdr net_device napi_struct sockaddr_un neighbour rtable
     irqaction irq_desc softirq_action work_struct timer_list hrtimer module perf_event kernel_siginfo
-    bpf_map bpf_prog virtqueue tty_struct pipe_inode_info rq cfs_rq pid upid signal_struct ethtool_cmd
+    bpf_map bpf_prog virtqueue scatterlist tty_struct pipe_inode_info rq cfs_rq pid upid signal_struct ethtool_cmd
     vlan_hdr vlan_ethhdr linux_dirent64 kstat rusage rlimit seq_file key kobject device
 """)
 
@@ -293,16 +330,24 @@ def _files(btf: bytes, release: str) -> dict[str, str]:
     }
     files["include/bpfnb/config.h"] = _guarded("config.h", _config(types))
     files["include/bpfnb/core.h"] = _guarded("core.h", core + _missing_typedefs(types) + _missing_helpers(constants))
-    files["include/bpfnb/kernel.h"] = _guarded("kernel.h", "#include <bpfnb/core.h>\n" + kernel)
-    files["include/bpfnb/all.h"] = _guarded("all.h", "#include <bpfnb/kernel.h>\n" + everything)
+    kernel += _without(constants, _derived(types, constants))
+    files["include/bpfnb/kernel.h"] = _guarded("kernel.h", _includes("bpfnb/core.h") + kernel)
+    files["include/bpfnb/all.h"] = _guarded("all.h", _includes("bpfnb/kernel.h") + everything)
     files["include/bpfnb/constants.h"] = _guarded("constants.h", _without(constants, _python_constants()))
     files["include/linux/version.h"] = _guarded("version.h", _version(release))
-    files["include/vmlinux.h"] = "#include <bpfnb/all.h>\n"
+    files["include/vmlinux.h"] = _includes("bpfnb/all.h")
+    for name in _BARE_HEADERS:
+        files[f"include/{name}"] = _includes("linux/kconfig.h")
     for name in _CORE_HEADERS:
-        files[f"include/{name}"] = "#include <linux/kconfig.h>\n"
+        files[f"include/{name}"] = _includes("linux/kconfig.h", "bpfnb/uapi.h")
     for name in _KERNEL_HEADERS:
-        files[f"include/{name}"] = "#include <bpfnb/kernel.h>\n"
+        sockets = ["bpfnb/sockets.h"] if name in _SOCKET_HEADERS else []
+        files[f"include/{name}"] = _includes("bpfnb/kernel.h", "bpfnb/uapi.h", "bpfnb/internals.h", *sockets)
     return files
+
+
+def _includes(*names: str) -> str:
+    return "".join(f"#include <{name}>\n" for name in names)
 
 
 def _guarded(name: str, text: str) -> str:
@@ -331,8 +376,30 @@ def _config(types: _Types) -> str:
     # A field that stands in the struct only with the option: include/net/net_namespace.h, include/linux/mmzone.h.
     fields = {"NET_NS": ("possible_net_t", "net"), "NUMA": ("zone", "node")}
     options += [option for option, (name, field) in fields.items() if types.has_field(name, field)]
-    page_shift = os.sysconf("SC_PAGE_SIZE").bit_length() - 1
-    return "".join(f"#define CONFIG_{option} 1\n" for option in options) + f"#define PAGE_SHIFT {page_shift}\n"
+    text = "".join(f"#define CONFIG_{option} 1\n" for option in options)
+    text += f"#define PAGE_SHIFT {os.sysconf('SC_PAGE_SIZE').bit_length() - 1}\n"
+    # Functions of internals.h read these.
+    functions = {"SCATTERLIST": ("scatterlist", "page_link"), "SKB_QUEUES": ("sk_buff", "queue_mapping")}
+    return text + "".join(f"#define BPFNB_HAS_{n} 1\n" for n, field in functions.items() if types.has_field(*field))
+
+
+def _derived(types: _Types, constants: set[str]) -> str:
+    """Macros whose values differ between kernels, from what the types say about them."""
+    lines = []
+    # Of another length in some releases; the array that holds the short name tells.
+    for name, field in (("dentry", "d_iname"), ("shortname_store", "string")):
+        length = types.array_length(name, field)
+        if length and "DNAME_INLINE_LEN" not in constants:
+            lines.append(f"#define DNAME_INLINE_LEN {length}")
+            break
+    # enum req_flag_bits, enum rqf_flags: the number of a bit is an enumerator, the bit itself a macro.
+    for name in sorted(constants):
+        if name.startswith(("__REQ_", "__RQF_")) and not name.endswith(("_BITS", "_LAST", "_FIRST")):
+            lines.append(f"#define {name[2:]} (1ULL << {name})")
+        # Enumerated since v6.10; before, the values changed too often to keep them by hand.
+        if found := re.fullmatch(r"___GFP_(\w+)_BIT", name):
+            lines += [f"#define ___GFP_{found[1]} BIT({name})", f"#define __GFP_{found[1]} ((gfp_t)___GFP_{found[1]})"]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _version(release: str) -> str:
@@ -391,7 +458,8 @@ def _core(types: _Types) -> list[int]:
 def _kernel(types: _Types) -> list[int]:
     """The types of kernel.h."""
     roots = types.named(_ROOTS, STRUCT, UNION)
-    return types.enums_with(_KERNEL_CONSTANTS) + roots + types.reachable(roots)
+    private = set(types.named(_PRIVATE, STRUCT))
+    return types.enums_with(_KERNEL_CONSTANTS) + roots + types.reachable(roots, private)
 
 
 class _Types(Types):
@@ -438,15 +506,24 @@ class _Types(Types):
             return [self.array(i)[0]]
         return [type_.ref] if type_.kind == PTR or type_.kind in OTHER_NAMES else []
 
-    def reachable(self, roots: Iterable[int]) -> list[int]:
-        """The structs and unions that can be got to from the roots, pointers followed."""
-        seen: set[int] = set()
+    def array_length(self, type_name: str, field: str) -> int:
+        """How many elements a field has that is an array; 0 where there is no such field."""
+        for i in self.named((type_name,), STRUCT, UNION):
+            for member in self.members(i):
+                if member.name == field and self.all[member.type_id].kind == ARRAY:
+                    return self.array(member.type_id)[1][0]
+        return 0
+
+    def reachable(self, roots: Iterable[int], private: Collection[int] = ()) -> list[int]:
+        """The structs and unions that can be got to from the roots, pointers followed, but not through these."""
+        seen: set[int] = set(private)
         queue = list(roots)
         while queue:
             i = queue.pop()
             if i not in seen:
                 seen.add(i)
                 queue += self.targets(i)
+        seen -= set(private)
         return sorted(i for i in seen if self.all[i].kind in (STRUCT, UNION) and self.all[i].name)
 
 

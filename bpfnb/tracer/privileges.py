@@ -4,9 +4,10 @@ Capabilities as in Linux's include/uapi/linux/capability.h. Loading needs CAP_BP
 reads tracefs and other people's executables (uprobes). The tracer stays user 0 where it began so: tracefs lets only
 its owner make instances. Without capabilities user 0 is merely the owner of root's files.
 
-Where kernel.perf_event_paranoid is above 2, as Debian and Ubuntu set it, their kernels let nobody open a perf event
-without CAP_SYS_ADMIN, and kprobes, uprobes and tracepoints are perf events. There the tracer keeps that one too, but
-raises it only while it attaches (``attaching``); compiling and reading run without. In the same way it keeps
+Attaching can take CAP_SYS_ADMIN: where kernel.perf_event_paranoid is above 2, as Debian and Ubuntu set it, for every
+perf event, which probes are; elsewhere for uprobes (tried on 6.18), which bcc would otherwise put into tracefs, where
+they stay for good. So the tracer keeps that one too, but raises it only while it attaches (``attaching``); compiling
+and reading run without. In the same way it keeps
 CAP_IPC_LOCK, for perf buffers larger than everybody may have (``locking``), and CAP_SYS_PTRACE, to open what
 other users' processes have mapped, for the names of their functions (``looking``).
 """
@@ -57,16 +58,13 @@ def mount_tracefs() -> None:
 def drop() -> None:
     """Give up every capability but the three, for good: for this process and all it may start.
 
-    CAP_IPC_LOCK, CAP_SYS_PTRACE, and CAP_SYS_ADMIN where it is needed, stay at hand, but not in force.
+    CAP_IPC_LOCK, CAP_SYS_PTRACE and CAP_SYS_ADMIN stay at hand, but not in force.
     """
     held = _held("CapEff")
     effective = [c for c in _KEPT if c in held]
-    keep = [*effective, *({_IPC_LOCK, _SYS_PTRACE} & held)]
+    keep = [*effective, *({_IPC_LOCK, _SYS_PTRACE, _SYS_ADMIN} & held)]
     if _SYS_ADMIN in held and not {_PERFMON, _BPF} <= held:
-        keep.append(_SYS_ADMIN)  # kernels before 5.8 have only this one
-        effective.append(_SYS_ADMIN)
-    elif _SYS_ADMIN in held and _perf_event_paranoid() > 2:
-        keep.append(_SYS_ADMIN)
+        effective.append(_SYS_ADMIN)  # kernels before 5.8 have only this one
     capability = 0
     while _libc.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0) >= 0:
         if capability not in keep:
@@ -118,10 +116,6 @@ def _held(which: str) -> set[int]:
             mask = int(line.split()[1], 16)
             return {c for c in range(64) if mask >> c & 1}
     return set()
-
-
-def _perf_event_paranoid() -> int:
-    return int(Path("/proc/sys/kernel/perf_event_paranoid").read_text())
 
 
 def _set(effective: Collection[int], permitted: Collection[int]) -> None:

@@ -61,6 +61,8 @@ class SnapshotLike(Protocol):
     def outputs(self) -> Sequence[tuple[str, int, int]]: ...
     @property
     def error(self) -> str: ...
+    @property
+    def maps(self) -> Sequence[tuple[str, str]]: ...
 
 
 class CheckRow(Protocol):
@@ -76,6 +78,8 @@ class CheckRow(Protocol):
     def found(self) -> str: ...
     @property
     def remedy(self) -> str: ...
+    @property
+    def known(self) -> bool: ...
 
 
 # Colours that are legible on white and on black where no theme names them.
@@ -110,6 +114,8 @@ def session_text(snapshot: SnapshotLike) -> str:
     lines = [f"<Session {printable(s.name)}: {', '.join(facts)}>"]
     lines += ["  " + _probe_text(probe) for probe in s.probes]
     lines += ["  " + printable(note) for note in _notes(s.probes)]
+    if s.maps:
+        lines.append("  maps: " + printable(", ".join(f"{name} ({kind})" for name, kind in s.maps)))
     if s.error:
         lines.append("  " + printable(s.error))
     return "\n".join(lines)
@@ -130,6 +136,9 @@ def session_card(snapshot: SnapshotLike) -> str:
         parts.append(_outputs_table(s.outputs))
     if s.probes:
         parts.append(_probes_table(s.probes))
+    if s.maps:
+        names = ", ".join(f"{code(name)} {muted(escape(kind))}" for name, kind in s.maps)
+        parts.append(f'<div style="margin-top:6px">{muted("maps")} {names}</div>')
     if s.error:
         parts.append(f'<div style="color:{BAD};margin-top:8px">{escape(s.error)}</div>')
     return card("".join(parts))
@@ -205,35 +214,73 @@ def sessions_text(snapshots: Sequence[SnapshotLike]) -> str:
 # --- the doctor ---------------------------------------------------------------------------------------------------
 
 
+_LEVELS = {
+    "required": "without these nothing is traced",
+    "optional": "without these something is lacking",
+    "info": "good to know",
+}
+
+
 def checks_table(checks: Iterable[CheckRow]) -> str:
     """The doctor's findings for a notebook."""
+    checks = list(checks)
     rows = []
-    for check in checks:
-        mark, colour = _verdict(check)
-        found = escape(check.found)
-        if check.remedy:
-            found += f"<br>{muted(escape(check.remedy))}"
-        rows.append((f'<span style="color:{colour};white-space:nowrap">{mark}</span>', escape(check.name), found))
-    return card(table(("", "checked", "found"), rows))
+    for level, group in _by_level(checks):
+        rows.append(("", f'<b style="line-height:2.4">{level}</b>', muted(_LEVELS[level])))
+        rows += [_check_cells(check) for check in group]
+    works, sentence = _conclusion(checks)
+    head = f'<div style="color:{GOOD if works else BAD};margin-bottom:6px"><b>{escape(sentence)}</b></div>'
+    return card(head + table(("", "checked", "found"), rows))
 
 
 def checks_text(checks: Iterable[CheckRow]) -> str:
     """The doctor's findings for a terminal."""
     checks = list(checks)
-    verdicts = [_verdict(check)[0] for check in checks]
-    first, second = max(map(len, verdicts), default=0), max((len(printable(c.name)) for c in checks), default=0)
-    lines = []
-    for verdict, check in zip(verdicts, checks, strict=True):
-        lines.append(f"{verdict:{first}}  {printable(check.name):{second}}  {printable(check.found)}".rstrip())
-        if check.remedy:
-            lines.append(" " * (first + 2 + second + 2) + printable(check.remedy))
+    first = max((len(_verdict(check)[0]) for check in checks), default=0)
+    second = max((len(printable(check.name)) for check in checks), default=0)
+    lines = [printable(_conclusion(checks)[1])]
+    for level, group in _by_level(checks):
+        lines += ["", f"{level}: {_LEVELS[level]}"]
+        for check in group:
+            name, found = printable(check.name), printable(check.found)
+            lines.append(f"  {_verdict(check)[0]:{first}}  {name:{second}}  {found}".rstrip())
+            if check.remedy:
+                lines.append(" " * (first + second + 6) + _remedy(check))
     return "\n".join(lines)
+
+
+def _check_cells(check: CheckRow) -> tuple[str, str, str]:
+    mark, colour = _verdict(check)
+    remedy = f"<br>{muted(escape(_remedy(check)))}" if check.remedy else ""
+    return (
+        f'<span style="color:{colour};white-space:nowrap">{mark}</span>',
+        escape(check.name),
+        escape(check.found) + remedy,
+    )
+
+
+def _remedy(check: CheckRow) -> str:
+    return f"\N{RIGHTWARDS ARROW} {printable(check.remedy)}"
+
+
+def _by_level(checks: Sequence[CheckRow]) -> list[tuple[str, list[CheckRow]]]:
+    """The checks of each level that has any."""
+    groups = [(level, [check for check in checks if check.level == level]) for level in _LEVELS]
+    return [(level, group) for level, group in groups if group]
+
+
+def _conclusion(checks: Sequence[CheckRow]) -> tuple[bool, str]:
+    """Whether tracing works, and that as a sentence."""
+    lacking = [check.name for check in checks if check.level == "required" and not check.ok]
+    return not lacking, f"Tracing does not work: {', '.join(lacking)}" if lacking else "Tracing works."
 
 
 def _verdict(check: CheckRow) -> tuple[str, str]:
     """The word for how a check came out, and its colour. A lacking "optional" thing only takes something away."""
     if check.ok:
         return ("\N{CHECK MARK} ok", GOOD)
+    if not check.known:
+        return ("? unknown", BAD if check.level == "required" else "inherit")
     if check.level == "required":
         return ("\N{BALLOT X} missing", BAD)
     return ("\N{EN DASH} missing", WARN) if check.level == "optional" else ("\N{EN DASH} no", "inherit")

@@ -260,10 +260,9 @@ def test_closing_ends_both_processes() -> None:
 def test_the_tracer_keeps_only_what_it_needs() -> None:
     """CAP_DAC_READ_SEARCH (2), CAP_PERFMON (38) and CAP_BPF (39), for it and for all it might start.
 
-    CAP_IPC_LOCK (14) is at hand for perf buffers, CAP_SYS_PTRACE (19) for names, and where the system keeps perf events
-    for CAP_SYS_ADMIN (21), that one for attaching; but they are not in force.
+    CAP_IPC_LOCK (14) is at hand for perf buffers, CAP_SYS_PTRACE (19) for names, CAP_SYS_ADMIN (21) for attaching; but
+    they are not in force.
     """
-    paranoid = int(Path("/proc/sys/kernel/perf_event_paranoid").read_text())
     worker = tracer()
     for pid in processes(worker):
         fields = dict(
@@ -271,7 +270,7 @@ def test_the_tracer_keeps_only_what_it_needs() -> None:
         )
         for name in ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb"):
             held = {c for c in range(64) if int(fields[name], 16) >> c & 1}
-            extra = {14, 19, *([21] if paranoid > 2 else [])} if name in ("CapPrm", "CapBnd") else set()
+            extra = {14, 19, 21} if name in ("CapPrm", "CapBnd") else set()
             assert held <= {2, 38, 39} | extra, name
         assert fields["NoNewPrivs"] == "1"
 

@@ -98,6 +98,25 @@ struct user_regs_struct;
 #define ntohs be16_to_cpu
 #define ntohl be32_to_cpu
 
+/* include/linux/minmax.h, math64.h, math.h. Each argument is evaluated once. */
+#define min(x, y) ({ __typeof__(x) bpfnb_x = (x); __typeof__(y) bpfnb_y = (y); bpfnb_x < bpfnb_y ? bpfnb_x : bpfnb_y; })
+#define max(x, y) ({ __typeof__(x) bpfnb_x = (x); __typeof__(y) bpfnb_y = (y); bpfnb_x > bpfnb_y ? bpfnb_x : bpfnb_y; })
+#define min_t(type, x, y) min((type)(x), (type)(y))
+#define max_t(type, x, y) max((type)(x), (type)(y))
+#define clamp(val, lo, hi) min((__typeof__(val))max(val, lo), hi)
+#define clamp_t(type, val, lo, hi) min_t(type, max_t(type, val, lo), hi)
+#define swap(a, b) do { __typeof__(a) bpfnb_a = (a); (a) = (b); (b) = bpfnb_a; } while (0)
+#define abs(x) ({ __typeof__(x) bpfnb_x = (x); bpfnb_x < 0 ? -bpfnb_x : bpfnb_x; })
+#define DIV_ROUND_UP(n, d) (((n) + (d) - 1) / (d))
+#define ALIGN(x, a) (((x) + (__typeof__(x))(a) - 1) & ~((__typeof__(x))(a) - 1))
+#define round_up(x, y) ((((x) - 1) | ((__typeof__(x))(y) - 1)) + 1)
+#define round_down(x, y) ((x) & ~((__typeof__(x))(y) - 1))
+#define div_u64(dividend, divisor) ((u64)(dividend) / (u32)(divisor))
+#define div64_u64(dividend, divisor) ((u64)(dividend) / (u64)(divisor))
+#define div_s64(dividend, divisor) ((s64)(u64)(dividend) / (s32)(divisor))
+#define lower_32_bits(n) ((u32)((n) & 0xffffffff))
+#define upper_32_bits(n) ((u32)(((n) >> 16) >> 16))
+
 /* include/linux/log2.h, for any argument, constants included (bcc sizes BPF_STACK_TRACE so) */
 #define ilog2(n) (63 - __builtin_clzll(n))
 #define roundup_pow_of_two(n) ((n) < 2 ? 1UL : 1UL << (64 - __builtin_clzll((n) - 1)))
@@ -106,9 +125,20 @@ struct user_regs_struct;
 /* include/asm-generic/page.h; PAGE_SHIFT is the machine's, in config.h */
 #define PAGE_SIZE (1UL << PAGE_SHIFT)
 #define PAGE_MASK (~(PAGE_SIZE - 1))
+#define PAGE_ALIGN(address) ALIGN(address, PAGE_SIZE)
+
+/* arch/x86/include/asm/page_64_types.h, arch/arm64/include/asm/memory.h: where the kernel's half of memory begins */
+#if defined(CONFIG_X86_64)
+#define __PAGE_OFFSET_BASE_L5 0xff11000000000000UL
+#define __PAGE_OFFSET_BASE_L4 0xffff888000000000UL
+#define PAGE_OFFSET __PAGE_OFFSET_BASE_L4
+#elif defined(CONFIG_ARM64)
+#define PAGE_OFFSET 0xfff0000000000000UL
+#endif
 
 /* include/uapi/linux/limits.h, include/linux/sched.h, include/uapi/linux/perf_event.h */
 #define NAME_MAX 255
+#define IFNAMSIZ 16
 #define PATH_MAX 4096
 #define TASK_COMM_LEN 16
 #define PERF_MAX_STACK_DEPTH 127
