@@ -106,6 +106,10 @@ class Buffer:
         new.all[: stop - start] = self.all[start:stop]
         return new
 
+    def leave(self) -> None:
+        """Leave the memory to whoever still looks at it, and take other."""
+        self._move(len(self.all), self.all.dtype)
+
     def _move(self, capacity: int, dtype: npt.DTypeLike) -> None:
         larger = np.empty((capacity, *self.all.shape[1:]), dtype)
         larger[: self._size] = self.view()
@@ -118,10 +122,8 @@ AnyBuffer = TypeVar("AnyBuffer", bound=Buffer)
 class Codes(Buffer):
     """Numbers below some count that may grow, in the smallest type pandas would choose for as many categories."""
 
-    def __init__(self, codes: Array | None = None, count: int = 0) -> None:
+    def __init__(self) -> None:
         super().__init__(np.int8)
-        if codes is not None:
-            self.put(codes, count)
 
     def put(self, codes: Array, count: int) -> None:
         dtype = np.dtype(np.int8 if count < 127 else np.int16 if count < 32767 else np.int32)
@@ -209,7 +211,7 @@ AnyColumn = TypeVar("AnyColumn", bound=Growing)
 
 
 class _Fixed(Growing):
-    """Values that all take the same space."""
+    """Values that all take the same space. ``read`` takes them out of rows, and holds on to no column: see part()."""
 
     def __init__(self, read: Callable[[Rows], Array], dtype: npt.DTypeLike, shape: tuple[int, ...] = ()) -> None:
         self._read = read
@@ -267,8 +269,9 @@ class Bytes(_Fixed):
     """Byte strings of one length: ArrowDtype(pa.binary(n)), whose values are ``bytes``."""
 
     def __init__(self, column: schema.Column) -> None:
-        self._width = np.dtype(column.dtype).itemsize
-        super().__init__(lambda rows: rows[:, column.offset : column.offset + self._width], np.uint8, (self._width,))
+        width = np.dtype(column.dtype).itemsize
+        whole = slice(column.offset, column.offset + width)
+        super().__init__(lambda rows: rows[:, whole], np.uint8, (width,))
 
     def values(self) -> Any:
         return self._array(0)
@@ -278,7 +281,7 @@ class Bytes(_Fixed):
 
     def _array(self, start: int) -> Any:
         data = self._buffer.view(start)
-        return _arrow(pa.Array.from_buffers(pa.binary(self._width), len(data), [None, pa.py_buffer(data)]))
+        return _arrow(pa.Array.from_buffers(pa.binary(data.shape[1]), len(data), [None, pa.py_buffer(data)]))
 
 
 class Lists(_Fixed):
@@ -475,13 +478,18 @@ class Category(Growing):
     def append(self, batch: Batch) -> None:
         self._put(self._distinct.codes(self._read(batch.rows)))
 
-    def values(self) -> pd.Categorical:
-        return self._categorical(self._shown.view().copy())  # pandas may write into them
+    def values(self) -> pd.Series[Any]:
+        codes, dtype = self._shown, self._categories()
+        if codes.lent is not None and codes.lent.dtype is not dtype:
+            codes.leave()  # frames made with fewer categories keep it
+        if codes.lent is None:
+            codes.lent = pd.Series(pd.Categorical.from_codes(codes.all, dtype=dtype, validate=False), copy=False)
+        return codes.lent.iloc[: len(codes)]
 
     def groups(self, start: int) -> pd.Categorical[Any]:
-        return self._categorical(self._shown.view(start))
+        return pd.Categorical.from_codes(self._shown.view(start), dtype=self._categories(), validate=False)
 
-    def raw(self) -> pd.Categorical:
+    def raw(self) -> pd.Categorical[Any]:
         """The rows' values before they were given names: a category of ``bytes``, or of numbers."""
         raw = pd.Index(self._values(self._distinct.keys.view()), dtype=object)
         category = pd.Categorical.from_codes(self._codes.view().copy(), raw, validate=False)
@@ -508,8 +516,9 @@ class Category(Growing):
             self._name(first)
             new = self._name_of.view(first)
             if self._name_codes is None and np.any(new != np.arange(first, first + len(new))):
-                self._name_codes = Codes(self._name_of.view()[self._codes.view()], len(self._names))
-        self._codes.put(codes, len(self._distinct))
+                self._name_codes = Codes()
+                self._name_codes.put(self._name_of.view()[self._codes.view()], len(self._names))
+        self._codes.put(codes, max(len(self._distinct), len(self._names)))
         if self._name_codes is not None:
             self._name_codes.put(self._name_of.view()[codes], len(self._names))
 
@@ -520,11 +529,12 @@ class Category(Growing):
         self._names.append(*_joined([name.encode() for name in new]))
         return np.array([self._by_name[name] for name in names], np.int32)
 
-    def _categorical(self, codes: Array) -> pd.Categorical:
+    def _categories(self) -> Any:
+        """The dtype, the same object as long as there are no new names."""
         if self._dtype is None or len(self._dtype.categories) < len(self._names):
             names = _string_array(self._names.arrow(pa.large_string()))
             self._dtype = _category_dtype(pd.Index(names, copy=False), False)
-        return pd.Categorical.from_codes(codes, dtype=self._dtype, validate=False)
+        return self._dtype
 
     def _take(self: _AnyCategory, other: _AnyCategory, start: int, stop: int) -> None:
         """Values and names that no row kept has are forgotten: in a long session they would be most."""

@@ -10,9 +10,11 @@ from __future__ import annotations
 import ctypes
 import difflib
 import errno
+import fcntl
 import os
 import platform
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -30,6 +32,7 @@ __all__ = ["Link", "attach", "has_kprobes", "syscall_mode", "usdt_wish", "wish"]
 _KPROBE, _TRACEPOINT, _PERF_EVENT, _RAW_TRACEPOINT, _TRACING, _LSM = 2, 5, 7, 17, 26, 29
 # Perf event types and defaults: include/uapi/linux/perf_event.h.
 _TYPE_HARDWARE, _TYPE_SOFTWARE, _CPU_CLOCK = 0, 1, 0
+_PERF_EVENT_IOC_DISABLE = 0x2401
 _DEFAULT_COUNT = {"software": 1, "hardware": 1_000_000}  # events to a hit, as bpftrace has it
 
 _SYSCALL_PREFIXES = {
@@ -41,10 +44,20 @@ _SYSCALL_PREFIXES = {
 
 
 class Link(NamedTuple):
-    """An attached probe. ``close`` detaches it."""
+    """An attached probe, and the descriptors that hold it."""
 
     info: ProbeInfo
-    close: Callable[[], None]
+    fds: list[int]
+
+    def silence(self) -> None:
+        """Let it see no more events, at once, where that is possible: detaching waits for every CPU."""
+        for fd in self.fds:
+            with suppress(OSError):  # no perf event but a BPF link, which can only be closed
+                fcntl.ioctl(fd, _PERF_EVENT_IOC_DISABLE)
+
+    def close(self) -> None:
+        """Detach. Idempotent."""
+        _close_all(self.fds)
 
 
 class Target(NamedTuple):
@@ -258,7 +271,7 @@ def _usdt(target: Target, probe: Probe) -> Link:
     except BaseException:
         _close_all(fds)
         raise
-    return _link(probe, -1, f"usdt:{probe.target}", "", lambda: _close_all(fds))
+    return _link(probe, fds, f"usdt:{probe.target}", "")
 
 
 def _open_uprobe(target: Target, probe: Probe, path: bytes, address: int, exit_: bool) -> int:
@@ -298,7 +311,7 @@ def _perf(target: Target, probe: Probe, type_: int, config: int, period: int, fr
     except BaseException:
         _close_all(fds)
         raise
-    return _link(probe, -1, f"{probe.kind}:{probe.target}", f"on {len(fds)} CPUs", lambda: _close_all(fds))
+    return _link(probe, fds, f"{probe.kind}:{probe.target}", f"on {len(fds)} CPUs")
 
 
 def _opened_perf(target: Target, probe: Probe, arguments: tuple[int, ...]) -> int:
@@ -325,10 +338,10 @@ def _close_all(fds: list[int]) -> None:
 # --- shared -------------------------------------------------------------------------------------------------------
 
 
-def _link(probe: Probe, fd: int, attached: str, note: str, close: Callable[[], None] | None = None) -> Link:
+def _link(probe: Probe, fds: int | list[int], attached: str, note: str) -> Link:
     kind = attached.partition(":")[0]
     info = ProbeInfo(probe.requested, attached, kind, note, probe.function)
-    return Link(info, close or (lambda: os.close(fd)))
+    return Link(info, [fds] if isinstance(fds, int) else fds)
 
 
 _NOT_TRACEABLE = "the kernel does not let this function be traced (notrace, or part of tracing itself)"

@@ -17,6 +17,7 @@ from bpfnb.program import MapDecl, Probe, Program
 from bpfnb.protocol import Connection, Loaded, MapInfo, MapRead, ProbeInfo, SegmentAdded, ToTracer
 from bpfnb.schema import PRINTK, Layout, Schema
 from bpfnb.tracer import attach, mapdump, privileges
+from bpfnb.tracer.attach import Link
 from bpfnb.tracer.comms import CommHistory
 from bpfnb.tracer.compiler import CELL_PATH, Compiler, Module
 from bpfnb.tracer.drainer import Drainer
@@ -147,15 +148,17 @@ class Sessions:
         )
 
     def _attach(self, program: Program, running: _Running) -> tuple[ProbeInfo, ...]:
-        infos = []
+        links: list[Link] = []
         for probe in self._compiled(program, running.module):
             with privileges.attaching():
                 link = attach.attach(self._engine, running.module, probe)
             running.stack.callback(link.close)
-            infos.append(link.info)
-        if not infos:
+            links.append(link)
+        if not links:
             raise ProgramError("nothing in this cell is attached to a probe", hint="name one: -a syscall:clone=hello")
-        return tuple(infos)
+        # First of all at the end, so that no probe sees events when another, its counterpart, sees none any more.
+        running.stack.callback(lambda: [link.silence() for link in links])
+        return tuple(link.info for link in links)
 
     def _compiled(self, program: Program, module: Module) -> list[Probe]:
         """The probes whose function was compiled: one under an ``#if`` that came out false asks for nothing."""

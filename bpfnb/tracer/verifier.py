@@ -186,6 +186,11 @@ _RULES = [
         r"arithmetic prohibited|pointer comparison",
         "The verifier allows few sums with pointers: adding a number it knows the bounds of, to a pointer it knows.",
     ),
+    _Rule(
+        "call of a function",
+        r"last insn is not an exit or jmp|call to invalid destination|invalid call insn",
+        "clang made a call of a function out of this, such as memcmp or memset, which no BPF program has.",
+    ),
     _Rule("unreachable instruction", r"unreachable insn", "No way through the program reaches these instructions."),
     _Rule("jump out of range", r"jump out of range", "A jump leaves the program."),
     _Rule(
@@ -247,7 +252,8 @@ _REFINED = {"direct memory access": _or_null, "out of bounds": _whose}
 
 # Lines that give no reason: instructions, quotes, states, and what libbpf and bcc say around it.
 _NO_REASON = re.compile(
-    r"\s*(\d+: |;|(cur|old|last|first|parent) |regs=|from \d|func#|stack depth|mark_precise|mark_stack|processed |"
+    r"\s*(\d+: |;|(cur|old) state|last_idx|first_idx|parent (didn't|already)|regs=|from \d|func#|stack depth|"
+    r"mark_precise|mark_stack|processed |"
     r"verification time|R\d+(_\w+)?=|caller:|callee:|frame\d+:|propagating|Validating|falling back|"
     r"max_states|arg#\d+ reference|bpf: |libbpf:|-- (BEGIN|END)|\[\.\.\.|$)"
 )
@@ -285,7 +291,7 @@ class _Steps:
             if quote := _QUOTE.match(text):
                 quoted = self._place(quote[1], quote[2]) or quoted
             elif step := _INSTRUCTION.match(text):
-                self.steps.append((int(step[1]), step[2], lines.line(int(step[1])) or quoted))
+                self.steps.append((int(step[1]), step[2], self._within(lines.line(int(step[1]))) or quoted))
         self._last = quoted
 
     def last_line(self) -> int | None:
@@ -296,7 +302,7 @@ class _Steps:
         if instruction < 0:
             return None
         quoted = (line for number, _, line in reversed(self.steps) if number == instruction)
-        return self._lines.line(instruction) or next(quoted, None)
+        return self._within(self._lines.line(instruction)) or next(quoted, None)
 
     def loop(self) -> int | None:
         """The line of the jump back that was taken most often."""
@@ -310,6 +316,10 @@ class _Steps:
             if written.match(text) or (register == 0 and text.startswith("call ")):
                 return line
         return None
+
+    def _within(self, line: int | None) -> int | None:
+        """A line of the cell; None for one behind its end, where what bcc appends has its lines."""
+        return line if line and line <= len(self._cell) else None
 
     def quoted(self, line: int) -> str:
         return self._cell[line - 1]

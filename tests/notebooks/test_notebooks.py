@@ -40,6 +40,7 @@ assert bpfnb.sessions() == {}
 infos = [path.read_text() for path in Path(f"/proc/{bpfnb.session.client.connect().hello().pid}/fdinfo").iterdir()]
 assert infos and not [text for text in infos if "prog_id" in text or "link_id" in text], infos
 """
+TABLE = r"^(\w+) +(-?\d+) +(\d+) +(\d+)$"  # a name and three numbers
 LINE = re.compile(r"\d+\.\d{9} {3,} \S.{14,} \d+ +my bcc program")
 
 
@@ -50,8 +51,9 @@ def ids(paths: list[Path]) -> list[str]:
 # --- as committed -------------------------------------------------------------------------------------------------
 
 
-def test_there_are_four() -> None:
-    assert ids(NOTEBOOKS)[:4] == ["01_hello_clone", "02_sync", "03_clone_fields", "04_live_rates"]
+def test_there_are_seven() -> None:
+    lessons = ["01_hello_clone", "02_sync", "03_clone_fields", "04_live_rates", "05_records", "06_maps", "07_stacks"]
+    assert ids(NOTEBOOKS)[:7] == lessons
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=ids(NOTEBOOKS))
@@ -137,11 +139,95 @@ def live(nb: Executed) -> None:
     assert nb.text("sessions") == "No session."
 
 
+def records(nb: Executed) -> None:
+    assert "takes at most 3 values beside its format, here are 4" in nb.text("four-values")
+    assert len(re.findall(r"^\d+ +\d+ +\d+$", nb.text("extract"), re.M)) == 5
+    for column in ("time +datetime64.ns, UTC.", "pid +uint32", "ts +uint64", "comm +category"):
+        assert re.search(rf"^{column}$", nb.text("dtypes"), re.M)
+    assert "<table" in nb.data("rows", "text/html")[0]
+    assert len(re.findall(r"^\d+\.\d{9} {3,}python +\d+ +Hello, perf_output!$", nb.text("lesson"), re.M)) >= 5
+    assert re.search(r"\bCLONE +CLONE3 +VFORK +FORK$", nb.text("by-call"), re.M)
+    assert nb.text("births-exact") == "24 processes were made, we have 24 records, 0 were lost\n"
+    assert re.search(r"^(CLONE 0|CLONE3 1|VFORK 2|FORK 3)$", nb.text("raw"), re.M)
+    assert re.search(r"^\S.* b'.*\\x00'$", nb.text("raw"), re.M)
+    assert nb.text("opens-work").count("/proc/self/comm") == 3
+    assert "workload.py" not in nb.text("opens-work")
+    rows, lost = re.findall(r"<Session burst: stopped, (\S+) rows, (\S+) lost>", nb.text("burst"))[0]
+    assert f"RuntimeWarning: {lost} events of pages were lost" in nb.text("lost-df")
+    assert f"{{'lost': {lost.replace(',', '')}, 'dropped': 0}}" in nb.text("lost-df")
+    assert int(rows.replace(",", "")) + int(lost.replace(",", "")) == 2000
+    assert nb.text("small") == "2000 delivered + 0 lost\n"
+    costs = {way: tuple(map(int, numbers)) for way, *numbers in re.findall(TABLE, nb.text("speed"), re.M)}
+    assert list(costs) == ["printk", "perf", "ring"]
+    assert {rows + lost for _, rows, lost in costs.values()} == {80_000}
+    assert costs["printk"][0] > max(costs["perf"][0], costs["ring"][0])
+    assert nb.data("live", "image/png")
+    assert nb.text("stop") == "150,000 and 150,000 rows, 0 lost\n"
+    assert nb.text("nothing-left") == "{}"
+
+
+def maps(nb: Executed) -> None:
+    (reader,) = re.findall(r"\breader +(\d+)$", nb.text("counts"), re.M)
+    assert int(reader) >= 1300
+    assert nb.text("entries").startswith(f"reader: {reader}\nnobody: 0 False\n")
+    cleared = nb.text("cleared")
+    assert 130 <= int(cleared) < 1300
+    assert nb.text("after") == f"reader: {cleared}\ncalls is stopped: its map counts cannot be changed\n"
+    buckets = re.findall(r"^(\d+) .* (\[\S+ ?\S*[])]) +(\d+)$", nb.text("bytes"), re.M)
+    assert [int(bucket) for bucket, *_ in buckets] == list(range(1, len(buckets) + 1))
+    assert [label for _, label, _ in buckets][:13:6] == ["[0, 2)", "[64, 128)", "[4K, 8K)"]
+    assert min(int(count) for *_, count in buckets[:13]) >= 100
+    assert nb.data("bytes-plot", "image/png")
+    assert nb.data("latency-plot", "image/png")
+    both = re.findall(r"\) +(\d+) +(\d+)$", nb.text("latency-table"), re.M)
+    assert [sum(map(int, counts)) for counts in zip(*both, strict=True)] == [1300, 5]
+    assert nb.text("turned-up") == "50000000"
+    ((count, least, _),) = re.findall(r"^waiter +(\d+) +(\d+) +(\d+)$", nb.text("turned-down"), re.M)
+    assert int(count) == 5
+    assert int(least) > 67_000_000
+    per_cpu = [list(map(int, row.split()[-2:])) for row in nb.text("totals").splitlines()[1:]]
+    (reads, nanoseconds) = map(int, nb.text("reduced").split()[-2:])
+    assert [sum(column) for column in zip(*per_cpu, strict=True)] == [reads, nanoseconds]
+    assert reads >= 1300 + 5 + 130
+    assert "latency" in nb.text("pairs")
+    assert re.search(r"'unmatched_starts': \d+, 'unmatched_ends': \d+", nb.text("attrs"))
+    both = re.findall(r"[sm0-9]\) +(\d+) +(\d+)$", nb.text("pairs-hist"), re.M)
+    assert [sum(map(int, counts)) for counts in zip(*both, strict=True)] == [1300, 5]
+    assert re.search(r"^0 +reader +1300 +0\.996169$", nb.text("top-count"), re.M)
+    assert re.search(r"^0 +waiter +0 days 00:00:0", nb.text("top-latency"), re.M)
+    assert re.search(r"^what +ENTRY +EXIT$", nb.text("rate"), re.M)
+    assert nb.text("nothing-left") == "{}"
+
+
+def stacks(nb: Executed) -> None:
+    assert re.search(r"^burner +\d+$", nb.text("samples"), re.M)
+    assert "entry_SYSCALL" in nb.text("one-stack") or "el0t_64_sync" in nb.text("one-stack")
+    assert " vfs_read " in nb.text("one-stack")
+    assert re.search(r"<td>burner;\S.*;\S+_\[k\]</td>", nb.data("folded", "text/html")[0])
+    total, itself = re.findall(r"^vfs_read_\[k\] +(\d+) +(\d+)$", nb.text("top"), re.M)[0]
+    assert int(total) > int(itself)
+    for cell in ("flame", "flame-off"):
+        (png,) = nb.data(cell, "image/png")
+        picture = Image.open(io.BytesIO(base64.b64decode(png)))
+        assert len(picture.convert("RGB").getcolors(1 << 24)) > 10
+    assert len(re.findall(r"^burner;\S.* \d+$", nb.text("text"), re.M)) == 3
+    counts = re.findall(r"<td>toucher;.*unknown.*</td>\s*<td>(\d+)</td>", nb.data("too-late", "text/html")[0])
+    assert int(counts[0]) >= 500
+    calls = re.findall(r"^\S.*;\w*sync;.*_\[k\] (\d+)$", nb.text("sync"), re.M)
+    assert sum(map(int, calls)) == 3
+    waits = re.findall(r"^waiter;.*;vfs_read_\[k\];.*n_tty_read_\[k\];.*schedule.* (\d+)$", nb.text("waiter"), re.M)
+    assert sum(map(int, waits)) >= 5
+    assert nb.text("nothing-left") == "{}"
+
+
 FACTS: dict[str, Callable[[Executed], None]] = {
     "01_hello_clone": hello,
     "02_sync": sync,
     "03_clone_fields": fields,
     "04_live_rates": live,
+    "05_records": records,
+    "06_maps": maps,
+    "07_stacks": stacks,
 }
 
 

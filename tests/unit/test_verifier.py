@@ -80,6 +80,8 @@ def test_lines_come_from_the_compilers_table_where_the_log_quotes_nothing() -> N
     lines = Lines((0, 5, 7), (2, 3, 4))
     assert read(log, errno.EACCES, CELL, lines).line == 4
     assert read("infinite loop detected at insn 6", errno.EINVAL, CELL, lines).line == 3
+    # A line behind the cell's end is none of its lines.
+    assert read(log, errno.EACCES, CELL, Lines((0, 7), (2, 99))).line == 2
     # An instruction that is none of the cell's: the last before it that is.
     assert read(log, errno.EACCES, CELL, Lines((0, 7), (2, 0))).line == 2
 
@@ -124,6 +126,7 @@ MESSAGES = {
     "R0 32-bit pointer arithmetic prohibited": "wrong pointer arithmetic",
     "R1 pointer += pointer prohibited": "wrong pointer arithmetic",
     "unreachable insn 4": "unreachable instruction",
+    "last insn is not an exit or jmp": "call of a function",
     "jump out of range from insn 0 to 2001": "jump out of range",
     "At program exit the register R0 has value (0x1; 0x0) should have been in (0x0; 0x0)": "bad return value",
     "At program exit the register R0 has smin=7 smax=7 should have been in [0, 0]": "bad return value",
