@@ -1,0 +1,148 @@
+"""Rows to DataFrame: how long the first df of many rows takes, and how much memory.
+
+    .venv/bin/python benchmarks/tables.py [--rows 1 10] [--comms 50] [--runs 3]
+
+Segments are filled as the tracer fills them, with M million rows of
+
+    struct { u64 ts; u32 pid; u32 tgid; u64 value; char comm[16]; }
+
+behind an 8-byte header; each measure is taken in a process of its own, and medians of the runs are shown:
+  first     seconds for the first df, with all rows waiting
+  cpu       of those, seconds of the processor: less than first where something else ran
+  again     microseconds for a df when nothing is new
+  10k more  milliseconds for a df after ten thousand more rows
+  memory    what the process has grown by once the df is there (Rss of /proc/self/smaps_rollup), to the raw bytes of
+            the columns, 40 a row; segments still mapped were counted before
+  peak      the most it had grown by meanwhile (VmHWM), the segment being read included
+Memory is touched before, since the host of a virtual machine may take seconds to give what was never used. --rows 30
+takes 4 GiB. --comms 10000000 gives every row a name of its own. Nothing else should run
+meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from bpfnb.schema import Column, Schema
+from bpfnb.store import Output
+from bpfnb.tracer.segments import SegmentWriter
+
+SCHEMA = Schema(
+    (
+        Column("ts", "number", "<u8", 8),
+        Column("pid", "number", "<u4", 16),
+        Column("tgid", "number", "<u4", 20),
+        Column("value", "number", "<u8", 24),
+        Column("comm", "text", "S16", 32),
+    ),
+    48,
+    time="ts",
+)
+RAW = 40  # bytes a row, less the header
+ROW = np.dtype(
+    [("header", "V8"), ("ts", "<u8"), ("pid", "<u4"), ("tgid", "<u4"), ("value", "<u8"), ("comm", "S16")], align=False
+)
+CHUNK = 250_000
+KEEP = 1 << 40
+
+
+def fill(writer: SegmentWriter, first: int, count: int, comms: int) -> None:
+    """Append the rows from ``first`` on."""
+    random = np.random.default_rng(first)
+    for start in range(first, first + count, CHUNK):
+        rows = np.zeros(min(CHUNK, first + count - start), ROW)
+        number = np.arange(start, start + len(rows))
+        rows["ts"] = number * 100
+        rows["pid"] = random.integers(1, 1 << 22, len(rows))
+        rows["tgid"] = rows["pid"]
+        rows["value"] = random.integers(0, 1 << 60, len(rows))
+        names = np.char.add(b"comm-", np.arange(min(comms, CHUNK)).astype("S8"))
+        if comms <= CHUNK:
+            rows["comm"] = names[random.integers(0, comms, len(rows))]
+        else:
+            rows["comm"] = np.char.add(b"c", (number % comms).astype("S14"))
+        writer.append(rows.view(np.uint8).reshape(len(rows), -1))
+
+
+def memory(file: str, field: str) -> int:
+    found = re.search(rf"^{field}:\s+(\d+) kB", Path(f"/proc/self/{file}").read_text(), re.M)
+    assert found
+    return int(found[1]) << 10
+
+
+def touch(size: int) -> None:
+    np.ones(size >> 3)
+
+
+def measure(rows: int, comms: int) -> dict[str, float]:
+    touch(rows * 120)
+    output = Output("events", SCHEMA, 1_700_000_000_000_000_000, KEEP, "perf")
+    writer = SegmentWriter(SCHEMA, output.add_segment)
+    warm = Output("warm", SCHEMA, 0, KEEP, "perf")  # what pandas and Arrow import at their first use
+    fill(SegmentWriter(SCHEMA, warm.add_segment), 0, 1000, 10)
+    str(warm.df.tail())
+    fill(writer, 0, rows, comms)
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
+    before = memory("smaps_rollup", "Rss")
+    began, worked = time.perf_counter(), time.process_time()
+    df = output.df
+    first, cpu = time.perf_counter() - began, time.process_time() - worked
+    after, peak = memory("smaps_rollup", "Rss"), memory("status", "VmHWM")
+    assert len(df) == rows
+    assert int(df["ts"].iloc[-1]) == (rows - 1) * 100
+    began = time.perf_counter()
+    for _ in range(100):
+        df = output.df
+    again = (time.perf_counter() - began) / 100
+    fill(writer, rows, 10_000, comms)
+    began = time.perf_counter()
+    df = output.df
+    more = time.perf_counter() - began
+    assert len(df) == rows + 10_000
+    raw = rows * RAW
+    return {
+        "first s": first,
+        "cpu s": cpu,
+        "again us": again * 1e6,
+        "10k more ms": more * 1e3,
+        "memory": (after - before) / raw,
+        "peak": (peak - before) / raw,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=float, nargs="+", default=[1, 10], metavar="M", help="millions")
+    parser.add_argument("--comms", type=int, default=50, help="different names")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measure(args.one, args.comms)))
+        return
+    print(f"{'rows':>12}{'first s':>10}{'cpu s':>8}{'again us':>10}{'10k more ms':>13}{'memory':>9}{'peak':>7}")
+    for millions in args.rows:
+        rows = int(millions * 1_000_000)
+        runs = []
+        for _ in range(args.runs):
+            command = [sys.executable, __file__, "--one", str(rows), "--comms", str(args.comms)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            runs.append(json.loads(done.stdout))
+        middle = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+        times = (
+            f"{middle['first s']:10.3f}{middle['cpu s']:8.3f}{middle['again us']:10.1f}{middle['10k more ms']:13.2f}"
+        )
+        print(f"{rows:12,}{times}{middle['memory']:8.2f}x{middle['peak']:6.2f}x", flush=True)
+
+
+if __name__ == "__main__":
+    main()
