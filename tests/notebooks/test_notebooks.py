@@ -192,7 +192,7 @@ def maps(nb: Executed) -> None:
     assert "latency" in nb.text("pairs")
     assert re.search(r"'unmatched_starts': \d+, 'unmatched_ends': \d+", nb.text("attrs"))
     both = re.findall(r"[sm0-9]\) +(\d+) +(\d+)$", nb.text("pairs-hist"), re.M)
-    assert [sum(map(int, counts)) for counts in zip(*both, strict=True)] == [1300, 5]
+    assert sorted(sum(map(int, counts)) for counts in zip(*both, strict=True)) == [5, 1300]
     assert re.search(r"^0 +reader +1300 +0\.996169$", nb.text("top-count"), re.M)
     assert re.search(r"^0 +waiter +0 days 00:00:0", nb.text("top-latency"), re.M)
     assert re.search(r"^what +ENTRY +EXIT$", nb.text("rate"), re.M)

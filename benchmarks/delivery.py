@@ -1,0 +1,162 @@
+"""What arrives of 40-byte events, and at what cost: ring buffer, perf buffer, bpftrace; for long; under a held GIL."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from benchmarks import readers
+from benchmarks.common import Contender, Group, Row, Runs, at_least, comparison, count, nothing, percent, rate, times
+
+__all__ = ["BPFTRACE", "GIL", "PERF", "RING", "SUSTAINED"]
+
+_PAGES = (64, 1024)  # as bcc's own tools have it, and sixteen times that
+_RATE = 500_000  # events a second where the producer is throttled
+_NO_PROBE = "no probe"
+
+
+def _events(quick: bool) -> int:
+    return 1_000_000 if quick else 3_000_000
+
+
+def _rows(what: str, ours: str, peer: str, faster: float, producer: float, runs: Runs) -> list[Row]:
+    """``faster``: how many times the peer's events per CPU second are wanted; ``producer``: and its producer's rate."""
+    free = runs.median(_NO_PROBE, "rate")
+    runs.derive("slow_down", lambda run: free / run["rate"] if free else 0.0)
+    row = partial(comparison, runs, ours=ours, peer=peer)
+    return [
+        row(f"{what}: delivered", "delivered", count),
+        row(f"{what}: lost and said so, worst run", "lost", count, worst=True, wanted=nothing()),
+        row(f"{what}: lost in silence, worst run", "unsaid", count, worst=True, wanted=nothing()),
+        row(f"{what}: events per CPU second, read", "per_reader_cpu", rate, wanted=at_least(faster)),
+        row(f"{what}: events per CPU second, to the DataFrame", "per_cpu", rate, wanted=at_least(faster)),
+        row(f"{what}: the same, the first time in a process", "first_per_cpu", rate),
+        row(f"{what}: producer", "rate", rate, wanted=at_least(producer)),
+        row(f"{what}: producer's slow-down ({_NO_PROBE}: 1)", "slow_down", times),
+    ]
+
+
+# --- BPF_RINGBUF_OUTPUT -------------------------------------------------------------------------------------------
+
+
+def _ring_contenders(quick: bool) -> dict[str, Contender]:
+    events = {"count": _events(quick)}
+    contenders = {_NO_PROBE: Contender(readers.no_probe, events, warm=True)}
+    for pages in _PAGES:
+        cell = {"cell": readers.ring_cell(pages), **events}
+        contenders[f"bpfnb ring, {pages} pages"] = Contender(readers.bpfnb_cell, cell, warm=True)
+        contenders[f"bcc ring, {pages} pages"] = Contender(readers.bcc, cell, warm=True)
+    return contenders
+
+
+def _ring_rows(runs: Runs) -> list[Row]:
+    return [
+        row
+        for pages in _PAGES
+        for row in _rows(
+            f"ring, {pages} pages", f"bpfnb ring, {pages} pages", f"bcc ring, {pages} pages", 20, 0.9, runs
+        )
+    ]
+
+
+RING = Group("BPF_RINGBUF_OUTPUT, one producer, flat out", _ring_contenders, _ring_rows)
+
+
+# --- BPF_PERF_OUTPUT ----------------------------------------------------------------------------------------------
+
+
+def _perf_contenders(quick: bool) -> dict[str, Contender]:
+    events = {"count": _events(quick)}
+    cell = {"cell": readers.perf_cell(), **events}
+    return {
+        _NO_PROBE: Contender(readers.no_probe, events, warm=True),
+        "bpfnb perf": Contender(readers.bpfnb_cell, cell, warm=True),
+        **{
+            f"bcc perf, page_cnt={pages}": Contender(readers.bcc, {"pages": pages, **cell}, warm=True)
+            for pages in _PAGES
+        },
+    }
+
+
+def _perf_rows(runs: Runs) -> list[Row]:
+    return [row for pages in _PAGES for row in _rows("perf", "bpfnb perf", f"bcc perf, page_cnt={pages}", 20, 10, runs)]
+
+
+PERF = Group("BPF_PERF_OUTPUT, one producer, flat out", _perf_contenders, _perf_rows)
+
+
+# --- bpftrace -----------------------------------------------------------------------------------------------------
+
+
+def _bpftrace_contenders(quick: bool) -> dict[str, Contender]:
+    events = {"count": _events(quick) // 3}  # a hundred bytes of JSON each
+    return {
+        _NO_PROBE: Contender(readers.no_probe, events, warm=True),
+        "bpfnb perf": Contender(readers.bpfnb_cell, {"cell": readers.perf_cell(), **events}, warm=True),
+        **{
+            f"bpftrace, {pages} pages": Contender(readers.bpftrace, {"pages": pages, **events}, warm=True)
+            for pages in _PAGES
+        },
+    }
+
+
+def _bpftrace_rows(runs: Runs) -> list[Row]:
+    return [
+        row for pages in _PAGES for row in _rows("bpftrace", "bpfnb perf", f"bpftrace, {pages} pages", 20, 10, runs)
+    ]
+
+
+BPFTRACE = Group("bpftrace -f json, its printf of the same fields", _bpftrace_contenders, _bpftrace_rows)
+
+
+# --- for long -----------------------------------------------------------------------------------------------------
+
+
+def _sustained_contenders(quick: bool) -> dict[str, Contender]:
+    contenders = {}
+    for pace, limit in (("500 k/s", _RATE), ("flat out", 0)):
+        arguments = {"cell": readers.ring_cell(1024), "rate": limit, "seconds": 5 if quick else 30}
+        contenders[f"bpfnb, {pace}"] = Contender(readers.bpfnb_cell, arguments)
+        contenders[f"bcc ring, only counting, {pace}"] = Contender(readers.bcc, {"keep": False, **arguments})
+    return contenders
+
+
+def _sustained_rows(runs: Runs) -> list[Row]:
+    rows = []
+    for pace in ("500 k/s", "flat out"):
+        row = partial(comparison, runs, ours=f"bpfnb, {pace}", peer=f"bcc ring, only counting, {pace}")
+        rows += [
+            row(f"sustained, {pace}: produced", "rate", rate),
+            row(f"sustained, {pace}: delivered", "delivered_rate", rate),
+            row(f"sustained, {pace}: lost and said so, worst run", "lost", count, worst=True, wanted=nothing()),
+            row(f"sustained, {pace}: lost in silence, worst run", "unsaid", count, worst=True, wanted=nothing()),
+            row(f"sustained, {pace}: not delivered", "missing_percent", percent),
+        ]
+    return rows
+
+
+SUSTAINED = Group("BPF_RINGBUF_OUTPUT of 1024 pages, for long", _sustained_contenders, _sustained_rows)
+
+
+# --- under a held GIL ---------------------------------------------------------------------------------------------
+
+
+def _gil_contenders(quick: bool) -> dict[str, Contender]:
+    length = 3 if quick else 10
+    arguments = {"cell": readers.ring_cell(1024), "rate": _RATE, "seconds": length, "hold": length}
+    return {
+        "bpfnb": Contender(readers.bpfnb_cell, arguments),
+        "bcc ring, in a thread": Contender(readers.bcc, arguments),
+    }
+
+
+def _gil_rows(runs: Runs) -> list[Row]:
+    row = partial(comparison, runs, ours="bpfnb", peer="bcc ring, in a thread")
+    return [
+        row("held GIL, 500 k/s: produced", "produced", count),
+        row("held GIL, 500 k/s: delivered", "delivered", count),
+        row("held GIL, 500 k/s: lost and said so, worst run", "lost", count, worst=True, wanted=nothing()),
+        row("held GIL, 500 k/s: lost in silence, worst run", "unsaid", count, worst=True, wanted=nothing()),
+    ]
+
+
+GIL = Group("the notebook holds its GIL in one long call into C", _gil_contenders, _gil_rows)
