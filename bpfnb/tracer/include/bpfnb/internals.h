@@ -111,60 +111,60 @@
 #define SG_END 0x02UL
 #define SG_PAGE_LINK_MASK (SG_CHAIN | SG_END)
 #ifdef BPFNB_HAS_SCATTERLIST
-static inline __always_inline unsigned int __sg_flags(struct scatterlist *sg) {
+static __always_inline unsigned int __sg_flags(struct scatterlist *sg) {
     return sg->page_link & SG_PAGE_LINK_MASK;
 }
-static inline __always_inline bool sg_is_chain(struct scatterlist *sg) {
+static __always_inline bool sg_is_chain(struct scatterlist *sg) {
     return __sg_flags(sg) & SG_CHAIN;
 }
-static inline __always_inline bool sg_is_last(struct scatterlist *sg) {
+static __always_inline bool sg_is_last(struct scatterlist *sg) {
     return __sg_flags(sg) & SG_END;
 }
-static inline __always_inline struct scatterlist *sg_chain_ptr(struct scatterlist *sg) {
+static __always_inline struct scatterlist *sg_chain_ptr(struct scatterlist *sg) {
     return (struct scatterlist *)(sg->page_link & ~SG_PAGE_LINK_MASK);
 }
 #endif
 
 /* include/linux/skbuff.h */
 #ifdef BPFNB_HAS_SKB_QUEUES
-static inline __always_inline u16 skb_get_queue_mapping(const struct sk_buff *skb) {
+static __always_inline u16 skb_get_queue_mapping(const struct sk_buff *skb) {
     return skb->queue_mapping;
 }
-static inline __always_inline u16 skb_get_rx_queue(const struct sk_buff *skb) {
+static __always_inline u16 skb_get_rx_queue(const struct sk_buff *skb) {
     return skb->queue_mapping - 1;
 }
-static inline __always_inline bool skb_rx_queue_recorded(const struct sk_buff *skb) {
+static __always_inline bool skb_rx_queue_recorded(const struct sk_buff *skb) {
     return skb->queue_mapping != 0;
 }
 #endif
 
 /* include/linux/tcp.h, udp.h, ipv6.h, include/net/inet_sock.h and the like: a socket as what it is part of. Each begins
  * with the one before. */
-static inline __always_inline struct inet_sock *inet_sk(const struct sock *sk) {
+static __always_inline struct inet_sock *inet_sk(const struct sock *sk) {
     return (struct inet_sock *)sk;
 }
-static inline __always_inline struct inet_connection_sock *inet_csk(const struct sock *sk) {
+static __always_inline struct inet_connection_sock *inet_csk(const struct sock *sk) {
     return (struct inet_connection_sock *)sk;
 }
-static inline __always_inline struct tcp_sock *tcp_sk(const struct sock *sk) {
+static __always_inline struct tcp_sock *tcp_sk(const struct sock *sk) {
     return (struct tcp_sock *)sk;
 }
-static inline __always_inline struct udp_sock *udp_sk(const struct sock *sk) {
+static __always_inline struct udp_sock *udp_sk(const struct sock *sk) {
     return (struct udp_sock *)sk;
 }
-static inline __always_inline struct unix_sock *unix_sk(const struct sock *sk) {
+static __always_inline struct unix_sock *unix_sk(const struct sock *sk) {
     return (struct unix_sock *)sk;
 }
-static inline __always_inline struct inet_timewait_sock *inet_twsk(const struct sock *sk) {
+static __always_inline struct inet_timewait_sock *inet_twsk(const struct sock *sk) {
     return (struct inet_timewait_sock *)sk;
 }
-static inline __always_inline struct request_sock *inet_reqsk(const struct sock *sk) {
+static __always_inline struct request_sock *inet_reqsk(const struct sock *sk) {
     return (struct request_sock *)sk;
 }
-static inline __always_inline struct inet_request_sock *inet_rsk(const struct request_sock *req) {
+static __always_inline struct inet_request_sock *inet_rsk(const struct request_sock *req) {
     return (struct inet_request_sock *)req;
 }
-static inline __always_inline struct tcp_request_sock *tcp_rsk(const struct request_sock *req) {
+static __always_inline struct tcp_request_sock *tcp_rsk(const struct request_sock *req) {
     return (struct tcp_request_sock *)req;
 }
 

@@ -68,6 +68,13 @@ struct user_regs_struct;
 #define __force
 #define __bitwise
 
+/* How x86 addresses per-CPU data since v6.15: tracepoints' format files have it in their types, and BPF has no such
+ * address space. */
+#undef __seg_gs
+#define __seg_gs
+#undef __seg_fs
+#define __seg_fs
+
 /*
  * include/linux/byteorder/generic.h. Without parameters on purpose: bcc rewrites no dereference inside a macro's
  * arguments, and so ntohs(sk->__sk_common.skc_dport) works. Constant arguments give constants, as in the kernel.
