@@ -343,7 +343,6 @@ def test_a_walk_without_end_ends(make: Maker, monkeypatch: pytest.MonkeyPatch) -
 # --- changing -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.portable
 @pytest.mark.parametrize("kind", [*HASHES, *ARRAYS], ids=named)
 def test_entries_are_set_deleted_and_cleared(kind: Kind, way: str, make: Maker) -> None:
     fd, entries = make.filled(kind)
