@@ -90,8 +90,17 @@ def test_every_member_is_a_column_with_its_value(kind: str) -> None:
     ]
     assert df.drop(columns=["time", "ts", "pid"]).to_dict("records") == [
         {
-            "comm": comm, "at.x": 65535, "at.y": -2, "small": 5, "big": 1 << 28, "kind": "OTHER",
-            "raw": b"\0\xff\0\0", "tgid": os.getpid(), "yes": True, "port": 0x3412, "seq": seq,
+            "comm": comm,
+            "at.x": 65535,
+            "at.y": -2,
+            "small": 5,
+            "big": 1 << 28,
+            "kind": "OTHER",
+            "raw": b"\0\xff\0\0",
+            "tgid": os.getpid(),
+            "yes": True,
+            "port": 0x3412,
+            "seq": seq,
         }
         for seq in range(3)
     ]
