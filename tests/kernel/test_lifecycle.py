@@ -191,7 +191,7 @@ def test_a_dead_tracer_is_one_clear_error(victim: str) -> None:
     number = signal.SIGTERM if "politely" in victim else signal.SIGKILL
     for pid in {"worker": others[:1], "guardian": others[1:2], "compiler": others[2:]}.get(victim, others[:2]):
         os.kill(pid, number)
-    assert session.wait(2)
+    assert session.wait(10)
     assert gone_within(2, others, held, worker) == []
     assert (session.state, mine(session), bpfnb.sessions()) == ("failed", 1, {})
     assert "the tracer process ended" in repr(session)
