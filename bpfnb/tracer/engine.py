@@ -153,8 +153,12 @@ class Compiled:
         return Function(ctypes.string_at(start, size), licence or b"", version)
 
     def log(self, function: str, kind: int, name: str) -> str:
-        """The verifier's log of a program that it follows too far: its end as far as it is kept, then its verdict."""
-        return self._log(function, kind, name, 1) + "\n" + self._log(function, kind, name, _VERDICT)
+        """The verifier's log of a program that it follows too far, as far as it is kept, with its verdict.
+
+        Linux keeps a log's end since v6.4, and before that its beginning: then the verdict takes another round.
+        """
+        log = self._log(function, kind, name, 1)
+        return log if "\nprocessed " in log else f"{log}\n{self._log(function, kind, name, _VERDICT)}"
 
     def _log(self, function: str, kind: int, name: str, level: int) -> str:
         buffer = ctypes.create_string_buffer(_LOG_BYTES)

@@ -128,6 +128,43 @@ PROGRAMS = {
             return XDP_PASS;
         }
     """,
+    "constants": r"""
+        #include <linux/sched.h>
+        #include <linux/fs.h>
+        #include <linux/blkdev.h>
+        #include <linux/mman.h>
+        #include <linux/socket.h>
+        #include <linux/capability.h>
+        struct event { char name[DNAME_INLINE_LEN], disk[DISK_NAME_LEN], interface[IFNAMSIZ]; };
+        int probe(struct pt_regs *ctx, struct task_struct *task, struct file *file, struct request *rq) {
+            if (task->flags & PF_KTHREAD || file->f_mode & FMODE_CREATED) return TASK_RUNNING;
+            if ((rq->cmd_flags & REQ_OP_MASK) == REQ_OP_WRITE && rq->cmd_flags & REQ_SYNC) return WRITE;
+            bpf_trace_printk("%d %lu\n", CAP_SYS_ADMIN + SOL_SOCKET + SCM_RIGHTS + MAP_SHARED + F_DUPFD, PAGE_OFFSET);
+            return _IOC_SIZE(_IOR('T', 0x30, int)) + FUTEX_WAIT + EPOLLIN + PR_SET_NAME + MSG_DONTWAIT;
+        }
+    """,
+    "functions": r"""
+        #include <linux/tcp.h>
+        #include <linux/skbuff.h>
+        #include <linux/scatterlist.h>
+        #include <net/inet_sock.h>
+        int probe(struct pt_regs *ctx, struct sock *sk, struct sk_buff *skb, int room) {
+            u32 rtt = tcp_sk(sk)->srtt_us >> 3, port = ntohs(inet_sk(sk)->inet_dport);
+            struct sk_buff copy = {};
+            bpf_probe_read_kernel(&copy, sizeof(copy), skb);
+            bpf_trace_printk("%d %d\n", min_t(u32, max(rtt, port), 1000), min(min(room, 16), (int)sk->sk_state));
+            return skb_rx_queue_recorded(&copy) ? skb_get_rx_queue(&copy) : div_u64(port, 9) + DIV_ROUND_UP(rtt, 8);
+        }
+    """,
+    "its own mnt_namespace": r"""
+        #include <linux/nsproxy.h>
+        #include <linux/ns_common.h>
+        struct mnt_namespace { atomic_t count; struct ns_common ns; };
+        int probe(void *ctx) {
+            struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+            return task->nsproxy->mnt_ns->ns.inum;
+        }
+    """,
     "many headers": r"""
         #include <linux/version.h>
         #include <uapi/linux/ptrace.h>
@@ -240,6 +277,26 @@ def test_layout_is_the_running_kernels(tree: Path) -> None:
     assert offset == offset_in_btf("task_struct", "comm")
     assert pid == asked
     assert comm == "python3"
+
+
+def test_what_macros_say_is_what_the_kernel_has(tree: Path) -> None:
+    """Constants that differ between kernels are taken from its types."""
+    program = """
+        #include <linux/dcache.h>
+        #include <linux/blkdev.h>
+        BPF_ARRAY(found, u64, 3);
+        int probe(void *ctx) { return 0; }
+        _Static_assert(DNAME_INLINE_LEN >= 32 && DNAME_INLINE_LEN < sizeof(struct dentry), "");
+        _Static_assert(REQ_SYNC == 1ULL << __REQ_SYNC, "");
+        _Static_assert(PAGE_SIZE == 1UL << PAGE_SHIFT, "");
+    """
+    compiled(tree, program)
+
+
+def test_short_names_of_a_sockets_fields_come_with_its_headers_alone(tree: Path) -> None:
+    compiled(
+        tree, "struct mine { int sk_state, inet_num; }; int probe(void *ctx) { struct mine m = {}; return m.sk_state; }"
+    )
 
 
 def offset_in_btf(name: str, field: str) -> int:

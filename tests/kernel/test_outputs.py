@@ -156,7 +156,9 @@ def test_what_a_full_buffer_refuses_is_counted(kind: str) -> None:
                 os.getppid()
         finally:
             os.kill(tracer, signal.SIGCONT)
-        time.sleep(0.2)
+        read = -1
+        while read < (read := session.outputs["events"].rows) or not read:  # until the buffer has been emptied
+            time.sleep(0.5)
         for _ in range(100):
             os.getppid()
     with pytest.warns(RuntimeWarning, match=f"{session.lost:,} events"):

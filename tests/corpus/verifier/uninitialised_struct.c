@@ -1,5 +1,5 @@
 // class: uninitialised stack
-// until: 6.3
+// until: 6.1
 // attach: syscall:sync=f
 struct key { u32 pid; u64 when; };
 BPF_HASH(counts, struct key, u64);

@@ -120,7 +120,6 @@ struct user_regs_struct;
 #define round_down(x, y) ((x) & ~((__typeof__(x))(y) - 1))
 #define div_u64(dividend, divisor) ((u64)(dividend) / (u32)(divisor))
 #define div64_u64(dividend, divisor) ((u64)(dividend) / (u64)(divisor))
-#define div_s64(dividend, divisor) ((s64)(u64)(dividend) / (s32)(divisor))
 #define lower_32_bits(n) ((u32)((n) & 0xffffffff))
 #define upper_32_bits(n) ((u32)(((n) >> 16) >> 16))
 
