@@ -134,6 +134,8 @@ _TRACEPOINT_PRELUDE = """\
 struct bpfnb_sys_enter { u64 bpfnb_hidden; long id; unsigned long args[6]; };
 struct bpfnb_sys_exit { u64 bpfnb_hidden; long id; long ret; };
 #define BPFNB_ARG(n, ctx) (((struct bpfnb_sys_enter *)(ctx))->args[(n) - 1])
+#define BPFNB_FIRST(n, ctx) BPFNB_ARG(n, ctx)
+#define BPFNB_READ(n, name, ctx)
 #define BPFNB_RET(ctx) ((unsigned long)((struct bpfnb_sys_exit *)(ctx))->ret)
 #define BPFNB_REGS(ctx) ((struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf()))
 """
@@ -142,9 +144,11 @@ struct bpfnb_sys_exit { u64 bpfnb_hidden; long id; long ret; };
 # The version says so too, should the headers at hand lack the configuration.
 # Linux kernel commit fa697140f9a2 ("syscalls/x86: Use 'struct pt_regs' based syscall calling convention for 64-bit
 # syscalls") (in v4.17); commit 4378a7d4be30 ("arm64: implement syscall wrappers") (in v4.19).
-# Why bpfnb_argN starts as the inner registers and is then overwritten: bcc takes a pointer that comes from a member of
+# Why a variable starts as the inner registers and is then overwritten: bcc takes a pointer that comes from a member of
 # the context for one of another address space, and turns what is read through it into bpf_probe_read. So members of
 # structures a syscall is given can be read as with bcc's own syscall__ parameters.
+# A parameter is read into itself, as bcc does it: through bpfnb_argN it would take twice the room of a stack that has
+# 512 bytes. Where a number's low bytes come last, a parameter that is narrower than a register is the end of one.
 _KPROBE_PRELUDE = """\
 #include <uapi/linux/ptrace.h>
 #define BPFNB_ARG(n, ctx) ((unsigned long)bpfnb_arg##n)
@@ -164,8 +168,19 @@ _KPROBE_PRELUDE = """\
 #define BPFNB_GET(n, ctx) \\
     void *bpfnb_arg##n = (void *)PT_REGS_PARM1((struct pt_regs *)(ctx)); \\
     bpf_probe_read_kernel(&bpfnb_arg##n, sizeof(void *), &BPFNB_REG##n((struct pt_regs *)bpfnb_arg##n));
+#define BPFNB_FIRST(n, ctx) PT_REGS_PARM1((struct pt_regs *)(ctx))
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+#define BPFNB_LOW(name) (sizeof(long) - sizeof(name))
 #else
-#define BPFNB_GET(n, ctx) void *bpfnb_arg##n = (void *)PT_REGS_PARM##n((struct pt_regs *)(ctx));
+#define BPFNB_LOW(name) 0
+#endif
+#define BPFNB_READ(n, name, ctx) ({ \\
+    struct pt_regs *bpfnb_regs = (struct pt_regs *)PT_REGS_PARM1((struct pt_regs *)(ctx)); \\
+    bpf_probe_read_kernel((void *)&name, sizeof(name), (void *)&BPFNB_REG##n(bpfnb_regs) + BPFNB_LOW(name)); });
+#else
+#define BPFNB_GET(n, ctx) void *bpfnb_arg##n = (void *)BPFNB_FIRST(n, ctx);
+#define BPFNB_FIRST(n, ctx) PT_REGS_PARM##n((struct pt_regs *)(ctx))
+#define BPFNB_READ(n, name, ctx)
 #endif
 """
 
@@ -277,7 +292,9 @@ class _Portable:
         if not context.name or not all(p.name for p in extra):
             return []  # bcc says that parameters must be named
         locals_ = "".join(
-            f" {p.declaration} = (__typeof__({p.name}))BPFNB_ARG({n}, {context.name});" for n, p in enumerate(extra, 1)
+            f" {p.declaration} = (__typeof__({p.name}))BPFNB_FIRST({n}, {context.name});"
+            f" BPFNB_READ({n}, {p.name}, {context.name})"
+            for n, p in enumerate(extra, 1)
         )
         return [Edit(context.end, extra[-1].end), Edit(f.open + 1, f.open + 1, locals_)]
 

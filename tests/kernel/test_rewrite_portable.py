@@ -243,6 +243,28 @@ int f(struct pt_regs *ctx) {
 
 
 @pytest.mark.portable
+def test_parameters_of_every_width_beside_a_struct_that_fills_the_stack() -> None:
+    """As in bcc's mountsnoop: most of the 512 bytes are the struct's, and there are five parameters."""
+    source = """
+struct data_t { u64 words[57]; };
+BPF_PERF_OUTPUT(events);
+int f(struct pt_regs *ctx, void *address, const size_t length, short protection, unsigned char flags, int fd) {
+    struct data_t data = {};
+    if (!MINE || length != 0x3000) return 0;
+    data.words[0] = length;
+    events.perf_submit(ctx, &data, sizeof(data));
+    put(0, address); put(1, length); put(2, protection); put(3, flags); put(4, fd);
+    data.words[56] = fd;
+    events.perf_submit(ctx, &data, sizeof(data));
+    return 0;
+}
+"""
+    out, _ = run(source, {"syscall:mmap": "f"}, MMAP)
+    address, length, protection, flags, fd, _ = MMAP_ARGUMENTS
+    assert out[:5] == [address, length, protection, flags & 0xFF, fd]
+
+
+@pytest.mark.portable
 def test_a_string() -> None:
     """GIVEN a path in user memory THEN both the parameter and the register lead to it."""
     source = """

@@ -229,10 +229,10 @@ def test_parameters(name: str, mode: Literal["kprobe", "tracepoint"]) -> None:
     text = whole(source, mode, {"syscall:openat": "f"} if name == "f" else {})
     assert text.count("\n") == source.count("\n")
     assert re.match(rf"int {name}\(struct pt_regs \*ctx\s*\) {{", text)
-    assert "char *path = (__typeof__(path))BPFNB_ARG(1, ctx);" in text
-    assert "char **argv = (__typeof__(argv))BPFNB_ARG(2, ctx);" in text
-    assert "const int n = (__typeof__(n))BPFNB_ARG(3, ctx);" in text
-    assert text.count("BPFNB_GET") == (3 if mode == "kprobe" else 0)
+    assert "char *path = (__typeof__(path))BPFNB_FIRST(1, ctx); BPFNB_READ(1, path, ctx)" in text
+    assert "char **argv = (__typeof__(argv))BPFNB_FIRST(2, ctx); BPFNB_READ(2, argv, ctx)" in text
+    assert "const int n = (__typeof__(n))BPFNB_FIRST(3, ctx); BPFNB_READ(3, n, ctx)" in text
+    assert "BPFNB_GET" not in text
 
 
 @pytest.mark.parametrize("mode", MODES)
