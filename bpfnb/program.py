@@ -10,6 +10,7 @@ does not exist; clang then says what is wrong with it.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -43,7 +44,7 @@ class Probe(msgspec.Struct, frozen=True):
 
 class Program(msgspec.Struct, frozen=True):
     """A parsed cell. ``prints``: it calls bpf_trace_printk; ``clocks``: it calls bpf_ktime_get_ns. ``cflags``: for
-    clang, ``-DX=Y`` included."""
+    clang, ``-DX=Y`` included. ``headers``: "auto", "btf", or a folder of kernel headers, from the root."""
 
     source: str
     functions: tuple[Function, ...]
@@ -53,17 +54,20 @@ class Program(msgspec.Struct, frozen=True):
     prints: bool
     clocks: bool = False
     cflags: tuple[str, ...] = ()
+    headers: str = "auto"
 
 
 def parse(
     source: str,
     attach: Mapping[str, str | Sequence[str]] | Iterable[tuple[str, str]] = (),
     cflags: Sequence[str] = (),
+    headers: str = "auto",
 ) -> Program:
     """Read a cell and its wishes.
 
     ``attach``: probe text to function name or names, or pairs of both. ``cflags``: passed on to clang; the ``-D``
-    options among them also decide ``#ifdef``. Raises ProgramError, with the line where there is one.
+    options among them also decide ``#ifdef``. ``headers``: "auto", "btf", or a folder, from the root or with "~".
+    Raises ProgramError, with the line where there is one.
     """
     if "\0" in source:
         raise ProgramError("the cell contains a NUL character", source=source)
@@ -83,7 +87,20 @@ def parse(
         prints=cell.mentions(cell.tokens, "bpf_trace_printk"),
         clocks=cell.mentions(cell.tokens, "bpf_ktime_get_ns"),
         cflags=tuple(cflags),
+        headers=_headers(headers),
     )
+
+
+def _headers(wish: str) -> str:
+    if wish in ("auto", "btf"):
+        return wish
+    folder = os.path.expanduser(wish)  # noqa: PTH111 (Path.expanduser raises where there is no such user)
+    if not folder.startswith("/"):
+        raise ProgramError(
+            f"not kernel headers: {wish!r}",
+            hint="write auto, btf, or a folder from the root, such as /usr/src/linux-headers-6.1.0-50-amd64",
+        )
+    return folder
 
 
 # --- probes ----------------------------------------------------------------------------------------------------------

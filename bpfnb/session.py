@@ -303,6 +303,7 @@ def trace(
     name: str = "bpf",
     attach: Mapping[str, str | Sequence[str]] | Sequence[tuple[str, str]] = (),
     cflags: Sequence[str] = (),
+    headers: str = "auto",
     keep: int | None = None,
 ) -> Session:
     """Compile C, attach it, and return the running session.
@@ -311,12 +312,14 @@ def trace(
                  (kprobe__..., TRACEPOINT_PROBE(...), syscall__...) attach by themselves.
     ``name``     a Python identifier. A running session of that name is stopped once the new one is attached.
     ``cflags``   for clang, such as "-DLIMIT=10".
+    ``headers``  what the C is compiled against: "auto" (this kernel's headers where exactly they are installed, else
+                 "btf"), "btf" (made from the kernel's own type information), or a folder of kernel headers.
     ``keep``     bytes of rows to keep, the oldest being dropped; by default an eighth of the memory, at most 4 GiB.
 
     Raises ProgramError, CompileError, VerifierError, AttachError, PrivilegeError, SetupError, UnsupportedError or
     TracerDied; then nothing is left attached, and a running session of that name goes on.
     """
-    return start(parse(source, attach, cflags), name=name, keep=keep)
+    return start(parse(source, attach, cflags, headers), name=name, keep=keep)
 
 
 def start(program: Program, *, name: str, keep: int | None = None) -> Session:

@@ -50,6 +50,13 @@ class BpfMagics(Magics):
     @argument("--keep", metavar="SIZE", help="keep at most so many bytes of rows, such as 512M; the oldest go first")
     @argument("-D", "--define", action="append", default=[], metavar="X=Y", help="define a macro; may be given again")
     @argument("--cflags", metavar="FLAGS", default="", help="further flags for clang, as one quoted word")
+    @argument(
+        "--headers",
+        metavar="auto|btf|PATH",
+        default="auto",
+        help="what to compile against: this kernel's own headers where exactly they are installed, else what is made "
+        "from its type information (auto); always the latter (btf); or a folder of kernel headers",
+    )
     @argument("--dry-run", action="store_true", help="parse only: say what would be attached, and attach nothing")
     @no_var_expand
     @line_cell_magic
@@ -77,7 +84,7 @@ class BpfMagics(Magics):
         seconds = parse_duration(args.time) if args.time is not None else None
         keep = parse_size(args.keep) if args.keep is not None else None
         flags = [*split(args.cflags), *(f"-D{define}" for define in args.define)]
-        program = parse(cell, [split_attach(text) for text in args.attach], flags)
+        program = parse(cell, [split_attach(text) for text in args.attach], flags, args.headers)
         if args.dry_run:
             print(_plan(program))
             return None
@@ -86,7 +93,8 @@ class BpfMagics(Magics):
             self.shell.user_ns[args.name] = session
         for warning in session.warnings:
             if warning.severity == "warning":
-                print(f"warning, line {warning.line}: {warning.message}")
+                place = f", line {warning.line}" if warning.line else ""
+                print(f"warning{place}: {warning.message}")
         if args.live:
             display(session.live())
         if seconds is not None:

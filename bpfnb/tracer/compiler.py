@@ -120,7 +120,6 @@ class Compiler:
     """
 
     def __init__(self, engine: Engine, watched: Sequence[int]) -> None:
-        self._generated = engine.headers_are_generated
         self._watched = watched
         ours, theirs = socket.socketpair()
         sys.stderr.flush()
@@ -139,19 +138,22 @@ class Compiler:
         usdt: Sequence[UsdtWish],
         loads: Sequence[LoadWish],
         tables: Sequence[str] = (),
+        headers_wish: str = "auto",
     ) -> Module:
         """Compile a cell, or take what was compiled of it before, and load what is wished for; functions and tables
-        that are not in the compiled text are left out.
+        that are not in the compiled text are left out. ``headers_wish``: see headers.choose.
 
-        CompileError, VerifierError, AttachError (a USDT probe that is not there), PrivilegeError.
+        CompileError, VerifierError, AttachError (a USDT probe that is not there), PrivilegeError, SetupError.
         """
         if len(loads) + len(tables) > _MOST_DESCRIPTORS:
             raise UnsupportedError(
                 f"a cell can have at most {_MOST_DESCRIPTORS} programs and maps, not {len(loads) + len(tables)}"
             )
         flags = (*_WARNINGS, *cflags)
-        kept = not usdt and recipes.decided(source.text, cflags)
-        job = _Job(source.text, source.cell, flags, tuple(usdt), tuple(loads), tuple(tables), source.tag, kept)
+        tree = headers.choose(headers_wish)
+        # What a folder of the user's holds may change.
+        kept = not usdt and headers_wish in ("auto", "btf") and recipes.decided(source.text, cflags)
+        job = _Job(source.text, source.cell, tree, flags, tuple(usdt), tuple(loads), tuple(tables), source.tag, kept)
         # All that the compiler is told, but for the tag; and what it finds out by itself.
         key = (replace(job, text=source.text.replace(source.tag, ""), tag=""), recipes.formats(source.text))
         return self._again(source, job, key) or self._anew(source, job, key)
@@ -184,7 +186,7 @@ class Compiler:
         try:
             return self._compile(source, job)
         except CompileError as error:
-            if not self._generated or not headers.lacks_a_type(error.log):
+            if not job.tree.generated or not headers.lacks_a_type(error.log):
                 raise
         return self._compile(source, replace(job, cflags=(*job.cflags, *headers.EVERYTHING)))
 
@@ -206,7 +208,10 @@ def _module(source: Rewritten, job: _Job, built: _Built, fds: Sequence[int]) -> 
         for table, fd in zip(built.tables, fds[len(programs) :], strict=True)
     }
     places = dict(zip(job.usdt, built.places, strict=True))
-    return Module(programs, tables, places, built.carried, failures.diagnostics(source, built.log))
+    warnings = failures.diagnostics(source, built.log)
+    if job.tree.warning:
+        warnings = (Diagnostic(0, 0, "warning", job.tree.warning), *warnings)
+    return Module(programs, tables, places, built.carried, warnings)
 
 
 # --- between the two ----------------------------------------------------------------------------------------------
@@ -219,6 +224,7 @@ class _Job(Struct, frozen=True):
 
     text: str
     cell: str
+    tree: headers.Tree
     cflags: tuple[str, ...]
     usdt: tuple[UsdtWish, ...]
     loads: tuple[LoadWish, ...]
@@ -350,7 +356,7 @@ def _do(engine: Engine, job: _Job) -> tuple[_Answer, list[int]]:
         except Exception as error:  # bcc raises nothing more exact
             return _NoUsdt(wish.requested, (str(error).strip().splitlines() or ["not found"])[0]), []
     try:
-        compiled = engine.compile(job.text, job.cflags, usdt)
+        compiled = engine.compile(job.text, job.cflags, usdt, job.tree)
     except Exception as error:
         ctypes.CDLL(None).fflush(None)  # bcc writes some of its complaints through C's buffered stdout
         return _NotCompiled(str(error), _text(2)), []

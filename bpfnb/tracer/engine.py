@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -78,10 +79,9 @@ class Engine:
         self.lib: Any = self.bcc.lib
         self.version: str = self.bcc.__version__
         self._number = tuple(int(n) for n in re.findall(r"\d+", self.version)[:2])
-        source = headers.kernel_source()
-        if source is not None:
-            os.environ["BCC_KERNEL_SOURCE"] = str(source)
-        self.headers_are_generated = source is not None
+        self._tree = headers.Tree()
+        with suppress(SetupError):  # a cell may name others; if not, it will hear what is missing
+            self._tree = headers.choose("auto")
 
         class WithoutAutoload(self.bcc.BPF):  # type: ignore[misc, name-defined]
             def _trace_autoload(self) -> None:
@@ -89,12 +89,21 @@ class Engine:
 
         self._bpf: Any = WithoutAutoload
 
-    def compile(self, text: str, cflags: Sequence[str] = (), usdt: Sequence[Usdt] = ()) -> Compiled:
+    def compile(
+        self, text: str, cflags: Sequence[str] = (), usdt: Sequence[Usdt] = (), tree: headers.Tree | None = None
+    ) -> Compiled:
         """Compile C. bcc's bare Exception when clang refuses; what clang says goes to descriptor 2.
 
-        Leaves the process in another directory, LLVM's memory behind, and may end the process altogether.
+        ``tree``: the headers, by default those of the machine. Leaves the process in another directory, LLVM's memory
+        behind, and may end the process altogether.
         """
-        bpf = self._bpf(text=text.encode(), cflags=list(cflags), usdt_contexts=list(usdt))
+        tree = tree or self._tree
+        if tree.source:
+            os.environ["BCC_KERNEL_SOURCE"] = tree.source
+        else:
+            os.environ.pop("BCC_KERNEL_SOURCE", None)
+        flags = [*tree.flags, *cflags]
+        bpf = self._bpf(text=text.encode(), cflags=flags, usdt_contexts=list(usdt))
         atexit.unregister(bpf.cleanup)  # bcc pins every object until exit
         return Compiled(self.lib, bpf.module, bpf)
 

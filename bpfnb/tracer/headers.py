@@ -3,7 +3,8 @@
 bcc compiles against the kernel's headers. A headers package is often not installed, and headers of another
 release give wrong struct layouts without a word. BTF is always the running kernel's.
 
-    kernel_source()     what BCC_KERNEL_SOURCE should be
+    choose(wish)        the headers to compile a cell against
+    kernel_source()     what BCC_KERNEL_SOURCE should be, where nobody wishes for anything else
     generate(btf)       the tree for one kernel's BTF, from the cache when it is there
     EVERYTHING          clang flags that bring in all of the kernel's types
     lacks_a_type(log)   whether a failed compilation is worth repeating with EVERYTHING
@@ -42,11 +43,12 @@ import stat
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from bpfnb.errors import SetupError
+from bpfnb.errors import ProgramError, SetupError
 from bpfnb.tracer.btf import ARRAY, ENUM, ENUM64, FUNC, INT, OTHER_NAMES, PTR, STRUCT, TYPEDEF, UNION, Types
 
-__all__ = ["EVERYTHING", "KERNEL_BTF", "generate", "kernel_source", "lacks_a_type"]
+__all__ = ["EVERYTHING", "KERNEL_BTF", "Tree", "choose", "generate", "kernel_source", "lacks_a_type"]
 
 KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 EVERYTHING = ("-include", "bpfnb/all.h")
@@ -59,6 +61,30 @@ _HAND_WRITTEN = Path(__file__).with_name("include")
 _LACKING = re.compile(r"error: .*\b(incomplete (definition of )?type|undeclared identifier|unknown type name)")
 
 
+class Tree(NamedTuple):
+    """Headers to compile against. ``source``: what BCC_KERNEL_SOURCE should be, "" where bcc finds them by itself.
+    ``flags``: for clang, where that is not all. ``generated``: made from BTF. ``warning``: for the user, or "".
+    """
+
+    source: str = ""
+    flags: tuple[str, ...] = ()
+    generated: bool = False
+    warning: str = ""
+
+
+def choose(wish: str) -> Tree:
+    """The headers for a cell. ``wish``: "auto" (as kernel_source), "btf", or a folder of kernel headers.
+
+    ProgramError where the folder has none; SetupError as kernel_source and generate.
+    """
+    if wish == "auto":
+        source = kernel_source()
+        return Tree(str(source), generated=True) if source else Tree()
+    if wish == "btf":
+        return Tree(str(generate(_btf())), generated=True)
+    return _installed(Path(wish))
+
+
 def kernel_source() -> Path | None:
     """The folder for BCC_KERNEL_SOURCE, made when missing; None when bcc finds this kernel's real headers by itself.
 
@@ -67,11 +93,7 @@ def kernel_source() -> Path | None:
     release = os.uname().release
     if _has_real_headers(_MODULES / release, release):
         return None
-    if not KERNEL_BTF.exists():
-        raise SetupError(
-            f"there are no headers for Linux {release}, and its kernel has no BTF ({KERNEL_BTF}) to make them from"
-        )
-    return generate(KERNEL_BTF)
+    return generate(_btf())
 
 
 def generate(btf: Path = KERNEL_BTF, *, cache: Path | None = None, release: str | None = None) -> Path:
@@ -92,6 +114,16 @@ def generate(btf: Path = KERNEL_BTF, *, cache: Path | None = None, release: str 
         f"the kernel's types cannot be kept: {' and '.join(map(str, folders))} cannot be written",
         hint="XDG_CACHE_HOME may name another folder",
     )
+
+
+def _btf() -> Path:
+    if not KERNEL_BTF.exists():
+        release = os.uname().release
+        raise SetupError(
+            f"there are no headers for Linux {release}, and its kernel has no BTF ({KERNEL_BTF}) to make them from",
+            hint="where headers of this kernel are in some other place, name it: --headers PATH",
+        )
+    return KERNEL_BTF
 
 
 def lacks_a_type(log: str) -> bool:
@@ -117,6 +149,52 @@ def _has_real_headers(modules: Path, release: str) -> bool:
         return f'"{release}"' in (generated / "utsrelease.h").read_text()
     except OSError:
         return False
+
+
+def _installed(folder: Path) -> Tree:
+    """Headers of a kernel's build: a folder in /lib/modules, what its ``build`` points to, or a kernel's sources.
+
+    Debian and openSUSE keep what the build generated apart from the sources, and a Makefile there that names them.
+    """
+    build = folder / "build" if (folder / "build").is_dir() else folder
+    source = build
+    if not (build / _KCONFIG).is_file() and (build / "Makefile").is_file():
+        named = re.search(r"^include (/.*)/Makefile$", (build / "Makefile").read_text(errors="replace"), re.M)
+        source = Path(named[1]) if named else build
+    for root, file in ((source, _KCONFIG), (build, "include/generated/autoconf.h")):
+        if not (root / file).is_file():
+            raise ProgramError(
+                f"no kernel headers in {folder}: there is no {root / file}",
+                hint="name the headers of a kernel that was built: /lib/modules/RELEASE/build",
+            )
+    flags = () if source == build else tuple(f"-I{build / name}" for name in _generated_folders(build))
+    return Tree(str(source), flags, warning=_of_another_release(build))
+
+
+_KCONFIG = "include/linux/kconfig.h"
+
+
+def _generated_folders(build: Path) -> list[str]:
+    """Where a build that is apart from its sources has its headers (the kernel's Makefile: LINUXINCLUDE)."""
+    folders = ["include", "include/generated/uapi"]
+    for arch in (build / "arch").glob("*/include/generated"):
+        folders += [str(arch.relative_to(build)), str(arch.relative_to(build) / "uapi")]
+    return folders
+
+
+def _of_another_release(build: Path) -> str:
+    try:
+        text = (build / "include/generated/utsrelease.h").read_text()
+    except OSError:
+        text = ""
+    found = re.search(r'UTS_RELEASE "(.*)"', text)
+    release = found[1] if found else "an unknown release"
+    if release == os.uname().release:
+        return ""
+    return (
+        f"the headers in {build} are of Linux {release}, this kernel is {os.uname().release}: "
+        "its structs may be laid out differently"
+    )
 
 
 @functools.lru_cache(maxsize=8)

@@ -144,7 +144,12 @@ class Sessions:
         tables = [output.name for output in program.outputs] + [m.name for m in program.maps]
         tables += [LOST_MAP] if program.outputs else []
         return self._compiler.build(
-            source, program.cflags, list(dict.fromkeys(usdt)), list(loads), list(dict.fromkeys(tables))
+            source,
+            program.cflags,
+            list(dict.fromkeys(usdt)),
+            list(loads),
+            list(dict.fromkeys(tables)),
+            program.headers,
         )
 
     def _attach(self, program: Program, running: _Running) -> tuple[ProbeInfo, ...]:

@@ -50,6 +50,13 @@ def test_attach_options(shell: Shell) -> None:
 def test_defines_and_flags_reach_the_compiler(shell: Shell) -> None:
     result = session(shell.run(f"%%bpf c -D LIMIT=10 -D NAME --cflags '-DX=1 -Wall'\n{HELLO}"))
     assert result.program.cflags == ("-DX=1", "-Wall", "-DLIMIT=10", "-DNAME")
+    assert result.program.headers == "auto"
+
+
+def test_headers_of_ones_choice(shell: Shell, tracer: FakeTracer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/user")
+    for wish, found in (("btf", "btf"), ("/usr/src/linux", "/usr/src/linux"), ("~/linux", "/home/user/linux")):
+        assert session(shell.run(f"%%bpf c --headers={wish}\n{HELLO}")).program.headers == found
 
 
 def test_a_path_with_spaces_and_an_equals_sign(shell: Shell) -> None:
@@ -115,6 +122,7 @@ BAD_CELLS = [
     (f"%%bpf hello -t 0s\n{HELLO}", bpfnb.ProgramError, "longer than nothing"),
     (f"%%bpf hello -t soon\n{HELLO}", bpfnb.ProgramError, "not a duration: 'soon'"),
     (f"%%bpf hello -t -5s\n{HELLO}", (bpfnb.ProgramError, UsageError), ""),
+    (f"%%bpf hello --headers linux\n{HELLO}", bpfnb.ProgramError, "not kernel headers: 'linux'"),
     (f"%%bpf hello --keep lots\n{HELLO}", bpfnb.ProgramError, "not a size: 'lots'"),
     (f"%%bpf hello --keep 0\n{HELLO}", bpfnb.ProgramError, "not a size"),
     (f"%%bpf hello --cflags 'unbalanced\n{HELLO}", bpfnb.ProgramError, "No closing quotation"),
@@ -226,7 +234,18 @@ def test_a_wrong_command_says_what_there_is(shell: Shell, line: str) -> None:
 
 def test_help_is_the_docstring_and_the_options(shell: Shell) -> None:
     text = shell.inner.find_cell_magic("bpf").__doc__
-    for word in ("--attach", "--time", "--live", "--keep", "--define", "--cflags", "--dry-run", "%bpf stop", "doctor"):
+    for word in (
+        "--attach",
+        "--time",
+        "--live",
+        "--keep",
+        "--define",
+        "--cflags",
+        "--headers",
+        "--dry-run",
+        "%bpf stop",
+        "doctor",
+    ):
         assert word in text
 
 
