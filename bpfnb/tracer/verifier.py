@@ -1,7 +1,7 @@
 """What the kernel's verifier said, read: why it refused, where in the cell, what the register holds, what to do.
 
-The messages are those of kernel/bpf/verifier.c, Linux 5.8 to 7.3. From 7.3 on the log ends in a report of its own
-("Verification failed: ... Reason: ... At: ... Suggestion: ..."), which is then believed before our own explanations.
+The messages are those of kernel/bpf/verifier.c, Linux 5.8 to 7.3. From 7.3 on a report of the kernel's own follows many
+of them ("Verification failed: ... Reason: ... At: ... Suggestion: ..."), which is then believed before our own words.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import errno
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from bpfnb.tracer.lineinfo import Lines
@@ -45,19 +44,22 @@ def read(log: str, number: int, cell: str, lines: Lines = _NO_LINES) -> Refusal:
     report = _report(log)
     told = (log[: report.start] if report else log).partition("\nHINT:")[0]  # bcc's advice follows
     steps = _Steps(told, cell, lines)
-    summary = _summary(told, number)
+    summary = _summary(told) or (report.problem if report else "") or _error(number)
     rule = next((rule for rule in _RULES if re.search(rule.pattern, summary if rule.alone else told)), None)
-    if number == errno.E2BIG and not told.strip():
+    if number == errno.E2BIG and not told.strip() and not report:
         rule = _TOO_LONG
     line = steps.line_of(_named_instruction(summary, told)) or (
         steps.loop() if rule and rule.kind == "too complex" else steps.last_line()
     )
     if rule and rule.kind in _REFINED:
         rule = _REFINED[rule.kind](summary, told) or rule
+    if report:
+        rule = rule or report.rule()
+        line = line or steps.line_of(report.instruction) or steps.within(report.line)
     explanation = " ".join(filter(None, [rule.explanation if rule else "", _register(summary, steps)]))
     hint = rule.hint if rule else None
     if report:
-        explanation, hint = report.reason, report.suggestion or hint
+        explanation, hint = report.reason or explanation, report.suggestion or hint
     return Refusal(rule.kind if rule else "", summary, line, explanation, hint)
 
 
@@ -255,19 +257,19 @@ _NO_REASON = re.compile(
     r"\s*(\d+: |;|(cur|old) state|last_idx|first_idx|parent (didn't|already)|regs=|from \d|func#|stack depth|"
     r"mark_precise|mark_stack|processed |"
     r"verification time|R\d+(_\w+)?=|caller:|callee:|frame\d+:|propagating|Validating|falling back|"
-    r"max_states|arg#\d+ reference|bpf: |libbpf:|-- (BEGIN|END)|\[\.\.\.|$)"
+    r"max_states|arg#\d+ reference|\S+ and \S+ memory, len pair|bpf: |libbpf:|-- (BEGIN|END)|\[\.\.\.|$)"
 )
 _QUOTE = re.compile(r"^; (.*?)(?: @ [^@\s]+:(\d+))?$")  # Linux says which line since v6.9
 _INSTRUCTION = re.compile(r"^(\d+): \([0-9a-f]{2}\) (.*)$")
 
 
-def _summary(log: str, number: int) -> str:
+def _summary(log: str) -> str:
     reasons = [line.strip() for line in log.splitlines() if not _NO_REASON.match(line)]
-    if reasons:
-        return reasons[-1]
-    if number == errno.E2BIG:
-        return "more instructions than the kernel takes"
-    return os.strerror(number)
+    return reasons[-1] if reasons else ""
+
+
+def _error(number: int) -> str:
+    return "more instructions than the kernel takes" if number == errno.E2BIG else os.strerror(number)
 
 
 def _named_instruction(summary: str, log: str) -> int:
@@ -291,7 +293,7 @@ class _Steps:
             if quote := _QUOTE.match(text):
                 quoted = self._place(quote[1], quote[2]) or quoted
             elif step := _INSTRUCTION.match(text):
-                self.steps.append((int(step[1]), step[2], self._within(lines.line(int(step[1]))) or quoted))
+                self.steps.append((int(step[1]), step[2], self.within(lines.line(int(step[1]))) or quoted))
         self._last = quoted
 
     def last_line(self) -> int | None:
@@ -302,7 +304,7 @@ class _Steps:
         if instruction < 0:
             return None
         quoted = (line for number, _, line in reversed(self.steps) if number == instruction)
-        return self._within(self._lines.line(instruction)) or next(quoted, None)
+        return self.within(self._lines.line(instruction)) or next(quoted, None)
 
     def loop(self) -> int | None:
         """The line of the jump back that was taken most often."""
@@ -317,7 +319,7 @@ class _Steps:
                 return line
         return None
 
-    def _within(self, line: int | None) -> int | None:
+    def within(self, line: int | None) -> int | None:
         """A line of the cell; None for one behind its end, where what bcc appends has its lines."""
         return line if line and line <= len(self._cell) else None
 
@@ -347,22 +349,67 @@ def _register(summary: str, steps: _Steps) -> str:
 
 # --- the report of Linux 7.3 --------------------------------------------------------------------------------------
 
+# kernel/bpf/diagnostics.c, 5ad746166341 ("bpf: Add verifier diagnostics report helpers") to ac545b00ca56 ("bpf: Report
+# Policy helper and kfunc errors"), v7.3. A report follows the message that it explains, which is as it always was, and
+# more may come behind: a report of each reference not released, or of memory and then of the argument it is handed over
+# as, with their messages. The first is the nearest to the cause.
+_HEAD = "Verification failed: "
+_MARK = re.compile(rf"^(?:{_HEAD}(?:[^:\n]+: )?(.+)|(?:Reason|At|Active lock|Causal path|Suggestion):)$", re.M)
+_SECTION = re.compile(r"^(\w[\w ]*):\n((?:  .*\n)+)(?=\n)", re.M)  # one that is cut off is none
+
+# Our classes of what a report says, where there is no message.
+_REPORTED = [
+    ("unchecked map lookup", r"nullable map value"),
+    ("unchecked pointer", r"may be NULL|nullable|NULL check"),
+    ("direct memory access", r"dereference.*integer scalar"),
+    ("uninitialised stack", r"uninitialized stack"),
+    ("out of bounds of the stack", r"variable stack access"),
+    ("out of bounds of a map value", r"is map_value;"),
+    ("unchecked packet access", r"is pkt;"),
+    ("out of bounds", r"outside (object )?bounds|bounds check"),
+    ("uninitialised register", r"unreadable register|R\d+ is not readable|Initialize (R\d|the register)"),
+    ("unreleased reference", r"unreleased resource|still needs release|acquired resource"),
+    ("missing GPL licence", r"GPL-compatible"),
+    ("sleepable mismatch", r"sleep"),
+    ("helper not allowed here", r"helper \S+ is not allowed|policy check failed for helper"),
+    ("wrong argument", r"invalid call argument|invalid .*argument .*for "),
+    ("jump out of range", r"jump out of range"),
+    ("unreachable instruction", r"unreachable"),
+]
+
 
 class _Report(NamedTuple):
+    """``instruction`` and ``line`` (of the cell): where it is; -1 and None where that is not told."""
+
     start: int
+    problem: str
     reason: str
-    suggestion: str | None
+    suggestion: str
+    instruction: int
+    line: int | None
+
+    def rule(self) -> _Rule | None:
+        text = f"{self.problem} {self.reason} {self.suggestion}"
+        return _rule(next((kind for kind, pattern in _REPORTED if re.search(pattern, text, re.I)), ""))
 
 
 def _report(log: str) -> _Report | None:
-    head = re.search(r"^Verification failed: .*$", log, re.M)
-    if not head:
+    """The first report; without its beginning where a log was too large, of which the kernel keeps the end."""
+    mark = _MARK.search(log)
+    if not mark:
         return None
-    sections = dict(_sections(log[head.end() :]))
-    return _Report(head.start(), sections.get("Reason", ""), sections.get("Suggestion"))
-
-
-def _sections(text: str) -> Iterator[tuple[str, str]]:
-    """The report's paragraphs: a name and a colon, then lines indented under it."""
-    for name, body in re.findall(r"^(\w[\w ]*):\n((?:[ \t]+.*\n?)+)", text, re.M):
-        yield name, " ".join(body.split())
+    sections = dict(_SECTION.findall(log[mark.start() :].split(f"\n{_HEAD}")[0]))
+    reason, suggestion = (" ".join(sections.get(name, "").split()) for name in ("Reason", "Suggestion"))
+    at = sections.get("At", "")
+    error = re.search(r"\^-- error: (.+)", at)
+    taken = re.search(r"acquired at instruction (\d+)", reason)
+    instruction = taken or re.search(r">>> +(\d+) \| \([0-9a-f]{2}\) ", at)
+    line = re.search(r"^  (?:\S+ @ )?\d+:(\d+):\d+$", at, re.M)  # of the cell, whose name is its descriptor's number
+    return _Report(
+        start=mark.start() if mark[1] else 0,
+        problem=mark[1] or (error[1] if error else ""),
+        reason=reason,
+        suggestion=suggestion,
+        instruction=int(instruction[1]) if instruction else -1,
+        line=int(line[1]) if line else None,
+    )

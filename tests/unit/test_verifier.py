@@ -29,27 +29,244 @@ OLD = """\
  R0=map_value_or_null(id=1,off=0,ks=4,vs=8,imm=0) R10=fp0
 R0 invalid mem access 'map_value_or_null'
 """
-# Linux 7.3, as announced.
+# Linux 7.3: the message stays, and a report follows it (kernel/bpf/diagnostics.c).
+STATS = NEW[NEW.index("processed") :]
 REPORT = NEW.replace(
     "processed",
     """
-Verification failed: Pointer Safety: Possibly NULL pointer
+Verification failed: Register Type Safety: Invalid dereference
 
 Reason:
-  R0 may be NULL here,
-  since nothing checked it.
+  R0 may be NULL here (a nullable map value pointer). The program could dereference NULL on this
+  path, so the verifier cannot prove this access is safe.
 
 At:
-  insn 7
+  f @ 200:4:12
+  Source context:
+      2 |     u32 key = 0;
+      3 |     u64 *value = counts.lookup(&key);
+  >>> 4 |     return *value;
+        |     ^-- error: invalid dereference of R0 (a nullable map value pointer)
+      5 | ...
+      6 | ...
+  Instruction context:
+      6 | (85) call bpf_map_lookup_elem#1
+  >>> 7 | (79) r0 = *(u64 *)(r0 +0)
+      8 | (95) exit
 
 Causal path:
-  no retained diagnostic events on this path
+  f @ 200:3:25
+  Source context:
+      1 | int f(void *ctx) {
+      2 |     u32 key = 0;
+  >>> 3 |     u64 *value = counts.lookup(&key);
+        |     ^-- update: R0 changed from uninitialized value to nullable map value from counts at
+        |         offset 0
+      4 |     return *value;
+      5 | ...
+  Instruction context:
+      4 | (18) r1 = 0xffff888105e0be00
+  >>> 6 | (85) call bpf_map_lookup_elem#1
+      7 | (79) r0 = *(u64 *)(r0 +0)
+      8 | (95) exit
 
 Suggestion:
-  Check R0 before it is used.
+  Add a NULL check before the access and dereference the pointer only on the non-NULL path.
 
 processed""",
 )
+# Without line information, which bcc leaves out when it loads a refused program again, a report says instructions only.
+STACK = f"""\
+5: (79) r0 = *(u64 *)(r10 -16)
+invalid read from stack off -16+0 size 8
+
+Verification failed: Memory Safety: Uninitialized stack read
+
+Reason:
+  This rejected read uses 8 bytes at stack offset -16, but byte 0 in that range is uninitialized on
+  this path. Programs loaded with CAP_PERFMON can be allowed to read uninitialized stack bytes, but
+  this program is being rejected without that allowance.
+
+At:
+  insn 5
+       | ^-- error: uninitialized stack read
+  Instruction context:
+      3 | (bf) r6 = r1
+      4 | (b7) r7 = 0
+  >>> 5 | (79) r0 = *(u64 *)(r10 -16)
+      6 | (95) exit
+
+Suggestion:
+  Initialize every byte in the stack range before reading it, adjust the offset and size so the read
+  covers only initialized bytes, or load with CAP_PERFMON if uninitialized stack reads are intended.
+
+{STATS}"""
+VALUE = f"""\
+9: (79) r0 = *(u64 *)(r0 +0)
+invalid access to map value, value_size=64 off=64 size=8
+R0 max value is outside of the allowed memory range
+
+Verification failed: Memory Safety: Access outside bounds
+
+Reason:
+  The verifier cannot prove offset + access_size <= object_size. Here, the maximal bound for a
+  memory access is 72: start 64 + access_size 8, beyond object_size 64. R0 is map_value; offset is
+  variable: known bits 0x0, unknown mask 0x7f; signed range [0, 64], unsigned range [0, 64];
+  access_size is 8; object_size is 64.
+
+At:
+  insn 9
+       | ^-- error: access may be outside object bounds
+  Instruction context:
+       7 | (15) if r0 == 0x0 goto pc+2
+       8 | (0f) r0 += r6
+  >>>  9 | (79) r0 = *(u64 *)(r0 +0)
+      10 | (95) exit
+
+Causal path:
+  insn 6
+       | ^-- update: R0 changed from uninitialized value to nullable map value from counts at offset
+       |     0
+  Instruction context:
+       4 | (18) r1 = 0xffff888105e0be00
+  >>>  6 | (85) call bpf_map_lookup_elem#1
+       7 | (15) if r0 == 0x0 goto pc+2
+       8 | (0f) r0 += r6
+
+  insn 7
+       | ^-- branch: took the false branch of this conditional, goto not followed
+  Instruction context:
+       6 | (85) call bpf_map_lookup_elem#1
+  >>>  7 | (15) if r0 == 0x0 goto pc+2
+       8 | (0f) r0 += r6
+       9 | (79) r0 = *(u64 *)(r0 +0)
+
+  insn 8
+       | ^-- update: R0 changed from map value from counts at offset 0 to map value from counts with
+       |     variable offset: known bits 0x0, unknown mask 0x7f, signed range [0, 64], unsigned
+       |     range [0, 64]
+  Instruction context:
+       6 | (85) call bpf_map_lookup_elem#1
+       7 | (15) if r0 == 0x0 goto pc+2
+  >>>  8 | (0f) r0 += r6
+       9 | (79) r0 = *(u64 *)(r0 +0)
+      10 | (95) exit
+
+Suggestion:
+  Add or adjust a bounds check that proves offset + access_size stays within the object.
+
+{STATS}"""
+LEAK = f"""\
+6: (85) call bpf_ringbuf_reserve#131
+7: (85) call bpf_ringbuf_reserve#131
+8: (95) exit
+Unreleased reference id=2 alloc_insn=6
+
+Verification failed: Resource Lifetime Safety: Unreleased resource
+
+Reason:
+  Owned resource (id=2) was acquired at instruction 6 and still needs to be released before this
+  exit path.
+
+At:
+  insn 8
+       | ^-- error: owned resource (id=2) still needs release
+  Instruction context:
+      6 | (85) call bpf_ringbuf_reserve#131
+      7 | (85) call bpf_ringbuf_reserve#131
+  >>> 8 | (95) exit
+
+Causal path:
+  insn 6
+       | ^-- acquired: owned resource (id=2)
+  Instruction context:
+      4 | (b7) r2 = 8
+      5 | (b7) r3 = 0
+  >>> 6 | (85) call bpf_ringbuf_reserve#131
+      7 | (85) call bpf_ringbuf_reserve#131
+      8 | (95) exit
+
+Suggestion:
+  Release or transfer ownership of the acquired resource on every path before the program exits.
+
+Unreleased reference id=4 alloc_insn=7
+
+Verification failed: Resource Lifetime Safety: Unreleased resource
+
+Reason:
+  Owned resource (id=4) was acquired at instruction 7 and still needs to be released before this
+  exit path.
+
+At:
+  insn 8
+       | ^-- error: owned resource (id=4) still needs release
+  Instruction context:
+      6 | (85) call bpf_ringbuf_reserve#131
+      7 | (85) call bpf_ringbuf_reserve#131
+  >>> 8 | (95) exit
+
+Causal path:
+  insn 7
+       | ^-- acquired: owned resource (id=4)
+  Instruction context:
+      5 | (b7) r3 = 0
+      6 | (85) call bpf_ringbuf_reserve#131
+  >>> 7 | (85) call bpf_ringbuf_reserve#131
+      8 | (95) exit
+
+Suggestion:
+  Release or transfer ownership of the acquired resource on every path before the program exits.
+
+BPF_EXIT instruction in main prog would lead to reference leak
+{STATS}"""
+HELPER = f"""\
+2: (85) call bpf_redirect#23
+program of this type cannot use helper bpf_redirect#23
+
+Verification failed: Policy: Operation is not allowed
+
+Reason:
+  The helper bpf_redirect#23 is not allowed: this program type does not allow the helper.
+
+At:
+  insn 2
+       | ^-- error: policy check failed for helper bpf_redirect#23
+  Instruction context:
+      0 | (b7) r1 = 1
+      1 | (b7) r2 = 0
+  >>> 2 | (85) call bpf_redirect#23
+      3 | (95) exit
+
+Suggestion:
+  Use a helper allowed for this program type, or move the logic to a compatible program type.
+
+{STATS}"""
+REPORTS = {  # class, summary, line in TABLE; how the reason begins and the suggestion ends
+    REPORT: (
+        "unchecked map lookup",
+        "R0 invalid mem access 'map_value_or_null'",
+        4,
+        "R0 may be NULL",
+        "non-NULL path.",
+    ),
+    STACK: ("uninitialised stack", "invalid read from stack off -16+0 size 8", 2, "This rejected", "are intended."),
+    VALUE: (
+        "out of bounds of a map value",
+        "R0 max value is outside of the allowed memory range",
+        4,
+        "The verifier cannot prove offset + access_size <= object_size. Here",
+        "within the object.",
+    ),
+    LEAK: ("unreleased reference", "Unreleased reference id=2 alloc_insn=6", 3, "Owned resource (id=2)", "exits."),
+    HELPER: (
+        "helper not allowed here",
+        "program of this type cannot use helper bpf_redirect#23",
+        1,
+        "The helper bpf_redirect#23",
+        "compatible program type.",
+    ),
+}
+TABLE = Lines((0, 3, 6, 7), (1, 2, 3, 4))
 
 
 @pytest.mark.parametrize("log", [NEW, OLD, REPORT], ids=["6.9", "6.1", "7.3"])
@@ -68,10 +285,61 @@ def test_the_register_at_fault_and_where_it_got_its_value() -> None:
     assert "if (!value)" in found.hint
 
 
-def test_the_kernels_own_explanation_is_believed() -> None:
-    found = read(REPORT, errno.EACCES, CELL)
-    assert found.explanation == "R0 may be NULL here, since nothing checked it."
-    assert found.hint == "Check R0 before it is used."
+@pytest.mark.parametrize("log", REPORTS, ids=["null", "stack", "value", "leak", "helper"])
+def test_the_kernels_own_explanation_is_believed(log: str) -> None:
+    kind, summary, line, reason, suggestion = REPORTS[log]
+    found = read(log, errno.EACCES, CELL, TABLE)
+    assert (found.kind, found.summary, found.line) == (kind, summary, line)
+    assert found.explanation.startswith(reason)
+    assert found.hint is not None
+    assert found.hint.endswith(suggestion)
+    assert "  " not in found.explanation + found.hint
+    assert "\n" not in found.explanation + found.hint
+
+
+@pytest.mark.parametrize("log", REPORTS, ids=["null", "stack", "value", "leak", "helper"])
+def test_a_report_alone_tells_the_class_and_the_line(log: str) -> None:
+    kind, _, line, reason, _ = REPORTS[log]
+    report = log[log.index("\nVerification failed") :]
+    found = read(report, errno.EACCES, CELL, TABLE)
+    assert (found.kind, found.line) == (kind, line)
+    assert found.summary in report.splitlines()[1]
+    assert found.explanation.startswith(reason)
+
+
+def test_a_report_alone_names_the_line_of_the_cell() -> None:
+    report = REPORT[REPORT.index("\nVerification failed") :]
+    assert read(report, errno.EACCES, CELL).line == 4
+    assert read(report.replace("f @ 200:4:12", "200:4:12"), errno.EACCES, CELL).line == 4
+    assert read(report.replace("f @ 200:4:12", "f @ helpers.h:4:12"), errno.EACCES, CELL).line is None
+
+
+def test_a_report_whose_beginning_did_not_fit() -> None:
+    found = read(REPORT[REPORT.index("path, so the verifier") :], errno.EACCES, CELL)
+    assert found.kind == "unchecked map lookup"
+    assert found.summary == "invalid dereference of R0 (a nullable map value pointer)"
+    assert found.line == 4
+    assert found.explanation.startswith("A lookup gives NULL when the key is not in the map")
+    assert found.hint == "Add a NULL check before the access and dereference the pointer only on the non-NULL path."
+
+    found = read(LEAK[LEAK.index("Suggestion:") : LEAK.index("Unreleased reference id=4")], errno.EINVAL, CELL)
+    assert (found.kind, found.summary, found.line) == ("unreleased reference", "Invalid argument", None)
+
+
+@pytest.mark.parametrize("end", ["The program could", "path, so the", "At:", "      5 | ...", "Causal path", "  Add a"])
+def test_a_report_whose_end_did_not_fit(end: str) -> None:
+    found = read(REPORT[: REPORT.index(end) + len(end)], errno.EACCES, CELL)
+    assert found[:3] == REPORTS[REPORT][:3]
+    halved = end in ("The program could", "path, so the")  # then there is none
+    assert found.explanation.startswith("A lookup gives" if halved else "R0 may be NULL")
+    assert found.hint == "check the pointer before it is used: if (!value) return 0;"
+
+
+def test_what_is_wrong_with_memory_comes_before_the_argument_that_it_is() -> None:
+    log = "8: (85) call bpf_perf_event_output#25\ninvalid read from stack R4 off -16+4 size 16\n"
+    log += "R4 and R5 memory, len pair leads to invalid memory access\n"
+    found = read(log + STATS, errno.EACCES, CELL)
+    assert (found.kind, found.summary) == ("uninitialised stack", "invalid read from stack R4 off -16+4 size 16")
 
 
 def test_lines_come_from_the_compilers_table_where_the_log_quotes_nothing() -> None:
