@@ -1,6 +1,6 @@
-"""Broken cells of every kind: programs of the corpus with tokens deleted, swapped and doubled.
+"""Broken cells of every kind: programs of the corpus and of bcc's tools with tokens deleted, swapped and doubled.
 
-Each gives a session or an error of ours. BPFNB_MUTATIONS: how many, 40 unless told; 10000 takes about half an hour.
+Each gives a session or an error of ours. BPFNB_MUTATIONS: how many, 40 unless told; 10000 takes about an hour.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ import os
 import random
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+from recordings import record
 
 import bpfnb
 from bpfnb import client
@@ -17,6 +20,10 @@ from bpfnb.cell import lex
 from bpfnb.program import split_attach
 
 COUNT = int(os.environ.get("BPFNB_MUTATIONS", "40"))
+TOOLS = [
+    "biolatency", "biosnoop", "capable", "execsnoop", "filetop", "mountsnoop",
+    "offcputime", "opensnoop", "runqlat", "tcpconnect", "tcplife", "tcpstates",
+]  # fmt: skip
 CORPUS = sorted((Path(__file__).parents[1] / "corpus/verifier").glob("*.c"))
 GOOD = """// attach: syscall:getppid=f
 struct data_t { u64 ts; u32 pid; char comm[16]; };
@@ -57,9 +64,22 @@ def mutated(source: str, chance: random.Random) -> str:
     return out + source[end:]
 
 
-def outcome_of(source: str, attach: str) -> tuple[str, bpfnb.BpfnbError | None]:
+Original = tuple[str, list[tuple[str, str]]]  # text, attachments
+
+
+def corpus() -> Iterator[Original]:
+    for text in [GOOD, *(path.read_text() for path in CORPUS)]:
+        yield text, [split_attach(re.findall(r"^// attach: (.*)$", text, re.M)[0])]
+
+
+def tools() -> Iterator[Original]:
+    for recording in record(*TOOLS).values():
+        yield recording.text, recording.probes
+
+
+def outcome_of(source: str, attach: list[tuple[str, str]]) -> tuple[str, bpfnb.BpfnbError | None]:
     try:
-        with bpfnb.trace(source, name="mutant", attach=[split_attach(attach), ("syscall:sync", "g")]):
+        with bpfnb.trace(source, name="mutant", attach=[*attach, ("syscall:sync", "g")]):
             return "session", None
     except bpfnb.BpfnbError as error:
         return type(error).__name__, error
@@ -69,12 +89,13 @@ def test_a_mutated_program_gives_a_session_or_an_error_of_ours() -> None:
     chance = random.Random(20261124)
     tracer = client.connect().hello().pid
     outcomes: dict[str, int] = {}
-    texts = [path.read_text() for path in CORPUS]
+    ours, others = list(corpus()), list(tools())
     for number in range(COUNT):
-        original = GOOD if chance.random() < 0.4 else chance.choice(texts)
+        # The first is a good program: some of its mutants run.
+        original, attach = ours[0] if chance.random() < 0.3 else chance.choice(chance.choice([ours, others]))
         source = mutated(original + ATTACHED, chance)
         begun = time.monotonic()
-        outcome, error = outcome_of(source, re.findall(r"^// attach: (.*)$", original, re.M)[0])
+        outcome, error = outcome_of(source, attach)
         assert time.monotonic() - begun < 70, (number, source)
         if error:
             assert not isinstance(error, (bpfnb.InternalError, bpfnb.TracerDied)), (number, source, error.report())
@@ -82,5 +103,7 @@ def test_a_mutated_program_gives_a_session_or_an_error_of_ours() -> None:
             assert len(str(error).splitlines()) == 1, (number, source, str(error))
             assert error.report()
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
+        if number % 500 == 499:
+            print(f"{number + 1} of {COUNT}: {outcomes}", flush=True)
     assert client.connect().hello().pid == tracer
     assert {"session", "CompileError"} <= outcomes.keys(), outcomes

@@ -1,7 +1,7 @@
 """Programs that other people wrote: bcc's own tools, as Debian ships them, see what really happens here.
 
-Each tool is run by itself with a bcc that notes its C and its attachments (benchmarks/coverage/record.py); bpfnb then
-runs these, unmodified, without kernel headers. docs/coverage.md has how far all the others get.
+Each tool is run by itself with a bcc that notes its C and its attachments (recordings.py); bpfnb then runs these,
+unmodified and without kernel headers. docs/coverage.md has how far all the others get.
 """
 
 from __future__ import annotations
@@ -16,32 +16,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import pandas as pd
 import pytest
+from recordings import record
 
 import bpfnb
 from bpfnb.session import Session
 
-ROOT = Path(__file__).parents[2]
-SBIN = next((p for p in map(Path, ("/usr/sbin", "/usr/share/bcc/tools")) if list(p.glob("opensnoop*"))), None)
-
-
-class Recording(msgspec.Struct):
-    text: str
-    cflags: list[str] = []
-    probes: list[tuple[str, str]] = []
-
 
 def trace(tool: str) -> Session:
     """The tool's program, running."""
-    if SBIN is None:
-        if os.environ.get("BPFNB_KERNEL_TESTS") == "1":
-            pytest.fail("bcc's tools are not installed: scripts/setup --test")
-        pytest.skip("bcc's tools are not installed; BPFNB_KERNEL_TESTS=1 makes this a failure")
-    command = [sys.executable, "-m", "benchmarks.coverage.record", str(SBIN), tool]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
-    recording = msgspec.json.decode(done.stdout, type=dict[str, Recording])[tool]
+    recording = record(tool)[tool]
     return bpfnb.trace(recording.text, name=tool, attach=recording.probes, cflags=recording.cflags)
 
 
