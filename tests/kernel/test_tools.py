@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import signal
 import socket
@@ -23,10 +24,16 @@ from recordings import record
 import bpfnb
 from bpfnb.session import Session
 
+EVERYWHERE = ("execsnoop", "mountsnoop", "opensnoop", "tcplife")  # in emulation too, where recording takes a while
+HERE = ("exitsnoop", "killsnoop", "syncsnoop")
+OTHERS = ("biopattern", "hardirqs", "profile", "runqlat", "shmsnoop", "tcpstates", "wakeuptime")
+
+recorded = functools.cache(record)
+
 
 def trace(tool: str) -> Session:
     """The tool's program, running."""
-    recording = record(tool)[tool]
+    recording = recorded(*(EVERYWHERE if tool in EVERYWHERE else (*HERE, *OTHERS)))[tool]
     return bpfnb.trace(recording.text, name=tool, attach=recording.probes, cflags=recording.cflags)
 
 
