@@ -175,6 +175,7 @@ def _python() -> Iterator[Check]:
     wanted = _requirements()
     for name in _PACKAGES:
         yield _package(name, wanted.get(name, ""))
+    yield _front_ends()
     yield _widgets()
     yield from _impostor()
     yield Check("Python", "info", True, f"{platform.python_version()}, {sys.executable}")
@@ -226,6 +227,19 @@ def _install(requirement: str) -> str:
     if importlib.util.find_spec("pip"):
         return f"{shlex.quote(sys.executable)} -m pip install {quoted}"
     return f"uv pip install --python {shlex.quote(sys.executable)} {quoted}"
+
+
+def _front_ends() -> Check:
+    """What shows notebooks, as far as it is installed where the server is, or here."""
+    prefix = _server() or Path(sys.prefix)
+    places = [str(place) for place in prefix.glob("lib/python3*/site-packages")]
+    found = {
+        name: package.version
+        for name in ("jupyterlab", "notebook", "voila")
+        for package in importlib.metadata.distributions(name=name, path=places)
+    }
+    versions = ", ".join(f"{name} {version}" for name, version in found.items())
+    return Check("Jupyter", "info", bool(found), versions or f"none seen in {prefix}", known=bool(found))
 
 
 def _widgets() -> Check:

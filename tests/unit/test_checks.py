@@ -528,6 +528,14 @@ class TestPython:
         assert row.ok
         assert "5.0.15" in row.found
 
+    def test_jupyters_version_is_the_servers(self, server: Path) -> None:
+        assert doctor._front_ends().state == "unknown"
+        package = server / "lib/python3.12/site-packages/jupyterlab-4.2.1.dist-info"
+        package.mkdir(parents=True)
+        (package / "METADATA").write_text("Metadata-Version: 2.1\nName: jupyterlab\nVersion: 4.2.1\n")
+        row = doctor._front_ends()
+        assert (row.level, row.state, row.found) == ("info", "ok", "jupyterlab 4.2.1")
+
     def test_widgets_where_no_server_is_seen(
         self, notebook: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
