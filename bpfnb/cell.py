@@ -32,10 +32,12 @@ __all__ = [
     "Token",
     "arguments",
     "closing",
+    "declares",
     "function_declarator",
     "lex",
     "parse_c",
     "scan",
+    "struct",
     "walk",
 ]
 
@@ -205,6 +207,11 @@ class Body:
     probe: tuple[str, str] | None = None
     generated: bool = False
 
+    def uses(self, names: Iterable[str]) -> bool:
+        """Whether the function's text, its signature left out, has one of these names."""
+        words = {t.text for t in self.tokens if t.start > self.open}
+        return not words.isdisjoint(names)
+
     def public(self, cell: Cell) -> Function:
         line, column = cell.place(self.name_at)
         return Function(self.name, line, column, self.static, self.parameters, self.conditional)
@@ -278,6 +285,16 @@ def scan(source: str, cflags: Sequence[str] = ()) -> Cell:
     _Structure(cell, visible, conditionals.maybe).read()
     cell.functions.sort(key=lambda f: f.name_at)
     return cell
+
+
+def struct(cell: Cell, name: str) -> tuple[int, list[str]]:
+    """The line in which the cell declares a struct or a union, and its members; (0, []) where it does not."""
+    for node in walk(parse_c(cell.masked)):
+        tag, body = node.child_by_field_name("name"), node.child_by_field_name("body")
+        if node.type in ("struct_specifier", "union_specifier") and body and tag and tag.text == name.encode():
+            members = [n for n in walk(body) if n.type == "field_identifier"]
+            return cell.place(node.start_byte)[0], [(n.text or b"").decode() for n in members]
+    return 0, []
 
 
 def _within(at: int, ranges: Iterable[tuple[int, int]]) -> bool:
@@ -464,6 +481,12 @@ _MAKERS = {
     "BPF_ITER": _Maker("bpf_iter__{}", "", 1, "struct bpf_iter__{} *ctx"),
     "BPF_PROG": _Maker("{}", "", 1, _BPF_PROG),
 }
+
+
+def declares(word: str) -> bool:
+    """Whether bcc has a macro of this name that declares a table, an output or a function."""
+    return word in _OUTPUTS or word in _NAME_AT or word in _MAKERS or _TABLE.fullmatch(word) is not None
+
 
 _PARSER = tree_sitter.Parser(tree_sitter.Language(tree_sitter_c.language()))
 

@@ -18,7 +18,10 @@ traceback: there the frames are what matters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -35,6 +38,7 @@ __all__ = [
     "TracerDied",
     "UnsupportedError",
     "VerifierError",
+    "did_you_mean",
 ]
 
 
@@ -87,8 +91,9 @@ class BpfnbError(Exception):
         return lines
 
     def _render_traceback_(self) -> list[str]:
-        # IPython calls this on any exception, more than once; it must be pure and return a list.
-        return self.report()
+        # IPython calls this on any exception, more than once; it must be pure and return a list. Names and messages
+        # come from other people's files: nothing in them may act on a terminal.
+        return ["".join(_shown(c) for c in line) for line in self.report()]
 
 
 class ProgramError(BpfnbError, ValueError):
@@ -96,7 +101,7 @@ class ProgramError(BpfnbError, ValueError):
 
 
 class CompileError(BpfnbError):
-    """clang refused the C. ``diagnostics`` has its messages; ``log`` is its whole text, about the text bcc compiled."""
+    """clang refused the C. ``diagnostics``: its messages. ``log``: its whole text, about the text bcc compiled."""
 
     def __init__(self, message: str, *, diagnostics: Sequence[Diagnostic] = (), log: str = "", **place: Any) -> None:
         super().__init__(message, **place)
@@ -104,17 +109,15 @@ class CompileError(BpfnbError):
         self.log = log
 
     def report(self) -> list[str]:
+        """The first error, its notes and the hint, then all else the compiler said."""
         if not self.diagnostics:
             return super().report() + self.log.splitlines()
+        groups = _with_notes(self.diagnostics)
+        main = next((g for g in groups if (g[0].line, g[0].message) == (self.line or 0, self.message)), [])
         lines = [f"{type(self).__name__}: {self}"]
-        for d in self.diagnostics:
-            place = f"line {d.line}:{d.column}: " if d.line else ""
-            picture = [f"{place}{d.severity}: {d.message}", *excerpt(self.source, d.line, d.column)]
-            if d.fix:
-                picture.append(" " * 5 + f" | clang would put here: {d.fix}")
-            # A note steps in, under what it is about.
-            lines += [f"    {text}" for text in picture] if d.severity == "note" else picture
-        return lines + ([f"hint: {self.hint}"] if self.hint else [])
+        lines += _picture(self.source, main)[1:] if main else excerpt(self.source, self.line, self.column)
+        lines += [f"hint: {self.hint}"] if self.hint else []
+        return lines + [text for group in groups if group is not main for text in _picture(self.source, group)]
 
 
 class VerifierError(BpfnbError):
@@ -122,7 +125,7 @@ class VerifierError(BpfnbError):
 
     ``kind``: the class of the mistake, such as "unchecked map lookup", where known, else "". ``summary``: the
     verifier's reason, one line. ``explanation``: what that means here, and what the register at fault holds, where
-    known, else "". ``log``: all the verifier said.
+    known, else "". ``log``: all the verifier said. ``diagnostics``: what clang had warned of.
     """
 
     def __init__(
@@ -133,6 +136,7 @@ class VerifierError(BpfnbError):
         summary: str = "",
         log: str = "",
         explanation: str = "",
+        diagnostics: Sequence[Diagnostic] = (),
         **place: Any,
     ) -> None:
         super().__init__(message, **place)
@@ -140,18 +144,18 @@ class VerifierError(BpfnbError):
         self.summary = summary
         self.log = log
         self.explanation = explanation
+        self.diagnostics = tuple(diagnostics)
 
     def report(self) -> list[str]:
-        lines = super().report()
-        if self.explanation:
-            lines.append(self.explanation)
-        tail = self.log.splitlines()
-        if tail:
-            omitted = len(tail) - 12
-            if omitted > 0:
-                lines.append(f"({omitted} lines of the verifier's log omitted; all of it is in error.log)")
-            lines += ["  " + text for text in tail[-12:]]
-        return lines
+        lines = [f"{type(self).__name__}: {self}", *excerpt(self.source, self.line, self.column)]
+        lines += [self.explanation] if self.explanation else []
+        lines += [f"hint: {self.hint}"] if self.hint else []
+        for group in _with_notes(self.diagnostics):
+            lines += _picture(self.source, group)
+        log = self.log.partition("\nHINT:")[0].rstrip().splitlines()  # bcc's advice, which is ours above
+        if len(log) > _TAIL:
+            lines.append(f"the end of the verifier's log; all {len(log)} lines are in error.log:")
+        return lines + ["  " + text for text in log[-_TAIL:]]
 
 
 class AttachError(BpfnbError):
@@ -198,18 +202,84 @@ class InternalError(BpfnbError):
         return super().report() + self.remote_traceback.splitlines()
 
 
+# --- pictures -----------------------------------------------------------------------------------------------------
+
+_NEWLINE = re.compile(r"\r\n|\r|\n")  # what ends a line for clang; for str.splitlines() much more does
+_TAIL = 12  # lines of a verifier's log
+_WIDEST = 120  # characters of a line in a picture
+
+
 def excerpt(source: str | None, line: int | None, column: int | None) -> list[str]:
     """The cell's line with its number and a caret under the column; [] when the place is unknown."""
     if not source or not line:
         return []
-    lines = source.splitlines()
+    lines = _NEWLINE.split(source)
     if line > len(lines):
         return []
-    text = lines[line - 1]
-    gutter = f"{line:5d} | "
-    picture = [gutter + text]
+    text, column = _cut(lines[line - 1], column or 0)
+    picture = [f"{line:5d} | " + "".join(_shown(c) for c in text)]
     if column:
-        # Tabs stay tabs, so that the caret stands under the column whatever a tab's width is.
-        pad = "".join("\t" if c == "\t" else " " for c in text[: column - 1])
-        picture.append(" " * 5 + " | " + pad + "^")
+        picture.append(" " * 5 + " | " + "".join(_blank(c) for c in text[: column - 1]) + "^")
     return picture
+
+
+def _cut(text: str, column: int) -> tuple[str, int]:
+    """A part of a long line that has the column in it, and the column there."""
+    if len(text) <= _WIDEST:
+        return text, column
+    start = min(max(column - _WIDEST // 2, 0), len(text) - _WIDEST)
+    part = text[start : start + _WIDEST]
+    before, after = "..." if start else "", "..." if start + _WIDEST < len(text) else ""
+    return before + part + after, column and column - start + len(before)
+
+
+def _shown(c: str) -> str:
+    """What nobody sees, such as a space of no width, is often what is wrong."""
+    return c if c == "\t" or c.isprintable() else "\N{REPLACEMENT CHARACTER}"
+
+
+def _blank(c: str) -> str:
+    """As much room as a character takes. A tab stays a tab: so the caret is right whatever a tab's width is."""
+    if c == "\t":
+        return c
+    return "" if unicodedata.combining(c) else "  " if unicodedata.east_asian_width(c) in "WF" else " "
+
+
+def _with_notes(diagnostics: Sequence[Diagnostic]) -> list[list[Diagnostic]]:
+    """Each message with the notes that belong to it."""
+    groups: list[list[Diagnostic]] = []
+    for d in diagnostics:
+        if d.severity == "note" and groups:
+            groups[-1].append(d)
+        else:
+            groups.append([d])
+    return groups
+
+
+def _picture(source: str | None, group: Sequence[Diagnostic]) -> list[str]:
+    """A message and its place in the cell; its notes step in, under what they are about."""
+    lines: list[str] = []
+    for d in group:
+        place = f"line {d.line}:{d.column}: " if d.line and d.column else f"line {d.line}: " if d.line else ""
+        picture = [f"{place}{d.severity}: {d.message}", *excerpt(source, d.line, d.column)]
+        if d.fix and "did you mean" not in d.message:
+            picture.append(" " * 5 + f" | clang would put here: {d.fix}")
+        lines += [f"    {text}" for text in picture] if d.severity == "note" else picture
+    return lines
+
+
+# --- near names ---------------------------------------------------------------------------------------------------
+
+_AS_GOOD = 0.05  # how much less alike than the best name another may be
+
+
+def did_you_mean(word: str, names: Iterable[str], least: float = 0.6) -> str:
+    """``did you mean openat or openat2?``: the names that look most like a mistyped one, at most three; else ""."""
+    known = {name.lower(): name for name in sorted(names, reverse=True) if name != word}
+    matcher = difflib.SequenceMatcher(b=word.lower())
+    alike: dict[str, float] = {}
+    for lower in difflib.get_close_matches(word.lower(), known, n=3, cutoff=least):
+        matcher.set_seq1(lower)
+        alike[known[lower]] = matcher.ratio()
+    near = [name for name, ratio in alike.items() if ratio >= max(alike.values()) - _AS_GOOD]
+    return f"did you mean {' or '.join(near)}?" if near else ""

@@ -9,15 +9,15 @@ does not exist; clang then says what is wrong with it.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from bpfnb.cell import Cell, Function, MapDecl, Output, scan
-from bpfnb.errors import ProgramError
+from bpfnb.cell import Body, Cell, Function, MapDecl, Output, scan
+from bpfnb.errors import ProgramError, did_you_mean
 
 __all__ = [
     "EVENTS",
@@ -69,8 +69,9 @@ def parse(
     options among them also decide ``#ifdef``. ``headers``: "auto", "btf", or a folder, from the root or with "~".
     Raises ProgramError, with the line where there is one.
     """
-    if "\0" in source:
-        raise ProgramError("the cell contains a NUL character", source=source)
+    source = _text(source)
+    if isinstance(cflags, str):
+        raise ProgramError(f"cflags is a list of flags, not {cflags!r}", hint=f"write cflags={shlex.split(cflags)}")
     cell = scan(source, cflags)
     if not cell.tokens and not cell.macros and not cell.directives:
         raise ProgramError("the cell is empty: there is no C to compile", source=source)
@@ -89,6 +90,20 @@ def parse(
         cflags=tuple(cflags),
         headers=_headers(headers),
     )
+
+
+_NO_CHARACTER = re.compile("[\0\ud800-\udfff]")
+
+
+def _text(source: str) -> str:
+    """The text with the line ends C has; ProgramError for what is no text."""
+    if not isinstance(source, str):
+        raise ProgramError(f"the C must be a str, not {type(source).__name__}")
+    source = re.sub(r"\r\n?", "\n", source)
+    if found := _NO_CHARACTER.search(source):
+        what = "a NUL character" if found[0] == "\0" else f"half a character, {found[0]!r}"
+        raise Cell(source).error(f"the cell contains {what}", found.start())
+    return source
 
 
 def _headers(wish: str) -> str:
@@ -222,9 +237,9 @@ def _malformed(kind: str, text: str) -> ProgramError:
 def _near(word: str, names: Iterable[str], otherwise: str = "") -> str:
     """The tail of a message: the names that look like ``word``, else all of them after ``otherwise``."""
     names = sorted(set(names))
-    close = difflib.get_close_matches(word, names, n=3)
-    if close:
-        return ": did you mean " + " or ".join(close) + "?"
+    near = did_you_mean(word, names)
+    if near:
+        return f": {near}"
     return f"; {otherwise} {', '.join(names)}" if otherwise and names else ""
 
 
@@ -355,8 +370,12 @@ def _pairs(attach: Mapping[str, str | Sequence[str]] | Iterable[tuple[str, str]]
         for probe, functions in attach.items():
             for function in [functions] if isinstance(functions, str) else functions:
                 yield probe, function
-    else:
-        yield from attach
+        return
+    for pair in [attach] if isinstance(attach, str) else attach:
+        if isinstance(pair, str):
+            probe, function = split_attach(pair)
+            raise ProgramError(f"not an attachment: {pair!r}", hint=f'write attach={{"{probe}": "{function}"}}')
+        yield pair
 
 
 _Wish = tuple[tuple[str, str], str, str]  # (kind, target), as written, function
@@ -397,6 +416,36 @@ def _check(cell: Cell, probes: Sequence[Probe], wishes: Sequence[_Wish]) -> None
             raise cell.error(f"nothing attaches the function {f.name!r}", f.name_at, hint=_how_to_attach(f.name))
     if not probes and not cell.doubtful:
         raise _nothing_attached(cell)
+    for probe in probes:
+        if probe.function in functions:
+            _check_parameters(cell, probe, functions[probe.function])
+
+
+_NUMBER = re.compile(
+    r"(?:(?:const|volatile|unsigned|signed|long|short) )*"
+    r"(?:int|char|long|short|unsigned|bool|[us](?:8|16|32|64)|u?int(?:8|16|32|64)_t|[pug]id_t|s?size_t)\b[^*\[(]*"
+)
+
+
+def _check_parameters(cell: Cell, probe: Probe, f: Body) -> None:
+    """Parameters beside the context are registers, for bcc: they have to be those of a function that is called."""
+    if f.probe or f.generated or f.conditional or not f.parameters:
+        return
+    first, *others = f.parameters
+    if _NUMBER.fullmatch(first):
+        declared = ", ".join(["struct pt_regs *ctx", *f.parameters])
+        message, hint = f"the first parameter of {f.name} is its context", f"write int {f.name}({declared})"
+    elif others and probe.kind in ("tracepoint", "rawtracepoint"):
+        message = f"{f.name} has parameters beside its context, and {probe.requested} has none to give"
+        hint = "TRACEPOINT_PROBE(CATEGORY, EVENT) { ... } has the fields as args->NAME" if ":" in probe.target else ""
+    elif probe.kind in ("kretprobe", "uretprobe") and f.uses(re.findall(r"\w+", p)[-1] for p in others):
+        message, hint = f"{f.name} runs when the function returns: its arguments are gone", ""
+    elif others and probe.kind in ("kprobe", "uprobe") and "pt_regs" not in first:
+        message = f"the parameters of {f.name} are read from its context, which is declared {first!r}"
+        hint = f"write int {f.name}({', '.join(['struct pt_regs *ctx', *others])})"
+    else:
+        return
+    raise cell.error(message, f.name_at, hint=hint or None)
 
 
 def _how_to_attach(name: str) -> str:

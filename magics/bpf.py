@@ -14,6 +14,7 @@ from IPython.display import ProgressBar, display
 
 import bpfnb
 from bpfnb import client
+from bpfnb.errors import BpfnbError
 from bpfnb.program import Program, parse, split_attach
 from bpfnb.session import Session, check_name, start
 from bpfnb.views import html
@@ -88,7 +89,12 @@ class BpfMagics(Magics):
         if args.dry_run:
             print(_plan(program))
             return None
-        session = start(program, name=name, keep=keep)
+        try:
+            session = start(program, name=name, keep=keep)
+        except BpfnbError as error:
+            if panel := html.error_panel(error):  # an error itself can show no HTML
+                display({"text/html": panel}, raw=True)
+            raise
         if args.name:
             self.shell.user_ns[args.name] = session
         for warning in session.warnings:

@@ -8,25 +8,27 @@ has not; rewrite.py gives the program the same meaning in both.
 from __future__ import annotations
 
 import ctypes
-import difflib
 import errno
 import fcntl
 import os
 import platform
+import shutil
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from bpfnb.errors import AttachError, UnsupportedError
+from bpfnb.errors import AttachError, SetupError, UnsupportedError, did_you_mean
 from bpfnb.program import EVENTS, Probe
 from bpfnb.protocol import ProbeInfo
-from bpfnb.tracer import tracefs
+from bpfnb.tracer import features, headers, privileges, tracefs
+from bpfnb.tracer.btf import FUNC, Types
 from bpfnb.tracer.compiler import LoadWish, Module, UsdtWish
+from bpfnb.tracer.elf import UNREADABLE, Elf, opened
 from bpfnb.tracer.engine import Engine
 
-__all__ = ["Link", "attach", "has_kprobes", "syscall_mode", "usdt_wish", "wish"]
+__all__ = ["Link", "attach", "has_kprobes", "require", "syscall_mode", "usdt_wish", "wish"]
 
 # BPF program types: include/uapi/linux/bpf.h, enum bpf_prog_type.
 _KPROBE, _TRACEPOINT, _PERF_EVENT, _RAW_TRACEPOINT, _TRACING, _LSM = 2, 5, 7, 17, 26, 29
@@ -80,16 +82,22 @@ def wish(engine: Engine, probe: Probe) -> LoadWish:
 
 
 def usdt_wish(probe: Probe) -> UsdtWish | None:
-    """What has to be known of a USDT probe before compiling. AttachError when its file is not there."""
+    """What has to be known of a USDT probe before compiling."""
     if probe.kind != "usdt":
         return None
     path, provider, name = probe.target.rsplit(":", 2)
-    _require_file(probe, path)
     return UsdtWish(path, f"{provider}:{name}", probe.function, probe.requested)
+
+
+def require(probe: Probe) -> None:
+    """AttachError where it is known, before anything is compiled, that there is no such probe here."""
+    if probe.kind in _REQUIRED:
+        _REQUIRED[probe.kind](probe)
 
 
 def attach(engine: Engine, module: Module, probe: Probe) -> Link:
     """Attach a probe whose function is loaded. AttachError when that cannot be."""
+    require(probe)
     return _WAYS[probe.kind](Target(engine, module, module.programs[wish(engine, probe)]), probe)
 
 
@@ -113,11 +121,16 @@ def _syscall(target: Target, probe: Probe) -> Link:
         fd = _open_kprobe(target, probe, function, 0, exit_)
         return _link(probe, fd, f"{'kretprobe' if exit_ else 'kprobe'}:{function}", "")
     event = f"sys_{'exit' if exit_ else 'enter'}_{probe.target}"
-    if not (tracefs.root() / "events/syscalls" / event).is_dir():
-        raise _no_syscall(probe)
     fd = _open_tracepoint(target, probe, "syscalls", event)
     note = "this kernel has no kprobes: probes on syscalls are attached to their tracepoints, which see the same calls"
     return _link(probe, fd, f"tracepoint:syscalls:{event}", note)
+
+
+def _require_syscall(probe: Probe) -> None:
+    if has_kprobes():
+        _syscall_function(probe)
+    elif not _has_tracepoint(f"syscalls/sys_enter_{probe.target}"):
+        raise _no_syscall(probe)
 
 
 def _syscall_function(probe: Probe) -> str:
@@ -130,7 +143,8 @@ def _syscall_function(probe: Probe) -> str:
 
 def _no_syscall(probe: Probe) -> AttachError:
     known = [d.name[len("sys_enter_") :] for d in (tracefs.root() / "events/syscalls").glob("sys_enter_*")]
-    return _absent(probe, f"this kernel has no syscall {probe.target}", (f"syscall:{n}" for n in known))
+    near = _near(probe.target, known, f"{probe.kind}:")
+    return _refused(probe, f"this kernel has no syscall {probe.target}", hint=near)
 
 
 # --- kernel functions ---------------------------------------------------------------------------------------------
@@ -161,44 +175,88 @@ _TRACEPOINTS = {
     "kmem_cache_alloc": "kmem:kmem_cache_alloc",
     "handle_mm_fault": "exceptions:page_fault_user",
     "mark_page_accessed": "pagemap:mm_lru_activate",
+    "bprm_execve": "sched:sched_process_exec",
+    "do_execveat_common": "sched:sched_process_exec",
 }
+# Functions that serve one syscall above all.
+_SERVES = {
+    "do_sys_open": "openat",
+    "do_sys_openat2": "openat",
+    "do_unlinkat": "unlinkat",
+    "do_mkdirat": "mkdirat",
+    "do_renameat2": "renameat2",
+    "do_nanosleep": "clock_nanosleep",
+    "ksys_read": "read",
+    "ksys_write": "write",
+    "ksys_sync": "sync",
+}
+
+
+def _require_kprobe(probe: Probe) -> None:
+    function = probe.target.partition("+")[0]
+    if not has_kprobes():
+        raise _refused(probe, "this kernel has no kprobes (CONFIG_KPROBES is off)", hint=_alternative(probe, function))
+    if function in _kernel_functions():
+        return
+    parts = sorted(name for name in _kernel_functions() if name.startswith(f"{function}."))
+    if parts:
+        hint = f"the compiler made it {', '.join(parts[:3])}: {probe.kind}:{parts[0]}"
+        raise _refused(probe, f"no kernel function is called just {function}", hint=hint)
+    raise _no_function(probe, function, _kernel_functions())
 
 
 def _kprobe(target: Target, probe: Probe) -> Link:
     function, _, offset = probe.target.partition("+")
-    if not has_kprobes():
-        raise _no_kprobe(probe, "this kernel has no kprobes (CONFIG_KPROBES is off)", function)
-    if function not in _kernel_functions():
-        parts = sorted(name for name in _kernel_functions() if name.startswith(f"{function}."))
-        if parts:
-            hint = f"the compiler made it {', '.join(parts[:3])}: {probe.kind}:{parts[0]}"
-            raise _no_kprobe(probe, f"no kernel function is called just {function}", function, hint)
-        if _alternative(function):
-            raise _no_kprobe(probe, f"no kernel function is called {function}; it may be inlined", function)
-        known = (f"{probe.kind}:{name}" for name in _kernel_functions())
-        raise _absent(probe, f"no kernel function is called {function}; it may be inlined", known)
     fd = _open_kprobe(target, probe, function, int(offset or "0", 0), probe.kind == "kretprobe")
     return _link(probe, fd, f"{probe.kind}:{probe.target}", "")
 
 
-def _no_kprobe(probe: Probe, message: str, function: str, hint: str | None = None) -> AttachError:
-    tracepoint = _alternative(function)
-    if not hint and tracepoint:
-        hint = f"the tracepoint of this place is {tracepoint}: -a {tracepoint}={probe.function}"
-    return AttachError(
-        f"{probe.requested}: {message}",
-        probe=probe.requested,
-        errno=errno.ENOENT,
-        hint=hint,
-        line=probe.line or None,
-    )
+def _require_trampoline(probe: Probe) -> None:
+    """fentry, fexit and lsm: the kernel must let programs into its functions, and know the function's type."""
+    hook = probe.kind == "lsm"
+    function = f"bpf_lsm_{probe.target}" if hook else probe.target
+    refusal = _refusal(features.lsm if hook else features.fentry)
+    if refusal:
+        what = "the hooks of its security modules (lsm)" if hook else "its functions (fentry, fexit)"
+        message = f"this kernel does not let programs attach to {what}: {refusal}"
+        raise _refused(probe, message, hint=_alternative(probe, function))
+    btf = headers.KERNEL_BTF.read_bytes()
+    if ":" in function or f"\0{function}\0".encode() in btf:  # of a module's function its own BTF knows
+        return
+    known = [t.name for t in Types(btf, "the kernel's").all if t.kind == FUNC]
+    if hook:
+        hooks = [name.removeprefix("bpf_lsm_") for name in known if name.startswith("bpf_lsm_")]
+        raise _refused(probe, f"this kernel has no hook {probe.target}", hint=_near(probe.target, hooks, "lsm:"))
+    raise _no_function(probe, function, known)
 
 
-def _alternative(function: str) -> str:
-    """A tracepoint of this kernel that stands where the function is; "" where none is known."""
+@cache
+def _refusal(feature: Callable[[], None]) -> str:
+    """Why the kernel refuses what one of features.py tries; "" where it does not."""
+    try:
+        with privileges.attaching():
+            feature()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def _no_function(probe: Probe, function: str, known: Iterable[str]) -> AttachError:
+    # A kernel has 100,000 functions and comparing is slow: a name people mistype starts right.
+    near = _near(function, (name for name in known if name[:2] == function[:2]), f"{probe.kind}:")
+    hint = _alternative(probe, function) or near
+    return _refused(probe, f"no kernel function is called {function}; it may be inlined", hint=hint)
+
+
+def _alternative(probe: Probe, function: str) -> str | None:
+    """What is met where the function is, and is there on this kernel: a hint."""
+    function = function.partition(".")[0]  # the compiler's own name for a part of it, as bcc's tools look it up
+    if function in _SERVES:
+        return f"the syscall it serves: -a syscall:{_SERVES[function]}={probe.function}"
     event = _TRACEPOINTS.get(function, "")
-    there = event and (tracefs.root() / "events" / event.replace(":", "/")).is_dir()
-    return f"tracepoint:{event}" if there else ""
+    if not event or not _has_tracepoint(event.replace(":", "/")):
+        return None
+    return f"a tracepoint stands at this place: -a tracepoint:{event}={probe.function}"
 
 
 def _open_kprobe(target: Target, probe: Probe, function: str, offset: int, exit_: bool) -> int:
@@ -220,11 +278,18 @@ def _lsm(target: Target, probe: Probe) -> Link:
 # --- tracepoints --------------------------------------------------------------------------------------------------
 
 
+def _require_tracepoint(probe: Probe) -> None:
+    if not _has_tracepoint(probe.target.replace(":", "/")):
+        near = _near(probe.target, tracefs.tracepoints(), "tracepoint:")
+        raise _refused(probe, f"this kernel has no tracepoint {probe.target}", hint=near)
+
+
+def _has_tracepoint(event: str) -> bool:
+    return (tracefs.root() / "events" / event).is_dir()
+
+
 def _tracepoint(target: Target, probe: Probe) -> Link:
     category, _, event = probe.target.partition(":")
-    if not (tracefs.root() / "events" / category / event).is_dir():
-        known = (f"tracepoint:{name}" for name in tracefs.tracepoints())
-        raise _absent(probe, f"this kernel has no tracepoint {probe.target}", known)
     return _link(probe, _open_tracepoint(target, probe, category, event), f"tracepoint:{probe.target}", "")
 
 
@@ -240,24 +305,50 @@ def _raw_tracepoint(target: Target, probe: Probe) -> Link:
     except AttachError as error:
         if error.errno != errno.ENOENT:
             raise
-        known = (f"rawtracepoint:{name.partition(':')[2]}" for name in tracefs.tracepoints())
-        raise _absent(probe, f"this kernel has no raw tracepoint {probe.target}", known) from None
+        known = (name.partition(":")[2] for name in tracefs.tracepoints())
+        hint = _near(probe.target, known, "rawtracepoint:")
+        raise _refused(probe, f"this kernel has no raw tracepoint {probe.target}", hint=hint) from None
     return _link(probe, fd, f"rawtracepoint:{probe.target}", "")
 
 
 # --- user space ---------------------------------------------------------------------------------------------------
 
 
+def _require_uprobe(probe: Probe) -> None:
+    _require_file(probe, probe.target.rpartition(":")[0])
+
+
 def _uprobe(target: Target, probe: Probe) -> Link:
     path, _, symbol = probe.target.rpartition(":")
     symbol, _, offset = symbol.partition("+")
-    _require_file(probe, path)
     try:
         place = target.engine.resolve(path, symbol, int(offset or "0", 0))
-    except Exception as error:  # bcc raises nothing more exact
-        raise AttachError(f"{probe.requested}: {error}", probe=probe.requested, errno=errno.ENOENT) from None
+    except Exception:  # bcc raises nothing more exact
+        raise _no_symbol(probe, path, symbol) from None
     fd = _open_uprobe(target, probe, *place, probe.kind == "uretprobe")
     return _link(probe, fd, f"{probe.kind}:{probe.target}", "")
+
+
+def _no_symbol(probe: Probe, path: str, symbol: str) -> AttachError:
+    if "*" in symbol:
+        return _refused(probe, "wildcards are not understood: name one function")
+    try:
+        with opened(path.encode(), nullcontext) as file:
+            known = [name for name in Elf(file.read).functions() if name[:1] == symbol[:1]]
+    except UNREADABLE:
+        return _refused(probe, f"{path} is no program or library (ELF) of this machine")
+    return _refused(probe, f"{path} has no function {symbol}", hint=_near(symbol, known, f"{probe.kind}:{path}:"))
+
+
+def _require_usdt(probe: Probe) -> None:
+    path, provider, name = probe.target.rsplit(":", 2)
+    _require_file(probe, path)
+    with suppress(*UNREADABLE), opened(path.encode(), nullcontext) as file:
+        known = Elf(file.read).usdt()
+        if f"{provider}:{name}" not in known:
+            none = "" if known else ": it was built without USDT probes"
+            hint = _near(f"{provider}:{name}", known, f"usdt:{path}:")
+            raise _refused(probe, f"{path} has no probe {provider}:{name}{none}", hint=hint)
 
 
 def _usdt(target: Target, probe: Probe) -> Link:
@@ -277,12 +368,38 @@ def _usdt(target: Target, probe: Probe) -> Link:
 def _open_uprobe(target: Target, probe: Probe, path: bytes, address: int, exit_: bool) -> int:
     event = f"bpfnb_{os.getpid()}_{target.program}_{address:x}".encode()
     attach_uprobe = target.engine.lib.bpf_attach_uprobe
-    return _opened(probe, lambda: attach_uprobe(target.program, int(exit_), event, path, address, -1))
+    try:
+        return _opened(probe, lambda: attach_uprobe(target.program, int(exit_), event, path, address, -1))
+    except BaseException:
+        _forget_uprobe(event)
+        raise
+
+
+def _forget_uprobe(event: bytes) -> None:
+    """What the kernel refuses bcc tries a second time, by way of a probe in tracefs, and leaves that there (libbpf.c:
+    bpf_attach_probe, create_probe_event)."""
+    with suppress(OSError, SetupError):  # there is none
+        events = os.open(tracefs.root() / "uprobe_events", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            os.write(events, b"-:uprobes/%s_bcc_%d\n" % (event, os.getpid()))
+        finally:
+            os.close(events)
 
 
 def _require_file(probe: Probe, path: str) -> None:
-    if not Path(path).is_file():
-        raise AttachError(f"{probe.requested}: there is no file {path}", probe=probe.requested, errno=errno.ENOENT)
+    file = Path(path)
+    if file.is_dir():
+        raise _refused(probe, f"{path} is a directory")
+    if not file.is_file():
+        raise _refused(probe, f"there is no file {path}", hint=_near_file(file))
+
+
+def _near_file(file: Path) -> str | None:
+    if not file.is_absolute():
+        return f"write its whole path{f', {found}' if (found := shutil.which(file)) else ''}"
+    with suppress(OSError):
+        return _near(file.name, [other.name for other in file.parent.iterdir()], f"{str(file.parent).rstrip('/')}/")
+    return None
 
 
 # --- perf events --------------------------------------------------------------------------------------------------
@@ -292,6 +409,9 @@ def _profile(target: Target, probe: Probe) -> Link:
     unit, _, number = probe.target.rpartition(":")
     nanoseconds = {"": 0, "hz": 0, "s": 10**9, "ms": 10**6, "us": 10**3}[unit] * int(number)
     frequency = 0 if nanoseconds else int(number)
+    most = int(Path("/proc/sys/kernel/perf_event_max_sample_rate").read_text())
+    if frequency > most:
+        raise _refused(probe, f"kernel.perf_event_max_sample_rate allows {most} times a second at most", errno.EINVAL)
     return _perf(target, probe, _TYPE_SOFTWARE, _CPU_CLOCK, nanoseconds, frequency)
 
 
@@ -345,10 +465,12 @@ def _link(probe: Probe, fds: int | list[int], attached: str, note: str) -> Link:
 
 
 _NOT_TRACEABLE = "the kernel does not let this function be traced (notrace, or part of tracing itself)"
+_TOO_FAR = "the function reads beyond this tracepoint's fields, or may not be attached to it"
 _REASONS = {
     **dict.fromkeys((("kprobe", errno.EINVAL), ("kretprobe", errno.EINVAL)), _NOT_TRACEABLE),
     ("kprobe", errno.EILSEQ): "no instruction begins at this offset",
     ("uprobe", errno.EINVAL): "no instruction that can be traced begins there",
+    ("tracepoint", errno.EACCES): _TOO_FAR,
     ("", errno.EBUSY): "it is in use by another tracer",
     ("", errno.EPERM): "not permitted",
     ("", errno.EACCES): "not permitted",
@@ -364,22 +486,18 @@ def _opened(probe: Probe, call: Callable[[], int]) -> int:
     reason = _REASONS.get((probe.kind, number)) or _REASONS.get(("", number)) or os.strerror(number)
     if probe.kind == "hardware" and number in (errno.ENOENT, errno.EOPNOTSUPP):
         raise UnsupportedError(f"{probe.requested}: this machine has no such hardware counter ({reason})")
-    raise AttachError(f"{probe.requested}: {reason}", probe=probe.requested, errno=number, line=probe.line or None)
+    raise _refused(probe, reason, number)
 
 
-def _absent(probe: Probe, message: str, known: Iterable[str]) -> AttachError:
-    wished = f"{probe.kind}:{probe.target}"
-    # A kernel has 100,000 functions and difflib is slow: a name people mistype starts right.
-    candidates = [name for name in known if name[: len(probe.kind) + 4] == wished[: len(probe.kind) + 4]]
-    near = difflib.get_close_matches(wished, candidates, n=3, cutoff=0.75)
-    hint = f"did you mean {' or '.join(near)}?" if near else None
-    return AttachError(
-        f"{probe.requested}: {message}",
-        probe=probe.requested,
-        errno=errno.ENOENT,
-        hint=hint,
-        line=probe.line or None,
-    )
+def _refused(probe: Probe, why: str, number: int = errno.ENOENT, hint: str | None = None) -> AttachError:
+    # A probe that was asked for beside the cell has no place in it.
+    line = probe.line if ":" not in probe.requested else 0
+    return AttachError(f"{probe.requested}: {why}", probe=probe.requested, errno=number, hint=hint, line=line or None)
+
+
+def _near(name: str, known: Iterable[str], prefix: str) -> str | None:
+    """Near names as a hint, each with what it is called by in full."""
+    return did_you_mean(name, known, 0.75).replace("mean ", f"mean {prefix}").replace(" or ", f" or {prefix}") or None
 
 
 @cache
@@ -402,6 +520,20 @@ _PROGRAM_TYPES = {
     "profile": _PERF_EVENT,
     "software": _PERF_EVENT,
     "hardware": _PERF_EVENT,
+}
+
+_REQUIRED: dict[str, Callable[[Probe], None]] = {
+    "syscall": _require_syscall,
+    "sysret": _require_syscall,
+    "kprobe": _require_kprobe,
+    "kretprobe": _require_kprobe,
+    "fentry": _require_trampoline,
+    "fexit": _require_trampoline,
+    "lsm": _require_trampoline,
+    "tracepoint": _require_tracepoint,
+    "uprobe": _require_uprobe,
+    "uretprobe": _require_uprobe,
+    "usdt": _require_usdt,
 }
 
 _WAYS: dict[str, Callable[[Target, Probe], Link]] = {

@@ -57,7 +57,7 @@ _PATIENCE = 60.0  # seconds for a cell; an ordinary one takes a tenth of one
 
 # In C a call of an unknown function is but a warning, and then the verifier speaks in riddles. A function that ends
 # without a value works by accident.
-_WARNINGS = ("-Werror=implicit-function-declaration", "-Wreturn-type")
+_WARNINGS = ("-Werror=implicit-function-declaration", "-Wreturn-type", "-Wuninitialized", "-Wvla")
 
 
 class LoadWish(Struct, frozen=True):
@@ -186,7 +186,7 @@ class Compiler:
         try:
             return self._compile(source, job)
         except CompileError as error:
-            if not job.tree.generated or not headers.lacks_a_type(error.log):
+            if not job.tree.generated or not headers.lacks_a_type(error.log, job.tree.source):
                 raise
         return self._compile(source, replace(job, cflags=(*job.cflags, *headers.EVERYTHING)))
 
@@ -260,6 +260,7 @@ class _NotLoaded(Struct, tag=True, frozen=True):
     errno: int
     log: str
     lines: Lines
+    compiling: str
 
 
 class _NoUsdt(Struct, tag=True, frozen=True):
@@ -370,7 +371,7 @@ def _do(engine: Engine, job: _Job) -> tuple[_Answer, list[int]]:
         try:
             fd = compiled.load(load.function, load.kind, load.name)
         except OSError as error:
-            return _refused(compiled, load, error.errno or 0, _btf(inherited)), []
+            return _refused(compiled, load, error.errno or 0, _btf(inherited), log), []
         programs.append((fd, compiled.function(load.function)))
         loaded.append(index)
     btf = _btf(inherited)
@@ -389,13 +390,13 @@ def _do(engine: Engine, job: _Job) -> tuple[_Answer, list[int]]:
     return built, [*(fd for fd, _ in programs), *handed]
 
 
-def _refused(compiled: Compiled, load: LoadWish, number: int, btf: bytes) -> _NotLoaded:
+def _refused(compiled: Compiled, load: LoadWish, number: int, btf: bytes, compiling: str) -> _NotLoaded:
     """What there is to say of a program the kernel did not take."""
     log = _text(2)
     if number == errno.E2BIG:  # bcc then keeps the log to itself
         log = compiled.log(load.function, load.kind, load.name)
     lines = lineinfo.find(btf, load.function, CELL_PATH) if btf else Lines()
-    return _NotLoaded(load.function, number, log, lines)
+    return _NotLoaded(load.function, number, log, lines, compiling)
 
 
 def _btf(inherited: set[int]) -> bytes:
@@ -463,8 +464,8 @@ def _error(answer: _Answer, source: Rewritten) -> BpfnbError:
     match answer:
         case _NotCompiled(reason, log):
             return failures.compile_error(source, log, reason)
-        case _NotLoaded(function, number, log, lines):
-            return failures.load_error(source, function, number, log, lines)
+        case _NotLoaded(function, number, log, lines, compiling):
+            return failures.load_error(source, function, number, log, lines, compiling)
         case _NoUsdt(requested, reason):
             return AttachError(f"{requested}: {reason}", probe=requested, errno=errno.ENOENT)
         case _Bug(trace):

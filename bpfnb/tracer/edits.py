@@ -41,7 +41,8 @@ class Rewritten:
 
     def is_inserted(self, line: int, column: int) -> bool:
         """Whether a place of the compiled text (see to_cell) is in text the user did not write."""
-        return not self._piece(line, column)[2]
+        at_end = len(self._lines[min(max(line, 1), len(self._lines)) - 1]) == 1  # an empty line has one piece, empty
+        return not at_end and not self._piece(line, column)[2]
 
     def to_cell(self, line: int, column: int) -> tuple[int, int]:
         """Where in the cell a place of the compiled text is: line and column from 1, the column in characters.
@@ -53,6 +54,15 @@ class Rewritten:
         inside = copied[: max(column - 1 - at, 0)].decode(errors="ignore")
         start = self.cell.rfind("\n", 0, offset) + 1
         return line, offset + len(inside) - start + 1
+
+    def reaches(self, line: int) -> bool:
+        """Whether the compiled text has this line: bcc puts text of its own behind the last."""
+        return line <= len(self._lines)
+
+    def written(self, line: int, column: int) -> str:
+        """What the user wrote at a place of the compiled text (see to_cell), up to what follows of ours; "" in that."""
+        at, _, copied = self._piece(line, column)
+        return copied[max(column - 1 - at, 0) :].decode(errors="ignore")
 
     def _piece(self, line: int, column: int) -> tuple[int, int, bytes]:
         pieces = self._lines[min(max(line, 1), len(self._lines)) - 1]

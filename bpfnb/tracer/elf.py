@@ -206,6 +206,10 @@ _MOST_SEGMENTS = 64
 _Records = npt.NDArray[np.void]
 
 
+def _padded(size: int) -> int:
+    return (size + 3) & ~3
+
+
 def _record(names: str, formats: str) -> np.dtype[np.void]:
     return np.dtype(list(zip(names.split(), formats.split(), strict=True)))
 
@@ -271,6 +275,26 @@ class Elf:
         """The first full symbol table and the first dynamic one, such as there are."""
         kinds = self._sections["type"].tolist()
         return [self._table(self._sections[kinds.index(kind)]) for kind in (_SYMTAB, _DYNSYM) if kind in kinds]
+
+    def functions(self) -> Iterator[str]:
+        """The names of all functions its symbol tables have."""
+        for table in self.tables():
+            for begin in table.symbols["name"].tolist():
+                end = table.text.find(b"\0", begin, begin + _LONGEST_NAME)
+                yield table.text[begin:end].partition(b"@")[0].decode(errors="replace")
+
+    def usdt(self) -> list[str]:
+        """Its USDT probes, as PROVIDER:NAME."""
+        notes, at = self.section(b".note.stapsdt"), 0
+        found: dict[str, None] = {}  # each once, in the file's order
+        words = 3 * np.dtype(self._word).itemsize  # where it is, a base, its semaphore; then the names
+        while at + 12 <= len(notes):
+            owner, size = (int.from_bytes(notes[i : i + 4], sys.byteorder) for i in (at, at + 4))
+            begin = at + 12 + _padded(owner)
+            provider, name, *_ = [*notes[begin + words : begin + size].split(b"\0"), b"", b""]
+            found[f"{provider.decode(errors='replace')}:{name.decode(errors='replace')}"] = None
+            at = begin + _padded(size)
+        return list(found)
 
     def build_id(self) -> bytes:
         for index in np.flatnonzero(self._sections["type"] == _NOTE).tolist():

@@ -82,6 +82,7 @@ class Engine:
         self._tree = headers.Tree()
         with suppress(SetupError):  # a cell may name others; if not, it will hear what is missing
             self._tree = headers.choose("auto")
+        _use(self._tree)
 
         class WithoutAutoload(self.bcc.BPF):  # type: ignore[misc, name-defined]
             def _trace_autoload(self) -> None:
@@ -98,12 +99,8 @@ class Engine:
         behind, and may end the process altogether.
         """
         tree = tree or self._tree
-        if tree.source:
-            os.environ["BCC_KERNEL_SOURCE"] = tree.source
-        else:
-            os.environ.pop("BCC_KERNEL_SOURCE", None)
-        flags = [*tree.flags, *cflags]
-        bpf = self._bpf(text=text.encode(), cflags=flags, usdt_contexts=list(usdt))
+        _use(tree)
+        bpf = self._bpf(text=text.encode(), cflags=[*tree.flags, *cflags], usdt_contexts=list(usdt))
         atexit.unregister(bpf.cleanup)  # bcc pins every object until exit
         return Compiled(self.lib, bpf.module, bpf)
 
@@ -122,6 +119,13 @@ class Engine:
         if owner:
             raise UnsupportedError(f"bcc {self.version} cannot trace functions of kernel modules ({target})")
         return prefix + function
+
+
+def _use(tree: headers.Tree) -> None:
+    if tree.source:
+        os.environ["BCC_KERNEL_SOURCE"] = tree.source
+    else:
+        os.environ.pop("BCC_KERNEL_SOURCE", None)
 
 
 class Function(NamedTuple):

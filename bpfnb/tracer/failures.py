@@ -2,63 +2,26 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
 import re
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from bpfnb.cell import scan
 from bpfnb.errors import CompileError, Diagnostic, PrivilegeError, ProgramError, SetupError, VerifierError
-from bpfnb.tracer import headers, tracefs, verifier
-from bpfnb.tracer.btf import STRUCT, UNION, Types
+from bpfnb.tracer import advice, verifier
+from bpfnb.tracer.clang import diagnostics
 from bpfnb.tracer.edits import Rewritten
 from bpfnb.tracer.lineinfo import Lines
+from bpfnb.tracer.verifier import Refusal
 
 __all__ = ["compile_error", "crash_error", "diagnostics", "load_error"]
 
-_HEAD = re.compile(r"/(?:virtual/main\.c|proc/self/fd/\d+):(\d+):(\d+): (?:fatal )?(error|warning|note): (.*)")
-_CARETS = re.compile(r"[ \t]*[~^][~^ \t]*")
 # What bcc says when the kernel will not make a map (bpf_module.cc).
 _NO_MAP = re.compile(r"could not open bpf map: (\w+), error: (.*)")
-# What LLVM says before it ends the process: "error: FILE:LINE:COLUMN: in function NAME TYPE: REASON".
-_BACKEND = re.compile(
-    r"error: (?:/proc/self/fd/\d+:(\d+):(\d+): )?(?:in function (\w+) [^:]*: )?(?:<inline asm>:\d+:\d+: )?(.*)", re.I
-)
-# The methods of bcc's tables (helpers.h), for who mistypes one.
-_METHODS = {
-    "call", "lookup", "lookup_or_init", "lookup_or_try_init", "update", "insert", "delete", "increment",
-    "atomic_increment", "get_stackid", "perf_read", "perf_counter_value", "check_current_task", "push", "pop", "peek",
-    "perf_submit", "perf_submit_skb", "ringbuf_output", "ringbuf_reserve", "ringbuf_submit", "ringbuf_discard",
-    "ringbuf_query", "redirect_map", "sk_storage_get", "sk_storage_delete", "task_storage_get", "inode_storage_get",
-}  # fmt: skip
-_LONG = 12  # names listed, where none is near
 
 
 # --- the compiler -------------------------------------------------------------------------------------------------
-
-
-def diagnostics(source: Rewritten, log: str) -> tuple[Diagnostic, ...]:
-    """clang's messages about the cell's lines, in its order: a note belongs to what stands before it."""
-    found: list[Diagnostic] = []
-    lines = log.splitlines()
-    for at, text in enumerate(lines):
-        head = _HEAD.match(text)
-        if not head:
-            continue
-        place = source.to_cell(int(head[1]), int(head[2]))
-        said = any((d.line, d.message) == (place[0], head[4]) for d in found)
-        if not (said and source.is_inserted(int(head[1]), int(head[2]))):  # what is added repeats what is there
-            found.append(Diagnostic(*place, head[3], head[4], _fix(lines[at + 1 : at + 4])))
-    return tuple(found)
-
-
-def _fix(lines: Sequence[str]) -> str:
-    """What clang would put at a message's column: it stands below the carets, which stand below the source line."""
-    if len(lines) < 3 or not _CARETS.fullmatch(lines[1]) or not lines[2].startswith(" ") or _HEAD.match(lines[2]):
-        return ""
-    return lines[2].strip()
 
 
 def compile_error(source: Rewritten, log: str, reason: str) -> CompileError | ProgramError | SetupError:
@@ -66,42 +29,117 @@ def compile_error(source: Rewritten, log: str, reason: str) -> CompileError | Pr
     refused = _NO_MAP.search(log)
     if refused:
         return _map_error(source, refused[1], refused[2])
+    cell = scan(source.cell)
     found = diagnostics(source, log)
-    first = next((d for d in found if d.severity == "error"), None)
-    if first:
-        return CompileError(
-            first.message,
-            diagnostics=found,
-            log=log,
-            line=first.line,
-            column=first.column,
-            source=source.cell,
-            hint=_hint(first.message),
-        )
-    outside = re.search(r"(?:fatal )?error: (.*)", log)
-    reason = outside[1] if outside else (log.strip().splitlines() or [reason])[-1]
-    return CompileError(f"clang: {reason}", diagnostics=found, log=log, source=source.cell)
+    misspelt = advice.misspelt_macro(cell, found)
+    if misspelt:
+        return _compile_error(source, misspelt, [misspelt], log)
+    main = next((d for d in found if _is_main(d)), None)
+    if main:
+        return _compile_error(source, main, found, log, advice.hint(cell, main))
+    said = re.search(r"(?:fatal )?error: (.*)", log)
+    return _flags_error(source, said[1] if said else (log.strip().splitlines() or [reason])[-1], log)
 
 
-def crash_error(source: Rewritten, status: int | None, log: str, patience: float) -> CompileError:
+def _is_main(d: Diagnostic) -> bool:
+    # A literal without an end is but a warning, and all that follows from it an error; so is a letter nobody sees.
+    return d.severity == "error" or d.message.startswith(("missing terminating", "identifier contains Unicode"))
+
+
+def _compile_error(
+    source: Rewritten, main: Diagnostic, found: Sequence[Diagnostic], log: str, hint: str | None = None
+) -> CompileError:
+    return CompileError(
+        main.message,
+        diagnostics=found,
+        log=log,
+        line=main.line or None,
+        column=main.column or None,
+        source=source.cell,
+        hint=hint,
+    )
+
+
+def _flags_error(source: Rewritten, said: str, log: str) -> CompileError:
+    """clang has a complaint that has no place: about what it was told to do."""
+    if said.startswith("unable to handle compilation, expected exactly one compiler job"):
+        main = Diagnostic(0, 0, "error", "the flags ask clang for something else than to compile the cell")
+        return _compile_error(source, main, [main], log, "flags are such as -DX=1 or -Wall, and no files")
+    return CompileError(f"clang: {said}", log=log, source=source.cell)
+
+
+# --- LLVM ---------------------------------------------------------------------------------------------------------
+
+# What LLVM says before it ends the process: "error: FILE:LINE:COLUMN: in function NAME TYPE: REASON".
+_BACKEND = re.compile(
+    r"error: (?:/proc/self/fd/\d+:(\d+):(\d+): )?(?:in function (\w+) [^:]*: )?(?:<inline asm>:\d+:\d+: )?(.*)", re.I
+)
+_PLACE = re.compile(r"/proc/self/fd/\d+:(\d+):(\d+)")
+_ASSEMBLY = re.compile(r"<inline asm>:\d+:\d+: .*\n[ \t]*(.*\S)")
+# What it says, what that means, and what to do.
+_LARGE = "keep large data in a map: BPF_PERCPU_ARRAY(scratch, struct data_t, 1);"
+_REASONS = [
+    (r"stack limit", "the variables need more than the stack limit of 512 bytes", _LARGE),
+    (
+        r"built-in function '__\w*[sdt]f\d?(?:[sdt]i\d?)?' is not supported",
+        "floating-point numbers are not supported in BPF programs",
+        "count in integers, such as nanoseconds, and divide in Python",
+    ),
+    (
+        r"built-in function '(mem\w+)' is not supported",
+        r"\1 of this size is not supported: of more than 1024 bytes, or of a number that is no constant",
+        None,
+    ),
+    (
+        r"Unsupport signed division|Cannot select: .*s(div|rem)",
+        "signed division is not supported in BPF programs",
+        "divide unsigned numbers: (u64)a / b",
+    ),
+    (
+        r"Unsupported dynamic stack",
+        "dynamic stack allocation is not supported: an array's size must be a constant",
+        None,
+    ),
+]
+
+
+def crash_error(
+    source: Rewritten, status: int | None, log: str, patience: float
+) -> CompileError | ProgramError | SetupError:
     """LLVM ended the process: it said why, and sometimes where. ``status`` None: it took longer than ``patience``."""
     if status is None:
         return CompileError(f"compiling took more than {patience:g} s and was ended", log=log, source=source.cell)
+    found = diagnostics(source, log)
+    if any(d.severity == "error" for d in found):  # what clang refuses bcc goes on with, and may fall over it
+        return compile_error(source, log, "")
     said = _BACKEND.search(log)
     if not said:
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
         return CompileError(f"the compiler crashed ({how})", log=log, source=source.cell)
-    line, column, function, reason = said.groups()
-    place = source.to_cell(int(line), int(column)) if line and int(line) else (_line_of(source.cell, function), None)
-    hint = "keep large data in a map: BPF_PERCPU_ARRAY(scratch, struct data_t, 1);" if "stack limit" in reason else None
-    return CompileError(
-        f"{function}: {reason}" if function else reason,
-        log=log,
-        line=place[0],
-        column=place[1],
-        source=source.cell,
-        hint=hint,
-    )
+    message, hint = _reason(said[4])
+    line, column = _crash_place(source, log, said, found)
+    main = Diagnostic(line, column, "error", f"{said[3]}: {message}" if said[3] else message)
+    return _compile_error(source, main, [main, *found], log, hint)
+
+
+def _reason(said: str) -> tuple[str, str | None]:
+    for pattern, message, hint in _REASONS:
+        found = re.search(pattern, said)
+        if found:
+            return found.expand(message), hint
+    return said, None
+
+
+def _crash_place(source: Rewritten, log: str, said: re.Match[str], found: Sequence[Diagnostic]) -> tuple[int, int]:
+    """Where in the cell; (0, 0) where that is not known, and a column 0 where only the line is."""
+    place = (said[1] and said.groups()[:2]) or ((at := _PLACE.search(said[4])) and at.groups())
+    if place and int(place[0]):
+        return source.to_cell(int(place[0]), int(place[1]))
+    assembly = _ASSEMBLY.search(log)
+    if assembly and source.cell.count(assembly[1]) == 1:
+        return scan(source.cell).place(source.cell.index(assembly[1]))
+    array = next((d for d in found if "variable length array" in d.message), None)
+    return (array.line, array.column) if array else (_line_of(source.cell, said[3]) or 0, 0)
 
 
 def _line_of(cell: str, function: str | None) -> int | None:
@@ -110,84 +148,68 @@ def _line_of(cell: str, function: str | None) -> int | None:
     return next((read.place(f.name_at)[0] for f in read.functions if f.name == function), None)
 
 
+# --- maps ---------------------------------------------------------------------------------------------------------
+
+
 def _map_error(source: Rewritten, name: str, reason: str) -> ProgramError:
     read = scan(source.cell)
     declared = {m.name: m.line for m in read.maps} | {output.name: output.line for output in read.outputs}
+    places = [read.place(t.start) for t in read.tokens if t.text == name]
+    column = next((column for line, column in places if line == declared.get(name)), None)
     ring = any(output.name == name and output.kind == "ringbuf" for output in read.outputs)
-    message = f"the kernel will not make {name}: {reason}"
+    why = {
+        os.strerror(errno.E2BIG): "it is too large",
+        os.strerror(errno.ENOMEM): "it is larger than the memory there is",
+    }.get(reason, reason)
     if ring and reason == os.strerror(errno.EINVAL):
-        message = f"the kernel will not make {name}: a ring buffer's size must be a power of two of pages"
-    return ProgramError(message, line=declared.get(name), source=source.cell)
-
-
-# --- near names ---------------------------------------------------------------------------------------------------
-
-
-def _hint(message: str) -> str | None:
-    """The names there are, where clang knows none that is near."""
-    if "did you mean" in message:
-        return None
-    if helper := re.search(r"implicit declaration of function '(\w+)'", message):
-        return _near(helper[1], _helpers(), listed=False)
-    member = re.search(r"no member named '(\w+)' in '(?:struct |union )?(\w+)'", message)
-    if not member:
-        return None
-    name, owner = member.groups()
-    if owner.endswith("_table_t"):
-        return _near(name, _METHODS, listed=False)
-    if owner.startswith("tracepoint__"):
-        category, _, event = owner.removeprefix("tracepoint__").partition("__")
-        return _near(name, _fields(f"{category}/{event}"))
-    return _near(name, _members(owner))
-
-
-def _helpers() -> list[str]:
-    lines = Path(__file__).with_name("include").joinpath("bpf_helpers.txt").read_text().splitlines()
-    return [f"bpf_{line}" for line in lines if not line.startswith("#")]
-
-
-def _fields(event: str) -> list[str]:
-    try:
-        return [field for field in tracefs.fields_of(event)[1] if not field.startswith("common_")]
-    except OSError:
-        return []
-
-
-def _members(struct: str) -> list[str]:
-    """The members of one of the kernel's structs; none where it is the cell's own, which clang has shown."""
-    try:
-        types = Types(headers.KERNEL_BTF.read_bytes(), "the kernel's")
-    except (OSError, SetupError):
-        return []
-    return [m.name for i in types.named([struct], STRUCT, UNION)[:1] for m in types.members(i) if m.name]
-
-
-def _near(name: str, names: Iterable[str], *, listed: bool = True) -> str | None:
-    known = sorted(names)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    if near:
-        return f"did you mean {' or '.join(near)}?"
-    if not listed or not known:
-        return None
-    more = f" and {len(known) - _LONG} more" if len(known) > _LONG else ""
-    return f"there are {', '.join(known[:_LONG])}{more}"
+        why = "a ring buffer's size must be a power of two of pages, and less than 4 GiB"
+    message = f"the kernel will not make {name}: {why}"
+    return ProgramError(message, line=declared.get(name), column=column, source=source.cell)
 
 
 # --- the verifier -------------------------------------------------------------------------------------------------
 
+_AT = re.compile(r" @ \d+:(?=\d)")  # the cell's file has a number for a name
+_NO_QUOTE = re.compile(r"^; +@ .*\n", re.M)
+_LIBRARY = re.compile(r"(__builtin_)?(mem(cmp|cpy|set|move)|str\w+)")
 
-def load_error(source: Rewritten, function: str, number: int, log: str, lines: Lines) -> VerifierError | PrivilegeError:
-    """Why the kernel did not take a program. ``lines``: which line each instruction comes from."""
-    found = verifier.read(log, number, source.cell, lines)
+
+def load_error(
+    source: Rewritten, function: str, number: int, log: str, lines: Lines, compiling: str = ""
+) -> VerifierError | PrivilegeError:
+    """Why the kernel did not take a program. ``lines``: which line each instruction comes from. ``compiling``: what
+    clang had said."""
+    found = _known_of_bcc(verifier.read(log, number, source.cell, lines), log, source.cell)
     if number == errno.EPERM and not found.kind:
         return PrivilegeError(f"the kernel refused to load {function}: {os.strerror(number)}", source=source.cell)
     return VerifierError(
         f"the verifier refused {function}: {found.summary}",
         kind=found.kind,
         summary=found.summary,
-        log=log,
+        log=_AT.sub(" @ line ", _NO_QUOTE.sub("", log)),
         explanation=found.explanation,
+        diagnostics=diagnostics(source, compiling),
         line=found.line,
         hint=found.hint,
         source=source.cell,
     )
+
+
+def _known_of_bcc(found: Refusal, log: str, cell: str) -> Refusal:
+    """What the verifier cannot know: bcc leaves what a linker would fill in empty."""
+    register = re.match(r"R(\d+) ", found.summary)
+    if register and re.search(rf"\(18\) r{register[1]} = 0x0\b", log):
+        return found._replace(
+            kind="global variable",
+            explanation="This is the address of a global variable or of a string literal, and bcc gives them none.",
+            hint='keep a number in a map, BPF_ARRAY(counter, u64, 1);, and a text on the stack, char text[] = "abc";',
+        )
+    tokens = scan(cell).tokens
+    calls_itself = "call stack of" in found.summary or found.kind == "call of a function"
+    if calls_itself and any(t.text.strip("_") == "noinline" for t in tokens):
+        why = "bcc puts functions into those that call them, and cannot call one that is declared noinline."
+        return found._replace(kind="call of a function", explanation=why, hint="remove noinline")
+    if found.kind == "call of a function" and not found.line:
+        places = {scan(cell).place(t.start)[0] for t in tokens if _LIBRARY.fullmatch(t.text)}
+        return found._replace(line=places.pop() if len(places) == 1 else None)
+    return found

@@ -3,11 +3,11 @@
 bcc compiles against the kernel's headers. A headers package is often not installed, and headers of another
 release give wrong struct layouts without a word. BTF is always the running kernel's.
 
-    choose(wish)        the headers to compile a cell against
-    kernel_source()     what BCC_KERNEL_SOURCE should be, where nobody wishes for anything else
-    generate(btf)       the tree for one kernel's BTF, from the cache when it is there
-    EVERYTHING          clang flags that bring in all of the kernel's types
-    lacks_a_type(log)   whether a failed compilation is worth repeating with EVERYTHING
+    choose(wish)            the headers to compile a cell against
+    kernel_source()         what BCC_KERNEL_SOURCE should be, where nobody wishes for anything else
+    generate(btf)           the tree for one kernel's BTF, from the cache when it is there
+    EVERYTHING              clang flags that bring in all of the kernel's types
+    lacks_a_type(log, ...)  whether a failed compilation is worth repeating with EVERYTHING
 
 How bcc finds its way in the tree (its src/cc/frontends/clang/loader.cc and kbuild_helper.cc): it changes to the
 folder BCC_KERNEL_SOURCE, which must hold include/linux/kconfig.h, and compiles with ``-Iinclude -Iinclude/uapi``
@@ -56,9 +56,12 @@ EVERYTHING = ("-include", "bpfnb/all.h")
 _MODULES = Path("/lib/modules")
 _CACHE = Path("/var/cache/bpfnb")
 _HAND_WRITTEN = Path(__file__).with_name("include")
+_NAMES = "names"  # in a tree: all that EVERYTHING brings, a line each
 
-# clang's words for a type it has seen no definition of, and for names it does not know.
-_LACKING = re.compile(r"error: .*\b(incomplete (definition of )?type|undeclared identifier|unknown type name)")
+# clang's words for a type it has seen no definition of, and for names it does not know: 'foo_t' (aka 'struct foo').
+_LACKING = re.compile(
+    r"error: .*\b(?:incomplete (?:\w+ )*type|undeclared identifier|unknown type name) ('[^']+'(?: \(aka '[^']+'\))?)"
+)
 
 
 class Tree(NamedTuple):
@@ -126,9 +129,14 @@ def _btf() -> Path:
     return KERNEL_BTF
 
 
-def lacks_a_type(log: str) -> bool:
-    """Whether clang's messages are of the kind that EVERYTHING can cure: a type or a constant is missing."""
-    return bool(_LACKING.search(log))
+def lacks_a_type(log: str, source: str | Path) -> bool:
+    """Whether clang misses a type or a constant that EVERYTHING would bring; a misspelt name is not worth the wait.
+
+    ``source``: a tree of ``generate``.
+    """
+    said = " ".join(found[1] for found in _LACKING.finditer(log))
+    lacking = set(re.findall(r"(?:struct |union |enum )?\w+", said))
+    return bool(lacking) and not lacking.isdisjoint((Path(source) / _NAMES).read_text().splitlines())
 
 
 # Where trees are kept.
@@ -338,29 +346,31 @@ _SOCKET_HEADERS = _words("""
 # What no header of the kernel's shows: programs that need them bring their own definitions.
 _PRIVATE = _words("mnt_namespace mount nameidata")
 
-# What uapi/linux/bpf.h, ptrace.h and the protocol headers define, as far as programs are handed it or ask for it.
+# What uapi/linux/bpf.h, ptrace.h and the protocol headers define, as far as programs are handed it or ask for it, and
+# what linux/types.h does.
 _CORE_TYPES = _words("""
-    pt_regs user_pt_regs user_regs_struct __sk_buff xdp_md bpf_attr bpf_cgroup_dev_ctx bpf_cgroup_storage_key
-    bpf_cpumap_val bpf_devmap_val bpf_dynptr bpf_fib_lookup bpf_flow_keys bpf_insn bpf_list_head bpf_list_node
+    pt_regs user_pt_regs user_regs_struct __sk_buff xdp_md bpf_attr bpf_btf_info bpf_cgroup_dev_ctx
+    bpf_cgroup_storage_key bpf_core_relo bpf_cpumap_val bpf_devmap_val bpf_dynptr bpf_fib_lookup bpf_flow_keys
+    bpf_func_info bpf_insn bpf_iter_link_info bpf_iter_num bpf_line_info bpf_link_info bpf_list_head bpf_list_node
     bpf_lpm_trie_key bpf_lpm_trie_key_hdr bpf_lpm_trie_key_u8 bpf_map_info bpf_perf_event_data bpf_perf_event_value
-    bpf_pidns_info bpf_prog_info bpf_raw_tracepoint_args bpf_rb_node bpf_rb_root bpf_redir_neigh bpf_sk_lookup bpf_sock
-    bpf_sock_addr bpf_sock_ops bpf_sock_tuple bpf_sockopt bpf_spin_lock bpf_stack_build_id bpf_sysctl bpf_tcp_sock
-    bpf_timer bpf_tunnel_key bpf_xdp_sock bpf_xfrm_state btf_ptr sk_msg_md sk_reuseport_md ethhdr iphdr ipv6hdr tcphdr
-    udphdr icmphdr icmp6hdr in_addr in6_addr sockaddr sockaddr_in sockaddr_in6 sockaddr_ll timespec64 iovec
-    __kernel_timespec
+    bpf_pidns_info bpf_prog_info bpf_raw_tracepoint_args bpf_rb_node bpf_rb_root bpf_redir_neigh bpf_refcount
+    bpf_sk_lookup bpf_sock bpf_sock_addr bpf_sock_ops bpf_sock_tuple bpf_sockopt bpf_spin_lock bpf_stack_build_id
+    bpf_sysctl bpf_tcp_sock bpf_timer bpf_tunnel_key bpf_wq bpf_xdp_sock bpf_xfrm_state btf_ptr sk_msg_md
+    sk_reuseport_md ethhdr iphdr ipv6hdr tcphdr udphdr icmphdr icmp6hdr in_addr in6_addr sockaddr sockaddr_in
+    sockaddr_in6 sockaddr_ll timespec64 iovec __kernel_timespec list_head hlist_head hlist_node callback_head
 """)
 
-# Names of types that the format files of syscall tracepoints use, and which are not integers.
-_SYSCALL_TYPEDEFS = _words("""
-    __sighandler_t cap_user_data_t cap_user_header_t fd_set old_sigset_t sigset_t siginfo_t stack_t compat_sigset_t
-    compat_stack_t
+# Names of types that linux/types.h has or the format files of syscall tracepoints use, and which are not integers.
+_CORE_TYPEDEFS = _words("""
+    atomic_t atomic64_t __sighandler_t cap_user_data_t cap_user_header_t fd_set old_sigset_t sigset_t siginfo_t stack_t
+    compat_sigset_t compat_stack_t
 """)
 
 # Enumerations that no field has as its type, told by the beginning of a constant in them. Most have no name of
 # their own, and some were macros before; a kernel that has none of a kind simply gives none.
 _CORE_CONSTANTS = (
-    "BPF_", "IPPROTO_IP", "LANDLOCK_RULE_", "SK_PASS", "SOCK_STREAM", "TASK_COMM_LEN", "TCP_ESTABLISHED", "TCX_",
-    "XDP_", "true",
+    "BPF_", "BTF_F_", "IPPROTO_IP", "LANDLOCK_RULE_", "SK_PASS", "SOCK_STREAM", "TASK_COMM_LEN", "TCP_BPF_IW",
+    "TCP_ESTABLISHED", "TCX_", "XDP_", "true",
 )  # fmt: skip
 _KERNEL_CONSTANTS = (
     "COMPACT_SKIPPED", "FAULT_FLAG_", "HI_SOFTIRQ", "IRQ_NONE", "ITER_IOVEC", "MM_FILEPAGES", "NR_FREE_PAGES",
@@ -375,7 +385,7 @@ _ROOTS = _words("""
     nsproxy pid_namespace net user_namespace uts_namespace cred cgroup css_set
     bio request request_queue gendisk block_device blk_mq_hw_ctx
     socket sock inet_sock inet_connection_sock inet_timewait_sock request_sock tcp_sock tcp_request_sock udp_sock
-    unix_sock sk_buff msghdr net_device napi_struct sockaddr_un neighbour rtable
+    unix_sock sk_buff tcp_skb_cb msghdr cmsghdr net_device napi_struct sockaddr_un neighbour rtable
     irqaction irq_desc softirq_action work_struct timer_list hrtimer module perf_event kernel_siginfo
     bpf_map bpf_prog virtqueue scatterlist tty_struct pipe_inode_info rq cfs_rq pid upid signal_struct ethtool_cmd
     vlan_hdr vlan_ethhdr linux_dirent64 kstat rusage rlimit seq_file key kobject device
@@ -413,6 +423,8 @@ def _files(btf: bytes, release: str) -> dict[str, str]:
     files["include/bpfnb/all.h"] = _guarded("all.h", _includes("bpfnb/kernel.h") + everything)
     files["include/bpfnb/constants.h"] = _guarded("constants.h", _without(constants, _python_constants()))
     files["include/linux/version.h"] = _guarded("version.h", _version(release))
+    macros = set(re.findall(r"#define (\w+)", kernel))
+    files[_NAMES] = "\n".join(sorted(types.tags() | types.names(TYPEDEF) | constants | macros))
     files["include/vmlinux.h"] = _includes("bpfnb/all.h")
     for name in _BARE_HEADERS:
         files[f"include/{name}"] = _includes("linux/kconfig.h")
@@ -523,7 +535,7 @@ def _missing_helpers(constants: set[str]) -> str:
 def _core(types: _Types) -> list[int]:
     """The types of core.h."""
     wanted = types.integer_typedefs()
-    wanted += types.named(_SYSCALL_TYPEDEFS, TYPEDEF)
+    wanted += types.named(_CORE_TYPEDEFS, TYPEDEF)
     wanted += types.named(_CORE_TYPES, STRUCT, UNION)
     wanted += types.enums_with(_CORE_CONSTANTS)
     # bcc turns a tracepoint's format file into a struct; trace_event_raw_* is the kernel's own struct of the same
@@ -548,6 +560,11 @@ class _Types(Types):
 
     def names(self, kind: int) -> set[str]:
         return {t.name for t in self.all if t.kind == kind}
+
+    def tags(self) -> set[str]:
+        """The names of all structs, unions and enumerations, as C has them: with the word in front."""
+        words = {STRUCT: "struct", UNION: "union", ENUM: "enum", ENUM64: "enum"}
+        return {f"{words[t.kind]} {t.name}" for t in self.all if t.kind in words}
 
     def has_function(self, *names: str) -> bool:
         return bool(self.named(names, FUNC))

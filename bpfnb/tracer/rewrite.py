@@ -22,7 +22,7 @@ from typing import Literal
 import tree_sitter
 
 from bpfnb.cell import Body, Cell, Token, arguments, closing, function_declarator, parse_c, scan, walk
-from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError
+from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError, did_you_mean
 from bpfnb.program import Program
 from bpfnb.tracer.edits import Edit, Rewritten, assemble
 from bpfnb.tracer.submits import submits
@@ -109,11 +109,26 @@ def _call(cell: Cell, tokens: Sequence[Token], index: int, tag: str) -> Iterator
         # LLVM's BPF backend would end its process over this one, and not say where it stands.
         message = f"bpf_trace_printk takes at most {_MOST_VALUES} values beside its format, here are {len(values)}"
         raise cell.error(message, values[_MOST_VALUES][0].start)
+    wanted = _conversions(first)
+    if wanted > len(values) and tokens is cell.tokens and not any(t.text in cell.macros for v in values for t in v):
+        message = f"this format asks for more values ({wanted}) than the call has ({len(values)})"
+        raise cell.error(message, first[0].start)
     if tag:
         start = next((t.start for t in first if t.text != "("), first[0].start)
         yield Edit(start, start, f'"{tag}" ')
     last = [t for t in first if t.text not in "()"][-1:]
     yield from _mend(cell, last, 8)
+
+
+_CONVERSION = re.compile(r"%(%|[-+ #0]*\d*(?:\.\d+)?[hlz]*[a-zA-Z])")
+
+
+def _conversions(format_: Sequence[Token]) -> int:
+    """How many values a format wants that is all literals; 0 for one with macros."""
+    if any(t.kind != "string" and t.text not in "()" for t in format_):
+        return 0
+    text = "".join(t.text.partition('"')[2].removesuffix('"') for t in format_)
+    return sum(found != "%" for found in _CONVERSION.findall(text))
 
 
 def _mend(cell: Cell, last: Sequence[Token], depth: int) -> Iterator[Edit]:
@@ -282,13 +297,16 @@ class _Portable:
         if not kinds & _ON_SYSCALL or written < 1:
             return []
         self.require_one_kind(kinds, f.name_at, f"the parameters of {f.name}")
-        if "sysret" in kinds:
+        gone = "sysret" in kinds
+        if gone and f.uses(p.name for p in extra):
             raise self.error(f"{f.name} runs when the syscall returns: its arguments are gone", f.name_at, _SAVE)
         if f.generated or len(extra) != written:
             raise self.unsupported(f"the parameters of {f.name} cannot be read", f.name_at)
         if written > 6:
             raise self.error(f"{f.name} has {written} arguments; a syscall has at most 6", extra[6].start)
         context = self.parameters[f.name][0]
+        if gone:
+            return [Edit(context.end, extra[-1].end)]
         if not context.name or not all(p.name for p in extra):
             return []  # bcc says that parameters must be named
         locals_ = "".join(
@@ -343,6 +361,7 @@ class _Portable:
         return UnsupportedError(message, line=line, column=column, hint=hint, source=self.cell.source)
 
 
+_ARGUMENTS = "write PT_REGS_PARMn(ctx) for the n-th argument, PT_REGS_RC(ctx) for the result"
 _SAVE = "save them in a BPF_HASH in a function on syscall:, by bpf_get_current_pid_tgid()"
 
 
@@ -488,8 +507,7 @@ class _Reading:
         if member in _ARGUMENT_REGISTERS or member == "ax":
             return self._argument(node, 0) if "sysret" in self.kinds else self._result(node)
         if member in _OTHER_ARGUMENT_REGISTERS:
-            hint = "write PT_REGS_PARMn(ctx) for the n-th argument, PT_REGS_RC(ctx) for the result"
-            raise self._unsupported(f"{self._text(node)} is not the same on every kernel", node, hint)
+            raise self._unsupported(f"{self._text(node)} is not the same on every kernel", node, _ARGUMENTS)
         return self._other_register(node, self._text(node))
 
     def _argument(self, node: tree_sitter.Node, number: int) -> Edit:
@@ -520,9 +538,10 @@ class _Reading:
 
     def _other_register(self, node: tree_sitter.Node, what: str) -> Edit:
         if self.portable.mode == "tracepoint":
-            raise self._unsupported(
-                f"{what}: without kprobes a syscall is seen by its tracepoint, without registers", node
-            )
+            known = [*(f"PT_REGS_PARM{n}" for n in range(1, 7)), "PT_REGS_RC"]
+            near = "" if re.fullmatch(r"PT_REGS_PARM\d", what) else did_you_mean(what, known, 0.8)
+            message = f"{what}: without kprobes a syscall is seen by its tracepoint, without registers"
+            raise self._unsupported(message, node, near or _ARGUMENTS)
         return Edit(0, 0)
 
     def _replaced(self, node: tree_sitter.Node, text: str) -> Edit:

@@ -139,6 +139,10 @@ class Sessions:
         return Loaded(number, probes, running.module.warnings, running.maps)
 
     def _build(self, program: Program, source: Rewritten) -> Module:
+        unsure = {f.name for f in program.functions if f.conditional}
+        for probe in program.probes:
+            if probe.function not in unsure:
+                attach.require(probe)
         usdt = [wish for probe in program.probes if (wish := attach.usdt_wish(probe))]
         loads = dict.fromkeys(attach.wish(self._engine, probe) for probe in program.probes)
         tables = [output.name for output in program.outputs] + [m.name for m in program.maps]
@@ -160,7 +164,7 @@ class Sessions:
             running.stack.callback(link.close)
             links.append(link)
         if not links:
-            raise ProgramError("nothing in this cell is attached to a probe", hint="name one: -a syscall:clone=hello")
+            raise _nothing_compiled(program)
         # First of all at the end, so that no probe sees events when another, its counterpart, sees none any more.
         running.stack.callback(lambda: [link.silence() for link in links])
         return tuple(link.info for link in links)
@@ -237,6 +241,14 @@ class Sessions:
             self._drainer.remove(self._comms.fds)
             self._comms.close()
             self._comms = None
+
+
+def _nothing_compiled(program: Program) -> ProgramError:
+    if not program.probes:
+        return ProgramError("nothing in this cell is attached to a probe", hint="name one: -a syscall:clone=hello")
+    first = program.probes[0]
+    why = f"nothing would run: {first.function} stands under an #if that came out false"
+    return ProgramError(why, line=first.line or None)
 
 
 def _compiled_maps(program: Program, running: _Running) -> list[MapDecl]:

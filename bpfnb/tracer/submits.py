@@ -18,11 +18,13 @@ from typing import NamedTuple
 from bpfnb.cell import Cell, Token, arguments, closing
 from bpfnb.tracer.edits import Edit, Submit
 
-__all__ = ["CARRIES", "LOST_MAP", "UNKNOWN", "Submits", "submits"]
+__all__ = ["CARRIES", "LOST_MAP", "UNKNOWN", "WHOLE_POINTER", "Submits", "submits"]
 
 CARRIES = "____bpfnb_carries_"
 UNKNOWN = "____bpfnb_unknown"
 LOST_MAP = "bpfnb_lost"  # one counter an output, in the order they are declared
+
+WHOLE_POINTER = "is given the size of a pointer, not of what it points to"  # the compiler's error says so
 
 _LEAST_RING_BYTES = 16 << 20  # a ring smaller than this loses events at no gain; the user's number of pages is a least
 
@@ -40,16 +42,18 @@ static inline __attribute__((always_inline)) void bpfnb_count(int output) {{
 
 
 class _Method(NamedTuple):
-    """A method of an output: the argument that points to the event (-1: none), and what it says when it fails."""
+    """A method of an output: the argument that points to the event (-1: none), what it says when it fails, and the
+    argument that is the event's size."""
 
     carried: int
     result: str  # "error": nonzero is failure; "pointer": NULL is; "none": it cannot fail
+    size: int = -1
 
 
 _METHODS = {
-    "perf_submit": _Method(1, "error"),
-    "perf_submit_skb": _Method(2, "error"),
-    "ringbuf_output": _Method(0, "error"),
+    "perf_submit": _Method(1, "error", 2),
+    "perf_submit_skb": _Method(2, "error", 3),
+    "ringbuf_output": _Method(0, "error", 1),
     "ringbuf_reserve": _Method(-1, "pointer"),
     "ringbuf_submit": _Method(0, "none"),
 }
@@ -78,7 +82,8 @@ def submits(cell: Cell) -> Submits:
                 continue
             args = arguments(tokens, i + 3)
             carried = args[method.carried] if 0 <= method.carried < len(args) else []
-            before, after = _around(method, numbers[tokens[i].text], _holder(carried, len(calls)))
+            size = args[method.size] if 0 <= method.size < len(args) else []
+            before, after = _around(method, numbers[tokens[i].text], _holder(carried, size, len(calls)))
             edits += [Edit(tokens[i].start, tokens[i].start, before), Edit(tokens[end].end, tokens[end].end, after)]
             if carried:
                 calls.append(Submit(tokens[i].text, *cell.place(carried[0].start)))
@@ -100,7 +105,7 @@ def _around(method: _Method, output: int, holder: str) -> tuple[str, str]:
     return "({ ", f"; {holder}(void)0; }})"
 
 
-def _holder(carried: list[Token], number: int) -> str:
+def _holder(carried: list[Token], size: list[Token], number: int) -> str:
     """A variable nobody reads, whose type says what the expression points to."""
     if not carried:
         return ""
@@ -113,7 +118,10 @@ def _holder(carried: list[Token], number: int) -> str:
     name = f"{CARRIES}{number}"
     # bcc gives the maps' types to BTF in sections of this kind, and leaves those it does not know alone.
     kept = '__attribute__((section(".maps.bpfnb"), used))'
-    return f"struct {name} {{ {target} value; }}; static struct {name} {name} {kept} = {{}}; "
+    checked = ""
+    if [t.text for t in size if t.text not in "()"] == ["sizeof", *(t.text for t in carried if t.text not in "()")]:
+        checked = f'_Static_assert(!{is_pointer} || sizeof({e}) == sizeof(*{e}), "{WHOLE_POINTER}"); '
+    return f"{checked}struct {name} {{ {target} value; }}; static struct {name} {name} {kept} = {{}}; "
 
 
 def _rings(cell: Cell) -> Iterator[Edit]:

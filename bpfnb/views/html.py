@@ -12,12 +12,15 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from bpfnb.errors import CompileError, VerifierError
+
 __all__ = [
     "CheckRow",
     "Probe",
     "SnapshotLike",
     "checks_table",
     "checks_text",
+    "error_panel",
     "session_card",
     "session_text",
     "sessions_table",
@@ -284,6 +287,27 @@ def _verdict(check: CheckRow) -> tuple[str, str]:
     if check.level == "required":
         return ("\N{BALLOT X} missing", BAD)
     return ("\N{EN DASH} missing", WARN) if check.level == "optional" else ("\N{EN DASH} no", "inherit")
+
+
+# --- an error -----------------------------------------------------------------------------------------------------
+
+_MOST_LINES = 2_000  # of a log: all that is shown is kept in the notebook's file
+_LOG = f"{_CODE};margin:6px 0 0;max-height:40em;overflow:auto;color:inherit;background:transparent"
+
+
+def error_panel(error: BaseException) -> str:
+    """All that the verifier or the compiler said, folded, to be shown before the error is raised; "" where that is
+    nothing. Of a long log it is the end, which has the reason."""
+    if not isinstance(error, VerifierError | CompileError) or not error.log.strip():
+        return ""
+    lines = error.log.rstrip().split("\n")
+    shown = "\n".join(escape(line.expandtabs()) for line in lines[-_MOST_LINES:])
+    size = count(len(lines), "line")
+    if len(lines) > _MOST_LINES:
+        size += f"; here the last {_MOST_LINES:,}, all are in error.log"
+    who = "verifier" if isinstance(error, VerifierError) else "compiler"
+    summary = f'<summary style="cursor:pointer">What the {who} said {muted(f"({size})")}</summary>'
+    return card(f'<details>{summary}<pre style="{_LOG}">{shown}</pre></details>')
 
 
 # --- pieces -------------------------------------------------------------------------------------------------------

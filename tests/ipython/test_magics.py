@@ -126,6 +126,13 @@ BAD_CELLS = [
     (f"%%bpf hello --keep lots\n{HELLO}", bpfnb.ProgramError, "not a size: 'lots'"),
     (f"%%bpf hello --keep 0\n{HELLO}", bpfnb.ProgramError, "not a size"),
     (f"%%bpf hello --cflags 'unbalanced\n{HELLO}", bpfnb.ProgramError, "No closing quotation"),
+    (f"%%bpf hello\n{HELLO}\n/* \ud800 */", bpfnb.ProgramError, "line 2: the cell contains half a character"),
+    (
+        "%%bpf hello -a syscall:close=f\nint f(int fd) { return 0; }",
+        bpfnb.ProgramError,
+        "int f(struct pt_regs *ctx, int fd)",
+    ),
+    ("%%bpf hello -a t:a:b=f\nint f(void *ctx, int fd) { return 0; }", bpfnb.ProgramError, "t:a:b has none to give"),
 ]
 
 

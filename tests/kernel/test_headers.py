@@ -313,14 +313,38 @@ def offset_in_btf(name: str, field: str) -> int:
 def test_what_no_pointer_leads_to_is_in_everything(tree: Path) -> None:
     with pytest.raises(RuntimeError) as refused:
         compiled(tree, HIDDEN)
-    assert headers.lacks_a_type(str(refused.value))
+    assert headers.lacks_a_type(str(refused.value), tree)
     compiled(tree, HIDDEN, cflags=headers.EVERYTHING)
 
 
-def test_an_ordinary_mistake_is_not_a_missing_type(tree: Path) -> None:
+@pytest.mark.parametrize(
+    ("body", "there"),
+    [
+        ("return sizeof(struct css_task_iter);", True),
+        ("kuid_t id = {}; return id.val;", True),
+        ("return ((struct task_struct *)ctx)->pid;", True),
+        ("return TCPF_LISTEN;", True),
+        ("return 0", False),  # an ordinary mistake
+        ("struct task_sturct t = {}; return 0;", False),
+        ("return pid;", False),  # there is a struct of that name
+        ("spid_t p = 0; return p;", False),
+    ],
+)
+def test_only_what_the_kernel_has_is_a_missing_type(tree: Path, body: str, there: bool) -> None:
     with pytest.raises(RuntimeError) as refused:
-        compiled(tree, "int probe(void *ctx) { return 0 }")
-    assert not headers.lacks_a_type(str(refused.value))
+        compiled(tree, f"int probe(void *ctx) {{ {body} }}")
+    assert headers.lacks_a_type(str(refused.value), tree) == there
+    if there:
+        compiled(tree, f"int probe(void *ctx) {{ {body} }}", cflags=headers.EVERYTHING)
+
+
+def test_what_real_headers_give_every_program_is_there(tree: Path) -> None:
+    """bcc's own includes bring linux/types.h and uapi/linux/bpf.h."""
+    program = """
+        struct mine { struct list_head list; struct hlist_head heads[2]; struct callback_head rcu; atomic_t count; };
+        int probe(void *ctx) { return sizeof(struct mine) + sizeof(struct bpf_link_info) + BTF_F_COMPACT; }
+    """
+    compiled(tree, program)
 
 
 # The cache.

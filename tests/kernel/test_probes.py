@@ -187,6 +187,12 @@ def test_usdt(program: Path) -> None:
     assert session.df[session.df.pid == run.pid].msg.tolist() == ["21 doubled is 42"]
 
 
+def test_a_misspelt_usdt_probe_has_the_near_ones_offered(program: Path) -> None:
+    with pytest.raises(bpfnb.AttachError, match="has no probe bpfnbtest:doubeld") as caught:
+        bpfnb.trace(HIT, attach={f"usdt:{program}:bpfnbtest:doubeld": "hit"})
+    assert caught.value.hint == f"did you mean usdt:{program}:bpfnbtest:doubled?"
+
+
 @pytest.mark.portable
 def test_sampling() -> None:
     probes = {"profile:199": "hz", "profile:ms:5": "ms", "software:cpu-clock:1000000": "clock"}
@@ -260,7 +266,7 @@ def test_a_kprobe_that_cannot_be_says_so() -> None:
         ("tracepoint:sched:sched_process_frok", "no tracepoint", "tracepoint:sched:sched_process_fork"),
         ("uprobe:/no/such/file:f", "no file /no/such/file", None),
         ("uprobe:/bin/bash:no_such_symbol", "no_such_symbol", None),
-        ("usdt:/bin/bash:no:such", "Failed to enable USDT probe", None),
+        ("usdt:/bin/bash:no:such", "no probe no:such", None),
         ("rawtracepoint:sched_swich", "no raw tracepoint sched_swich", "rawtracepoint:sched_switch"),
     ],
 )
@@ -271,3 +277,10 @@ def test_a_probe_that_does_not_exist(probe: str, words: str, hint: str | None) -
     if hint:
         assert hint in (caught.value.hint or "")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("offset", ["0x100000000", "5000000"])
+def test_a_uprobe_past_the_end_of_its_file_leaves_nothing(offset: str) -> None:
+    """bcc tries again by way of tracefs, where a probe outlives its maker; the fixture looks there."""
+    with pytest.raises(bpfnb.AttachError, match="no instruction that can be traced begins there"):
+        bpfnb.trace("int f(void *ctx) { return 0; }", name="past", attach={f"uprobe:/bin/bash:readline+{offset}": "f"})

@@ -509,9 +509,28 @@ def test_an_empty_cell(source: str) -> None:
         parse(source, {"syscall:clone": "hello"})
 
 
-def test_a_nul_character() -> None:
-    with pytest.raises(ProgramError, match="NUL"):
-        parse(HELLO + "\0", {"syscall:clone": "hello"})
+@pytest.mark.parametrize(("text", "what"), [("\0", "a NUL character"), ("\ud800", "half a character")])
+def test_what_is_no_text(text: str, what: str) -> None:
+    with pytest.raises(ProgramError, match=what) as caught:
+        parse(f"// a\r\n  {text}", {"syscall:clone": "hello"})
+    assert (caught.value.line, caught.value.column) == (2, 3)
+
+
+def test_lines_end_as_they_do_in_c() -> None:
+    program = parse(HELLO.replace("\n", "\r\n") + "\r// an old Mac's\r", {"syscall:clone": "hello"})
+    assert program.source == HELLO + "\n// an old Mac's\n"
+
+
+def test_arguments_of_another_kind() -> None:
+    with pytest.raises(ProgramError, match="the C must be a str, not bytes"):
+        parse(HELLO.encode(), {"syscall:clone": "hello"})  # type: ignore[arg-type]
+    with pytest.raises(ProgramError, match="cflags is a list of flags") as caught:
+        parse(HELLO, {"syscall:clone": "hello"}, "-DX=1 -Wall")
+    assert caught.value.hint == "write cflags=['-DX=1', '-Wall']"
+    for attach in ("syscall:clone=hello", ["syscall:clone=hello"]):
+        with pytest.raises(ProgramError, match="not an attachment") as caught:
+            parse(HELLO, attach)  # type: ignore[arg-type]
+        assert caught.value.hint == 'write attach={"syscall:clone": "hello"}'
 
 
 @pytest.mark.parametrize("source", ["BPF_HASH(m);", "#include <linux/sched.h>", "#define X 1", "int x;"])
@@ -605,6 +624,44 @@ def test_clang_speaks_of_syntax_errors(source: str) -> None:
     program = parse(source, {"syscall:clone": "hello"})
     assert ("syscall", "clone", "hello") in probes(program)
     parse(source)  # nor that nothing is attached
+
+
+PARAMETERS = [
+    ("syscall:openat", "int dfd, const char *name", "is its context", "int f(struct pt_regs *ctx, int dfd, const char"),
+    ("profile:99", "unsigned long long x", "is its context", "int f(struct pt_regs *ctx, unsigned long long x)"),
+    ("tracepoint:a:b", "void *ctx, int x", "tracepoint:a:b has none to give", "args->NAME"),
+    ("rawtracepoint:a", "void *ctx, int x", "rawtracepoint:a has none to give", None),
+    ("kretprobe:vfs_read", "struct pt_regs *ctx, int x", "its arguments are gone", None),
+    ("uprobe:/bin/bash:main", "void *ctx, int x", "declared 'void *ctx'", "int f(struct pt_regs *ctx, int x)"),
+]
+
+
+@pytest.mark.parametrize(("probe", "parameters", "words", "hint"), PARAMETERS)
+def test_parameters_that_cannot_be(probe: str, parameters: str, words: str, hint: str | None) -> None:
+    with pytest.raises(ProgramError) as caught:
+        parse(f"\nint f({parameters}) {{ return x; }}", {probe: "f"})
+    assert words in str(caught.value)
+    assert (caught.value.line, caught.value.column) == (2, 5)
+    assert hint in (caught.value.hint or "") if hint else caught.value.hint is None
+
+
+@pytest.mark.parametrize(
+    ("probe", "parameters"),
+    [
+        ("syscall:openat", "void *ctx, int dfd"),
+        ("kprobe:vfs_read", "struct pt_regs *regs, struct file *file"),
+        ("tracepoint:a:b", "struct tracepoint__a__b *args"),
+        ("rawtracepoint:a", "struct bpf_raw_tracepoint_args *ctx"),
+        ("kretprobe:vfs_read", "struct pt_regs *ctx"),
+        ("kretprobe:vfs_read", "struct pt_regs *ctx, int unused"),
+        ("profile:99", "struct bpf_perf_event_data *ctx"),
+        ("uprobe:/bin/bash:main", "struct pt_regs *ctx, u64 x"),
+        ("profile:99", "ctx_t ctx"),
+        ("profile:99", ""),
+    ],
+)
+def test_parameters_that_can_be(probe: str, parameters: str) -> None:
+    parse(f"int f({parameters}) {{ return 0; }}", {probe: "f"})
 
 
 def test_errors_stand_where_the_error_is_after_wide_characters() -> None:

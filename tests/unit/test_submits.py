@@ -54,6 +54,20 @@ def test_a_cell_without_outputs_gets_nothing() -> None:
     assert submits(scan("BPF_HASH(h); int f(void *ctx) { h.increment(1); return 0; }")) == ([], "", ())
 
 
+@pytest.mark.parametrize(
+    ("call", "checked"),
+    [
+        ("events.perf_submit(ctx, p, sizeof(p))", True),
+        ("events.perf_submit(ctx, (p), sizeof p)", True),
+        ("events.perf_submit(ctx, p, sizeof(*p))", False),
+        ("events.perf_submit(ctx, &a, sizeof(a))", False),
+    ],
+)
+def test_the_size_of_what_is_handed_over_is_looked_at_where_it_may_be_a_pointers(call: str, checked: bool) -> None:
+    cell = f"BPF_PERF_OUTPUT(events);\nint f(void *ctx) {{ u64 a, *p = &a; {call}; return 0; }}"
+    assert ("_Static_assert" in rewrite(program(cell), tag="", syscall_mode="kprobe").text) == checked
+
+
 @pytest.mark.parametrize("call", ["other.perf_submit(ctx, &a, 8)", "events.perf_submit", "events.unknown(ctx, &a, 8)"])
 def test_what_is_no_submit_of_an_output_is_left_alone(call: str) -> None:
     found = submits(scan(f"BPF_PERF_OUTPUT(events);\nint f(void *ctx) {{ u64 a; {call}; return 0; }}"))

@@ -25,7 +25,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
 import bpfnb
-from bpfnb.errors import ProgramError, UnsupportedError
+from bpfnb.errors import CompileError, ProgramError, UnsupportedError, VerifierError
 from bpfnb.frames import RateMeter
 from bpfnb.protocol import Check, ProbeInfo
 from bpfnb.session import Snapshot
@@ -151,6 +151,37 @@ def test_foreign_text_cannot_become_markup(page: str) -> None:
     assert seen.open == []
     assert seen.text.count("<script>alert('1')</script>\"&amp;\\x1b[2J\\u202e\\udc80\\n$x_$\\frac{") >= 2
     page.encode()  # no lone surrogate either
+
+
+def test_a_log_is_folded_and_whole() -> None:
+    page = pages.error_panel(VerifierError("refused", log="0: (85) call\n\tR0=<b>\n"))
+    assert page.count("<details>") == 1
+    assert "What the verifier said (2 lines)" in Page(page).text
+    assert "0: (85) call\n        R0=<b>" in Page(page).text
+    assert "What the compiler said" in pages.error_panel(CompileError("no", log="x"))
+
+
+def test_of_a_log_too_long_for_a_notebook_the_end_is_shown() -> None:
+    page = Page(pages.error_panel(VerifierError("refused", log="\n".join(f"step {n}" for n in range(70_000)))))
+    assert "(70,000 lines; here the last 2,000, all are in error.log)" in page.text
+    assert "step 69999" in page.text
+    assert "step 67999" not in page.text
+
+
+@pytest.mark.parametrize(
+    "error", [VerifierError("no"), CompileError("no", log=" \n"), ProgramError("no"), ValueError("no")]
+)
+def test_an_error_without_a_log_has_nothing_to_fold(error: Exception) -> None:
+    assert pages.error_panel(error) == ""
+
+
+def test_a_log_cannot_become_markup() -> None:
+    page = pages.error_panel(VerifierError("refused", log=HOSTILE))
+    seen = Page(page)
+    assert set(seen.tags) == {"div", "details", "summary", "span", "pre"}
+    assert seen.attributes == {"style"}
+    assert "<script>alert('1')</script>\"&amp;\\x1b[2J\\u202e\\udc80\n$x_$" in seen.text
+    page.encode()
 
 
 def test_text_cannot_act_on_a_terminal() -> None:

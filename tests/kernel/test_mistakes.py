@@ -1,0 +1,301 @@
+"""What people get wrong, and what they are told: the place in their own text, the words, what to do.
+
+In each cell a § stands where the error has to be; it is taken out before the cell is compiled.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import pytest
+
+import bpfnb
+from bpfnb import client
+from bpfnb.errors import CompileError, ProgramError, VerifierError
+
+DATA = "struct data_t { u32 pid; u64 ts; };\n"
+PERF = f"{DATA}BPF_PERF_OUTPUT(events);\n"
+RING = f"{DATA}BPF_RINGBUF_OUTPUT(events, 8);\n"
+HASH = "BPF_HASH(counts, u32, u64);\n"
+TASK = "struct task_struct *t = (struct task_struct *)bpf_get_current_task();"
+COMM = "char comm[16]; bpf_get_current_comm(&comm, sizeof(comm));"
+
+
+def f(body: str, before: str = "") -> str:
+    return f"{before}int kprobe__sys_getpgid(struct pt_regs *ctx) {{\n    {body}\n    return 0;\n}}\n"
+
+
+def fork(body: str) -> str:
+    return f"TRACEPOINT_PROBE(sched, sched_process_fork) {{\n    {body}\n    return 0;\n}}\n"
+
+
+class Mistake(NamedTuple):
+    """``hint``: words of it; "" where there must be none, None where it may be any."""
+
+    cell: str
+    words: str
+    hint: str | None = ""
+    kind: type[bpfnb.BpfnbError] = CompileError
+
+
+MISTAKES = {
+    # --- the language ---
+    "semicolon": Mistake(f("u32 x = 1§\n    x++;"), "expected ';'"),
+    "semicolon after what is rewritten": Mistake(f('bpf_trace_printk("hi")§'), "expected ';'"),
+    "semicolon after a submit": Mistake(
+        f("struct data_t d = {}; events.perf_submit(ctx, &d, sizeof(d))§", PERF), "expected ';'"
+    ),
+    "unknown type": Mistake(f("§uint46_t x = 1;"), "did you mean 'uint16_t'?"),
+    "brace": Mistake("int kprobe__sys_getpgid(void *ctx) {\n    if (ctx) {\n    return 0;\n}§", "expected '}'"),
+    "string without an end": Mistake(f('bpf_trace_printk(§"hello);'), "missing terminating '\"'"),
+    "comment without an end": Mistake(f("§/* hello"), "unterminated /* comment"),
+    "quotes of a text processor": Mistake(f("bpf_trace_printk(§\u201chi\u201d);"), "U+201C", "straight quotes"),
+    "what nobody sees": Mistake(f("int x§\u200b = 1;\n    return x;"), "U+200B"),
+    "a guess that is far off": Mistake(f("return §nothere;"), "undeclared identifier 'nothere'"),
+    "a guess that is near": Mistake(f("u32 number = 1; return §nubmer;"), "did you mean 'number'?"),
+    "undeclared in a submit": Mistake(
+        f("struct data_t d = {}; events.perf_submit(ctx, &d, sizeof(§dd));", PERF), "undeclared identifier 'dd'"
+    ),
+    "wide characters before": Mistake(f('char s[] = "\u65e5\u672c\U0001f642"; return §);'), "expected expression"),
+    "a tab before": Mistake(f("\tint x = 3;\t\treturn §);"), "expected expression"),
+    "a form feed before": Mistake(f("int x = 1;\x0c\n    return §);"), "expected expression"),
+    "a line separator before": Mistake(f("/* a\u2028b */ return §);"), "expected expression"),
+    "lines of Windows": Mistake(f("int x = 1;\n    return §);").replace("\n", "\r\n"), "expected expression"),
+    "lines of an old Mac": Mistake(f("int x = 1;\n    return §);").replace("\n", "\r"), "expected expression"),
+    "in a macro": Mistake(f("int x = §BAD(3);", "#define BAD(a) (a + nothere)\n"), "nothere"),
+    "#error": Mistake("#§error too old\n" + f(""), "too old"),
+    "#defien": Mistake("#§defien X 1\n" + f(""), "directive", "did you mean define?"),
+    "a comment of Python": Mistake(f("# §a comment"), "directive", "//"),
+    "Python": Mistake("§from bcc import BPF\n" + f(""), "unknown type name 'from'", "this is Python"),
+    "C library's header": Mistake("#include §<stdio.h>\n" + f(""), "'stdio.h' file not found", "no C library"),
+    "libbpf's header": Mistake("#include §<bpf/bpf_helpers.h>\n" + f(""), "not found", "libbpf's"),
+    "libbpf's SEC": Mistake('SEC(§"kprobe/x")\n' + f(""), "expected", "SEC() is libbpf's"),
+    "libbpf's map": Mistake("struct { §__uint(type, 1); } m;\n" + f(""), "", "write BPF_HASH("),
+    # --- functions ---
+    "misspelt helper": Mistake(
+        f("return §bpf_get_curent_pid_tgid();"),
+        "there is no function bpf_get_curent",
+        "did you mean bpf_get_current_pid_tgid?",
+    ),
+    "printf": Mistake(f('§printf("x");'), "there is no function printf", "bpf_trace_printk("),
+    "bpf_printk": Mistake(f('§bpf_printk("x");'), "there is no function bpf_printk", "bpf_trace_printk("),
+    "strcmp": Mistake(f(f'{COMM} return §strcmp(comm, "sh");'), "no function strcmp", "byte by byte"),
+    "too few arguments": Mistake(
+        f("char c[16]; bpf_get_current_comm(&c§);"), "too few arguments", "bpf_get_current_comm(&comm, sizeof(comm))"
+    ),
+    "helper function not static": Mistake(
+        f("return §g(3);", "int g(int a) { return a; }\n"), "non-static", "static inline"
+    ),
+    "ctx in TRACEPOINT_PROBE": Mistake(fork("return §ctx->pid;"), "'ctx'", "the context is called args"),
+    "no parameter": Mistake(
+        "int kprobe__sys_getpgid() { return PT_REGS_RC(§ctx); }",
+        "'ctx'",
+        "int kprobe__sys_getpgid(struct pt_regs *ctx)",
+    ),
+    # --- structs ---
+    "the kernel's member": Mistake(f(f"{TASK} return t->§pidd;"), "did you mean 'pid'?"),
+    "the cell's member": Mistake(
+        f("struct data_t d = {}; return d.§pdi;", DATA), "no member named 'pdi'", "did you mean pid?"
+    ),
+    "no such member": Mistake(f("struct data_t d = {}; return d.§zzz;", DATA), "'zzz'", "there are pid, ts"),
+    "the kernel's struct": Mistake(f("struct task_strct *t = 0; return t§->pid;"), "incomplete", "task_struct?"),
+    "a struct declared too late": Mistake(
+        f("struct k k = {}; counts.increment(k);", "§BPF_HASH(counts, struct k);\nstruct k { u32 a; };\n"),
+        "incomplete type 'struct k'",
+        "it stands in line 2",
+    ),
+    "a tracepoint's field": Mistake(fork("return args->§chld_pid;"), "did you mean 'child_pid'?"),
+    "no such field": Mistake(
+        fork("return args->§filename;"),
+        "sched:sched_process_fork has no field filename",
+        "parent_pid, child_comm, child_pid",
+    ),
+    # --- maps ---
+    "misspelt method": Mistake(f("u32 k = 0; counts.§incremet(k);", HASH), "counts has no method incremet"),
+    "no such method": Mistake(
+        f("u32 k = 0; counts.§add(k);", HASH), "counts has no method add", "BPF_HASH has lookup(&key)"
+    ),
+    "another map's method": Mistake(
+        f("u64 x = 1; events.§ringbuf_output(&x, 8, 0);", PERF),
+        "events has no method ringbuf_output",
+        "BPF_PERF_OUTPUT has perf_submit(",
+    ),
+    "method without arguments": Mistake(f("counts.update(§);", HASH), "too few", "counts.update(&key, &value)"),
+    "as in Python": Mistake(f("u32 k = 0; counts§[k]++;", HASH), "subscripted", "counts.lookup(&key)"),
+    "misspelt map": Mistake(f("u32 k = 0; §count.increment(k);", HASH), "did you mean 'counts'?"),
+    "misspelt macro": Mistake("§BPF_HSAH(counts, u32);\n" + f(""), "no macro BPF_HSAH; did you mean BPF_HASH?"),
+    "misspelt probe": Mistake(
+        "§TRACEPOINT_PROB(sched, sched_switch) { return 0; }\n" + f(""), "no macro TRACEPOINT_PROB"
+    ),
+    "macro without arguments": Mistake(
+        "BPF_RINGBUF_OUTPUT(events§);\n" + f(""), "too few arguments", "write BPF_RINGBUF_OUTPUT(NAME, PAGES)"
+    ),
+    "quotes around a name": Mistake('§BPF_HASH("counts");\n' + f(""), "no name", "without quotes"),
+    "the same map twice": Mistake(f("", f"{HASH}BPF_HASH(§counts, u32, u64);\n"), "redefinition of 'counts'"),
+    "unknown key type": Mistake(f("", "BPF_HASH(counts, §u23);\n"), "unknown type name 'u23'"),
+    "a map in a function": Mistake(f("§BPF_HASH(counts, u32);"), "cannot stand in a function", "before"),
+    "a map too large": Mistake(
+        f("", "BPF_HASH(§counts, u32, u64, 4000000000);\n"), "it is too large", "", ProgramError
+    ),
+    "three pages": Mistake(
+        f("u64 x = 1; events.ringbuf_output(&x, 8, 0);", "BPF_RINGBUF_OUTPUT(§events, 3);\n"),
+        "power of two of pages",
+        "",
+        ProgramError,
+    ),
+    # --- outputs ---
+    "no pointer": Mistake(
+        f("u64 x = 1; events.perf_submit(ctx, §x, sizeof(x));", PERF), "events must be given a pointer, not 'u64'", "&"
+    ),
+    "no pointer but a struct": Mistake(
+        f("struct data_t d = {}; events.perf_submit(ctx, §d, sizeof(d));", PERF),
+        "events must be given a pointer, not 'struct data_t'",
+        "&",
+    ),
+    "the size of a pointer": Mistake(
+        f("struct data_t d = {}, *p = &d; events.perf_submit(ctx, §p, sizeof(p));", PERF),
+        "events is given the size of a pointer",
+        "sizeof(*POINTER)",
+    ),
+    "too few arguments of a submit": Mistake(
+        f("struct data_t d = {}; events.perf_submit(ctx, &d§);", PERF),
+        "too few",
+        "events.perf_submit(ctx, &data, sizeof(data))",
+    ),
+    "a pointer to nothing known": Mistake(
+        f("u64 x; void *p = &x; events.perf_submit(ctx, §p, 8);", PERF),
+        "void pointer",
+        "struct or a number",
+        ProgramError,
+    ),
+    "two types": Mistake(
+        f("u64 x = 1; u32 y = 1;\n    events.ringbuf_output(&x, 8, 0);\n    events.ringbuf_output(§&y, 4, 0);", RING),
+        "something else here than in line 5",
+        "another output",
+        ProgramError,
+    ),
+    # --- bpf_trace_printk ---
+    "a format in a variable": Mistake(
+        f('char s[] = "x"; bpf_trace_printk(§s);'), "must be a string literal", "in the call itself"
+    ),
+    "single quotes": Mistake(f("bpf_trace_printk(§'hello');"), "must be a string literal", None),
+    "too few values": Mistake(
+        f('bpf_trace_printk(§"%d %d", 1);'), "more values (2) than the call has (1)", "", ProgramError
+    ),
+    "too many values": Mistake(f('bpf_trace_printk("%d", 1, 2, 3, §4);'), "at most 3 values", "", ProgramError),
+    # --- what a BPF program has not ---
+    "floating point": Mistake(f("double x = §bpf_ktime_get_ns() / 2.0; return x;"), "floating-point", "integers"),
+    "signed division": Mistake(f("s64 a = bpf_ktime_get_ns(); return a §/ -3;"), "signed division", "unsigned"),
+    "assembler": Mistake(f('asm volatile("§nonsense");'), "invalid register"),
+    "memset": Mistake(
+        f("char b§[4096] = {}; bpf_get_current_comm(b, 16); return b[1];").replace("b§", "§b"), "memset of this size"
+    ),
+    "a global variable": Mistake(f("§counter++; return counter;", "int counter;\n"), "", "BPF_ARRAY(", VerifierError),
+    "a literal's address": Mistake(
+        f('u64 *v = §counts.lookup("abc"); return v ? *v : 0;', HASH), "", 'char text[] = "abc";', VerifierError
+    ),
+    "noinline": Mistake(
+        f("return §g();", "static noinline int g(void) { return bpf_get_prandom_u32(); }\n"),
+        "",
+        "remove noinline",
+        VerifierError,
+    ),
+    # --- probes of the cell's own ---
+    "no such tracepoint": Mistake(
+        "§TRACEPOINT_PROBE(sched, sched_swich) { return args->x; }\n",
+        "no tracepoint sched:sched_swich",
+        "did you mean tracepoint:sched:sched_switch?",
+        bpfnb.AttachError,
+    ),
+    "no such syscall": Mistake(
+        "§int kprobe__sys_opnat(void *ctx) { return 0; }\n", "no syscall opnat", "syscall:openat", bpfnb.AttachError
+    ),
+}
+
+# What is ours, bcc's or LLVM's. Of a verifier's log instructions and map names remain, which are what they are.
+OURS = re.compile(r"bpfnb_|BPFNB_|____|/virtual/|/proc/self/fd|_table_t'|Traceback|Failed to compile|Cannot select")
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_in_the_cells_own_terms(mistake: str) -> None:
+    marked, words, hint, kind = MISTAKES[mistake]
+    before, _, _ = re.sub(r"\r\n?", "\n", marked).partition("\u00a7")
+    line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
+    with pytest.raises(kind) as caught:
+        bpfnb.trace(marked.replace("\u00a7", ""), name="mistake")
+    error = caught.value
+    assert words in str(error)
+    assert error.line == line
+    if kind in (CompileError, ProgramError):
+        assert error.column == column
+    assert hint is None or (hint in (error.hint or "") if hint else not error.hint), error.hint
+    assert len(str(error).splitlines()) == 1
+    log = getattr(error, "log", "") if kind is VerifierError else ""
+    shown = [text for text in error.report() if text.strip() not in log]
+    assert not OURS.search("\n".join(shown)), shown
+    said = getattr(error, "diagnostics", ())
+    assert len(set(said)) == len(said)
+
+
+def test_the_tracer_lives_on() -> None:
+    tracer = client.connect().hello().pid
+    with pytest.raises(CompileError):
+        bpfnb.trace(f("return nothere;"))
+    assert client.connect().hello().pid == tracer
+
+
+# attachment, words, hint ("": none); all of them beside the cell, so that none has a place in it
+ATTACHMENTS = [
+    ("syscall:opeat", "no syscall opeat", "did you mean syscall:openat?"),
+    ("syscall:nothing_like_it", "no syscall nothing_like_it", ""),
+    ("tracepoint:sched:sched_swich", "no tracepoint sched:sched_swich", "did you mean tracepoint:sched:sched_switch?"),
+    ("tracepoint:sch:sched_switch", "no tracepoint sch:sched_switch", "did you mean tracepoint:sched:sched_switch?"),
+    ("rawtracepoint:sched_swich", "no raw tracepoint sched_swich", "did you mean rawtracepoint:sched_switch?"),
+    ("uprobe:/bin/bsh:readline", "there is no file /bin/bsh", "did you mean /bin/bash?"),
+    ("uprobe:/bin:readline", "/bin is a directory", ""),
+    ("uprobe:bash:readline", "there is no file bash", "write its whole path, /"),
+    ("uprobe:/etc/passwd:main", "/etc/passwd is no program or library", ""),
+    ("uprobe:/bin/bash:readlin", "/bin/bash has no function readlin", "did you mean uprobe:/bin/bash:readline?"),
+    ("uprobe:/bin/bash:*", "wildcards are not understood", ""),
+    ("usdt:/bin/bash:no:such", "/bin/bash has no probe no:such", ""),
+    ("profile:100000000", "perf_event_max_sample_rate", ""),
+]
+
+
+@pytest.mark.parametrize(("probe", "words", "hint"), ATTACHMENTS)
+def test_a_probe_that_cannot_be_says_why_and_what_there_is(probe: str, words: str, hint: str) -> None:
+    with pytest.raises(bpfnb.AttachError) as caught:
+        bpfnb.trace("int f(void *ctx) { return 0; }", attach={probe: "f"})
+    error = caught.value
+    assert words in str(error)
+    assert str(error).startswith(f"{probe}: ")
+    assert error.probe == probe
+    assert error.line is None
+    assert hint in (error.hint or "") if hint else error.hint is None
+
+
+def test_a_probe_is_missed_before_the_cell_is_compiled() -> None:
+    with pytest.raises(bpfnb.AttachError, match="no syscall"):
+        bpfnb.trace("int f(void *ctx) { this is no C }", attach={"syscall:nothing_like_it": "f"})
+
+
+def test_a_function_that_reads_registers_of_a_tracepoint_is_told_so() -> None:
+    source = 'int f(struct pt_regs *ctx) { bpf_trace_printk("%d", PT_REGS_PARM1(ctx)); return 0; }'
+    with pytest.raises(bpfnb.AttachError, match="reads beyond this tracepoint's fields"):
+        bpfnb.trace(source, attach={"tracepoint:sched:sched_switch": "f"})
+
+
+def test_functions_that_all_came_out_false_are_told_of() -> None:
+    source = "#if LINUX_VERSION_CODE < 3\nint f(void *ctx) { return 0; }\n#endif\n"
+    with pytest.raises(ProgramError, match="line 2: nothing would run: f stands under an #if that came out false"):
+        bpfnb.trace(source, attach={"syscall:sync": "f"})
+
+
+def test_a_flag_that_clang_cannot_follow_is_told_of() -> None:
+    cell = f("")
+    for flag, words in {"-D1X=2": "#define 1X 2", "nofile.c": "the flags ask", "-std=c89": "in helpers.h"}.items():
+        with pytest.raises(CompileError) as caught:
+            bpfnb.trace(cell, cflags=[flag])
+        assert words in str(caught.value)
+        assert len(caught.value.report()) <= 6
