@@ -230,7 +230,8 @@ class Session(client.Listener):
             return f"output {name} is declared, but nothing in this cell submits to it"
         if any(declared.name == name for declared in self.program.maps):
             return f"{name} is a map, not an output: {self.name}.maps[{name!r}]"
-        return f"{self.name} has no output {name!r}{_near(name, self._outputs)}"
+        declared = [output.name for output in self.program.outputs]
+        return f"{self.name} has no output {name!r}{_near(name, list(dict.fromkeys([*self._outputs, *declared])))}"
 
     def _why_no_map(self, name: str) -> str:
         if name in self._outputs:

@@ -18,7 +18,7 @@ from bpfnb.errors import BpfnbError
 from bpfnb.program import Program, parse, split_attach
 from bpfnb.session import Session, check_name, start
 from bpfnb.views import html
-from magics.options import parse_duration, parse_size, split
+from magics.options import parse_define, parse_duration, parse_size, split
 
 __all__ = ["BpfMagics"]
 
@@ -84,7 +84,7 @@ class BpfMagics(Magics):
         check_name(name)
         seconds = parse_duration(args.time) if args.time is not None else None
         keep = parse_size(args.keep) if args.keep is not None else None
-        flags = [*split(args.cflags), *(f"-D{define}" for define in args.define)]
+        flags = [*split(args.cflags), *map(parse_define, args.define)]
         program = parse(cell, [split_attach(text) for text in args.attach], flags, args.headers)
         if args.dry_run:
             print(_plan(program))
@@ -186,8 +186,10 @@ def _stop(rest: list[str]) -> None:
     running = bpfnb.sessions()
     if not rest and len(running) > 1:
         raise UsageError(f"%bpf stop: which one? Running: {', '.join(running)}; or --all")
-    if len(rest) > 1:
+    if len(rest) > 1 or rest[:1] == ["-all"]:
         raise UsageError("%bpf stop takes one name, or --all")
+    if not rest and not running:
+        print("no session is running")
     for session in [_find(rest[0])] if rest else list(running.values()):
         session.stop()
         print(repr(session).splitlines()[0])

@@ -7,10 +7,11 @@ import shlex
 
 from bpfnb.errors import ProgramError
 
-__all__ = ["parse_duration", "parse_size", "split"]
+__all__ = ["parse_define", "parse_duration", "parse_size", "split"]
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|min|h)?", re.ASCII)
 _SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "": 1.0}
+_DEFINE = re.compile(r"[A-Za-z_]\w*(\(|=|$)", re.ASCII)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(?:i?b)?|b)?", re.ASCII | re.IGNORECASE)
 
 
@@ -32,6 +33,13 @@ def parse_size(text: str) -> int:
     if size <= 0:
         raise ProgramError(f"not a size: {text!r}", hint="write 512M or 2G")
     return size
+
+
+def parse_define(text: str) -> str:
+    """A flag for clang: "LIMIT=10" or "NAME". ProgramError for what is no macro's name."""
+    if not _DEFINE.match(text):
+        raise ProgramError(f"not a macro: {text!r}", hint="write -D NAME or -D NAME=VALUE")
+    return f"-D{text}"
 
 
 def split(line: str) -> list[str]:

@@ -284,7 +284,7 @@ class _Steps:
     """The instructions of a log in the order they were followed, with the lines of the cell they come from."""
 
     def __init__(self, log: str, cell: str, lines: Lines) -> None:
-        self._cell = [line.strip() for line in cell.splitlines()]
+        self._cell = [line.strip() for line in cell.removesuffix("\n").split("\n")]
         self._lines = lines
         self.steps: list[tuple[int, str, int | None]] = []  # instruction number, its text, the cell's line
         self.log = log

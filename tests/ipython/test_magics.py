@@ -124,6 +124,7 @@ BAD_CELLS = [
     (f"%%bpf hello -t -5s\n{HELLO}", (bpfnb.ProgramError, UsageError), ""),
     (f"%%bpf hello --headers linux\n{HELLO}", bpfnb.ProgramError, "not kernel headers: 'linux'"),
     (f"%%bpf hello --keep lots\n{HELLO}", bpfnb.ProgramError, "not a size: 'lots'"),
+    (f"%%bpf hello -D '' -D X=1\n{HELLO}", bpfnb.ProgramError, "not a macro: ''"),
     (f"%%bpf hello --keep 0\n{HELLO}", bpfnb.ProgramError, "not a size"),
     (f"%%bpf hello --cflags 'unbalanced\n{HELLO}", bpfnb.ProgramError, "No closing quotation"),
     (f"%%bpf hello\n{HELLO}\n/* \ud800 */", bpfnb.ProgramError, "line 2: the cell contains half a character"),
@@ -277,3 +278,23 @@ def test_loading_twice_is_no_harm_and_unloading_leaves_nothing(shell: Shell, tra
     assert "bpf" not in shell.inner.magics_manager.magics["line"]
     with pytest.raises(UsageError):
         shell.run("%bpf list")
+
+
+def test_what_the_compiler_said_is_shown_before_its_error(
+    shell: Shell, tracer: FakeTracer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr("magics.bpf.display", lambda data, raw: shown.append(data["text/html"]))
+    tracer.refuse(bpfnb.VerifierError("no", log="R1 <b>invalid</b>"))
+    with pytest.raises(bpfnb.VerifierError):
+        shell.run(f"%%bpf hello\n{HELLO}")
+    (panel,) = shown
+    assert "<details>" in panel
+    assert "R1 &lt;b&gt;invalid" in panel
+
+
+def test_stopping_what_does_not_run(shell: Shell, tracer: FakeTracer, capsys: pytest.CaptureFixture[str]) -> None:
+    shell.run("%bpf stop")
+    assert "no session is running" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="or --all"):
+        shell.run("%bpf stop -all")
