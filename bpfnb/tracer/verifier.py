@@ -344,7 +344,8 @@ def _register(summary: str, steps: _Steps) -> str:
     line = steps.writer_of(int(found[1]))
     if line:
         told.append(f"it got its value in line {line}: {steps.quoted(line)}")
-    return "; ".join(told) + "." if told else ""
+    text = "; ".join(told)
+    return text if text.endswith(";") or not told else f"{text}."  # a line of C has its own full stop
 
 
 # --- the report of Linux 7.3 --------------------------------------------------------------------------------------
