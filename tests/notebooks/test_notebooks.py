@@ -121,8 +121,9 @@ class Executed:
         return [o.data[mimetype] for o in self._cells[cell].outputs if mimetype in o.get("data", {})]
 
     def error(self, cell: str) -> str:
-        """The picture of the error a cell ended in."""
-        (error,) = self._cells[cell].outputs
+        """The picture of the error a cell ended in; above it stands no more than a folded log."""
+        *panels, error = self._cells[cell].outputs
+        assert ["<details>" in panel.data["text/html"] for panel in panels] in ([], [True])
         return "\n".join(error.traceback)
 
 
