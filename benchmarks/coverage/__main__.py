@@ -90,7 +90,7 @@ def run(kernel: str, sbin: Path, standins: Path, there: Path | None, only: list[
     """The results of one kernel, shown as they come."""
     python = ROOT / ".venv/bin/python"
     command = [str(part) for part in (python, "-m", "benchmarks.coverage.measure", sbin, standins, there or "none")]
-    release = os.uname().release
+    release = ".".join(os.uname().release.split(".")[:2])  # what follows is nobody else's
     if kernel != "host":
         release = (ROOT / ".vm" / kernel / "release").read_text().strip()
         command = [str(ROOT / "scripts/vm"), "run", kernel, "--timeout", str(_MOST), "--memory", "4G", "--", *command]
