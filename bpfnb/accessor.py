@@ -9,7 +9,6 @@ Importing this module registers it, on every DataFrame. Nothing here changes the
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bpfnb import frames
+from bpfnb.errors import near_or_all
 
 __all__ = ["EventsAccessor"]
 
@@ -215,7 +215,7 @@ class EventsAccessor:
                 mask = self._frame.eval(rows, level=2)
             except pd.errors.UndefinedVariableError as error:
                 name = str(error).split("'")[1]
-                raise ValueError(f"{rows!r}: {error}{_near(name, self._frame.columns)}") from None
+                raise ValueError(f"{rows!r}: {error}{near_or_all(name, self._frame.columns)}") from None
         elif callable(rows):
             mask = rows(self._frame)
         return _fitting(mask, self._frame, repr(rows) if isinstance(rows, str) else "a choice of rows")
@@ -454,7 +454,7 @@ def _aggregable(column: pd.Series[Any], agg: str) -> None:
 def _require(frame: pd.DataFrame, names: Iterable[str]) -> None:
     for name in names:
         if name not in frame.columns:
-            raise ValueError(f"no column {name!r}{_near(name, frame.columns)}")
+            raise ValueError(f"no column {name!r}{near_or_all(name, frame.columns)}")
 
 
 def _once(names: Iterable[str]) -> None:
@@ -467,11 +467,4 @@ def _once(names: Iterable[str]) -> None:
 
 def _known(what: str, word: str, words: Iterable[str]) -> None:
     if word not in words:
-        raise ValueError(f"no {what} {word!r}{_near(word, words)}")
-
-
-def _near(word: str, words: Iterable[str]) -> str:
-    """The tail of a message: the names that look like ``word``, else all of them."""
-    names = [str(name) for name in words]
-    close = difflib.get_close_matches(str(word), names, n=3)
-    return f"; did you mean {' or '.join(close)}?" if close else f"; there are {', '.join(names) or 'none'}"
+        raise ValueError(f"no {what} {word!r}{near_or_all(word, words)}")

@@ -39,6 +39,7 @@ __all__ = [
     "UnsupportedError",
     "VerifierError",
     "did_you_mean",
+    "near_or_all",
 ]
 
 
@@ -283,3 +284,10 @@ def did_you_mean(word: str, names: Iterable[str], least: float = 0.6) -> str:
         alike[known[lower]] = matcher.ratio()
     near = [name for name, ratio in alike.items() if ratio >= max(alike.values()) - _AS_GOOD]
     return f"did you mean {' or '.join(near)}?" if near else ""
+
+
+def near_or_all(word: str, names: Iterable[str]) -> str:
+    """The tail of a message about a name that is not there: those that look like it, else all there are."""
+    known = [str(name) for name in names]
+    listed = f"there are {', '.join(known)}" if known else "there is none"
+    return f"; {did_you_mean(word, known) or listed}"

@@ -11,7 +11,6 @@ Nothing is kept: every access asks the kernel again, for the whole map.
 
 from __future__ import annotations
 
-import difflib
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -23,7 +22,7 @@ import pandas as pd
 
 from bpfnb import stacks
 from bpfnb.columns import Batch, growing, text_dtype
-from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError
+from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError, near_or_all
 from bpfnb.protocol import MapInfo
 from bpfnb.schema import Column, Rows, Schema
 
@@ -159,7 +158,7 @@ class Map:
         groups = others if by is None else [by] if isinstance(by, str) else list(by)
         for name in groups:
             if name not in others:
-                raise ProgramError(f"{self.name} cannot be told apart by {name!r}{_near(name, others)}")
+                raise ProgramError(f"{self.name} cannot be told apart by {name!r}{near_or_all(name, others)}")
         if len(values) != 1 or not all(_whole(frame, name) for name in (at, values[0])):
             raise ProgramError(f"{self.name} is no histogram: its buckets and counts must be whole numbers")
         counted = frame[frame[values[0]] != 0]
@@ -388,7 +387,7 @@ def stack_frames(values: Rows, size: int) -> tuple[npt.NDArray[np.intp], npt.NDA
 def _bucket_column(name: str, keys: Sequence[str], wanted: str) -> str:
     """The key's column that has the bucket."""
     if wanted and wanted not in keys:
-        raise ProgramError(f"{name} has no key column {wanted!r}{_near(wanted, keys)}")
+        raise ProgramError(f"{name} has no key column {wanted!r}{near_or_all(wanted, keys)}")
     for candidate in (wanted, "slot", "bucket"):
         if candidate in keys:
             return candidate
@@ -476,7 +475,7 @@ def _members(schema: Schema, value: object, what: str) -> Iterable[tuple[Column,
     if isinstance(value, Mapping):
         for name in value:
             if name not in columns:
-                raise ProgramError(f"the {what} has no member {name!r}{_near(str(name), columns)}")
+                raise ProgramError(f"the {what} has no member {name!r}{near_or_all(str(name), columns)}")
         return [(columns[name], part) for name, part in value.items()]
     if len(columns) == 1:
         return [(schema.columns[0], value)]
@@ -546,7 +545,7 @@ def _integer(column: Column, value: Any, low: int, high: int) -> int:
     if isinstance(value, str) and column.labels:
         constants = dict(column.labels)
         if value not in constants:
-            raise ProgramError(f"{column.name} has no constant {value!r}{_near(value, constants)}")
+            raise ProgramError(f"{column.name} has no constant {value!r}{near_or_all(value, constants)}")
         return (constants[value] - low) % (high - low + 1) + low  # BTF may have a constant of 32 bits as signed
     try:
         number = int(value) if isinstance(value, np.bool_) else operator.index(value)
@@ -566,12 +565,6 @@ def _limits(dtype: np.dtype[Any]) -> tuple[int, int]:
 
 def _sized(shape: Sequence[int]) -> str:
     return " by ".join(map(str, shape)) or "no"
-
-
-def _near(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(names), n=3)
-    known = ", ".join(names)
-    return f"; did you mean {' or '.join(near)}?" if near else f"; there are {known}" if known else ""
 
 
 # --- bytes into values --------------------------------------------------------------------------------------------

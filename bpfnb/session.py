@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import keyword
 import os
 import threading
@@ -17,7 +16,7 @@ import pandas as pd
 from msgspec import Struct
 
 from bpfnb import client, frames
-from bpfnb.errors import Diagnostic, ProgramError, TracerDied
+from bpfnb.errors import Diagnostic, ProgramError, TracerDied, near_or_all
 from bpfnb.maps import Map
 from bpfnb.program import Program, parse
 from bpfnb.protocol import Loaded, MapRead, ProbeInfo, SegmentAdded
@@ -231,12 +230,12 @@ class Session(client.Listener):
         if any(declared.name == name for declared in self.program.maps):
             return f"{name} is a map, not an output: {self.name}.maps[{name!r}]"
         declared = [output.name for output in self.program.outputs]
-        return f"{self.name} has no output {name!r}{_near(name, list(dict.fromkeys([*self._outputs, *declared])))}"
+        return f"{self.name} has no output {name!r}{near_or_all(name, dict.fromkeys([*self._outputs, *declared]))}"
 
     def _why_no_map(self, name: str) -> str:
         if name in self._outputs:
             return f"{name} is an output, not a map: {self.name}.outputs[{name!r}]"
-        return f"{self.name} has no map {name!r}{_near(name, self._maps)}"
+        return f"{self.name} has no map {name!r}{near_or_all(name, self._maps)}"
 
 
 class _MapAccess:
@@ -361,12 +360,6 @@ def _unregister(session: Session) -> None:
     with _lock:
         if _running.get(session.name) is session:
             del _running[session.name]
-
-
-def _near(name: str, names: Sequence[str] | Mapping[str, object]) -> str:
-    near = difflib.get_close_matches(name, list(names), n=3)
-    known = f"; there are {', '.join(names)}" if names else "; there is none"
-    return f"; did you mean {' or '.join(near)}?" if near else known
 
 
 def _after_fork() -> None:

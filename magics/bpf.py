@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import time
 
 from IPython.core.error import UsageError
@@ -14,7 +13,7 @@ from IPython.display import ProgressBar, display
 
 import bpfnb
 from bpfnb import client
-from bpfnb.errors import BpfnbError
+from bpfnb.errors import BpfnbError, did_you_mean
 from bpfnb.program import Program, parse, split_attach
 from bpfnb.session import Session, check_name, start
 from bpfnb.views import html
@@ -113,9 +112,9 @@ class BpfMagics(Magics):
         words = split(line)
         command, rest = (words[0], words[1:]) if words else ("list", [])
         if command not in _COMMANDS:
-            near = difflib.get_close_matches(command, _COMMANDS, n=1)
+            near = did_you_mean(command, _COMMANDS)
             raise UsageError(
-                f"%bpf {command}: no such command{f'; did you mean {near[0]}?' if near else ''} "
+                f"%bpf {command}: no such command{near and f'; {near}'} "
                 f"(there are {', '.join(_COMMANDS)}; a cell of C starts with %%bpf)"
             )
         if command == "list":

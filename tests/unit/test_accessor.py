@@ -524,7 +524,7 @@ def test_top_of_nothing_is_nothing(by: Any, value: str | None) -> None:
     [
         ({"by": "coom"}, "no column 'coom'; did you mean comm?"),
         ({"by": "comm", "value": "byte"}, "no column 'byte'; did you mean bytes?"),
-        ({"by": "comm", "value": "bytes", "agg": "man"}, "no agg 'man'; did you mean mean or max?"),
+        ({"by": "comm", "value": "bytes", "agg": "man"}, "no agg 'man'; did you mean mean?"),
         ({"by": "comm", "agg": "sum"}, "sum of which column"),
         ({"by": "comm", "value": "bytes", "agg": "count"}, "agg='count' is of rows"),
         ({"by": "pid", "value": "comm"}, "column 'comm' is category: there is no sum of it"),
