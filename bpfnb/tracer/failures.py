@@ -204,12 +204,12 @@ def _known_of_bcc(found: Refusal, log: str, cell: str) -> Refusal:
             explanation="This is the address of a global variable or of a string literal, and bcc gives them none.",
             hint='keep a number in a map, BPF_ARRAY(counter, u64, 1);, and a text on the stack, char text[] = "abc";',
         )
-    tokens = scan(cell).tokens
+    read = scan(cell)
     calls_itself = "call stack of" in found.summary or found.kind == "call of a function"
-    if calls_itself and any(t.text.strip("_") == "noinline" for t in tokens):
+    if calls_itself and any(t.text.strip("_") == "noinline" for t in read.tokens):
         why = "bcc puts functions into those that call them, and cannot call one that is declared noinline."
         return found._replace(kind="call of a function", explanation=why, hint="remove noinline")
     if found.kind == "call of a function" and not found.line:
-        places = {scan(cell).place(t.start)[0] for t in tokens if _LIBRARY.fullmatch(t.text)}
+        places = {read.place(t.start)[0] for t in read.tokens if _LIBRARY.fullmatch(t.text)}
         return found._replace(line=places.pop() if len(places) == 1 else None)
     return found
