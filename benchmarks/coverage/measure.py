@@ -189,6 +189,7 @@ class _Bench:
                     tried.probes -= 1  # under an #if that came out false
                     continue
                 try:
+                    attach.require(probe)
                     links.append(attach.attach(self._engine, module, probe))
                     tried.attached += 1
                 except (AttachError, UnsupportedError) as error:

@@ -96,8 +96,7 @@ def require(probe: Probe) -> None:
 
 
 def attach(engine: Engine, module: Module, probe: Probe) -> Link:
-    """Attach a probe whose function is loaded. AttachError when that cannot be."""
-    require(probe)
+    """Attach a probe that ``require`` has let pass and whose function is loaded. AttachError when that cannot be."""
     return _WAYS[probe.kind](Target(engine, module, module.programs[wish(engine, probe)]), probe)
 
 

@@ -139,7 +139,7 @@ class Sessions:
         return Loaded(number, probes, running.module.warnings, running.maps)
 
     def _build(self, program: Program, source: Rewritten) -> Module:
-        unsure = {f.name for f in program.functions if f.conditional}
+        unsure = _conditional(program)
         for probe in program.probes:
             if probe.function not in unsure:
                 attach.require(probe)
@@ -158,7 +158,10 @@ class Sessions:
 
     def _attach(self, program: Program, running: _Running) -> tuple[ProbeInfo, ...]:
         links: list[Link] = []
+        unsure = _conditional(program)
         for probe in self._compiled(program, running.module):
+            if probe.function in unsure:  # now it is sure; the others were asked for before they were compiled
+                attach.require(probe)
             with privileges.attaching():
                 link = attach.attach(self._engine, running.module, probe)
             running.stack.callback(link.close)
@@ -171,7 +174,7 @@ class Sessions:
 
     def _compiled(self, program: Program, module: Module) -> list[Probe]:
         """The probes whose function was compiled: one under an ``#if`` that came out false asks for nothing."""
-        conditional = {f.name for f in program.functions if f.conditional}
+        conditional = _conditional(program)
         probes = []
         for probe in program.probes:
             if attach.wish(self._engine, probe) in module.programs:
@@ -241,6 +244,11 @@ class Sessions:
             self._drainer.remove(self._comms.fds)
             self._comms.close()
             self._comms = None
+
+
+def _conditional(program: Program) -> set[str]:
+    """The functions that may turn out not to be compiled."""
+    return {f.name for f in program.functions if f.conditional}
 
 
 def _nothing_compiled(program: Program) -> ProgramError:
