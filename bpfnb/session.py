@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import keyword
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,6 +20,7 @@ from msgspec import Struct
 from bpfnb import client, frames
 from bpfnb.errors import Diagnostic, ProgramError, TracerDied, near_or_all
 from bpfnb.maps import Map
+from bpfnb.origins import Origin, origin
 from bpfnb.program import Program, parse
 from bpfnb.protocol import Loaded, MapRead, ProbeInfo, SegmentAdded
 from bpfnb.store import Output, default_keep
@@ -43,6 +46,7 @@ class Snapshot(Struct, frozen=True):
     outputs: tuple[tuple[str, int, int], ...]  # name, rows, lost
     error: str = ""
     maps: tuple[tuple[str, str], ...] = ()  # name, kind
+    notes: tuple[str, ...] = ()  # such as that it replaces another
 
 
 class Session(client.Listener):
@@ -54,7 +58,7 @@ class Session(client.Listener):
     ``probes``      one entry a probe: .requested .attached .kind .note
     ``state``       "running", "stopped" or "failed" (the tracer died; what was collected remains)
     ``lost``        events known lost, over all outputs
-    ``warnings``    the compiler's, as bpfnb.errors.Diagnostic
+    ``warnings``    the compiler's, as bpfnb.errors.Diagnostic; and a note when another session was replaced
     ``program``     the parsed cell
     """
 
@@ -70,6 +74,7 @@ class Session(client.Listener):
         self._final: dict[str, tuple[int, bytes]] = {}  # the maps' entries at the end
         self._client: client.Client | None = None
         self._number = 0
+        self._origin: Hashable = None  # the line an unnamed one was started from
         self._ended = threading.Event()
         self._stopping = threading.Lock()
         self._error: TracerDied | None = None
@@ -132,6 +137,7 @@ class Session(client.Listener):
             outputs=outputs,
             error=str(self._error or ""),
             maps=tuple((name, map_.info.kind) for name, map_ in self._maps.items()),
+            notes=tuple(w.message for w in self.warnings if w.severity == "note" and not w.line),
         )
 
     # --- its life ---
@@ -295,12 +301,14 @@ class _Named(Mapping[str, Value]):
 
 _lock = threading.Lock()
 _running: dict[str, Session] = {}
+_unnamed: dict[Hashable, str] = {}  # the name that sessions started from a line have
+_numbers = itertools.count(1)
 
 
 def trace(
     source: str,
     *,
-    name: str = "bpf",
+    name: str | None = None,
     attach: Mapping[str, str | Sequence[str]] | Sequence[tuple[str, str]] = (),
     cflags: Sequence[str] = (),
     headers: str = "auto",
@@ -310,7 +318,9 @@ def trace(
 
     ``attach``   probe to function name(s): {"syscall:clone": "hello"}. Functions with bcc's own names
                  (kprobe__..., TRACEPOINT_PROBE(...), syscall__...) attach by themselves.
-    ``name``     a Python identifier. A running session of that name is stopped once the new one is attached.
+    ``name``     a Python identifier. A running session of that name is stopped once the new one is attached. Without
+                 one, sessions are called bpf1, bpf2, ...; one started again from the same line of the same cell or
+                 script replaces its predecessor, and says so: a loop that starts several has to name them.
     ``cflags``   for clang, such as "-DLIMIT=10".
     ``headers``  what the C is compiled against: "auto" (this kernel's headers where exactly they are installed, else
                  "btf"), "btf" (made from the kernel's own type information), or a folder of kernel headers.
@@ -322,20 +332,48 @@ def trace(
     return start(parse(source, attach, cflags, headers), name=name, keep=keep)
 
 
-def start(program: Program, *, name: str, keep: int | None = None) -> Session:
+def start(program: Program, *, name: str | None = None, keep: int | None = None) -> Session:
     """Run a parsed program; see ``trace``."""
-    check_name(name)
+    if name is not None:
+        check_name(name)
     if keep is not None and keep <= 0:
         raise ProgramError(f"keep must be a positive number of bytes, not {keep}")
-    session = Session(name, program, keep or default_keep())
+    line = origin()
+    session = Session(name or "bpf", program, keep or default_keep())
     session._run(client.connect())
     with _lock:
-        previous = _running.get(name)
+        if name is None:
+            session.name, session._origin = _name_for(line), line.key
+        previous = _running.get(session.name)
         if session.state == "running":
-            _running[name] = session
+            _running[session.name] = session
     if previous:
         previous.stop()
+        _say_replaced(session, line, named=name is not None)
     return session
+
+
+def _name_for(line: Origin) -> str:
+    """bpf1, bpf2, ...: of the session started before from this line, or one that no running session has."""
+    before = _unnamed.get(line.key) if line.key else None
+    if before and (before not in _running or _running[before]._origin == line.key):
+        return before
+    name = next(name for number in _numbers if (name := f"bpf{number}") not in _running)
+    if line.key:
+        _unnamed[line.key] = name
+    return name
+
+
+def _say_replaced(session: Session, line: Origin, *, named: bool) -> None:
+    """Note on a session that it replaced another, and say so: in a notebook always, else where no name asked for it."""
+    which = "the session of that name" if named else "the one started from the same line before"
+    note = f"replaces {which}, which is stopped; its DataFrame stays"
+    session.warnings += (Diagnostic(0, 0, "note", f"{session.name} {note}"),)
+    more = "" if named else "; those with names of their own run side by side"
+    if line.notebook:
+        print(f"{session.name} {note}{more}")
+    elif not named:
+        warnings.warn(f"{session.name} {note}{more}", RuntimeWarning, stacklevel=4)
 
 
 def check_name(name: str) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import builtins
+import inspect
+import re
 import time
+from types import ModuleType
 
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
@@ -13,15 +17,16 @@ from IPython.display import ProgressBar, display
 
 import bpfnb
 from bpfnb import client
-from bpfnb.errors import BpfnbError, did_you_mean
+from bpfnb.errors import BpfnbError, ProgramError, did_you_mean
 from bpfnb.program import Program, parse, split_attach
 from bpfnb.session import Session, check_name, start
 from bpfnb.views import html
-from magics.options import parse_define, parse_duration, parse_size, split
+from magics.options import insert, parse_define, parse_duration, parse_size, split
 
-__all__ = ["BpfMagics"]
+__all__ = ["BpfMagics", "help_alone"]
 
-_COMMANDS = ("list", "stop", "doctor", "probes", "show")
+_COMMANDS = ("list", "stop", "doctor", "probes", "show", "help")
+_HELP = ("--help", "-h", "help")
 _MOST_PROBES = 60
 _TICK = 0.1
 
@@ -33,7 +38,12 @@ class BpfMagics(Magics):
     shell: InteractiveShell
 
     @magic_arguments()
-    @argument("name", nargs="?", help="the session's name, bound in the notebook; run again, it replaces the old one")
+    @argument(
+        "name",
+        nargs="?",
+        help="the session's name, bound in the notebook; run again, it replaces the old one. "
+        "Without one, sessions are called bpf1, bpf2, ..., and the same cell run again replaces its own",
+    )
     @argument(
         "-a",
         "--attach",
@@ -48,7 +58,14 @@ class BpfMagics(Magics):
     @argument("-t", "--time", metavar="DURATION", help="trace for 10s, 500ms, 2m, then stop; Ctrl-C stops earlier")
     @argument("--live", action="store_true", help="show the live panel")
     @argument("--keep", metavar="SIZE", help="keep at most so many bytes of rows, such as 512M; the oldest go first")
-    @argument("-D", "--define", action="append", default=[], metavar="X=Y", help="define a macro; may be given again")
+    @argument(
+        "-D",
+        "--define",
+        action="append",
+        default=[],
+        metavar="X=Y",
+        help="define a macro; may be given again. {x} and $x anywhere on this line are Python's x",
+    )
     @argument("--cflags", metavar="FLAGS", default="", help="further flags for clang, as one quoted word")
     @argument(
         "--headers",
@@ -57,6 +74,7 @@ class BpfMagics(Magics):
         help="what to compile against: this kernel's own headers where exactly they are installed, else what is made "
         "from its type information (auto); always the latter (btf); or a folder of kernel headers",
     )
+    @argument("--help", "-h", action="store_true", help="show this, and run nothing")
     @argument("--dry-run", action="store_true", help="parse only: say what would be attached, and attach nothing")
     @no_var_expand
     @line_cell_magic
@@ -70,6 +88,7 @@ class BpfMagics(Magics):
             %bpf show NAME         a session's card
             %bpf probes PATTERN    the kernel's probes, such as *clone*
             %bpf doctor            is this machine ready?
+            %bpf help              this text
         """
         if cell is None:
             return self._command(line)
@@ -78,9 +97,12 @@ class BpfMagics(Magics):
     # --- %%bpf ---
 
     def _run(self, line: str, cell: str) -> Session | None:
-        args = _parsed(type(self).bpf.parser, line)
-        name = args.name or "bpf"
-        check_name(name)
+        args = _parsed(type(self).bpf.parser, self._words(line))
+        if args.help:
+            self._help()
+            return None
+        if args.name is not None:
+            self._check_name(args.name)
         seconds = parse_duration(args.time) if args.time is not None else None
         keep = parse_size(args.keep) if args.keep is not None else None
         flags = [*split(args.cflags), *map(parse_define, args.define)]
@@ -89,12 +111,12 @@ class BpfMagics(Magics):
             print(_plan(program))
             return None
         try:
-            session = start(program, name=name, keep=keep)
+            session = start(program, name=args.name, keep=keep)
         except BpfnbError as error:
             if panel := html.error_panel(error):  # an error itself can show no HTML
                 display({"text/html": panel}, raw=True)
             raise
-        if args.name:
+        if args.name is not None:
             self.shell.user_ns[args.name] = session
         for warning in session.warnings:
             if warning.severity == "warning":
@@ -106,13 +128,40 @@ class BpfMagics(Magics):
             _trace_for(session, seconds)
         return session
 
+    # --- both ---
+
+    def _words(self, line: str) -> list[str]:
+        """The line's words, with the notebook's values in them: each stays one word, whatever a value holds."""
+        return [insert(word, self.shell.user_ns) for word in split(line)]
+
+    def _help(self) -> None:
+        print(inspect.cleandoc(type(self).bpf.__doc__ or ""))
+
+    def _check_name(self, name: str) -> None:
+        """ProgramError for a name whose binding would take something from the notebook that is no session."""
+        check_name(name)
+        values = self.shell.user_ns
+        if isinstance(values.get(name), ModuleType):
+            what = f"the module {values[name].__name__}"
+        elif name in values and values[name] is self.shell.user_ns_hidden.get(name):
+            what = "IPython's own"
+        elif hasattr(builtins, name):
+            what = "Python's own"
+        else:
+            return
+        message = f"a session called {name!r} would take the name from the notebook, where it is {what}"
+        raise ProgramError(message, hint=f"write %%bpf {name}_, or another name")
+
     # --- %bpf ---
 
     def _command(self, line: str) -> Session | None:
-        words = split(line)
+        words = self._words(line)
         command, rest = (words[0], words[1:]) if words else ("list", [])
+        if command in _HELP or any(word in _HELP[:2] for word in rest):
+            self._help()
+            return None
         if command not in _COMMANDS:
-            near = did_you_mean(command, _COMMANDS)
+            near = did_you_mean(command.lstrip("-"), _COMMANDS)
             raise UsageError(
                 f"%bpf {command}: no such command{near and f'; {near}'} "
                 f"(there are {', '.join(_COMMANDS)}; a cell of C starts with %%bpf)"
@@ -141,15 +190,21 @@ class BpfMagics(Magics):
         return None
 
 
-def _parsed(parser: MagicArgumentParser, line: str) -> argparse.Namespace:
-    words = split(line)
+def _parsed(parser: MagicArgumentParser, words: list[str]) -> argparse.Namespace:
     # argparse takes a value that starts with "-D" for the option -D, quoted or not: join it to its option.
     for at in [i for i, word in enumerate(words[:-1]) if word == "--cflags"]:
         words[at : at + 2] = [f"--cflags={words[at + 1]}"]
+    options = [option for option in parser._option_string_actions if option.startswith("--")]
+    for word in words:
+        if f"-{word}" in options:  # argparse would take -time for -t ime
+            raise UsageError(f"%%bpf: there is no option {word}; did you mean -{word}?")
     try:
         return parser.parse_args(words)
     except UsageError as error:
-        raise UsageError(f"%%bpf: {error}  (%%bpf? lists the options)") from None
+        said = str(error)
+    unknown = re.match(r"unrecognized arguments: (-[\w-]+)", said)
+    near = did_you_mean(unknown[1], options) if unknown else ""
+    raise UsageError(f"%%bpf: {said}{near and f'; {near}'}  (%%bpf? lists the options)")
 
 
 def _plan(program: Program) -> str:
@@ -175,6 +230,12 @@ def _trace_for(session: Session, seconds: float) -> None:
         session.stop()
 
 
+def help_alone(lines: list[str]) -> list[str]:
+    """``%%bpf --help`` without a body, which IPython would refuse as an empty cell, as the line ``%bpf --help``."""
+    text = "".join(lines).strip()
+    return ["%bpf --help\n"] if re.fullmatch(rf"%%bpf\s+({'|'.join(_HELP)})", text) else lines
+
+
 def _expect(command: str, rest: list[str], count: int) -> None:
     if len(rest) != count:
         wanted = {"probes": "one pattern", "show": "one name"}.get(command, "nothing")
@@ -185,7 +246,7 @@ def _stop(rest: list[str]) -> None:
     running = bpfnb.sessions()
     if not rest and len(running) > 1:
         raise UsageError(f"%bpf stop: which one? Running: {', '.join(running)}; or --all")
-    if len(rest) > 1 or rest[:1] == ["-all"]:
+    if len(rest) > 1 or (rest[:1] and rest[0].startswith("-")):
         raise UsageError("%bpf stop takes one name, or --all")
     if not rest and not running:
         print("no session is running")

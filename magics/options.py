@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+from collections.abc import Mapping
+from numbers import Number
+
+import numpy as np
 
 from bpfnb.errors import ProgramError
 
-__all__ = ["parse_define", "parse_duration", "parse_size", "split"]
+__all__ = ["insert", "parse_define", "parse_duration", "parse_size", "split"]
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|min|h)?", re.ASCII)
 _SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "": 1.0}
 _DEFINE = re.compile(r"[A-Za-z_]\w*(\(|=|$)", re.ASCII)
+_NAME = re.compile(r"\{([A-Za-z_]\w*)\}|\$([A-Za-z_]\w*)", re.ASCII)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(?:i?b)?|b)?", re.ASCII | re.IGNORECASE)
 
 
@@ -48,3 +54,24 @@ def split(line: str) -> list[str]:
         return shlex.split(line)
     except ValueError as error:
         raise ProgramError(f"cannot read the line {line!r}: {error}") from None
+
+
+def insert(word: str, values: Mapping[str, object]) -> str:
+    """A word of the line with ``{name}`` and ``$name`` replaced by the value of that name; what is not among
+    ``values`` stays as it is written. ProgramError for a value that is neither text, a path nor a number."""
+
+    def value(found: re.Match[str]) -> str:
+        name = found[1] or found[2]
+        return _as_text(name, values[name]) if name in values else found[0]
+
+    return _NAME.sub(value, word)
+
+
+def _as_text(name: str, value: object) -> str:
+    if isinstance(value, (bool, np.bool_)):  # C has no True
+        return str(int(value))
+    if isinstance(value, (str, Number)):
+        return str(value)
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    raise ProgramError(f"{name} is a {type(value).__name__}: only text, paths and numbers can stand in the line")

@@ -66,6 +66,8 @@ class SnapshotLike(Protocol):
     def error(self) -> str: ...
     @property
     def maps(self) -> Sequence[tuple[str, str]]: ...
+    @property
+    def notes(self) -> Sequence[str]: ...
 
 
 class CheckRow(Protocol):
@@ -119,6 +121,7 @@ def session_text(snapshot: SnapshotLike) -> str:
     lines += ["  " + printable(note) for note in _notes(s.probes)]
     if s.maps:
         lines.append("  maps: " + printable(", ".join(f"{name} ({kind})" for name, kind in s.maps)))
+    lines += ["  " + printable(note) for note in s.notes]
     if s.error:
         lines.append("  " + printable(s.error))
     return "\n".join(lines)
@@ -142,6 +145,7 @@ def session_card(snapshot: SnapshotLike) -> str:
     if s.maps:
         names = ", ".join(f"{code(name)} {muted(escape(kind))}" for name, kind in s.maps)
         parts.append(f'<div style="margin-top:6px">{muted("maps")} {names}</div>')
+    parts += [f'<div style="margin-top:6px">{muted(escape(note))}</div>' for note in s.notes]
     if s.error:
         parts.append(f'<div style="color:{BAD};margin-top:8px">{escape(s.error)}</div>')
     return card("".join(parts))

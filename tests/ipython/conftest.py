@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -31,7 +32,9 @@ def tracer() -> Iterator[FakeTracer]:
 
 
 @pytest.fixture
-def shell(_ipython: InteractiveShell, tracer: FakeTracer) -> Iterator[Shell]:
+def shell(_ipython: InteractiveShell, tracer: FakeTracer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
+    monkeypatch.setattr("bpfnb.session._unnamed", {})  # as in a process of its own
+    monkeypatch.setattr("bpfnb.session._numbers", itertools.count(1))
     _ipython.run_cell("%load_ext bpfnb")
     yield Shell(_ipython)
     bpfnb.stop_all()

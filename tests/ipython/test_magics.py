@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import _thread
+import re
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from IPython.core.completer import provisionalcompleter
@@ -64,17 +66,90 @@ def test_a_path_with_spaces_and_an_equals_sign(shell: Shell) -> None:
     assert [(p.requested, p.function) for p in result.probes] == [("uprobe:/opt/my app/a=b:main", "hello")]
 
 
-def test_without_a_name_the_session_is_bpf_and_nothing_is_bound(shell: Shell) -> None:
-    result = session(shell.run(f"%%bpf\n{HELLO}"))
-    assert bpfnb.sessions() == {"bpf": result}
-    assert "bpf" not in shell.inner.user_ns
+def test_without_a_name_sessions_are_numbered_run_side_by_side_and_nothing_is_bound(shell: Shell) -> None:
+    first = session(shell.run(f"%%bpf\n{HELLO}"))
+    second = session(shell.run(f"%%bpf -t 10ms\n{HELLO} // another cell"))
+    third = session(shell.run("import bpfnb\nthird = bpfnb.trace(r'''" + HELLO + "''')\nthird"))
+    assert [s.name for s in (first, second, third)] == ["bpf1", "bpf2", "bpf3"]
+    assert bpfnb.sessions() == {first.name: first, third.name: third}
+    assert not [name for name in shell.inner.user_ns if re.fullmatch(r"bpf\d*", name)]
 
 
-def test_run_again_it_replaces(shell: Shell, tracer: FakeTracer) -> None:
+RERUN = [
+    f"%%bpf\n{HELLO}",
+    f"import bpfnb\nbpfnb.trace(r'''{HELLO}''')",
+    f"import bpfnb\ndef start():\n    return bpfnb.trace(r'''{HELLO}''')\nstart()",
+]
+
+
+@pytest.mark.parametrize("cell", RERUN, ids=["%%bpf", "trace", "helper"])
+def test_an_unnamed_cell_run_again_replaces_its_own_and_says_so(
+    shell: Shell, cell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = session(shell.run(f"%%bpf\n{HELLO} // another cell"))
+    first = session(shell.run(cell))
+    capsys.readouterr()
+    second = session(shell.run(cell))
+    said = f"{first.name} replaces the one started from the same line before, which is stopped"
+    assert second.name == first.name
+    assert bpfnb.sessions() == {other.name: other, first.name: second}
+    assert (first.state, second.state) == ("stopped", "running")
+    assert said in capsys.readouterr().out
+    assert said in repr(second)
+    assert said in second._repr_html_()
+    second.stop()
+    third = session(shell.run(cell))
+    assert third.name == first.name
+    assert "replaces" not in capsys.readouterr().out + repr(third)
+
+
+def test_a_cell_is_known_by_the_id_the_notebook_gives_it(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its text may have changed; and another cell may have the same text."""
+    parent = {"metadata": {"cellId": "a"}}
+    monkeypatch.setattr(shell.inner, "get_parent", lambda: parent, raising=False)
+    first = session(shell.run(f"%%bpf\n{HELLO}"))
+    parent["metadata"]["cellId"] = "b"
+    other = session(shell.run(f"%%bpf\n{HELLO}"))
+    parent["metadata"]["cellId"] = "a"
+    second = session(shell.run(f"%%bpf\n{HELLO} // edited"))
+    assert bpfnb.sessions() == {first.name: second, other.name: other}
+    assert first.state == "stopped"
+
+
+def test_two_lines_of_a_cell_are_two_sessions_and_a_loop_is_one(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell.inner.user_ns["source"] = HELLO
+    shell.run("import bpfnb\ndef start():\n    return bpfnb.trace(source)\na = start()\nb = start()")
+    a, b = session(shell.inner.user_ns["a"]), session(shell.inner.user_ns["b"])
+    assert bpfnb.sessions() == {a.name: a, b.name: b}
+    shell.run("c, d = [bpfnb.trace(source) for _ in range(2)]")
+    c, d = session(shell.inner.user_ns["c"]), session(shell.inner.user_ns["d"])
+    assert (c.state, d.state, d.name) == ("stopped", "running", c.name)
+    assert f"{c.name} replaces" in capsys.readouterr().out
+
+
+def test_an_unnamed_session_stops_none_that_was_given_its_name(shell: Shell) -> None:
+    first = session(shell.run(f"%%bpf\n{HELLO}"))
+    taken = session(shell.run(f"%%bpf bpf2\n{HELLO}"))
+    second = session(shell.run(f"%%bpf\n{HELLO} // another cell"))
+    assert (first.name, second.name) == ("bpf1", "bpf3")
+    assert taken.state == "running"
+    again = session(shell.run(f"%%bpf {first.name}\n{HELLO}"))  # by its name, on purpose
+    assert (first.state, again.state) == ("stopped", "running")
+    third = session(shell.run(f"%%bpf\n{HELLO}"))  # the first cell, whose name another has by now
+    assert third.name not in (first.name, taken.name, second.name)
+    assert again.state == "running"
+
+
+def test_run_again_it_replaces(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     first = session(shell.run(f"%%bpf hello\n{HELLO}"))
     second = session(shell.run(f"%%bpf hello\n{HELLO}"))
     assert (first.state, second.state) == ("stopped", "running")
     assert shell.inner.user_ns["hello"] is second
+    assert "hello replaces the session of that name, which is stopped" in capsys.readouterr().out
 
 
 def test_dry_run_attaches_nothing(shell: Shell, tracer: FakeTracer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,6 +157,53 @@ def test_dry_run_attaches_nothing(shell: Shell, tracer: FakeTracer, capsys: pyte
     assert tracer.loaded == []
     assert "hello" not in shell.inner.user_ns
     assert "kprobe__sys_clone -> kprobe__sys_clone() at line 1" in capsys.readouterr().out
+
+
+def test_a_session_takes_no_modules_name(shell: Shell) -> None:
+    shell.run("import os, xml.dom as dom\nos_ = 1")
+    for name, module in (("os", "os"), ("dom", r"xml\.dom")):
+        with pytest.raises(
+            bpfnb.ProgramError, match=f"{name!r} would take the name .* where it is the module {module}"
+        ):
+            shell.run(f"%%bpf {name}\n{HELLO}")
+        session(shell.run(f"%%bpf {name}_\n{HELLO}"))  # what the hint says
+    assert shell.run("os.sep") == "/"
+    session(shell.run(f"%%bpf socket\n{HELLO}"))  # a module, but none of this notebook's
+
+
+def test_values_of_the_notebook_reach_the_line_and_not_the_c(shell: Shell, tracer: FakeTracer) -> None:
+    values = {"pid": 1234, "path": Path("/opt/my app/x"), "f": "hello", "flags": "-DA=1 -DB=2", "yes": True, "n": "c"}
+    shell.inner.user_ns.update(values)
+    cell = f"{CLONE} // $pid {{pid}}\n"
+    line = "-D PID=$pid -D YES={yes} -D X=${nothing}$nobody{pid+1}{f.x} -a uprobe:{path}:main={f} --cflags {flags}"
+    result = session(shell.run(f"%%bpf {{n}} {line}\n{cell}"))
+    assert shell.inner.user_ns["c"] is result
+    assert result.program.cflags == ("-DA=1", "-DB=2", "-DPID=1234", "-DYES=1", "-DX=${nothing}$nobody{pid+1}{f.x}")
+    assert [(p.requested, p.function) for p in result.probes] == [("uprobe:/opt/my app/x:main", "hello")]
+    assert tracer.loaded == [cell]
+    shell.run("%bpf stop $n")
+    assert result.state == "stopped"
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        f"%%bpf --help\n{HELLO}",
+        f"%%bpf x -h --live\n{HELLO}",
+        "%%bpf --help",
+        "%%bpf -h\n",
+        "%bpf --help",
+        "%bpf help",
+        "%bpf list --help",
+    ],
+)
+def test_help_helps(shell: Shell, tracer: FakeTracer, cell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert shell.run(cell) is None
+    shown = capsys.readouterr().out
+    assert "Compile a cell of C" in shown
+    assert "--attach" in shown
+    assert tracer.loaded == []
 
 
 def test_time_traces_for_so_long(shell: Shell) -> None:
@@ -110,6 +232,18 @@ BAD_CELLS = [
     ("%%bpf hello\n", UsageError, "empty"),  # IPython itself sees to this one
     ("%%bpf hello\n  \n// only a comment\n", bpfnb.ProgramError, "empty"),
     (f"%%bpf hello --nonsense\n{HELLO}", UsageError, "--nonsense"),
+    (f"%%bpf hello --lve\n{HELLO}", UsageError, "did you mean --live?"),
+    (f"%%bpf hello -live\n{HELLO}", UsageError, "did you mean --live?"),
+    (f"%%bpf hello -time 10s\n{HELLO}", UsageError, "did you mean --time?"),
+    (f"%%bpf hello --tim\u00e9 10s\n{HELLO}", UsageError, "did you mean --time?"),
+    (
+        f"%%bpf list\n{HELLO}",
+        bpfnb.ProgramError,
+        "'list' would take the name from the notebook, where it is Python's own",
+    ),
+    (f"%%bpf print\n{HELLO}", bpfnb.ProgramError, "write %%bpf print_, or another name"),
+    (f"%%bpf In\n{HELLO}", bpfnb.ProgramError, "IPython's own"),
+    (f"%%bpf hello -D X={{In}}\n{HELLO}", bpfnb.ProgramError, "In is a list: only text, paths and numbers"),
     (f"%%bpf hello other\n{HELLO}", UsageError, "other"),
     (f"%%bpf 1st\n{HELLO}", bpfnb.ProgramError, "identifier, not '1st'"),
     (f"%%bpf class\n{HELLO}", bpfnb.ProgramError, "identifier"),
@@ -234,7 +368,9 @@ def test_doctor(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
         assert text in shown
 
 
-@pytest.mark.parametrize("line", ["stopp one", "show", "show a b", "probes", "list all", "stop a b"])
+@pytest.mark.parametrize(
+    "line", ["stopp one", "show", "show a b", "probes", "list all", "stop a b", "--lst", "stop --lal"]
+)
 def test_a_wrong_command_says_what_there_is(shell: Shell, line: str) -> None:
     with pytest.raises(UsageError, match=r"%bpf"):
         shell.run(f"%bpf {line}")

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 # Lower layers first: a module imports only from its own layer's left.
 NOTEBOOK_SIDE = [
-    {"bpfnb.errors"},
+    {"bpfnb.errors", "bpfnb.origins"},
     {"bpfnb.schema", "bpfnb.cell"},
     {"bpfnb.program"},
     {"bpfnb.protocol", "bpfnb.columns"},

@@ -372,3 +372,46 @@ def test_the_child_of_a_fork_has_no_sessions() -> None:
             os._exit(0 if not bpfnb.sessions() else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         assert session.state == "running"
+
+
+def test_unnamed_sessions_of_a_script_run_side_by_side() -> None:
+    with FakeTracer():
+        first = bpfnb.trace(HELLO)
+        second = bpfnb.trace(HELLO)
+        assert bpfnb.sessions() == {first.name: first, second.name: second}
+        numbers = [int(s.name.removeprefix("bpf")) for s in (first, second)]
+        assert numbers[1] == numbers[0] + 1
+        bpfnb.stop_all()
+
+
+def test_one_line_that_starts_several_keeps_the_last_and_warns() -> None:
+    with FakeTracer():
+        with pytest.warns(RuntimeWarning, match="replaces the one started from the same line before") as caught:
+            started = [bpfnb.trace(HELLO) for _ in range(2)]
+        assert caught[0].filename == __file__
+        assert [s.state for s in started] == ["stopped", "running"]
+        assert bpfnb.sessions() == {started[0].name: started[1]}
+        named = [bpfnb.trace(HELLO, name=f"loop{n}") for n in range(2)]  # what the warning says
+        assert [s.state for s in named] == ["running", "running"]
+        bpfnb.stop_all()
+
+
+def test_a_named_session_notes_what_it_replaces() -> None:
+    with FakeTracer():
+        first = bpfnb.trace(HELLO, name="hello")
+        assert first.warnings == ()
+        second = bpfnb.trace(HELLO, name="hello")
+        note = "hello replaces the session of that name, which is stopped; its DataFrame stays"
+        assert second.warnings == (Diagnostic(0, 0, "note", note),)
+        assert note in repr(second)
+        second.stop()
+
+
+def test_where_no_line_is_known_unnamed_sessions_run_side_by_side() -> None:
+    with FakeTracer():
+        start = "import bpfnb; started.append(bpfnb.trace(source))"
+        started: list[bpfnb.Session] = []
+        for _ in range(2):
+            exec(start, {"started": started, "source": HELLO})
+        assert [s.state for s in started] == ["running", "running"]
+        bpfnb.stop_all()

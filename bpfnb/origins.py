@@ -1,0 +1,70 @@
+"""Where in a notebook or a script a call came from, so that a cell run again is known as the same.
+
+ipykernel and IPython compile every cell as a file of its own, whose name changes with the text or the count; a
+notebook's front end names the cell in the request (``metadata.cellId``: JupyterLab 3.3, Notebook 7, VS Code).
+"""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+import sys
+from collections.abc import Hashable
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+__all__ = ["Origin", "origin"]
+
+_OURS = ("bpfnb", "magics")
+
+
+class Origin(NamedTuple):
+    """``notebook``: whether the line is a cell's. ``key``: the same for the same line; None where no line is known."""
+
+    notebook: bool
+    key: Hashable
+
+
+def origin() -> Origin:
+    """Where bpfnb was called from: the line of the cell or of the module, and the calls from there to bpfnb.
+
+    A helper called from two lines is two origins, a loop is one. Lines of functions count from the function's first, so
+    that a cell changed elsewhere is still the same.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame and str(frame.f_globals.get("__name__")).partition(".")[0] in _OURS:
+        frame = frame.f_back
+    calls: list[Hashable] = []
+    while frame and frame.f_code.co_flags & inspect.CO_OPTIMIZED:  # a function's; a module or a cell has it not
+        code = frame.f_code
+        place = code.co_filename if _is_file(code.co_filename) else ""
+        calls.append((place, code.co_name, frame.f_lineno - code.co_firstlineno))
+        frame = frame.f_back
+    if frame is None:  # in a thread
+        return Origin(False, tuple(calls))
+    cell = "" if _is_file(frame.f_code.co_filename) else _cell(frame)
+    where = cell or (frame.f_code.co_filename if _is_file(frame.f_code.co_filename) else None)
+    return Origin(bool(cell), where and (where, frame.f_lineno, *calls))
+
+
+def _is_file(name: str) -> bool:
+    return not name.startswith("<") and Path(name).is_file()
+
+
+def _cell(frame: FrameType) -> str:
+    """What identifies the cell a frame is of: its id in the notebook, else its text; "" where neither is known."""
+    get_ipython = frame.f_globals.get("get_ipython")
+    shell = get_ipython() if callable(get_ipython) else None
+    if shell is None:
+        return ""
+    return f"id {cell_id}" if (cell_id := _cell_id(shell)) else "".join(linecache.getlines(frame.f_code.co_filename))
+
+
+def _cell_id(shell: Any) -> str:
+    """The id the front end gave the cell that runs; "" where it gave none."""
+    get_parent = getattr(shell, "get_parent", None)  # ipykernel's shell has it, IPython's has not
+    request = get_parent() if callable(get_parent) else {}
+    metadata = request.get("metadata") if isinstance(request, dict) else None
+    cell_id = metadata.get("cellId") if isinstance(metadata, dict) else None
+    return cell_id if isinstance(cell_id, str) else ""
