@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterable
 
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
@@ -13,7 +14,7 @@ from IPython.display import ProgressBar, display
 
 import bpfnb
 from bpfnb import client
-from bpfnb.errors import BpfnbError, did_you_mean
+from bpfnb.errors import BpfnbError, Diagnostic, did_you_mean
 from bpfnb.program import Program, parse, split_attach
 from bpfnb.session import Session, check_name, start
 from bpfnb.views import html
@@ -87,6 +88,7 @@ class BpfMagics(Magics):
         program = parse(cell, [split_attach(text) for text in args.attach], flags, args.headers)
         if args.dry_run:
             print(_plan(program))
+            _print_warnings(program.warnings)
             return None
         try:
             session = start(program, name=name, keep=keep)
@@ -96,10 +98,7 @@ class BpfMagics(Magics):
             raise
         if args.name:
             self.shell.user_ns[args.name] = session
-        for warning in session.warnings:
-            if warning.severity == "warning":
-                place = f", line {warning.line}" if warning.line else ""
-                print(f"warning{place}: {warning.message}")
+        _print_warnings(session.warnings)
         if args.live:
             display(session.live())
         if seconds is not None:
@@ -158,6 +157,13 @@ def _plan(program: Program) -> str:
     lines += [f"output {o.name} ({o.kind}) at line {o.line}" for o in program.outputs]
     lines += [f"map {m.name} ({m.macro}) at line {m.line}" for m in program.maps]
     return "\n".join(lines)
+
+
+def _print_warnings(warnings: Iterable[Diagnostic]) -> None:
+    for warning in warnings:
+        if warning.severity == "warning":
+            place = f", line {warning.line}" if warning.line else ""
+            print(f"warning{place}: {warning.message}")
 
 
 def _trace_for(session: Session, seconds: float) -> None:
