@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import msgspec
 
 from bpfnb.cell import Body, Cell, Function, MapDecl, Output, scan
-from bpfnb.errors import ProgramError, did_you_mean
+from bpfnb.errors import Diagnostic, ProgramError, did_you_mean
 
 __all__ = [
     "EVENTS",
@@ -44,7 +44,8 @@ class Probe(msgspec.Struct, frozen=True):
 
 class Program(msgspec.Struct, frozen=True):
     """A parsed cell. ``prints``: it calls bpf_trace_printk; ``clocks``: it calls bpf_ktime_get_ns. ``cflags``: for
-    clang, ``-DX=Y`` included. ``headers``: "auto", "btf", or a folder of kernel headers, from the root."""
+    clang, ``-DX=Y`` included. ``headers``: "auto", "btf", or a folder of kernel headers, from the root.
+    ``warnings``: about the text, such as of a function that nothing attaches."""
 
     source: str
     functions: tuple[Function, ...]
@@ -55,6 +56,7 @@ class Program(msgspec.Struct, frozen=True):
     clocks: bool = False
     cflags: tuple[str, ...] = ()
     headers: str = "auto"
+    warnings: tuple[Diagnostic, ...] = ()
 
 
 def parse(
@@ -89,6 +91,7 @@ def parse(
         clocks=cell.mentions(cell.tokens, "bpf_ktime_get_ns"),
         cflags=tuple(cflags),
         headers=_headers(headers),
+        warnings=tuple(_unattached(cell, probes)),
     )
 
 
@@ -405,15 +408,12 @@ def _check(cell: Cell, probes: Sequence[Probe], wishes: Sequence[_Wish]) -> None
             raise _no_such_function(cell, text, name)
     wanted = {p.function for p in probes}
     for f in cell.functions:
-        used = any(cell.mentions(g.tokens, f.name) for g in cell.functions if g is not f)
-        if f.static and (f.name in wanted or (_prefixed(f.name) and not used)):
+        if f.static and (f.name in wanted or (_prefixed(f.name) and not _is_used(cell, f))):
             raise cell.error(
                 f"function {f.name!r} is static, so nothing can be attached to it",
                 f.name_at,
                 hint=f"remove 'static' (and 'inline') from {f.name!r}",
             )
-        if not (f.static or f.name in wanted or used or f.conditional or cell.doubtful):
-            raise cell.error(f"nothing attaches the function {f.name!r}", f.name_at, hint=_how_to_attach(f.name))
     if not probes and not cell.doubtful:
         raise _nothing_attached(cell)
     for probe in probes:
@@ -448,11 +448,83 @@ def _check_parameters(cell: Cell, probe: Probe, f: Body) -> None:
     raise cell.error(message, f.name_at, hint=hint or None)
 
 
-def _how_to_attach(name: str) -> str:
-    return (
-        f'name a probe: %%bpf -a syscall:clone={name}, or attach={{"syscall:clone": "{name}"}}; '
-        "or make it static inline if it is a helper"
-    )
+# What runs with these contexts, and where (Linux: include/linux/bpf_types.h). bpfnb attaches none of it.
+_ELSEWHERE = {
+    "xdp_md": "XDP programs run on network devices",
+    "__sk_buff": "programs on packets run on network devices and sockets",
+    "bpf_sock": "programs on sockets run in cgroups",
+    "bpf_sock_addr": "programs on addresses run in cgroups",
+    "bpf_sock_ops": "programs on TCP's states run in cgroups",
+    "bpf_sockopt": "programs on socket options run in cgroups",
+    "bpf_sysctl": "programs on sysctl run in cgroups",
+    "bpf_cgroup_dev_ctx": "programs on devices run in cgroups",
+    "sk_msg_md": "programs on messages run on sockets",
+    "sk_reuseport_md": "programs that choose a socket run on sockets",
+    "bpf_sk_lookup": "programs that look up a socket run in network namespaces",
+}
+_ELSEWHERE_BY_NAME = {
+    "bpf_iter__": "iterators run when a file is read",
+    "kmod_ret__": "KMOD_RET changes what is returned",
+}
+_NO_EXAMPLE = "PROBE"
+_EXAMPLES = {
+    "bpf_perf_event_data": "profile:99",
+    "bpf_raw_tracepoint_args": "rawtracepoint:sched_switch",
+    "pt_regs": "syscall:clone",
+    "void": "syscall:clone",
+}
+
+
+def _unattached(cell: Cell, probes: Sequence[Probe]) -> Iterator[Diagnostic]:
+    """A warning for each function that can run only from a probe and has none.
+
+    No warning: one in doubtful text or under an undecided ``#if``, one that another function uses (clang says what is
+    wrong with that), and where the cell has a program array, whose entries are such functions.
+    """
+    wanted = {p.function for p in probes}
+    if cell.doubtful or any(m.macro == "BPF_PROG_ARRAY" for m in cell.maps):
+        return
+    for f in cell.functions:
+        if not (f.static or f.conditional or f.name in wanted or _is_used(cell, f)):
+            message = f"nothing attaches the function {f.name!r}, so it never runs: {_how_to_attach(cell, f)}"
+            yield Diagnostic(*cell.place(f.name_at), "warning", message)
+
+
+def _is_used(cell: Cell, f: Body) -> bool:
+    """Whether another function mentions this one."""
+    return any(cell.mentions(g.tokens, f.name) for g in cell.functions if g is not f)
+
+
+def _how_to_attach(cell: Cell, f: Body) -> str:
+    """What to do about a function without a probe; where bpfnb can attach no such function, just that."""
+    elsewhere = _runs_elsewhere(f)
+    if elsewhere:
+        return f"{elsewhere}, and bpfnb attaches none"
+    static = f"make {f.name} static inline if it is a helper"
+    first = f.parameters[0] if f.parameters else "void"
+    if _NUMBER.fullmatch(first):
+        return static
+    probe = _example(cell, f, first)
+    return f'name a probe, -a {probe}={f.name} or attach={{"{probe}": "{f.name}"}}; or {static}'
+
+
+def _runs_elsewhere(f: Body) -> str:
+    by_name = next((what for prefix, what in _ELSEWHERE_BY_NAME.items() if f.name.startswith(prefix)), "")
+    words = re.findall(r"\w+", f.parameters[0]) if f.parameters else []
+    return by_name or next((_ELSEWHERE[word] for word in words if word in _ELSEWHERE), "")
+
+
+def _example(cell: Cell, f: Body, first: str) -> str:
+    """A probe that the function can surely be attached to, by its context; PROBE where that is not sure."""
+    if found := re.search(r"\btracepoint__(\w+?)__(\w+)", first):
+        return f"tracepoint:{found[1]}:{found[2]}"
+    probe = next((_EXAMPLES[word] for word in re.findall(r"\w+", first) if word in _EXAMPLES), _NO_EXAMPLE)
+    if probe == "syscall:clone" and (
+        len(f.parameters) > 1
+        or any(t.text.startswith("PT_REGS_") or t.text == "bpf_get_stackid" for t in cell.expanded(f.tokens))
+    ):
+        return _NO_EXAMPLE
+    return probe
 
 
 def _no_such_function(cell: Cell, text: str, name: str) -> ProgramError:
@@ -465,5 +537,10 @@ def _nothing_attached(cell: Cell) -> ProgramError:
     if not cell.functions:
         return ProgramError("the cell defines no function, so there is nothing to attach", source=cell.source)
     first = next((f for f in cell.functions if not f.static), cell.functions[0])
-    why = "every function is static" if first.static else "no function is attached to a probe"
-    return cell.error(f"nothing would run: {why}", first.name_at, hint=_how_to_attach(first.name))
+    if first.static:
+        hint = "a probe runs a function that is not static: int f(void *ctx) { ... }, with -a PROBE=f"
+        return cell.error("nothing would run: every function is static", first.name_at, hint=hint)
+    if elsewhere := _runs_elsewhere(first):
+        return cell.error(f"nothing would run: {elsewhere}, and bpfnb attaches none", first.name_at)
+    why = "nothing would run: no function is attached to a probe"
+    return cell.error(why, first.name_at, hint=_how_to_attach(cell, first))

@@ -52,13 +52,14 @@ class Snapshot(Struct, frozen=True):
 class Session(client.Listener):
     """A trace, from attached to stopped. Made by ``bpfnb.trace`` or a ``%%bpf`` cell; used once.
 
-    ``df``          the main output as a DataFrame: its only one, else the first declared; printk when it prints
+    ``df``          the main output as a DataFrame: the first declared that something submits to, else printk
     ``outputs``     every output by name; bpf_trace_printk's is "printk"
     ``maps``        every map by name
     ``probes``      one entry a probe: .requested .attached .kind .note
     ``state``       "running", "stopped" or "failed" (the tracer died; what was collected remains)
     ``lost``        events known lost, over all outputs
-    ``warnings``    the compiler's, as bpfnb.errors.Diagnostic; and a note when another session was replaced
+    ``warnings``    about the cell: functions nothing attaches, the compiler's; and a note when another session was
+                    replaced; as bpfnb.errors.Diagnostic
     ``program``     the parsed cell
     """
 
@@ -186,7 +187,7 @@ class Session(client.Listener):
         output.add_segment(message.layout, fd)
 
     def on_loaded(self, loaded: Loaded) -> None:
-        self.probes, self.warnings = loaded.probes, loaded.warnings
+        self.probes, self.warnings = loaded.probes, (*self.program.warnings, *loaded.warnings)
         self._maps = {info.name: Map(info, _MapAccess(self, info.name)) for info in loaded.maps}
         self._started = time.monotonic()
         self.state = "running"
@@ -218,7 +219,7 @@ class Session(client.Listener):
 
     def _main(self) -> Output:
         declared = [output.name for output in self.program.outputs]
-        for name in ["printk", *declared]:
+        for name in [*declared, "printk"]:
             if name in self._outputs:
                 return self._outputs[name]
         if declared:

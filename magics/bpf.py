@@ -7,6 +7,7 @@ import builtins
 import inspect
 import re
 import time
+from collections.abc import Iterable
 from types import ModuleType
 
 from IPython.core.error import UsageError
@@ -17,7 +18,7 @@ from IPython.display import ProgressBar, display
 
 import bpfnb
 from bpfnb import client
-from bpfnb.errors import BpfnbError, ProgramError, did_you_mean
+from bpfnb.errors import BpfnbError, Diagnostic, ProgramError, did_you_mean
 from bpfnb.program import Program, parse, split_attach
 from bpfnb.session import Session, check_name, start
 from bpfnb.views import html
@@ -109,6 +110,7 @@ class BpfMagics(Magics):
         program = parse(cell, [split_attach(text) for text in args.attach], flags, args.headers)
         if args.dry_run:
             print(_plan(program))
+            _print_warnings(program.warnings)
             return None
         try:
             session = start(program, name=args.name, keep=keep)
@@ -118,10 +120,7 @@ class BpfMagics(Magics):
             raise
         if args.name is not None:
             self.shell.user_ns[args.name] = session
-        for warning in session.warnings:
-            if warning.severity == "warning":
-                place = f", line {warning.line}" if warning.line else ""
-                print(f"warning{place}: {warning.message}")
+        _print_warnings(session.warnings)
         if args.live:
             display(session.live())
         if seconds is not None:
@@ -213,6 +212,13 @@ def _plan(program: Program) -> str:
     lines += [f"output {o.name} ({o.kind}) at line {o.line}" for o in program.outputs]
     lines += [f"map {m.name} ({m.macro}) at line {m.line}" for m in program.maps]
     return "\n".join(lines)
+
+
+def _print_warnings(warnings: Iterable[Diagnostic]) -> None:
+    for warning in warnings:
+        if warning.severity == "warning":
+            place = f", line {warning.line}" if warning.line else ""
+            print(f"warning{place}: {warning.message}")
 
 
 def _trace_for(session: Session, seconds: float) -> None:

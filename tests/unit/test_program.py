@@ -564,17 +564,68 @@ def test_a_static_function_with_a_name_that_attaches() -> None:
     assert probes(attached(used, "a")) == [("kprobe", "vfs_read", "a")]
 
 
+def warned(source: str) -> list[str]:
+    """The warnings about a cell in which something else is attached."""
+    return [d.message for d in parse(SEED_SYNC + "\n" + source).warnings]
+
+
 def test_a_function_nothing_attaches() -> None:
-    """THEN the error names it, stands at it, and shows both ways to attach, and the way not to."""
-    with pytest.raises(ProgramError) as caught:
-        parse(SEED_SYNC + "\nint forgotten(void *ctx) { return 0; }")
-    error = caught.value
-    assert "nothing attaches the function 'forgotten'" in str(error)
-    assert (error.line, error.column) == (2, 5)
-    assert error.hint is not None
-    assert "-a syscall:clone=forgotten" in error.hint
-    assert 'attach={"syscall:clone": "forgotten"}' in error.hint
-    assert "make it static inline if it is a helper" in error.hint
+    """THEN the rest runs, and a warning names it, stands at it, and shows both ways to attach, and the way not to."""
+    program = parse(SEED_SYNC + "\nint forgotten(void *ctx) { return 0; }")
+    assert probes(program) == [("syscall", "sync", "kprobe__sys_sync")]
+    (warning,) = program.warnings
+    assert (warning.line, warning.column, warning.severity) == (2, 5, "warning")
+    assert "nothing attaches the function 'forgotten', so it never runs" in warning.message
+    assert "-a syscall:clone=forgotten" in warning.message
+    assert 'attach={"syscall:clone": "forgotten"}' in warning.message
+    assert "make forgotten static inline if it is a helper" in warning.message
+
+
+@pytest.mark.parametrize(
+    ("source", "probe"),
+    [
+        ("int g(struct pt_regs *ctx) { return 0; }", "syscall:clone"),
+        ("int g() { return 0; }", "syscall:clone"),
+        ("int g(struct bpf_perf_event_data *ctx) { return 0; }", "profile:99"),
+        ("int g(struct bpf_raw_tracepoint_args *ctx) { return 0; }", "rawtracepoint:sched_switch"),
+        ("int g(struct tracepoint__a__b *args) { return 0; }", "tracepoint:a:b"),
+        # Which probe these are for is not sure.
+        ("int g(struct pt_regs *ctx) { return PT_REGS_RC(ctx); }", "PROBE"),
+        ("int g(struct pt_regs *ctx, struct file *f) { return 0; }", "PROBE"),
+        ("struct my_args { u64 pad; }; int g(struct my_args *args) { return 0; }", "PROBE"),
+    ],
+)
+def test_the_advice_on_a_function_nothing_attaches_can_be_followed(source: str, probe: str) -> None:
+    (message,) = warned(source)
+    assert f"-a {probe}=g or" in message
+    if probe != "PROBE":
+        assert not parse(SEED_SYNC + "\n" + source, {probe: "g"}).warnings
+    assert not parse(SEED_SYNC + "\n" + source.replace("int g", "static inline int g")).warnings
+
+
+def test_a_helper_that_is_not_static_is_told_to_be() -> None:
+    (message,) = warned("int twice(int n) { return 2 * n; }")
+    assert message.endswith("it never runs: make twice static inline if it is a helper")
+
+
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [
+        ("BPF_ITER(task) { return 0; }", "iterators run when a file is read"),
+        ("int g(struct xdp_md *ctx) { return XDP_PASS; }", "XDP programs run on network devices"),
+        ("int g(struct __sk_buff *skb) { return 0; }", "programs on packets run on network devices and sockets"),
+    ],
+)
+def test_what_bpfnb_cannot_attach_comes_without_advice(source: str, what: str) -> None:
+    (message,) = warned(source)
+    assert message.endswith(f"it never runs: {what}, and bpfnb attaches none")
+    with pytest.raises(ProgramError, match=f"nothing would run: {what}, and bpfnb attaches none") as caught:
+        parse(source)
+    assert caught.value.hint is None
+
+
+def test_the_targets_of_tail_calls_are_not_attached() -> None:
+    assert warned("BPF_PROG_ARRAY(progs, 4);\nint target(void *ctx) { return 0; }") == []
 
 
 @pytest.mark.parametrize(
@@ -591,8 +642,8 @@ def test_a_function_another_one_uses_is_left_to_clang(more: str) -> None:
 
 
 def test_a_recursive_function_is_not_attached_by_calling_itself() -> None:
-    with pytest.raises(ProgramError, match="nothing attaches the function 'loop'"):
-        parse(SEED_SYNC + "\nint loop(void *ctx) { return loop(ctx); }")
+    (message,) = warned("int loop(void *ctx) { return loop(ctx); }")
+    assert "nothing attaches the function 'loop'" in message
 
 
 def test_only_static_functions() -> None:

@@ -83,6 +83,21 @@ def test_an_empty_session_has_the_columns_and_their_types() -> None:
     assert df.attrs == {"lost": 0, "dropped": 0}
 
 
+def test_the_main_output_is_one_that_is_submitted_to_even_where_an_error_path_prints() -> None:
+    cell = "BPF_PERF_OUTPUT(unused); BPF_PERF_OUTPUT(events); BPF_PERF_OUTPUT(others);\n" + HELLO
+    rows = np.array([(7,), (8,)], [("seq", "<u8")])
+    with FakeTracer() as tracer, bpfnb.trace(cell, name="hello") as session:
+        assert session.df.columns.tolist() == session.outputs["printk"].df.columns.tolist()
+        tracer.printk(session, [("bash", 1, "it failed")])
+        tracer.events(session, "others", rows)
+        tracer.events(session, "events", rows[:1])
+        assert session.df.seq.tolist() == [7]
+        meter = session.meter()
+        meter.update()
+        assert meter.total == 1
+        assert session.outputs["printk"].df.msg.tolist() == ["it failed"]
+
+
 def test_what_is_lost_is_said_everywhere() -> None:
     with FakeTracer() as tracer, bpfnb.trace(HELLO, name="hello") as session:
         tracer.printk(session, [("bash", 1, "x")])
