@@ -32,6 +32,7 @@ __all__ = [
     "Token",
     "arguments",
     "closing",
+    "declared",
     "declares",
     "function_declarator",
     "lex",
@@ -295,6 +296,17 @@ def struct(cell: Cell, name: str) -> tuple[int, list[str]]:
             members = [n for n in walk(body) if n.type == "field_identifier"]
             return cell.place(node.start_byte)[0], [(n.text or b"").decode() for n in members]
     return 0, []
+
+
+def declared(cell: Cell) -> set[str]:
+    """The names the cell gives: to functions, types, enumerators, variables, parameters and members."""
+    names = {f.name for f in cell.functions}
+    for node in walk(parse_c(cell.masked)):
+        for field in ("declarator", "name"):
+            child = node.child_by_field_name(field)
+            if child and child.type in ("identifier", "type_identifier", "field_identifier"):
+                names.add((child.text or b"").decode())
+    return names
 
 
 def _within(at: int, ranges: Iterable[tuple[int, int]]) -> bool:

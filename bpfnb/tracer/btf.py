@@ -28,6 +28,7 @@ __all__ = [
     "FLOAT",
     "FUNC",
     "INT",
+    "KERNELS",
     "OTHER_NAMES",
     "PTR",
     "STRUCT",
@@ -39,6 +40,9 @@ __all__ = [
     "same",
     "schema_of",
 ]
+
+# In front of a kernel's name that a cell has for something of its own (clashes.py).
+KERNELS = "bpfnb_kernel_"
 
 # What a type is (include/uapi/linux/btf.h).
 INT, PTR, ARRAY, STRUCT, UNION, ENUM, FWD, TYPEDEF, VOLATILE, CONST, RESTRICT, FUNC, FUNC_PROTO = range(1, 14)
@@ -336,7 +340,8 @@ class _Flat:
         type_ = self._types.all[type_id]
         # Constants of 32 bits cannot name values of 64: LLVM before 15 cuts them, and 1ULL << 32 would be called 0.
         whole = type_.kind == ENUM64 or (type_.kind == ENUM and type_.ref <= 4)
-        return tuple(self._types.constants(type_id)) if whole else ()
+        constants = self._types.constants(type_id) if whole else ()
+        return tuple((name.removeprefix(KERNELS), value) for name, value in constants)
 
     def _is_char(self, type_id: int) -> bool:
         # Not "signed char", nor "unsigned char": who declares these, or s8 and u8, means numbers and bytes.

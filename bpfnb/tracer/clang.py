@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from bpfnb.cell import Cell, arguments, scan
 from bpfnb.errors import Diagnostic, did_you_mean
+from bpfnb.tracer.btf import KERNELS
 from bpfnb.tracer.edits import Rewritten
 from bpfnb.tracer.submits import WHOLE_POINTER
 
@@ -72,6 +73,7 @@ def _messages(log: str) -> Iterator[_Message]:
             within = int(included[2]) if _CELL.fullmatch(included[1]) else within
         elif head := _HEAD.match(text):
             file, line, column, severity, message = head.groups()
+            message = message.replace(KERNELS, "kernel's ")
             line_within = including.setdefault(file, within)
             yield _Message(file, int(line), int(column), severity, message, lines[at + 1 : at + 4], line_within)
             within = 0

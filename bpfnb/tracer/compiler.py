@@ -37,8 +37,10 @@ from bpfnb.errors import (
 )
 from bpfnb.protocol import Connection
 from bpfnb.schema import Schema
+from bpfnb.tracer import clashes as clashing
 from bpfnb.tracer import failures, headers, lineinfo, recipes, syscalls
 from bpfnb.tracer.btf import STRUCT, Types, schema_of
+from bpfnb.tracer.clashes import Clash
 from bpfnb.tracer.edits import Rewritten
 from bpfnb.tracer.engine import Compiled, Engine, Usdt
 from bpfnb.tracer.lineinfo import Lines
@@ -50,6 +52,7 @@ __all__ = ["CELL_PATH", "Compiler", "LoadWish", "Module", "Table", "UsdtWish"]
 # While a cell is compiled it is a file of this name: LLVM copies the lines from there that the verifier will quote.
 _CELL_FD = 200
 CELL_PATH = f"/proc/self/fd/{_CELL_FD}"
+# So are the headers that differ for this cell, from the next number on.
 
 _MOST_DESCRIPTORS = 250  # descriptors that one message can carry (the kernel's SCM_MAX_FD is 253)
 _MOST_RECIPES = 16
@@ -182,13 +185,25 @@ class Compiler:
         return _module(source, job, built, fds)
 
     def _compile_with_types(self, source: Rewritten, job: _Job) -> tuple[_Built, list[int]]:
-        """The types most programs use are parsed quickly; one that needs another pays for parsing them all."""
-        try:
-            return self._compile(source, job)
-        except CompileError as error:
-            if not job.tree.generated or not headers.lacks_a_type(error.log, job.tree.source):
-                raise
-        return self._compile(source, replace(job, cflags=(*job.cflags, *headers.EVERYTHING)))
+        """The types most programs use are parsed quickly; one that needs another pays for parsing them all, and one
+        with a name of its own that the headers have too for parsing them anew."""
+        first: CompileError | None = None
+        while True:
+            try:
+                built, fds = self._compile(source, job)
+                again = _with_other_headers(job, built.log)  # of macros defined twice clang but warns
+                if again == job:
+                    return replace(built, clashes=job.clashes), fds
+                for fd in fds:
+                    os.close(fd)
+            except CompileError as error:
+                again = _with_other_headers(job, error.log)
+                if again == job and first and not error.line:  # bcc's own text needs what was renamed
+                    raise first from None
+                if again == job:
+                    raise
+                first = first or error
+            job = again
 
     def _compile(self, source: Rewritten, job: _Job) -> tuple[_Built, list[int]]:
         self._connection.send(job)
@@ -201,6 +216,18 @@ class Compiler:
         return answer, fds
 
 
+def _with_other_headers(job: _Job, log: str) -> _Job:
+    """The job with headers that have what clang misses, and not what it says is there twice; the same where neither
+    is so."""
+    if not (job.tree.generated and log):
+        return job
+    clashes = tuple(sorted({*job.clashes, *clashing.find(log, job.cell)}))
+    everything = headers.EVERYTHING
+    if job.cflags[-len(everything) :] != everything and headers.lacks_a_type(log, job.tree.source):
+        job = replace(job, cflags=(*job.cflags, *everything))
+    return replace(job, clashes=clashes)
+
+
 def _module(source: Rewritten, job: _Job, built: _Built, fds: Sequence[int]) -> Module:
     programs = {job.loads[index]: fd for index, fd in zip(built.loaded, fds, strict=False)}
     tables = {
@@ -208,7 +235,7 @@ def _module(source: Rewritten, job: _Job, built: _Built, fds: Sequence[int]) -> 
         for table, fd in zip(built.tables, fds[len(programs) :], strict=True)
     }
     places = dict(zip(job.usdt, built.places, strict=True))
-    warnings = failures.diagnostics(source, built.log)
+    warnings = (*clashing.warnings(source.cell, built.clashes), *failures.diagnostics(source, built.log))
     if job.tree.warning:
         warnings = (Diagnostic(0, 0, "warning", job.tree.warning), *warnings)
     return Module(programs, tables, places, built.carried, warnings)
@@ -220,7 +247,8 @@ _Places = tuple[tuple[str, int], ...]
 
 
 class _Job(Struct, frozen=True):
-    """``tag``: the printk tag in the text, or "". ``kept``: whether a recipe is wanted."""
+    """``tag``: the printk tag in the text, or "". ``kept``: whether a recipe is wanted. ``clashes``: names
+    of the cell's own that the headers must not have."""
 
     text: str
     cell: str
@@ -231,6 +259,7 @@ class _Job(Struct, frozen=True):
     tables: tuple[str, ...]
     tag: str
     kept: bool
+    clashes: tuple[Clash, ...] = ()
 
 
 class _Table(Struct, frozen=True):
@@ -248,6 +277,7 @@ class _Built(Struct, tag=True, frozen=True):
     places: tuple[_Places, ...]
     log: str
     recipe: Recipe | None
+    clashes: tuple[Clash, ...] = ()
 
 
 class _NotCompiled(Struct, tag=True, frozen=True):
@@ -357,7 +387,7 @@ def _do(engine: Engine, job: _Job) -> tuple[_Answer, list[int]]:
         except Exception as error:  # bcc raises nothing more exact
             return _NoUsdt(wish.requested, (str(error).strip().splitlines() or ["not found"])[0]), []
     try:
-        compiled = engine.compile(job.text, job.cflags, usdt, job.tree)
+        compiled = engine.compile(job.text, (*job.cflags, *_other_headers(job)), usdt, job.tree)
     except Exception as error:
         ctypes.CDLL(None).fflush(None)  # bcc writes some of its complaints through C's buffered stdout
         return _NotCompiled(str(error), _text(2)), []
@@ -388,6 +418,20 @@ def _do(engine: Engine, job: _Job) -> tuple[_Answer, list[int]]:
         recipe,
     )
     return built, [*(fd for fd, _ in programs), *handed]
+
+
+def _other_headers(job: _Job) -> list[str]:
+    """Flags for clang to read other texts in place of the headers in which a name clashes; they are put into memory."""
+    flags = []
+    if job.clashes:
+        for number, (file, text) in enumerate(clashing.replacements(Path(job.tree.source), job.clashes).items(), 1):
+            fd = os.memfd_create(f"bpfnb-{file}")
+            with open(fd, "w", closefd=False) as other:
+                other.write(f'#line 1 "include/bpfnb/{file}"\n{text}')
+            os.dup2(fd, _CELL_FD + number)
+            os.close(fd)
+            flags.append(headers.replaced(file, f"/proc/self/fd/{_CELL_FD + number}"))
+    return flags
 
 
 def _refused(compiled: Compiled, load: LoadWish, number: int, btf: bytes, compiling: str) -> _NotLoaded:

@@ -8,6 +8,7 @@ release give wrong struct layouts without a word. BTF is always the running kern
     generate(btf)           the tree for one kernel's BTF, from the cache when it is there
     EVERYTHING              clang flags that bring in all of the kernel's types
     lacks_a_type(log, ...)  whether a failed compilation is worth repeating with EVERYTHING
+    replaced(file, other)   the clang flag that puts another text in the place of a file's (clashes.py)
 
 How bcc finds its way in the tree (its src/cc/frontends/clang/loader.cc and kbuild_helper.cc): it changes to the
 folder BCC_KERNEL_SOURCE, which must hold include/linux/kconfig.h, and compiles with ``-Iinclude -Iinclude/uapi``
@@ -48,10 +49,22 @@ from typing import NamedTuple
 from bpfnb.errors import ProgramError, SetupError
 from bpfnb.tracer.btf import ARRAY, ENUM, ENUM64, FUNC, INT, OTHER_NAMES, PTR, STRUCT, TYPEDEF, UNION, Types
 
-__all__ = ["EVERYTHING", "KERNEL_BTF", "Tree", "choose", "generate", "kernel_source", "lacks_a_type"]
+__all__ = [
+    "EVERYTHING",
+    "GENERATED",
+    "KERNEL_BTF",
+    "Tree",
+    "body",
+    "choose",
+    "generate",
+    "kernel_source",
+    "lacks_a_type",
+    "replaced",
+]
 
 KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 EVERYTHING = ("-include", "bpfnb/all.h")
+GENERATED = ("core.h", "kernel.h", "all.h")  # in bpfnb/: written by libbpf, the other files by hand
 
 _MODULES = Path("/lib/modules")
 _CACHE = Path("/var/cache/bpfnb")
@@ -413,7 +426,7 @@ def _files(btf: bytes, release: str) -> dict[str, str]:
     core, kernel, everything = _dump(btf, (_core(types), _kernel(types), range(1, len(types.all))))
     constants = types.enumerators()
     files = {
-        f"include/{path.relative_to(_HAND_WRITTEN)}": _without(constants, path.read_text())
+        f"include/{path.relative_to(_HAND_WRITTEN)}": _replaceable(_without(constants, path.read_text()))
         for path in _HAND_WRITTEN.rglob("*.h")
     }
     files["include/bpfnb/config.h"] = _guarded("config.h", _config(types))
@@ -440,9 +453,38 @@ def _includes(*names: str) -> str:
     return "".join(f"#include <{name}>\n" for name in names)
 
 
+def _guard(name: str) -> str:
+    return "BPFNB_" + re.sub(r"\W", "_", name).upper()
+
+
 def _guarded(name: str, text: str) -> str:
-    guard = "BPFNB_" + re.sub(r"\W", "_", name).upper()
-    return f"#ifndef {guard}\n#define {guard}\n{text}\n#endif\n"
+    guard = _guard(name)
+    return _replaceable(f"#ifndef {guard}\n#define {guard}\n{text}\n#endif\n")
+
+
+_GUARDED = re.compile(r"(#ifndef (BPFNB_\w+_H)\n#define \2\n)(.*)(#endif\n)\Z", re.S)
+_REPLACEABLE = re.compile(r"#include BPFNB_\w+_H_OTHER\n#else\n(.*)#endif\n#endif\n\Z", re.S)
+
+
+def _replaceable(text: str) -> str:
+    """A file that includes another in its own place where a macro says so."""
+    return _GUARDED.sub(
+        lambda found: (
+            f"{found[1]}#ifdef {found[2]}_OTHER\n#include {found[2]}_OTHER\n#else\n{found[3]}#endif\n{found[4]}"
+        ),
+        text,
+    )
+
+
+def body(text: str) -> str:
+    """What a file of bpfnb/ has between its guards: what another one has to hold in its place."""
+    found = _REPLACEABLE.search(text)
+    return found[1] if found else ""
+
+
+def replaced(file: str, other: str) -> str:
+    """The flag that has clang read ``other`` in place of a file of bpfnb/, "core.h"."""
+    return f'-D{_guard(file)}_OTHER="{other}"'
 
 
 def _without(constants: set[str], text: str) -> str:
