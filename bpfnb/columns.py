@@ -12,9 +12,10 @@ Pure: no tracer, no kernel, no threads.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+from msgspec.structs import replace
 
 from bpfnb import schema
 from bpfnb.schema import Rows
@@ -31,7 +33,6 @@ __all__ = [
     "Batch",
     "Bytes",
     "Growing",
-    "Lists",
     "Named",
     "Number",
     "Strings",
@@ -39,6 +40,7 @@ __all__ = [
     "Time",
     "Wide",
     "growing",
+    "shown",
 ]
 
 PANDAS = tuple(int(n) for n in pd.__version__.split(".")[:2])
@@ -49,6 +51,7 @@ Places = npt.NDArray[np.intp]
 Words = npt.NDArray[np.uint64]  # two-dimensional: a value's 64-bit words one below the other, a column a value
 
 _UTC = pd.DatetimeTZDtype("ns", "UTC")
+_MAX_ELEMENTS = 1024  # of an array that has a column an element
 _REPLACED = "\N{REPLACEMENT CHARACTER}"
 
 # Our categories are known to be distinct; checking it would turn each into a Python string, and keep them all.
@@ -161,10 +164,9 @@ class Runs:
         new._ends.all[: len(new._ends)] -= ends[0]
         return new
 
-    def arrow(self, dtype: pa.DataType, start: int = 0) -> pa.Array:
-        """The runs from ``start`` on as Arrow's large_string or large_binary, over this memory."""
-        ends = self._ends.view(start)
-        return pa.Array.from_buffers(dtype, len(ends) - 1, [None, pa.py_buffer(ends), pa.py_buffer(self._data.view())])
+    def since(self, start: int = 0) -> tuple[Ints, Array]:
+        """The runs from ``start`` on: where the first begins and each ends, and the data."""
+        return self._ends.view(start), self._data.view()
 
 
 # --- the columns --------------------------------------------------------------------------------------------------
@@ -265,13 +267,41 @@ class Time(Number):
         return pd.array(numbers.view("M8[ns]"), copy=False).view(_UTC)
 
 
+class ByteStrings(pd.arrays.ArrowExtensionArray):
+    """ArrowDtype(large_binary), whose isin() knows NULs. pandas hands a list's bytes over as numpy's, which do not tell
+    where they end, and Arrow ends those at their first NUL.
+
+    An array that pandas reads from a file is its own again: give its isin() a Series, isin(pd.Series([...])).
+    """
+
+    def isin(self, values: Any) -> npt.NDArray[np.bool_]:
+        """Which are among the values. Of a list whose values differ in length, NULs at a value's end make no
+        difference, up to the longest's length: numpy does not tell how many there were."""
+        if isinstance(values, np.ndarray) and values.dtype.kind == "S":
+            longest = values.dtype.itemsize
+            forms = [value.ljust(longest, b"\0") for value in values.tolist()]
+            if len(forms) > 1 or longest == 1:  # numpy has b"" as one byte, too
+                forms = [form[:end] for form in forms for end in range(len(form.rstrip(b"\0")), longest + 1)]
+            values = np.array(forms, object)
+        found: npt.NDArray[np.bool_] = super().isin(values)  # type: ignore[misc]
+        return found
+
+
 class Bytes(_Fixed):
-    """Byte strings of one length: ArrowDtype(pa.binary(n)), whose values are ``bytes``."""
+    """Byte strings of one length: ArrowDtype(pa.large_binary()), whose values are ``bytes``.
+
+    Not Arrow's binary(n), though it needs no ``ends``: pandas writes it into files and cannot read it back.
+    """
 
     def __init__(self, column: schema.Column) -> None:
         width = np.dtype(column.dtype).itemsize
         whole = slice(column.offset, column.offset + width)
+        self._ends = Buffer(np.int64)
         super().__init__(lambda rows: rows[:, whole], np.uint8, (width,))
+
+    @property
+    def nbytes(self) -> int:
+        return self._buffer.nbytes + self._ends.nbytes
 
     def values(self) -> Any:
         return self._array(0)
@@ -280,33 +310,13 @@ class Bytes(_Fixed):
         return pd.Categorical(pd.Series(self._array(start)))
 
     def _array(self, start: int) -> Any:
-        data = self._buffer.view(start)
-        return _arrow(pa.Array.from_buffers(pa.binary(data.shape[1]), len(data), [None, pa.py_buffer(data)]))
+        data, made = self._buffer.view(), len(self._ends)
+        self._ends.append(np.arange(made, len(data) + 1) * data.shape[1])
+        return _binary(self._ends.view(start), data)
 
-
-class Lists(_Fixed):
-    """Arrays: ArrowDtype of fixed-size lists, in which ``df.slots[0]`` is a Python list, ``df.slots.list[3]`` the
-    fourth elements of all rows as a column, and ``np.stack(df.slots)`` one numpy array; nested for more dimensions.
-
-    Chosen over an object column of numpy arrays, which would cost 100 bytes a row more, and a new frame all of them.
-    """
-
-    def __init__(self, column: schema.Column) -> None:
-        self._shape = column.shape
-        count, dtype = math.prod(column.shape), np.dtype(column.dtype)
-        whole = slice(column.offset, column.offset + count * dtype.itemsize)
-        truth = dtype.kind == "b"
-        super().__init__(lambda rows: rows[:, whole] != 0 if truth else rows[:, whole].view(dtype), dtype, (count,))
-
-    def values(self) -> Any:
-        cells = pa.array(self._buffer.view().reshape(-1))
-        for size in reversed(self._shape):
-            cells = pa.FixedSizeListArray.from_arrays(cells, size)
-        return _arrow(cells)
-
-    def groups(self, start: int) -> pd.Categorical[Any]:
-        lists = self._buffer.view(start).reshape(-1, *self._shape).tolist()
-        return pd.Categorical(pd.array([str(cell) for cell in lists], text_dtype()))
+    def _take(self, other: Bytes, start: int, stop: int) -> None:
+        super()._take(other, start, stop)
+        self._ends = Buffer(np.int64)
 
 
 class Wide(_Fixed):
@@ -359,9 +369,8 @@ class Strings(Growing):
         return pd.Categorical(pd.Series(self._array(start)))
 
     def _array(self, start: int) -> Any:
-        if self._binary:
-            return _arrow(self._runs.arrow(pa.large_binary(), start))
-        return _string_array(self._runs.arrow(pa.large_string(), start))
+        ends, data = self._runs.since(start)
+        return _binary(ends, data) if self._binary else _strings(ends, data)
 
     def _take(self, other: Strings, start: int, stop: int) -> None:
         self._runs = other._runs.part(start, stop)
@@ -532,7 +541,7 @@ class Category(Growing):
     def _categories(self) -> Any:
         """The dtype, the same object as long as there are no new names."""
         if self._dtype is None or len(self._dtype.categories) < len(self._names):
-            names = _string_array(self._names.arrow(pa.large_string()))
+            names = _strings(*self._names.since())
             self._dtype = _category_dtype(pd.Index(names, copy=False), False)
         return self._dtype
 
@@ -630,8 +639,30 @@ class Text(Category):
 # --- from the schema ----------------------------------------------------------------------------------------------
 
 
+def shown(columns: Iterable[schema.Column]) -> tuple[schema.Column, ...]:
+    """The columns as a DataFrame has them: arrays ("list") as a column an element, of more than 1,024 as bytes.
+
+    A column of lists nothing but pickle gives back as it was: not files, not drop_duplicates(), not describe().
+    """
+    return tuple(itertools.chain.from_iterable(map(_elements, columns)))
+
+
+def _elements(column: schema.Column) -> list[schema.Column]:
+    if column.kind != "list":
+        return [column]
+    size, count = np.dtype(column.dtype).itemsize, math.prod(column.shape)
+    if count > _MAX_ELEMENTS:
+        return [replace(column, kind="bytes", dtype=f"V{count * size}", shape=())]
+    indices = itertools.product(*map(range, column.shape))
+    names = [column.name + "".join(f"[{n}]" for n in index) for index in indices]
+    return [
+        replace(column, name=name, kind="number", offset=column.offset + i * size, shape=())
+        for i, name in enumerate(names)
+    ]
+
+
 def growing(column: schema.Column) -> Growing:
-    """The column that takes what the schema describes."""
+    """The column that takes what the schema describes, of ``shown`` columns."""
     match column.kind:
         case "enum" | "bits" if column.labels or column.kind == "enum":
             return _constants(column)
@@ -643,8 +674,6 @@ def growing(column: schema.Column) -> Growing:
             return Bytes(column)
         case "wide":
             return Wide(column)
-        case "list":
-            return Lists(column)
         case "tail":
             text = np.dtype(column.dtype).kind == "S"
             return Strings(binary=not text, cut=text)
@@ -722,12 +751,17 @@ def text_dtype() -> Any:
     return pd.StringDtype("pyarrow", na_value=np.nan) if PANDAS >= (2, 3) else pd.StringDtype("pyarrow")
 
 
-def _string_array(strings: pa.Array) -> Any:
-    return pd.array(pa.chunked_array([strings]), dtype=text_dtype())
+def _strings(ends: Ints, data: Array) -> Any:
+    return pd.array(pa.chunked_array([_arrow(pa.large_string(), ends, data)]), dtype=text_dtype())
 
 
-def _arrow(values: pa.Array) -> Any:
-    return pd.arrays.ArrowExtensionArray(values)
+def _binary(ends: Ints, data: Array) -> Any:
+    return ByteStrings(_arrow(pa.large_binary(), ends, data))
+
+
+def _arrow(dtype: pa.DataType, ends: Ints, data: Array) -> pa.Array:
+    """Runs of bytes as Arrow's, over this memory: run i is data[ends[i]:ends[i + 1]]."""
+    return pa.Array.from_buffers(dtype, len(ends) - 1, [None, pa.py_buffer(ends), pa.py_buffer(data)])
 
 
 def _offsets(lengths: Array) -> Ints:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bpfnb.columns import PANDAS, Batch, Category, Growing, Named, Number, Strings, Time, growing, text_dtype
+from bpfnb.columns import PANDAS, Batch, Category, Growing, Named, Number, Strings, Time, growing, shown, text_dtype
 from bpfnb.schema import PRINTK, PRINTK_ROW, Rows, Schema
 
 __all__ = ["PrintkTable", "RateMeter", "Table", "rate", "text_dtype"]
@@ -33,9 +33,9 @@ class Table:
         enum           category of str: the constants' names in declared order, then numbers that are no constant's
         text           category of str, cut at the first NUL
         tail           str, cut at the first NUL; or ArrowDtype(large_binary), whose values are bytes
-        bytes          ArrowDtype(binary(n)), whose values are bytes
+        bytes          ArrowDtype(large_binary), whose values are bytes
         wide           object: Python integers
-        list           ArrowDtype of fixed-size lists
+        list           a column an element, "slots[0]" and on; of more than 1,024 elements as "bytes"
 
     When the schema names a clock, ``time`` (datetime64[ns, UTC]) comes first: its nanoseconds plus ``epoch_ns``. It
     stands for the clock itself where that is called "time", or "mono_ns", which is nobody's own. Another column of
@@ -138,7 +138,7 @@ class Table:
         clocks = [column for column in self._schema.columns if column.name == self._schema.time]
         if clocks:
             columns["time"] = Time(clocks[0], self._epoch_ns)
-        for column in self._schema.columns:
+        for column in shown(self._schema.columns):
             if column not in clocks or column.name not in ("time", "mono_ns"):
                 columns[column.name if column.name not in columns else f"{column.name}_"] = growing(column)
         return columns

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bpfnb import stacks
-from bpfnb.columns import Batch, growing, text_dtype
+from bpfnb.columns import Batch, growing, shown, text_dtype
 from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError, near_or_all
 from bpfnb.protocol import MapInfo
 from bpfnb.schema import Column, Rows, Schema
@@ -127,7 +127,7 @@ class Map:
             return self._frame(keys, values)
         key_names, value_names = self._names()
         frame = self._columns(key_names, self._key, keys)
-        for name, column in zip(value_names, self._value.columns, strict=True):
+        for name, column in zip(value_names, shown(self._value.columns), strict=True):
             if column.kind in _NUMBERS:
                 per_cpu = np.asarray(_decoded(column, self._each_cpu(values))).reshape(len(values), self.info.cpus)
                 frame[name] = _REDUCTIONS[how](per_cpu, axis=1)
@@ -339,12 +339,12 @@ class Map:
         return pd.concat([table, rest], axis=1)
 
     def _columns(self, names: list[str], schema: Schema, rows: Rows) -> pd.DataFrame:
-        columns = {name: _decoded(column, rows) for name, column in zip(names, schema.columns, strict=True)}
+        columns = {name: _decoded(column, rows) for name, column in zip(names, shown(schema.columns), strict=True)}
         return pd.DataFrame(columns, index=pd.RangeIndex(len(rows)))
 
     def _names(self) -> tuple[list[str], list[str]]:
         """The names of the key's and the value's columns in a DataFrame: those they share, told apart."""
-        sides = [[column.name for column in side.columns] for side in (self._key, self._value)]
+        sides = [[column.name for column in shown(side.columns)] for side in (self._key, self._value)]
         shared = set(sides[0]) & set(sides[1]) | ({"cpu"} if self._per_cpu else set())
         keys, values = (
             [f"{side}.{name}" if name in shared else name for name in names]
@@ -572,13 +572,22 @@ def _sized(shape: Sequence[int]) -> str:
 
 def _plain(schema: Schema, rows: Rows, make: Callable[..., Any]) -> list[Any]:
     """Rows as Python's own values: of one column just that, else what ``make`` (dict or tuple) makes of them."""
-    columns: list[list[Any]] = [_decoded(column, rows).tolist() for column in schema.columns]
+    columns = [_listed(column, rows) for column in schema.columns]
     if len(columns) == 1:
         return columns[0]
     if make is tuple:
         return list(zip(*columns, strict=True))
     names = [column.name for column in schema.columns]
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _listed(column: Column, rows: Rows) -> list[Any]:
+    """A column's values as Python's; an array is a list."""
+    if column.kind != "list":
+        values: list[Any] = _decoded(column, rows).tolist()
+        return values
+    arrays = column.values(rows).reshape(-1, *column.shape)
+    return list((arrays != 0 if arrays.dtype.kind == "b" else arrays).tolist())
 
 
 def _decoded(column: Column, rows: Rows) -> Any:

@@ -44,7 +44,8 @@ class Column(Struct, frozen=True):
         "text"     dtype "S16": a char array; a category of strings, cut at the first NUL
         "bytes"    dtype "V16": unsigned char arrays, as bytes
         "wide"     dtype "V16": a 128-bit integer, signed if ``signed``; Python integers
-        "list"     dtype a number's, ``shape`` its dimensions: an array too long for a column an element
+        "list"     dtype a number's, ``shape`` its dimensions: a long array of numbers. A DataFrame has a column an
+                   element nevertheless (columns.shown)
         "tail"     what follows the fixed part of a record, up to its end; dtype "S" (strings) or "V" (bytes)
     """
 
