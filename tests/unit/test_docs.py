@@ -1,21 +1,222 @@
-"""What the documents say is still so: links, commands, options, probes, columns, code."""
+"""What the documents say is still so: links, commands, options, probes, columns, code; and every example has a test."""
 
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from examples import DOCUMENTS, EXAMPLES, SHOWN, Example, read, shown
 
 import bpfnb
+from benchmarks.__main__ import GROUPS
 from bpfnb import frames, program
 from magics import bpf as magic
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/architecture.md"]
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
+WRITTEN = [name for name in DOCUMENTS if name != "docs/coverage.md"]  # by people
+
+# Examples that a test runs without taking their text from the document: the file, and the test in it.
+ELSEWHERE = {
+    "./scripts/demo": ("tests/notebooks/test_demo.py", "test_shows_what_it_promises"),
+    "bpfnb.testing.FakeTracer": ("tests/ipython/conftest.py", "tracer"),
+    "scripts/vm run 6.1 -- COMMAND": ("tests/vm/test_kernels.py", "test_the_kernel_is_the_one_wanted"),
+    "sudo -n": ("tests/kernel/test_privileges.py", "test_sudo_without_a_password_is_enough"),
+    "kill -9": ("tests/kernel/test_lifecycle.py", "test_a_killed_notebook_leaves_nothing"),
+}
+# Code that stands in a sentence and is nothing to run, and why.
+DESCRIBED = {
+    "%%bpf [NAME] [-a PROBE=FN ...] [-t DURATION] [--live] [--keep SIZE] [-D X=Y] [--cflags FLAGS]": "options, below",
+    "bpf_ktime_get_ns()": "a helper; the cells with it run",
+    "kernel.perf_event_paranoid": "a setting of the kernel's",
+    # docs/architecture.md
+    "notebook kernel (any user)                        tracer (holds the privileges)": "a picture",
+    "bpfnb/": "a picture; the modules in it are compared below",
+    # docs/benchmarks.md
+    "event(data)": "bcc's",
+    "DataFrame(list)": "pandas'",
+    "bpftrace -f json -e '... printf(...)'": "benchmarks/readers.py has it",
+    "items()": "bcc's",
+    "items_lookup_batch()": "bcc's",
+    "trace_fields()": "bcc's",
+    "BPF(text)": "bcc's",
+    "struct bpf_wq": "the kernel's",
+}
+
+
+def test_every_example_has_a_test() -> None:
+    """A new example in a document or in the help of %%bpf needs one; an entry here or there needs its example."""
+    _import_kernel_examples()
+    listed = SHOWN | set(ELSEWHERE) | set(DESCRIBED)
+    missing = [example for example in EXAMPLES.values() if example.name not in listed and not _is_of_the_house(example)]
+    assert not missing, (
+        "examples that no test runs:\n"
+        + "".join(f"{example.place}: {example.name}\n" for example in missing)
+        + "Add @shown(NAME) to a test that runs EXAMPLES[NAME].text and checks what comes of it: in "
+        "tests/kernel/test_examples.py, or here where it needs no kernel. "
+        "What a test elsewhere runs goes into ELSEWHERE, what is nothing to run into DESCRIBED."
+    )
+    assert listed - set(EXAMPLES) == set(), "stand in no document any more"
+    assert not SHOWN & (set(ELSEWHERE) | set(DESCRIBED))
+
+
+def _is_of_the_house(example: Example) -> bool:
+    """Whether it is a name in a sentence of the architecture's, which are compared with the code."""
+    return example.place.startswith("docs/architecture.md") and not example.block
+
+
+def _import_kernel_examples() -> None:
+    """For what it shows: the kernel lane need not run."""
+    spec = importlib.util.spec_from_file_location("kernel_examples", ROOT / "tests/kernel/test_examples.py")
+    assert spec
+    assert spec.loader
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_the_test_elsewhere_is_there(name: str) -> None:
+    file, test = ELSEWHERE[name]
+    names = [node.name for node in ast.walk(ast.parse((ROOT / file).read_text())) if isinstance(node, ast.FunctionDef)]
+    assert test in names
+
+
+def test_names_in_the_architecture_are_those_of_the_code() -> None:
+    source = "\n".join(path.read_text() for folder in ("bpfnb", "magics") for path in (ROOT / folder).rglob("*.py"))
+    for example in EXAMPLES.values():
+        if _is_of_the_house(example):
+            for word in re.findall(r"[a-zA-Z]{3,}", example.name):
+                assert word in source, f"{example.place}: {word}"
+
+
+MARKDOWN = """
+# Heading
+
+    %load_ext bpfnb
+
+    %%bpf one -a syscall:clone=f
+    int f(void *ctx) { return 0; }
+
+    int g(void) { return 0; }
+
+Text with `a_name`, `df.bpf`, `--flag`, `profile:99`, `uint64`, `/proc/self` and `broken
+over lines`.
+
+```python
+one.df          # a comment
+len(one.df)  # 3, or bpfnb.doctor()
+```
+
+    scripts/test         # everything
+    scripts/check --fix  # some
+
+| `kprobe__f` | `docs/architecture.md` |
+| `x[0]` | `int` |
+"""
+
+
+def test_examples_are_found() -> None:
+    found = [(example.name, example.text, example.place) for example in read("it", MARKDOWN)]
+    cell = "%%bpf one -a syscall:clone=f\nint f(void *ctx) { return 0; }\n\nint g(void) { return 0; }"
+    assert found == [
+        ("%load_ext bpfnb", "%load_ext bpfnb", "it:4"),
+        ("%%bpf one -a syscall:clone=f", cell, "it:6"),
+        ("df.bpf", "df.bpf", "it:11"),
+        ("--flag", "--flag", "it:11"),
+        ("profile:99", "profile:99", "it:11"),
+        ("broken over lines", "broken over lines", "it:11"),
+        ("one.df", "one.df          # a comment\nlen(one.df)  # 3, or bpfnb.doctor()", "it:15"),
+        ("bpfnb.doctor()", "bpfnb.doctor()", "it:15"),
+        ("scripts/test", "scripts/test", "it:19"),
+        ("scripts/check --fix", "scripts/check --fix", "it:20"),
+        ("kprobe__f", "kprobe__f", "it:22"),
+        ("x[0]", "x[0]", "it:23"),
+    ]
+
+
+SCRIPTS = [
+    "",
+    "./scripts/test",
+    "./scripts/lab",
+    "scripts/setup",
+    "scripts/setup --test",
+    "scripts/check --fix",
+    "scripts/test",
+    "scripts/test tests/unit -k program",
+    "scripts/lock",
+    "scripts/lock --upgrade",
+    "scripts/lock --upgrade-package NAME",
+    "scripts/bench",
+    "scripts/bench --quick",
+    "scripts/bench --quick ring gil",
+    "scripts/bench --install --json FILE",
+    "",
+][1:-1]
+MODULES = [
+    "",
+    ".venv/bin/python -m pytest tests/unit",
+    ".venv/bin/python -m benchmarks.headers",
+    ".venv/bin/python -m benchmarks.headers --kernel 6.12 --runs 1",
+    "--kernel 6.12 --runs 7 --only rubyflow",
+    "python -m benchmarks.coverage",
+    "--kernel host",
+    "",
+][1:-1]
+INTERFACE = ["bpfnb.trace", "bpfnb.program.parse"]
+
+
+@shown(*SCRIPTS)
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_scripts_there_are_and_have_these_options(command: str) -> None:
+    """They set this machine up, run all tests, take half an hour: their --help is asked, their syntax looked at."""
+    script, *arguments = EXAMPLES[command].text.split()
+    path = ROOT / script
+    if path.read_text().startswith("#!/usr/bin/env bash"):
+        subprocess.run(["bash", "-n", path], check=True)
+    done = subprocess.run([path, "--help"], stdout=subprocess.PIPE, text=True, check=True)
+    for argument in arguments:
+        assert not argument.startswith("--") or argument in done.stdout
+    if path.name == "bench":
+        assert {word for word in arguments if word.islower() and word.isalpha()} <= set(GROUPS)
+
+
+@shown(*MODULES)
+@pytest.mark.parametrize("command", MODULES)
+def test_modules_there_are_and_have_these_options(command: str) -> None:
+    words = EXAMPLES[command].text.split()
+    if words[0].startswith("--"):  # those of a command named before
+        words = ["python", "-m", "benchmarks.coverage" if "host" in words else "benchmarks.headers", *words]
+    module, arguments = words[words.index("-m") + 1], words[words.index("-m") + 2 :]
+    assert importlib.util.find_spec(module)
+    assert all((ROOT / word).exists() for word in arguments if word.startswith("tests"))
+    if module.startswith("benchmarks"):
+        done = subprocess.run(
+            [sys.executable, "-m", module, "--help"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+        )
+        for argument in arguments:
+            assert not argument.startswith("--") or argument in done.stdout
+            assert argument != "--kernel" or arguments[arguments.index(argument) + 1] in done.stdout
+
+
+@shown(*INTERFACE)
+@pytest.mark.parametrize("name", INTERFACE)
+def test_what_is_only_named_is_there(name: str) -> None:
+    assert callable(eval(EXAMPLES[name].text, {"bpfnb": bpfnb}))
+
+
+def test_the_changelog_says_what_comes() -> None:
+    """One section for what is not released, then one a release, newest first."""
+    heads = re.findall(r"^## (.+)$", CHANGELOG, re.M)
+    assert heads[0] == "Unreleased"
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+ \(\d{4}-\d\d-\d\d\)", head) for head in heads[1:])
+    for paragraph in re.split(r"\n(?=- )", CHANGELOG.partition("## Unreleased")[2])[1:]:
+        assert re.match(r"- \S", paragraph)
 
 
 def table(text: str, head: str) -> list[list[str]]:
@@ -40,14 +241,14 @@ def options() -> set[str]:
     return {text for action in parser._actions for text in action.option_strings} - {"-h", "--help"}
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
+@pytest.mark.parametrize("name", WRITTEN)
 def test_links_lead_somewhere(name: str) -> None:
     path = ROOT / name
     for target in re.findall(r"\]\(([^)#]+)", path.read_text()):
         assert target.startswith("https://") or (path.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
+@pytest.mark.parametrize("name", WRITTEN)
 def test_files_named_exist(name: str) -> None:
     """Paths of this repository that stand in the text as code or as commands."""
     roots = "bpfnb|magics|scripts|tests|notebooks|docs|benchmarks"
@@ -55,7 +256,7 @@ def test_files_named_exist(name: str) -> None:
         assert (ROOT / target).exists(), target
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
+@pytest.mark.parametrize("name", WRITTEN)
 def test_python_parses(name: str) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / name).read_text(), re.M | re.S)
     assert blocks or name != "README.md"
