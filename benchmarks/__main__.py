@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks import delivery, frames, latency, mapdump, printk
+from benchmarks import delivery, frames, latency, mapdump, parts, printk
 from benchmarks.common import CPUS, Group, build_producer, interleave, table
 
 GROUPS: dict[str, Group] = {
     "ring": delivery.RING,
     "perf": delivery.PERF,
+    "first": delivery.FIRST,
+    "parts": parts.PARTS,
     "bpftrace": delivery.BPFTRACE,
     "sustained": delivery.SUSTAINED,
     "gil": delivery.GIL,

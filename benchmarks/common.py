@@ -26,6 +26,7 @@ from typing import Any
 
 __all__ = [
     "CPUS",
+    "LIMIT",
     "PRODUCER",
     "TRACEPOINT",
     "Contender",
@@ -56,6 +57,7 @@ __all__ = [
 HERE = Path(__file__).parent
 TRACEPOINT = "syscalls:sys_enter_getppid"
 PRODUCER = "BPFNB_BENCH_PRODUCER"  # environment: the compiled producer.c, for the contenders
+LIMIT = "BPFNB_BENCH_LIMIT"  # and limit.c, as a library
 CPUS = sorted(os.sched_getaffinity(0))
 _PATIENCE = 300.0  # seconds for one contender
 _NEVER = 1 << 62
@@ -67,12 +69,14 @@ Figures = dict[str, float]
 
 
 def build_producer(folder: Path) -> str:
-    """Compile producer.c for the contenders to come. Returns what will produce, for the report."""
+    """Compile producer.c and limit.c for the contenders to come. Returns what will produce, for the report."""
     compiler = shutil.which("cc")
     if not compiler:
         return "producer.py (no C compiler)"
     subprocess.run([compiler, "-O2", "-o", folder / "producer", HERE / "producer.c"], check=True)
     os.environ[PRODUCER] = str(folder / "producer")
+    subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", folder / "limit.so", HERE / "limit.c"], check=True)
+    os.environ[LIMIT] = str(folder / "limit.so")
     return "producer.c"
 
 

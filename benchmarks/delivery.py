@@ -5,13 +5,27 @@ from __future__ import annotations
 from functools import partial
 
 from benchmarks import readers
-from benchmarks.common import Contender, Group, Row, Runs, at_least, comparison, count, nothing, percent, rate, times
+from benchmarks.common import (
+    Contender,
+    Group,
+    Row,
+    Runs,
+    at_least,
+    comparison,
+    count,
+    nothing,
+    percent,
+    rate,
+    seconds,
+    times,
+)
 
-__all__ = ["BPFTRACE", "GIL", "PERF", "RING", "SUSTAINED"]
+__all__ = ["BPFTRACE", "FIRST", "GIL", "PERF", "RING", "SUSTAINED"]
 
 _PAGES = (64, 1024)  # as bcc's own tools have it, and sixteen times that
 _RATE = 500_000  # events a second where the producer is throttled
 _NO_PROBE = "no probe"
+_LIMIT = "C that only copies"
 
 
 def _events(quick: bool) -> int:
@@ -35,12 +49,25 @@ def _rows(what: str, ours: str, peer: str, faster: float, producer: float, runs:
     ]
 
 
+def _limit_rows(what: str, ours: str, runs: Runs) -> list[Row]:
+    """How near it comes to the least that has to be done, in events per CPU second."""
+    row = partial(comparison, runs, show=rate, ours=ours, peer=_LIMIT, peer_key="per_reader_cpu")
+    return [
+        row(f"{what}, of the limit: drained", "per_reader_cpu"),
+        row(f"{what}, of the limit: to the DataFrame", "per_cpu"),
+    ]
+
+
 # --- BPF_RINGBUF_OUTPUT -------------------------------------------------------------------------------------------
 
 
 def _ring_contenders(quick: bool) -> dict[str, Contender]:
     events = {"count": _events(quick)}
-    contenders = {_NO_PROBE: Contender(readers.no_probe, events, warm=True)}
+    limit = {"cell": readers.ring_cell(readers.LIMIT_PAGES), **events}
+    contenders = {
+        _NO_PROBE: Contender(readers.no_probe, events, warm=True),
+        _LIMIT: Contender(readers.limit, limit, warm=True),
+    }
     for pages in _PAGES:
         cell = {"cell": readers.ring_cell(pages), **events}
         contenders[f"bpfnb ring, {pages} pages"] = Contender(readers.bpfnb_cell, cell, warm=True)
@@ -49,13 +76,11 @@ def _ring_contenders(quick: bool) -> dict[str, Contender]:
 
 
 def _ring_rows(runs: Runs) -> list[Row]:
-    return [
-        row
-        for pages in _PAGES
-        for row in _rows(
-            f"ring, {pages} pages", f"bpfnb ring, {pages} pages", f"bcc ring, {pages} pages", 20, 0.9, runs
-        )
-    ]
+    rows = []
+    for pages in _PAGES:
+        what, ours, peer = f"ring, {pages} pages", f"bpfnb ring, {pages} pages", f"bcc ring, {pages} pages"
+        rows += [*_rows(what, ours, peer, 20, 0.9, runs), *_limit_rows(what, ours, runs)]
+    return rows
 
 
 RING = Group("BPF_RINGBUF_OUTPUT, one producer, flat out", _ring_contenders, _ring_rows)
@@ -69,6 +94,7 @@ def _perf_contenders(quick: bool) -> dict[str, Contender]:
     cell = {"cell": readers.perf_cell(), **events}
     return {
         _NO_PROBE: Contender(readers.no_probe, events, warm=True),
+        _LIMIT: Contender(readers.limit, {"perf": True, **cell}, warm=True),
         "bpfnb perf": Contender(readers.bpfnb_cell, cell, warm=True),
         **{
             f"bcc perf, page_cnt={pages}": Contender(readers.bcc, {"pages": pages, **cell}, warm=True)
@@ -78,10 +104,41 @@ def _perf_contenders(quick: bool) -> dict[str, Contender]:
 
 
 def _perf_rows(runs: Runs) -> list[Row]:
-    return [row for pages in _PAGES for row in _rows("perf", "bpfnb perf", f"bcc perf, page_cnt={pages}", 20, 10, runs)]
+    peers = [f"bcc perf, page_cnt={pages}" for pages in _PAGES]
+    rows = [row for peer in peers for row in _rows("perf", "bpfnb perf", peer, 20, 10, runs)]
+    return [*rows, *_limit_rows("perf", "bpfnb perf", runs)]
 
 
 PERF = Group("BPF_PERF_OUTPUT, one producer, flat out", _perf_contenders, _perf_rows)
+
+
+# --- the first time in a process ----------------------------------------------------------------------------------
+
+
+def _first_contenders(quick: bool) -> dict[str, Contender]:
+    cell = readers.ring_cell(1024)
+    return {
+        f"{name}, {millions} M": Contender(reader, {"cell": cell, "count": millions * 1_000_000})
+        for millions in (3, 20)
+        for name, reader in (("bpfnb", readers.bpfnb_cell), ("bcc ring", readers.bcc))
+    }
+
+
+def _first_rows(runs: Runs) -> list[Row]:
+    rows = []
+    for millions in (3, 20):
+        row = partial(comparison, runs, ours=f"bpfnb, {millions} M", peer=f"bcc ring, {millions} M")
+        what = f"first time in a process, {millions} M events"
+        rows += [
+            row(f"{what}: delivered", "delivered", count),
+            row(f"{what}: events per CPU second, read", "per_reader_cpu", rate),
+            row(f"{what}: events per CPU second, to the DataFrame", "per_cpu", rate),
+            row(f"{what}: processor time for the DataFrame", "frame_cpu", seconds),
+        ]
+    return rows
+
+
+FIRST = Group("BPF_RINGBUF_OUTPUT of 1024 pages, read once in a new process", _first_contenders, _first_rows)
 
 
 # --- bpftrace -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""The readers of 40-byte events: bpfnb, bcc's two buffers with a Python callback, and bpftrace, on the same program.
+"""The readers of 40-byte events, on the same program: bpfnb, bcc's two buffers with a Python callback, bpftrace, and C
+that only copies.
 
 Each reads the events of one producer into a DataFrame. Figures:
 
@@ -16,6 +17,7 @@ import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import tempfile
 import threading
@@ -24,13 +26,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
+import numpy as np
 import pandas as pd
 
 import bpfnb
-from benchmarks.common import TRACEPOINT, Figures, Producer, cpu_of, missing, quiet
+from benchmarks.common import CPUS, LIMIT, TRACEPOINT, Figures, Producer, cpu_of, missing, quiet
 from bpfnb import client
 
-__all__ = ["bcc", "bpfnb_cell", "bpftrace", "no_probe", "perf_cell", "ring_cell"]
+__all__ = ["LIMIT_PAGES", "bcc", "bpfnb_cell", "bpftrace", "limit", "no_probe", "perf_cell", "ring_cell"]
 
 FIELDS = ("ts", "pid", "tid", "cpu", "uid", "comm")
 _PROGRAM = """
@@ -181,6 +184,66 @@ def bcc(cell: str, pages: int = 0, hold: float = 0, keep: bool = True, **produci
         frame = pd.DataFrame(rows, columns=FIELDS)
         delivered = len(frame) if keep else counts["delivered"]
         return figures(made, delivered, counts["lost"], cpu, time.process_time() - before - cpu)
+
+
+class _Copied(ctypes.Structure):
+    """limit.c's struct copied."""
+
+    _fields_ = (("at", ctypes.c_void_p), ("events", ctypes.c_uint64), ("lost", ctypes.c_uint64))
+
+
+def limit(cell: str, count: int, perf: bool = False) -> Figures:
+    """The physical limit: libbpf's own loop over the buffer, and a callback in C that only copies each event.
+
+    The buffers are as large as bpfnb makes them, the memory was written to before, and what there is is read 25 times a
+    second, as bpfnb does: a reader that waits for every single event pays for waking up, not for reading.
+    """
+    if LIMIT not in os.environ:
+        raise RuntimeError(missing("a C compiler"))
+    memory = np.ones((count + 1) * _ROOM, np.uint8)
+    copied = _Copied(at=memory.ctypes.data)
+    with Producer(count=count) as producer, plain_bcc(cell, flags_for(producer)) as b:
+        consume, free = _libbpf(b["events"].map_fd, perf, copied)
+        b.attach_tracepoint(tp=TRACEPOINT, fn_name="produce")
+        before = time.process_time()
+        producer.go()
+        while not producer.done():
+            time.sleep(0.04)
+            consume()
+        consume()
+        cpu = time.process_time() - before
+        made = producer.wait()
+        free()
+    rows = memory[: copied.at - memory.ctypes.data].reshape(copied.events, -1)
+    assert (np.ascontiguousarray(rows[:, 8:12]).view(np.uint32) == producer.pid).all()
+    return figures(made, copied.events, copied.lost, cpu, 0)
+
+
+_ROOM = 48  # bytes an event: perf fills up to 8
+LIMIT_PAGES = 4096  # 16 MiB, as bpfnb's
+# struct perf_event_attr as bpfnb's: each event with its time, a wake-up when half of the buffer is full.
+_ATTRIBUTES = struct.pack("=IIQQQQQIIQQQQIi", 1, 96, 10, 1, 1 << 2 | 1 << 10, 0, 1 << 14 | 1 << 25, *[0] * 7, 1)
+
+
+def _libbpf(map_fd: int, perf: bool, copied: _Copied) -> tuple[Callable[[], int], Callable[[], None]]:
+    """libbpf's reader of a map, reached through libbcc, which brings it along: to read what there is, and to end."""
+    from bpfnb.tracer.engine import Engine
+
+    libbpf, ours, kind = Engine().lib, ctypes.CDLL(os.environ[LIMIT]), "perf" if perf else "ring"
+    new, consume, free = (
+        getattr(libbpf, f"{kind}_buffer__{name}") for name in ("new_raw" if perf else "new", "consume", "free")
+    )
+    new.restype, new.argtypes = ctypes.c_void_p, None
+    consume.argtypes = free.argtypes = [ctypes.c_void_p]
+    if perf:
+        attributes = ctypes.create_string_buffer(_ATTRIBUTES)
+        pages = ctypes.c_size_t(LIMIT_PAGES // len(CPUS))
+        reader = new(map_fd, pages, attributes, ours.copy_sample, ctypes.byref(copied), None)
+    else:
+        reader = new(map_fd, ours.copy_record, ctypes.byref(copied), None)
+    if not reader:
+        raise RuntimeError(f"libbpf: {os.strerror(ctypes.get_errno())}")
+    return lambda: consume(reader), lambda: free(reader)
 
 
 def bpftrace(pages: int, **producing: Any) -> Figures:
