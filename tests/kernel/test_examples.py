@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import pytest
 from examples import EXAMPLES, ROOT, shown
@@ -171,11 +172,14 @@ enum kind {{ RED = 1, GREEN }};
 struct addr {{ union {{ u32 v4; u8 bytes[4]; }}; u16 port; }};
 struct event {{
     void *pointer; s16 small; bool flag; u32 low:3; bool high:1; enum kind kind; struct addr addr;
-    {char_name}; {u8_mac}; {u64_slots}; {u32_m}; u8 many[65]; __int128 big;
+    {char_name}; {u8_mac}; {u64_slots}; {u32_m}; __int128 big;
     {text};
 }};
 struct blob {{ u32 n; {data}; }};
+struct large {{ u32 many[1025]; }};
+BPF_ARRAY(scratch, struct large, 1);
 BPF_RINGBUF_OUTPUT(events, 8);
+BPF_RINGBUF_OUTPUT(larges, 8);
 BPF_RINGBUF_OUTPUT(blobs, 8);
 
 int f(void *ctx) {{
@@ -185,7 +189,7 @@ int f(void *ctx) {{
     e->pointer = (void *)0x1234; e->small = -2; e->flag = 1; e->low = 5; e->high = 1; e->kind = GREEN;
     e->addr.v4 = 0x0100007f; e->addr.port = 80;
     e->name[0] = 'a'; e->name[2] = 'b';
-    e->mac[5] = 7; e->slots[3] = 9; e->m[1][1] = 11; e->many[64] = 3; e->big = -1;
+    e->mac[5] = 7; e->slots[99] = 9; e->m[1][1] = 11; e->big = -1;
     e->text[0] = 'h'; e->text[1] = 'i';
     events.ringbuf_submit(e, 0);
     struct blob *b = blobs.ringbuf_reserve(sizeof(*b) + 4);
@@ -193,19 +197,23 @@ int f(void *ctx) {{
     b->n = 1;
     b->data[0] = 1; b->data[1] = 0; b->data[2] = 2; b->data[3] = 3;
     blobs.ringbuf_submit(b, 0);
+    struct large *large = scratch.lookup(&(int){{0}});
+    if (!large) return 0;
+    large->many[1024] = 3;
+    larges.ringbuf_output(large, sizeof(*large), 0);
     return 0;
 }}
 """
 
 
-@shown("char name[16]", "u8 mac[6]", "u64 slots[4]", "u32 m[2][2]", "char text[]", "u8 data[]")
-@shown('outputs["events"].raw("name")', "addr.v4", "slots[0]", "m[1][1]")
+@shown("char name[16]", "u8 mac[6]", "u64 slots[100]", "u32 m[2][2]", "char text[]", "u8 data[]")
+@shown('outputs["events"].raw("name")', "addr.v4", "slots[0]", "m[1][1]", 'df.filter(like="slots[").to_numpy()')
 def test_what_becomes_of_each_type(shell: Shell) -> None:
     """The table of C and columns: a struct of its own members."""
     members = {
         "char_name": text("char name[16]"),
         "u8_mac": text("u8 mac[6]"),
-        "u64_slots": text("u64 slots[4]"),
+        "u64_slots": text("u64 slots[100]"),
         "u32_m": text("u32 m[2][2]"),
         "text": text("char text[]"),
         "data": text("u8 data[]"),
@@ -215,15 +223,38 @@ def test_what_becomes_of_each_type(shell: Shell) -> None:
     assert (row["pointer"], row["small"], row["flag"], row["low"], row["high"]) == (0x1234, -2, True, 5, True)
     assert (row["kind"], row["name"], row["mac"]) == ("GREEN", "a", b"\0\0\0\0\0\7")
     assert row[text("addr.v4")] == 0x0100007F
-    assert [row[f"slots[{i}]"] for i in range(4)] == [0, 0, 0, 9]
+    assert [row[f"slots[{i}]"] for i in range(100)] == [0] * 99 + [9]
     assert (row[text("slots[0]")], row[text("m[1][1]")]) == (0, 11)
-    assert list(row["many"]) == [0] * 64 + [3]
+    assert np.frombuffer(outputs["larges"].df.many[0], "u4").tolist() == [0] * 1024 + [3]
     assert (row["big"], row["text"]) == (-1, "hi")
-    shell.inner.user_ns["outputs"] = outputs
+    shell.inner.user_ns.update(outputs=outputs, df=outputs["events"].df)
+    array: Any = shell.run(text('df.filter(like="slots[").to_numpy()'))
+    assert (array.dtype, array.tolist()) == (np.uint64, [[0] * 99 + [9]])
     raw: Any = shell.run(text('outputs["events"].raw("name")'))
     assert raw.tolist() == [b"a\0b" + bytes(13)]
     (row,) = outputs["blobs"].df.to_dict("records")
     assert (row["n"], row["data"]) == (1, b"\1\0\2\3")
+
+
+@shown('df.astype({"addr": str})', 'back["addr"].map(int)')
+def test_integers_of_128_bits_through_a_file(shell: Shell, tmp_path: Path) -> None:
+    cell = """
+struct event { unsigned __int128 addr; };
+BPF_PERF_OUTPUT(events);
+int f(void *ctx) {
+    struct event e = {.addr = bpf_get_current_pid_tgid() >> 32};
+    e.addr = e.addr << 96 | 1;
+    return events.perf_submit(ctx, &e, sizeof(e));
+}
+"""
+    df = submit(shell, cell)["events"].df
+    assert df.addr.tolist() == [(os.getpid() << 96) + 1]
+    shell.inner.user_ns["df"] = df
+    written: Any = shell.run(text('df.astype({"addr": str})'))
+    written.to_parquet(tmp_path / "events.parquet")
+    shell.inner.user_ns["back"] = pd.read_parquet(tmp_path / "events.parquet")
+    back: Any = shell.run(text('back["addr"].map(int)'))
+    assert back.tolist() == df.addr.tolist()
 
 
 def submit(shell: Shell, cell: str) -> Any:
@@ -426,6 +457,16 @@ def test_the_options_of_a_cell(shell: Shell, capsys: pytest.CaptureFixture[str])
     assert (again.state, list(bpfnb.sessions())) == ("stopped", ["NAME"])
 
 
+@shown("-D PID={pid}", "{x}", "$x")
+def test_values_of_the_notebook(shell: Shell) -> None:
+    shell.inner.user_ns.update(pid=os.getpid(), x=3)
+    for x in ("{x}", "$x"):
+        made: Any = shell.run(f"%%bpf NAME -a syscall:getpgid=FN {text('-D PID={pid}')} -D X={text(x)}\n{CELL}")
+        _libc.getpgid(0)
+        made.stop()
+        assert made.df.pid.tolist() == [os.getpid()] * 3
+
+
 @shown("-t 10s", "10s", "500ms", "2m")
 def test_for_so_long(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     """Interrupted, which is no error; another waits to its end. tests/unit/test_options.py knows all units."""
@@ -439,7 +480,7 @@ def test_for_so_long(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @shown("%bpf list", "%bpf show NAME", "%bpf stop NAME", "%bpf stop --all", "%bpf probes PATTERN", "*clone*")
-@shown("%bpf doctor", "%bpf probes")
+@shown("%bpf doctor", "%bpf probes", "%bpf help")
 def test_the_commands(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     def said(name: str, **placeholders: str) -> str:
         command = text(name)
@@ -459,6 +500,8 @@ def test_the_commands(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     probes = said("%bpf probes PATTERN", PATTERN=text("*clone*")).splitlines()
     assert {"syscall:clone", "tracepoint:syscalls:sys_enter_clone"} <= set(probes)
     assert all("clone" in probe for probe in probes if not probe.startswith("..."))
+    options = set(re.findall(r"--[a-z-]+", said("%bpf help")))
+    assert options >= {name for row in table("option") for name in re.findall(r"--[a-z-]+", row[0])}
     assert said("%bpf doctor").startswith("Tracing works.\n")
 
 
@@ -556,7 +599,6 @@ PROBES = {
     "kprobe:__x64_sys_clone": Case(forks, 3, 3),
     "syscall__clone": Case(forks, 3, 3),
     "kprobe:vfs_read": Case(reads, 20, 20, NO_KPROBES),
-    "kprobe:vfs_read+0x10": Case(reads, 20, 20, NO_KPROBES),
     "kretprobe:vfs_read": Case(reads, 20, 20, NO_KPROBES),
     "fentry:vfs_read": Case(reads, 20, 20, NO_FENTRY),
     "fexit:vfs_read": Case(reads, 20, 20, NO_FENTRY),
@@ -602,6 +644,19 @@ def check(shell: Shell, probe: str, case: Case, cell: str = COUNTER) -> None:
     rows = probed.df[probed.df.pid == pid]
     assert case.least <= len(rows) <= case.most
     assert set(rows.msg) == {"hit"}
+
+
+@pytest.mark.portable
+@shown("kprobe:vfs_read+OFFSET")
+def test_a_probe_within_a_function(shell: Shell) -> None:
+    """Past the function's first instruction: endbr64, or the five bytes where its tracing is switched on."""
+    for offset in ("0x5", "0x4"):
+        try:
+            check(shell, text("kprobe:vfs_read+OFFSET").replace("OFFSET", offset), Case(reads, 20, 20, NO_KPROBES))
+            return
+        except bpfnb.AttachError:
+            continue
+    pytest.fail("no instruction begins at either")
 
 
 HIT = '{ bpf_trace_printk("hit\\n"); return 0; }'
