@@ -39,6 +39,7 @@ __all__ = [
     "UnsupportedError",
     "VerifierError",
     "did_you_mean",
+    "near_names",
     "near_or_all",
 ]
 
@@ -274,15 +275,20 @@ def _picture(source: str | None, group: Sequence[Diagnostic]) -> list[str]:
 _AS_GOOD = 0.05  # how much less alike than the best name another may be
 
 
-def did_you_mean(word: str, names: Iterable[str], least: float = 0.6) -> str:
-    """``did you mean openat or openat2?``: the names that look most like a mistyped one, at most three; else ""."""
+def near_names(word: str, names: Iterable[str], least: float = 0.6) -> list[str]:
+    """The names that look most like a mistyped one, at most three."""
     known = {name.lower(): name for name in sorted(names, reverse=True) if name != word}
     matcher = difflib.SequenceMatcher(b=word.lower())
     alike: dict[str, float] = {}
     for lower in difflib.get_close_matches(word.lower(), known, n=3, cutoff=least):
         matcher.set_seq1(lower)
         alike[known[lower]] = matcher.ratio()
-    near = [name for name, ratio in alike.items() if ratio >= max(alike.values()) - _AS_GOOD]
+    return [name for name, ratio in alike.items() if ratio >= max(alike.values()) - _AS_GOOD]
+
+
+def did_you_mean(word: str, names: Iterable[str], least: float = 0.6) -> str:
+    """``did you mean openat or openat2?``: the names that look most like a mistyped one, at most three; else ""."""
+    near = near_names(word, names, least)
     return f"did you mean {' or '.join(near)}?" if near else ""
 
 

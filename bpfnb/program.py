@@ -20,7 +20,9 @@ from bpfnb.cell import Body, Cell, Function, MapDecl, Output, scan
 from bpfnb.errors import Diagnostic, ProgramError, did_you_mean
 
 __all__ = [
+    "ENTRIES",
     "EVENTS",
+    "RAW",
     "Function",
     "MapDecl",
     "Output",
@@ -98,6 +100,10 @@ def parse(
 _NO_CHARACTER = re.compile("[\0\ud800-\udfff]")
 
 
+# What to do where Python has read the C's backslashes.
+RAW = 'in a Python program the C has to stand in a raw string, r"""...""": else \\n ends the line and \\0 is a NUL'
+
+
 def _text(source: str) -> str:
     """The text with the line ends C has; ProgramError for what is no text."""
     if not isinstance(source, str):
@@ -105,7 +111,7 @@ def _text(source: str) -> str:
     source = re.sub(r"\r\n?", "\n", source)
     if found := _NO_CHARACTER.search(source):
         what = "a NUL character" if found[0] == "\0" else f"half a character, {found[0]!r}"
-        raise Cell(source).error(f"the cell contains {what}", found.start())
+        raise Cell(source).error(f"the cell contains {what}", found.start(), hint=RAW if found[0] == "\0" else None)
     return source
 
 
@@ -190,6 +196,23 @@ EVENTS: dict[str, dict[str, tuple[str, ...]]] = {
 # Entry functions of syscalls, old (sys_, SyS_) and new. Compat entries (__ia32_compat_sys_) are other functions, called
 # by other programs: a wish for one of those stays a kprobe.
 _SYSCALL_ENTRY = re.compile(r"(?:sys_|SyS_|__x64_sys_|__arm64_sys_|__riscv_sys_|__s390x_sys_|__s390_sys_)([a-z0-9_]+)")
+# System calls whose entry function, and so their tracepoint, is called otherwise than the call: by the kernel's tables
+# (arch/x86/entry/syscalls/syscall_64.tbl, scripts/syscall.tbl: "4 common stat sys_newstat"), or by the C library and
+# its manual, which leave out the number of the version in use.
+ENTRIES = {
+    "stat": "newstat",
+    "fstat": "newfstat",
+    "lstat": "newlstat",
+    "fstatat": "newfstatat",
+    "uname": "newuname",
+    "umount2": "umount",
+    "sendfile": "sendfile64",
+    "pread": "pread64",
+    "pwrite": "pwrite64",
+    "prlimit": "prlimit64",
+    "pselect": "pselect6",
+    **{f"sig{name}": f"rt_sig{name}" for name in ("action", "pending", "procmask", "return", "suspend", "timedwait")},
+}
 _SYMBOL = re.compile(r"[A-Za-z_][\w.$]*", re.ASCII)
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _OFFSET = re.compile(r"\+(0[xX][0-9a-fA-F]+|[0-9]+)$")
@@ -209,7 +232,8 @@ def parse_probe(text: str) -> tuple[str, str]:
     """``t:sched:sched_switch`` -> (``tracepoint``, ``sched:sched_switch``): the kind in full, and what follows it.
 
     The target is normalised where one thing has several names: a kprobe on a syscall's entry function is the portable
-    ("syscall", "clone"), "profile:hz:99" is ("profile", "99"), "s:faults" is ("software", "page-faults").
+    ("syscall", "clone"), "syscall:stat" is ("syscall", "newstat"), "profile:hz:99" is ("profile", "99"), "s:faults" is
+    ("software", "page-faults").
     Raises ProgramError for what cannot be a probe on any kernel.
     """
     text = text.strip()
@@ -261,7 +285,7 @@ def _kernel_function(kind: str, target: str, text: str) -> tuple[str, str]:
     target = name + offset
     entry = _SYSCALL_ENTRY.fullmatch(target)
     if entry and kind in ("kprobe", "kretprobe"):
-        return ("syscall" if kind == "kprobe" else "sysret"), entry[1]
+        return ("syscall" if kind == "kprobe" else "sysret"), ENTRIES.get(entry[1], entry[1])
     return kind, target
 
 
@@ -270,7 +294,7 @@ def _syscall(kind: str, target: str, text: str) -> tuple[str, str]:
     name = entry[1] if entry else target
     if not re.fullmatch(r"[a-z_][a-z0-9_]*", name):
         raise _malformed(kind, text)
-    return kind, name
+    return kind, ENTRIES.get(name, name)
 
 
 def _words(count: int) -> _TargetParser:

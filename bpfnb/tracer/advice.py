@@ -10,12 +10,13 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from bpfnb.cell import Body, Cell, Token, declares, struct
-from bpfnb.errors import Diagnostic, SetupError, did_you_mean
+from bpfnb.cell import Body, Cell, Token, arguments, declares, struct
+from bpfnb.errors import Diagnostic, SetupError, did_you_mean, near_names
+from bpfnb.program import RAW
 from bpfnb.tracer import headers, tracefs
 from bpfnb.tracer.btf import STRUCT, UNION, Types
 
-__all__ = ["hint", "misspelt_macro"]
+__all__ = ["BYTE_BY_BYTE", "hint", "method_instead", "misspelt_macro", "taken_for_a_program"]
 
 _MOST = 24  # names listed, where none is near
 
@@ -40,6 +41,18 @@ def misspelt_macro(cell: Cell, found: Iterable[Diagnostic]) -> Diagnostic | None
             near = did_you_mean(token.text, _SHAPES, 0.8)
             if near and token.text not in cell.macros and not declares(token.text):
                 return Diagnostic(line, column, "error", f"there is no macro {token.text}; {near}")
+    return None
+
+
+def taken_for_a_program(cell: Cell, d: Diagnostic) -> Diagnostic | None:
+    """The helper function that a message is really about: bcc makes registers of the parameters of all functions that
+    are not static, and clang sees what bcc wrote."""
+    if not re.match(r"member reference type '.*'\)? is not a pointer", d.message):
+        return None
+    for f in cell.functions:
+        used = any(cell.mentions(g.tokens, f.name) for g in cell.functions if g is not f)
+        if not f.static and used and len(f.parameters) > 1 and "*" not in f.parameters[0]:
+            return Diagnostic(*cell.place(f.name_at), "error", f"{f.name} is not static: bcc takes it for a program")
     return None
 
 
@@ -151,16 +164,61 @@ _CALLS = {
 _REGISTERS = [*(f"PT_REGS_PARM{n}" for n in range(1, 7)), "PT_REGS_RC", "PT_REGS_IP", "PT_REGS_SP", "PT_REGS_FP"]
 # What people call who know libbpf, the kernel, or the C library.
 _PRINT = 'bpf_trace_printk("pid %d\\n", pid) prints'
-_COMPARE = "a BPF program has no C library: compare byte by byte, in a loop of a fixed number of rounds"
+# Without branches: following those of a loop that ends early, the verifier gives up on texts of fifteen characters.
+BYTE_BY_BYTE = (
+    'char want[] = "bash", other = 0; for (int i = 0; i < sizeof(want); i++) other |= comm[i] ^ want[i]; '
+    "if (other) return 0;"
+)
+_COMPARE = f"a BPF program has no C library: compare byte by byte, {BYTE_BY_BYTE}"
+_SEARCH = "a BPF program has no C library: go byte by byte, in a loop of a fixed number of rounds"
+_LENGTH = "a BPF program has no C library: bpf_probe_read_kernel_str() and bpf_probe_read_user_str() return the length"
 _OTHER_FUNCTIONS = {
     **dict.fromkeys(("printf", "printk", "bpf_printk", "puts", "fprintf"), _PRINT),
-    **dict.fromkeys(("strcmp", "strncmp", "memcmp", "strstr", "strlen"), _COMPARE),
+    **dict.fromkeys(("strcmp", "strncmp", "memcmp", "bcmp"), _COMPARE),
+    **dict.fromkeys(("strstr", "strchr", "strcasecmp"), _SEARCH),
+    **dict.fromkeys(("strlen", "strnlen"), _LENGTH),
     **{name: f"of a size that is a constant: __builtin_{name}()" for name in ("memcpy", "memset", "memmove")},
     **dict.fromkeys(("malloc", "free", "calloc"), "a BPF program has no heap: keep large data in a map"),
 }
 
 
+# Helpers that libbpf's programs give the address of a map, and the methods that bcc's maps and outputs have instead.
+_HELPER_METHODS = {
+    "bpf_map_lookup_elem": "lookup(&key)",
+    "bpf_map_update_elem": "update(&key, &value)",
+    "bpf_map_delete_elem": "delete(&key)",
+    "bpf_map_push_elem": "push(&value, 0)",
+    "bpf_map_pop_elem": "pop(&value)",
+    "bpf_map_peek_elem": "peek(&value)",
+    "bpf_perf_event_output": "perf_submit(ctx, &data, sizeof(data))",
+    "bpf_ringbuf_output": "ringbuf_output(&data, sizeof(data), 0)",
+    "bpf_ringbuf_reserve": "ringbuf_reserve(sizeof(struct data_t))",
+    "bpf_get_stackid": "get_stackid(ctx, 0)",
+    "bpf_tail_call": "call(ctx, index)",
+    "bpf_perf_event_read": "perf_read(index)",
+}
+
+
+def method_instead(cell: Cell, line: int | None) -> str:
+    """The method to call where a line gives a helper a map, as libbpf's programs do; "" where none does. ``line``: None
+    looks at all lines."""
+    tables = {m.name for m in cell.maps} | {output.name for output in cell.outputs}
+    for i, token in enumerate(cell.tokens[:-1]):
+        if token.text in _HELPER_METHODS and line in (None, cell.place(token.start)[0]):
+            words = [word.text for argument in arguments(cell.tokens, i + 1) for word in argument]
+            if table := next((word for word in words if word in tables), ""):
+                return f"{table}.{_HELPER_METHODS[token.text]}"
+    return ""
+
+
+def _libbpf(found: re.Match[str], place: _Place) -> str:
+    method = method_instead(place.cell, place.d.line)
+    return f"write {method}" if method else ""
+
+
 def _function(found: re.Match[str], place: _Place) -> str:
+    if found[1] in _HELPER_METHODS:
+        return _libbpf(found, place)
     known = [*_helpers(), *_REGISTERS, *(f.name for f in place.cell.functions), *place.cell.macros]
     return _OTHER_FUNCTIONS.get(found[1]) or did_you_mean(found[1], known)
 
@@ -174,7 +232,24 @@ def _method(found: re.Match[str], place: _Place) -> str:
 
 
 def _field(found: re.Match[str], place: _Place) -> str:
-    return "" if _guessed(found) else _near(found[3], _fields(f"{found[1]}/{found[2]}"))
+    """A field that is not there: how the one meant is read, or near names, or all there are."""
+    if _guessed(found):
+        return ""
+    wanted, event = found["field"], found["event"].replace(":", "/")
+    dynamic = tracefs.dynamic_fields(event)
+    plain = [field for field in _fields(event) if field not in dynamic]
+    near = [wanted] if wanted in dynamic else near_names(wanted, [*plain, *dynamic])
+    if any(name in dynamic for name in near):
+        meant = "" if near == [wanted] else f"did you mean {' or '.join(near)}? "
+        return meant + " ".join(_read_dynamic(name, dynamic[name]) for name in near if name in dynamic)
+    more = f"{', '.join(dynamic)} by TP_DATA_LOC_READ_STR(text, FIELD, sizeof(text))" if dynamic and not near else ""
+    return "; and ".join(filter(None, [_near(wanted, plain), more]))
+
+
+def _read_dynamic(field: str, kind: str) -> str:
+    if kind == "char":
+        return f"{field} is text of changing length: char text[64]; TP_DATA_LOC_READ_STR(text, {field}, sizeof(text));"
+    return f"{field} is an array of changing length: {kind} all[4]; TP_DATA_LOC_READ_CONST(all, {field}, sizeof(all));"
 
 
 def _member(found: re.Match[str], place: _Place) -> str:
@@ -191,7 +266,7 @@ def _identifier(found: re.Match[str], place: _Place) -> str:
     if name == "args" and function:
         return "args is what TRACEPOINT_PROBE(CATEGORY, EVENT) { ... } hands over: begin the function with that"
     if name == "noinline":
-        return "write noinline alone: the kernel's headers make an attribute of it"
+        return "remove the attribute: bcc puts functions into those that call them"
     words = {t.text for t in place.cell.tokens if t.kind == "word"} - {name}
     return "" if _guessed(found) else did_you_mean(name, {*words, "NULL", "true", "false"}, 0.8)
 
@@ -222,6 +297,13 @@ def _subscript(found: re.Match[str], place: _Place) -> str:
     return f"a map is read with {before}.lookup(&key)" if place.macro_of(before) else ""
 
 
+def _unended(found: re.Match[str], place: _Place) -> str:
+    """A string that begins on this line and ends on the next: Python has made a new line of its \\n."""
+    quote, lines = found[1], place.cell.source.split("\n")
+    following = lines[place.d.line] if place.d.line < len(lines) else ""
+    return RAW if re.sub(r"\\.", "", following).count(quote) % 2 else ""
+
+
 def _directive(found: re.Match[str], place: _Place) -> str:
     word = re.match(r"\s*#\s*(\w*)", place.text)
     known = ("define", "include", "ifdef", "ifndef", "endif", "elif", "else", "undef", "pragma")
@@ -249,7 +331,8 @@ _Answer = str | Callable[[re.Match[str], _Place], str]
 _RULES: list[tuple[str, _Answer]] = [
     (r"there is no function (\w+)", _function),
     (r"^(\w+) has no method (\w+)", _method),
-    (r"^the tracepoint (\w+):(\w+) has no field (\w+)", _field),
+    (r"^the tracepoint (?P<event>\w+:\w+) has no field (?P<field>\w+)", _field),
+    (r"^args has no member (?P<field>\w+): in (?P<event>\w+:\w+)", _field),
     (r"no member named '(\w+)' in '(?:struct |union )?(\w+)'", _member),
     (r"use of undeclared identifier '(\w+)'", _identifier),
     (
@@ -257,9 +340,11 @@ _RULES: list[tuple[str, _Answer]] = [
         "this is Python: a cell is the C alone, bcc's BPF(text=...)",
     ),
     (r"incomplete (?:definition of )?(?:result )?type '(?:const )?struct (\w+)'", _struct),
+    (r"passing 'map \w+' to parameter of incompatible type", _libbpf),
     (r"too (few|many) arguments to function call", _call),
     (_LIBRARY, "a BPF program has no C library: remove this line"),
     (r"'bpf/[\w.]+' file not found", "this header is libbpf's: remove the line, bcc has all that already"),
+    (r"^missing terminating '?(['\"])'? character", _unended),
     (r"<U\+201[89CDEF]>", 'write straight quotes: "'),
     (r"must be a string literal", 'write it in the call itself: bpf_trace_printk("pid %d\\n", pid)'),
     (r"must be given a pointer", "hand over its address: &"),

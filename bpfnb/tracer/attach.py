@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import platform
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext, suppress
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from bpfnb.errors import AttachError, SetupError, UnsupportedError, did_you_mean
-from bpfnb.program import EVENTS, Probe
+from bpfnb.program import ENTRIES, EVENTS, Probe
 from bpfnb.protocol import ProbeInfo
 from bpfnb.tracer import features, headers, privileges, tracefs
 from bpfnb.tracer.btf import FUNC, Types
@@ -126,7 +127,8 @@ def _syscall(target: Target, probe: Probe) -> Link:
 
 
 def _require_syscall(probe: Probe) -> None:
-    if has_kprobes():
+    # Tracepoints are only those of the table of 64-bit calls.
+    if has_kprobes() and not (probe.target in _LIBRARY_CALLS and _has_tracepoint("syscalls")):
         _syscall_function(probe)
     elif not _has_tracepoint(f"syscalls/sys_enter_{probe.target}"):
         raise _no_syscall(probe)
@@ -140,7 +142,29 @@ def _syscall_function(probe: Probe) -> str:
     raise _no_syscall(probe)
 
 
+# Functions of glibc's that people know as system calls, and the call each makes. Kernels have entry functions for some
+# of these, for 32-bit programs of old.
+_LIBRARY_CALLS = {
+    "recv": "recvfrom",
+    "send": "sendto",
+    "wait": "wait4",
+    "wait3": "wait4",
+    "waitpid": "wait4",
+    "readdir": "getdents64",
+    "sleep": "clock_nanosleep",
+    "usleep": "clock_nanosleep",
+    "signal": "rt_sigaction",
+    "sigwait": "rt_sigtimedwait",
+    "sigqueue": "rt_sigqueueinfo",
+    "nice": "setpriority",
+    "posix_fadvise": "fadvise64",
+}
+
+
 def _no_syscall(probe: Probe) -> AttachError:
+    if made := _LIBRARY_CALLS.get(probe.target):
+        why = f"this kernel has no syscall {probe.target}: glibc's {probe.target}() makes {made}"
+        return _refused(probe, why, hint=f"did you mean {probe.kind}:{made}?")
     known = [d.name[len("sys_enter_") :] for d in (tracefs.root() / "events/syscalls").glob("sys_enter_*")]
     near = _near(probe.target, known, f"{probe.kind}:")
     return _refused(probe, f"this kernel has no syscall {probe.target}", hint=near)
@@ -279,7 +303,10 @@ def _lsm(target: Target, probe: Probe) -> Link:
 
 def _require_tracepoint(probe: Probe) -> None:
     if not _has_tracepoint(probe.target.replace(":", "/")):
-        near = _near(probe.target, tracefs.tracepoints(), "tracepoint:")
+        call = re.fullmatch(r"(syscalls:sys_(?:enter|exit)_)(\w+)", probe.target)
+        entry = ENTRIES.get(call[2]) if call else None
+        near = f"did you mean tracepoint:{call[1]}{entry}?" if call and entry else None
+        near = near or _near(probe.target, tracefs.tracepoints(), "tracepoint:")
         raise _refused(probe, f"this kernel has no tracepoint {probe.target}", hint=near)
 
 

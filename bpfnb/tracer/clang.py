@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import PurePath
 from typing import NamedTuple
 
 from bpfnb.cell import Cell, arguments, scan
 from bpfnb.errors import Diagnostic, did_you_mean
+from bpfnb.tracer import headers, tracefs
 from bpfnb.tracer.btf import KERNELS
 from bpfnb.tracer.edits import Rewritten
 from bpfnb.tracer.submits import WHOLE_POINTER
@@ -32,6 +34,7 @@ _NO_METHOD = re.compile(r"no member named '(\w+)' in 'struct (\w+)_table_t'")
 _NO_FIELD = re.compile(r"no member named '(\w+)' in 'struct tracepoint__(\w+?)__(\w+)'")
 _GUESS = re.compile(r"((?:use of undeclared identifier|unknown type name) '(\w+)'); did you mean '(\w+)'\?")
 _DECLARED = re.compile(r"'(\w+)' declared here")
+_OF_BCC = re.compile(r"did you mean 'bcc_\w+|did you mean '\w+_'")  # functions that its macros call
 _TABLE = re.compile(r"struct (\w+)_table_t")
 # What follows where the text of a macro of bcc's is no C: structs that nobody knows.
 _GENERATED = re.compile(
@@ -120,7 +123,7 @@ class _Reader:
         self.cell = scan(source.cell)
         self.tables = {m.name for m in self.cell.maps} | {output.name for output in self.cell.outputs}
         self.words = {token.text for token in self.cell.tokens}
-        self.formats = set(_formats(self.cell))
+        self.formats = dict(_formats(self.cell))
 
     def findings(self, log: str) -> list[_Finding]:
         """Each message once, and of each header the first: what follows there comes of it."""
@@ -144,6 +147,9 @@ class _Reader:
         ours = self._in_our_words(said, place)
         if ours:
             return _Finding(Diagnostic(*place, "error", ours), ours=True)
+        if said.message == _SHORT_LIST and (before := [at for at in self.formats if at <= place]):
+            warning = _format_warning(self.formats[max(before)])
+            return _Finding(Diagnostic(*max(before), "warning", warning)) if warning else None
         message, fix = self._worded(said.message, _fix(said.quote))
         sure = self._is_right(said) and not _GENERATED.search(said.message)
         if not sure and said.severity != "error":
@@ -179,6 +185,7 @@ class _Reader:
             or not self._is_right(said)
             or _GENERATED.search(said.message)
             or said.message.startswith("include the header <")
+            or _OF_BCC.match(said.message)
             # A method is declared where the macro makes the map.
             or (declared and not self._begins(said, declared[1]))
         ):
@@ -204,7 +211,7 @@ class _Reader:
     def _worded(self, message: str, fix: str) -> tuple[str, str]:
         """A message in the user's words. clang knows all names of all headers: what it guesses has to be near."""
         message = _NO_FUNCTION.sub(r"there is no function \1", message)
-        message = _NO_FIELD.sub(r"the tracepoint \2:\3 has no field \1", message)
+        message = _NO_FIELD.sub(_no_field, message)
         method = _NO_METHOD.match(message)
         if method and method[2] in self.tables:
             message = _NO_METHOD.sub(r"\2 has no method \1", message)
@@ -212,6 +219,13 @@ class _Reader:
         guess = _GUESS.fullmatch(message)
         near = not guess or guess[3] in self.words or did_you_mean(guess[2], [guess[3]], 0.7)
         return (message, fix) if near or not guess else (guess[1], "")
+
+
+def _no_field(found: re.Match[str]) -> str:
+    field, category, event = found.groups()
+    if field in tracefs.dynamic_fields(f"{category}/{event}"):
+        return f"args has no member {field}: in {category}:{event} it is a field of changing length (__data_loc)"
+    return f"the tracepoint {category}:{event} has no field {field}"
 
 
 def _outside(said: _Message) -> Diagnostic:
@@ -223,9 +237,33 @@ def _outside(said: _Message) -> Diagnostic:
     return Diagnostic(said.within, 0, "error", f"{said.message} (in {where})")
 
 
-def _formats(cell: Cell) -> Iterator[tuple[int, int]]:
-    """Where the formats of bpf_trace_printk begin."""
+def _formats(cell: Cell) -> Iterator[tuple[tuple[int, int], str]]:
+    """Where the formats of bpf_trace_printk begin, and what is in their quotes."""
     for i, token in enumerate(cell.tokens[:-1]):
         if token.text == "bpf_trace_printk" and cell.tokens[i + 1].text == "(":
             first = [t for t in arguments(cell.tokens, i + 1)[0] if t.text != "("]
-            yield from (cell.place(t.start) for t in first[:1])
+            if first:
+                yield cell.place(first[0].start), "".join(t.text.strip('"') for t in first if t.kind == "string")
+
+
+# What bpf_bprintf_prepare takes (Linux: kernel/bpf/helpers.c). bcc's own list is that of Linux before v5.13.
+_CONVERSION = re.compile(r"%%|%[0 +-]*\d*(?:p\w*|s|c|l{0,2}[iduxX])|(%[^%\w]*\d*(?:\.\d*)?\w{0,3})")
+_SHORT_LIST = "only %d %u %x %ld %lu %lx %lld %llu %llx %p %s conversion specifiers allowed"
+
+
+def _format_warning(format_: str) -> str:
+    """What to say of a format that bcc warns of; "" where the kernel takes it."""
+    unknown = [found[1].strip() for found in _CONVERSION.finditer(format_) if found[1]]
+    if unknown:
+        return f"this prints nothing: bpf_trace_printk knows no {', no '.join(dict.fromkeys(unknown))}"
+    return "" if _prints_like_printf() else _SHORT_LIST
+
+
+@cache
+def _prints_like_printf() -> bool:
+    """Linux kernel commit d9c9e4db186a ("bpf: Factorize bpf_trace_printk and bpf_seq_printf") (in v5.13, as is
+    bpf_snprintf)."""
+    try:
+        return b"\0bpf_snprintf\0" in headers.KERNEL_BTF.read_bytes()
+    except OSError:
+        return False

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from bpfnb.cell import scan
+from bpfnb.cell import Cell, scan
 from bpfnb.errors import CompileError, Diagnostic, PrivilegeError, ProgramError, SetupError, VerifierError
 from bpfnb.tracer import advice, verifier
 from bpfnb.tracer.clang import diagnostics
@@ -35,6 +35,8 @@ def compile_error(source: Rewritten, log: str, reason: str) -> CompileError | Pr
     if misspelt:
         return _compile_error(source, misspelt, [misspelt], log)
     main = next((d for d in found if _is_main(d)), None)
+    if main and (helper := advice.taken_for_a_program(cell, main)):
+        return _compile_error(source, helper, [helper], log, "declare it static inline")
     if main:
         return _compile_error(source, main, found, log, advice.hint(cell, main))
     said = re.search(r"(?:fatal )?error: (.*)", log)
@@ -171,7 +173,7 @@ def _map_error(source: Rewritten, name: str, reason: str) -> ProgramError:
 
 _AT = re.compile(r" @ \d+:(?=\d)")  # the cell's file has a number for a name
 _NO_QUOTE = re.compile(r"^; +@ .*\n", re.M)
-_LIBRARY = re.compile(r"(__builtin_)?(mem(cmp|cpy|set|move)|str\w+)")
+_LIBRARY = re.compile(r"(__builtin_)?(mem(cmp|cpy|set|move)|str(?!uct$)\w+)")
 
 
 def load_error(
@@ -195,21 +197,54 @@ def load_error(
     )
 
 
+# Helpers that call a function of the program, with what to do instead, and those that take a text in memory that nobody
+# writes (ARG_PTR_TO_CONST_STR).
+_CALLING_BACK = {
+    "bpf_loop": "write a loop whose rounds the compiler can count: for (int i = 0; i < 16; i++)",
+    "bpf_for_each_map_elem": "read the map in Python, session.maps[NAME].df",
+    "bpf_find_vma": None,
+    "bpf_user_ringbuf_drain": None,
+}
+_READ_ONLY = {
+    "bpf_strncmp": f"compare byte by byte: {advice.BYTE_BY_BYTE}",
+    "bpf_snprintf": "hand over the values themselves, and make text of them in Python",
+}
+
+
 def _known_of_bcc(found: Refusal, log: str, cell: str) -> Refusal:
     """What the verifier cannot know: bcc leaves what a linker would fill in empty."""
     register = re.match(r"R(\d+) ", found.summary)
-    if register and re.search(rf"\(18\) r{register[1]} = 0x0\b", log):
-        return found._replace(
-            kind="global variable",
-            explanation="This is the address of a global variable or of a string literal, and bcc gives them none.",
-            hint='keep a number in a map, BPF_ARRAY(counter, u64, 1);, and a text on the stack, char text[] = "abc";',
-        )
+    helper = re.findall(r": \(85\) call (\w+)#", log)[-1:]
     read = scan(cell)
+    if register and helper and helper[0] in _READ_ONLY and " type=" in found.summary:
+        why = f"{helper[0]} takes a text in memory that is read-only to programs, and bcc makes none."
+        return found._replace(kind="read-only memory", explanation=why, hint=_READ_ONLY[helper[0]])
+    if register and re.search(rf"\(18\) r{register[1]} = 0x0\b", log):
+        return _without_address(found, read, helper[0] if helper else "")
     calls_itself = "call stack of" in found.summary or found.kind == "call of a function"
     if calls_itself and any(t.text.strip("_") == "noinline" for t in read.tokens):
         why = "bcc puts functions into those that call them, and cannot call one that is declared noinline."
         return found._replace(kind="call of a function", explanation=why, hint="remove noinline")
-    if found.kind == "call of a function" and not found.line:
-        places = {read.place(t.start)[0] for t in read.tokens if _LIBRARY.fullmatch(t.text)}
-        return found._replace(line=places.pop() if len(places) == 1 else None)
+    if found.kind == "call of a function":
+        calls = [t for t in read.tokens if _LIBRARY.fullmatch(t.text)]
+        places = {read.place(t.start)[0] for t in calls}
+        compares = calls and all(t.text.endswith("cmp") for t in calls)
+        found = found._replace(hint=f"compare byte by byte: {advice.BYTE_BY_BYTE}" if compares else found.hint)
+        if not found.line:
+            return found._replace(line=places.pop() if len(places) == 1 else None)
     return found
+
+
+def _without_address(found: Refusal, cell: Cell, helper: str) -> Refusal:
+    """The compiler left an address to the linker, and bcc has none: of a map, a function, a variable."""
+    if method := advice.method_instead(cell, found.line):
+        why = "This is the address of one of bcc's maps or outputs, which are not used by helpers but by their methods."
+        return found._replace(kind="map without its method", explanation=why, hint=f"write {method}")
+    if helper in _CALLING_BACK:
+        why = f"{helper} calls a function of the program, and bcc gives functions no address: they are put into others."
+        return found._replace(kind="callback", explanation=why, hint=_CALLING_BACK[helper])
+    return found._replace(
+        kind="global variable",
+        explanation="This is the address of a global variable or of a string literal, and bcc gives them none.",
+        hint='keep a number in a map, BPF_ARRAY(counter, u64, 1);, and a text on the stack, char text[] = "abc";',
+    )

@@ -25,6 +25,7 @@ __all__ = [
     "Events",
     "Field",
     "Instance",
+    "dynamic_fields",
     "fields_of",
     "join",
     "parse_pages",
@@ -70,6 +71,18 @@ def fields_of(event: str) -> tuple[int, dict[str, Field]]:
     number = int(re.search(r"^ID: (\d+)", text, re.M)[1])  # type: ignore[index]
     found = re.findall(r"field:[^;]*?(\w+)(?:\[\w*\])?;\s*offset:(\d+);\s*size:(\d+);", text)
     return number, {name: Field(int(offset), int(size)) for name, offset, size in found}
+
+
+def dynamic_fields(event: str) -> dict[str, str]:
+    """An event's fields of changing length, which its record only points to, with the types of their elements.
+
+    {} where there is no such event, or no tracefs.
+    """
+    try:
+        text = (root() / "events" / event / "format").read_text()
+    except (OSError, SetupError):
+        return {}
+    return {name: kind for kind, name in re.findall(r"field:__data_loc ([^;]*?)(?:\[\w*\])? (\w+);", text)}
 
 
 class Events(NamedTuple):

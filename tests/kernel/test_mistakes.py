@@ -14,11 +14,17 @@ import bpfnb
 from bpfnb import client
 from bpfnb.errors import CompileError, ProgramError, VerifierError
 
+ROUND = "int g(u32 i, u64 *sum) { *sum += i; return 0; }"
+EACH = "static long g(void *map, u32 *key, u64 *value, void *sum) { return 0; }\n"
 DATA = "struct data_t { u32 pid; u64 ts; };\n"
 PERF = f"{DATA}BPF_PERF_OUTPUT(events);\n"
 RING = f"{DATA}BPF_RINGBUF_OUTPUT(events, 8);\n"
 HASH = "BPF_HASH(counts, u32, u64);\n"
 TASK = "struct task_struct *t = (struct task_struct *)bpf_get_current_task();"
+WANT = (
+    'char want[] = "bash", other = 0; for (int i = 0; i < sizeof(want); i++) other |= comm[i] ^ want[i]; '
+    "if (other) return 0;"
+)
 COMM = "char comm[16]; bpf_get_current_comm(&comm, sizeof(comm));"
 
 
@@ -28,6 +34,10 @@ def f(body: str, before: str = "") -> str:
 
 def fork(body: str) -> str:
     return f"TRACEPOINT_PROBE(sched, sched_process_fork) {{\n    {body}\n    return 0;\n}}\n"
+
+
+def exec_(body: str) -> str:
+    return f"TRACEPOINT_PROBE(sched, sched_process_exec) {{\n    {body}\n    return 0;\n}}\n"
 
 
 class Mistake(NamedTuple):
@@ -49,6 +59,15 @@ MISTAKES = {
     "unknown type": Mistake(f("§uint46_t x = 1;"), "did you mean 'uint16_t'?"),
     "brace": Mistake("int kprobe__sys_getpgid(void *ctx) {\n    if (ctx) {\n    return 0;\n}§", "expected '}'"),
     "string without an end": Mistake(f('bpf_trace_printk(§"hello);'), "missing terminating '\"'"),
+    "a string that Python has broken": Mistake(
+        f('bpf_trace_printk(§"hello\n");'), "missing terminating '\"'", 'a raw string, r"""..."""'
+    ),
+    "a character that Python has broken": Mistake(
+        f("char c = §'\n'; return c;"), "missing terminating '", 'a raw string, r"""..."""'
+    ),
+    "what Python has made of \\0": Mistake(
+        f("char c = '§\0'; return c;"), "contains a NUL character", 'a raw string, r"""..."""', ProgramError
+    ),
     "comment without an end": Mistake(f("§/* hello"), "unterminated /* comment"),
     "quotes of a text processor": Mistake(f("bpf_trace_printk(§\u201chi\u201d);"), "U+201C", "straight quotes"),
     "what nobody sees": Mistake(f("int x§\u200b = 1;\n    return x;"), "U+200B"),
@@ -80,7 +99,8 @@ MISTAKES = {
     ),
     "printf": Mistake(f('§printf("x");'), "there is no function printf", "bpf_trace_printk("),
     "bpf_printk": Mistake(f('§bpf_printk("x");'), "there is no function bpf_printk", "bpf_trace_printk("),
-    "strcmp": Mistake(f(f'{COMM} return §strcmp(comm, "sh");'), "no function strcmp", "byte by byte"),
+    "strcmp": Mistake(f(f'{COMM} return §strcmp(comm, "sh");'), "no function strcmp", WANT),
+    "strlen": Mistake(f(f"{COMM} return §strlen(comm);"), "no function strlen", "return the length"),
     "too few arguments": Mistake(
         f("char c[16]; bpf_get_current_comm(&c§);"), "too few arguments", "bpf_get_current_comm(&comm, sizeof(comm))"
     ),
@@ -109,7 +129,17 @@ MISTAKES = {
     "no such field": Mistake(
         fork("return args->§filename;"),
         "sched:sched_process_fork has no field filename",
-        "parent_pid, child_comm, child_pid",
+        "there are parent_pid, ",
+    ),
+    "a field of changing length": Mistake(
+        exec_("char text[64]; bpf_probe_read_kernel_str(text, 64, args->§filename);"),
+        "args has no member filename: in sched:sched_process_exec it is a field of changing length (__data_loc)",
+        "char text[64]; TP_DATA_LOC_READ_STR(text, filename, sizeof(text));",
+    ),
+    "nearly a field of changing length": Mistake(
+        exec_("char text[64]; bpf_probe_read_kernel_str(text, 64, args->§filenam);"),
+        "sched:sched_process_exec has no field filenam",
+        "did you mean filename? filename is text of changing length: char text[64]; TP_DATA_LOC_READ_STR(text,",
     ),
     # --- maps ---
     "misspelt method": Mistake(f("u32 k = 0; counts.§incremet(k);", HASH), "counts has no method incremet"),
@@ -123,6 +153,28 @@ MISTAKES = {
     ),
     "method without arguments": Mistake(f("counts.update(§);", HASH), "too few", "counts.update(&key, &value)"),
     "as in Python": Mistake(f("u32 k = 0; counts§[k]++;", HASH), "subscripted", "counts.lookup(&key)"),
+    "libbpf's lookup": Mistake(
+        f("u32 k = 0; u64 *v = bpf_map_lookup_elem(§&counts, &k); return v ? 1 : 0;", HASH),
+        "R1 type=scalar expected=map_ptr",
+        "write counts.lookup(&key)",
+        VerifierError,
+    ),
+    "libbpf's lookup without an address": Mistake(
+        f("u32 k = 0; u64 *v = bpf_map_lookup_elem(§counts, &k); return v ? 1 : 0;", HASH),
+        "passing 'map counts' to parameter of incompatible type",
+        "write counts.lookup(&key)",
+    ),
+    "libbpf's stacks": Mistake(
+        f("return §bpf_get_stackid(ctx, &stacks, 0);", "BPF_STACK_TRACE(stacks, 64);\n"),
+        "there is no function bpf_get_stackid",
+        "write stacks.get_stackid(ctx, 0)",
+    ),
+    "libbpf's events": Mistake(
+        f("u64 x = 1; §bpf_perf_event_output(ctx, &events, BPF_F_CURRENT_CPU, &x, sizeof(x));", PERF),
+        "expected=map_ptr",
+        "write events.perf_submit(ctx, &data, sizeof(data))",
+        VerifierError,
+    ),
     "misspelt map": Mistake(f("u32 k = 0; §count.increment(k);", HASH), "did you mean 'counts'?"),
     "misspelt macro": Mistake("§BPF_HSAH(counts, u32);\n" + f(""), "no macro BPF_HSAH; did you mean BPF_HASH?"),
     "misspelt probe": Mistake(
@@ -195,6 +247,37 @@ MISTAKES = {
     "a literal's address": Mistake(
         f('u64 *v = §counts.lookup("abc"); return v ? *v : 0;', HASH), "", 'char text[] = "abc";', VerifierError
     ),
+    "noinline without its macro": Mistake(
+        f("return g();", "static __attribute__((§noinline)) int g(void) { return 1; }\n"),
+        "undeclared identifier 'noinline'",
+        "remove the attribute",
+    ),
+    "a callback": Mistake(
+        f("u64 sum = 0; §bpf_loop(4, g, &sum, 0); return sum;", f"static {ROUND}\n"),
+        "R2 type=scalar expected=func",
+        "for (int i = 0; i < 16; i++)",
+        VerifierError,
+    ),
+    "a callback that is not static": Mistake(
+        f("u64 sum = 0; bpf_loop(4, g, &sum, 0); return sum;", f"{ROUND}\n".replace(" g", " §g")),
+        "g is not static: bcc takes it for a program",
+        "static inline",
+    ),
+    "a callback for each entry": Mistake(
+        f("§bpf_for_each_map_elem(&counts, g, 0, 0); return 0;", f"{HASH}{EACH}"),
+        "expected=map_ptr",
+        "session.maps[NAME].df",
+        VerifierError,
+    ),
+    "bpf_strncmp": Mistake(
+        f(f'{COMM} return §bpf_strncmp(comm, 4, "bash");'), "expected=map_value", WANT, VerifierError
+    ),
+    "bpf_strncmp as strncmp": Mistake(
+        f(f'char want[] = "bash"; {COMM} return §bpf_strncmp(comm, want, 4);'), "R2 type=fp", WANT, VerifierError
+    ),
+    "memcmp": Mistake(
+        f(f'char want[] = "bash"; {COMM} return §__builtin_memcmp(comm, want, 4);'), "", WANT, VerifierError
+    ),
     "noinline": Mistake(
         f("return §g();", "static noinline int g(void) { return bpf_get_prandom_u32(); }\n"),
         "",
@@ -238,6 +321,106 @@ def test_a_mistake_is_told_in_the_cells_own_terms(mistake: str) -> None:
     assert len(set(said)) == len(said)
 
 
+# How the hint of a mistake is followed: what to replace by what, pair by pair. By default the word at the place is
+# replaced by the first that the hint or the message has after "did you mean".
+FOLLOWED: dict[str, tuple[str, ...]] = {
+    "a string that Python has broken": ('hello\n"', 'hello\\n"'),
+    "a character that Python has broken": ("'\n'", "'\\n'"),
+    "what Python has made of \\0": ("\0", "\\0"),
+    "quotes of a text processor": ("\u201c", '"', "\u201d", '"'),
+    "a comment of Python": ("# a", "// a"),
+    "Python": ("from bcc import BPF\n", ""),
+    "C library's header": ("#include <stdio.h>", ""),
+    "libbpf's header": ("#include <bpf/bpf_helpers.h>", ""),
+    "libbpf's SEC": ('SEC("kprobe/x")', ""),
+    "libbpf's map": ("struct { __uint(type, 1); } m;", "BPF_HASH(m, u32, u64, 8);"),
+    "printf": ("printf(", "bpf_trace_printk("),
+    "bpf_printk": ("bpf_printk(", "bpf_trace_printk("),
+    "strcmp": ('return strcmp(comm, "sh");', WANT),
+    "strlen": ("strlen(comm)", "bpf_probe_read_kernel_str(comm, 16, comm)"),
+    "too few arguments": ("(&c)", "(&c, sizeof(c))"),
+    "helper function not static": ("int g", "static inline int g"),
+    "ctx in TRACEPOINT_PROBE": ("ctx->pid", "args->child_pid"),
+    "no parameter": ("sys_getpgid()", "sys_getpgid(struct pt_regs *ctx)", "_RC", "_PARM1"),
+    "no such member": ("zzz", "ts"),
+    "a struct declared too late": (
+        "BPF_HASH(counts, struct k);\nstruct k { u32 a; };",
+        "struct k { u32 a; };\nBPF_HASH(counts, struct k);",
+    ),
+    "the kernel's struct": ("task_strct *t = 0", "task_struct *t = (struct task_struct *)bpf_get_current_task()"),
+    "no such tracepoint": ("sched_swich", "sched_switch", "args->x", "args->next_pid"),
+    "no such syscall": ("opnat", "openat"),
+    "no such field": ("filename", "parent_pid"),
+    "a field of changing length": (
+        "bpf_probe_read_kernel_str(text, 64, args->filename)",
+        "TP_DATA_LOC_READ_STR(text, filename, sizeof(text))",
+    ),
+    "nearly a field of changing length": (
+        "bpf_probe_read_kernel_str(text, 64, args->filenam)",
+        "TP_DATA_LOC_READ_STR(text, filename, sizeof(text))",
+    ),
+    "no such method": ("add", "increment"),
+    "another map's method": ("ringbuf_output(&x, 8, 0)", "perf_submit(ctx, &x, sizeof(x))"),
+    "method without arguments": ("counts.update()", "u32 key = 0; u64 value = 0; counts.update(&key, &value)"),
+    "as in Python": ("counts[k]++", "counts.lookup(&k)"),
+    "libbpf's lookup": ("bpf_map_lookup_elem(&counts, &k)", "counts.lookup(&k)"),
+    "libbpf's lookup without an address": ("bpf_map_lookup_elem(counts, &k)", "counts.lookup(&k)"),
+    "libbpf's stacks": ("bpf_get_stackid(ctx, &stacks, 0)", "stacks.get_stackid(ctx, 0)"),
+    "libbpf's events": (
+        "bpf_perf_event_output(ctx, &events, BPF_F_CURRENT_CPU, &x, sizeof(x))",
+        "events.perf_submit(ctx, &x, sizeof(x))",
+    ),
+    "macro without arguments": ("(events)", "(events, 8)"),
+    "quotes around a name": ('"counts"', "counts"),
+    "a map in a function": ("BPF_HASH(counts, u32);", "", "int kprobe", "BPF_HASH(counts, u32);\nint kprobe"),
+    "no pointer": (", x", ", &x"),
+    "no pointer but a struct": (", d", ", &d"),
+    "the size of a pointer": ("sizeof(p)", "sizeof(*p)"),
+    "too few arguments of a submit": (", &d)", ", &d, sizeof(d))"),
+    "a pointer to nothing known": ("void *p", "u64 *p"),
+    "two types": (
+        "events.ringbuf_output(&y, 4", "other.ringbuf_output(&y, 4",
+        "int k", "BPF_RINGBUF_OUTPUT(other, 8);\nint k",
+    ),
+    "a format in a variable": ('char s[] = "x"; bpf_trace_printk(s)', 'bpf_trace_printk("x")'),
+    "single quotes": ("'hello'", '"hello"'),
+    "floating point": ("double x = bpf_ktime_get_ns() / 2.0", "u64 x = bpf_ktime_get_ns() / 2"),
+    "signed division": ("a / -3", "(u64)a / 3"),
+    "a global variable": (
+        "int counter;", "BPF_ARRAY(counter, u64, 1);",
+        "counter++; return counter;", "int zero = 0; u64 *count = counter.lookup(&zero); if (count) *count += 1;",
+    ),
+    "a literal's address": ('*v = counts.lookup("abc")', '*v; char text[] = "abc"; v = counts.lookup((u32 *)text)'),
+    "noinline": ("noinline ", ""),
+    "noinline without its macro": ("__attribute__((noinline)) ", ""),
+    "a callback": ("bpf_loop(4, g, &sum, 0)", "for (int i = 0; i < 16; i++) g(i, &sum)"),
+    "a callback that is not static": ("int g", "static int g", "bpf_loop(4, g, &sum, 0)", "g(0, &sum)"),
+    "a callback for each entry": ("bpf_for_each_map_elem(&counts, g, 0, 0); ", ""),
+    "bpf_strncmp": ('bpf_strncmp(comm, 4, "bash");', f"0; {WANT}"),
+    "bpf_strncmp as strncmp": ('char want[] = "bash"; ', "", "return bpf_strncmp(comm, want, 4);", WANT),
+    "memcmp": ('char want[] = "bash"; ', "", "return __builtin_memcmp(comm, want, 4);", WANT),
+}  # fmt: skip
+GUESS = re.compile(r"did you mean '?([\w:]+)")
+
+
+@pytest.mark.parametrize("mistake", [name for name, m in MISTAKES.items() if m.hint or "mean" in m.words])
+def test_who_follows_a_hint_gets_past_the_error(mistake: str) -> None:
+    """What the hint says must be in FOLLOWED, or a name in the place of another; and then the cell runs."""
+    marked = MISTAKES[mistake].cell
+    cell = marked.replace("\u00a7", "")
+    pairs = FOLLOWED.get(mistake, ())
+    if not pairs:
+        with pytest.raises(bpfnb.BpfnbError) as caught:
+            bpfnb.trace(cell, name="mistake")
+        guess = GUESS.search(f"{caught.value.hint} {caught.value}")
+        assert guess, "there is nothing that says how this hint is followed"
+        cell = re.sub(r"\u00a7(\w+)", guess[1], marked)
+    for old, new in zip(pairs[::2], pairs[1::2], strict=True):
+        assert old in cell
+        cell = cell.replace(old, new)
+    bpfnb.trace(cell, name="mistake").stop()
+
+
 def test_the_tracer_lives_on() -> None:
     tracer = client.connect().hello().pid
     with pytest.raises(CompileError):
@@ -252,6 +435,8 @@ ATTACHMENTS = [
     ("tracepoint:sched:sched_swich", "no tracepoint sched:sched_swich", "did you mean tracepoint:sched:sched_switch?"),
     ("tracepoint:sch:sched_switch", "no tracepoint sch:sched_switch", "did you mean tracepoint:sched:sched_switch?"),
     ("rawtracepoint:sched_swich", "no raw tracepoint sched_swich", "did you mean rawtracepoint:sched_switch?"),
+    ("syscall:recv", "no syscall recv: glibc's recv() makes recvfrom", "did you mean syscall:recvfrom?"),
+    ("tracepoint:syscalls:sys_enter_stat", "no tracepoint", "did you mean tracepoint:syscalls:sys_enter_newstat?"),
     ("uprobe:/bin/bsh:readline", "there is no file /bin/bsh", "did you mean /bin/bash?"),
     ("uprobe:/bin:readline", "/bin is a directory", ""),
     ("uprobe:bash:readline", "there is no file bash", "write its whole path, /"),

@@ -207,3 +207,21 @@ def test_what_is_overwritten_is_counted() -> None:
     assert len(df) + session.lost == printed
     assert df.attrs["lost"] == session.outputs["printk"].lost == session.lost
     assert f"{session.lost}" in repr(session).replace(",", "")
+
+
+FORMATS = [
+    "%d", "%i", "%u", "%x", "%X", "%c", "%ld", "%llX", "%5d", "%-5d|", "%05lld", "%+d", "% d", "%px", "%d%%",
+    "%f", "%e", "%o", "%#x", "%hd", "%hhu", "%zu", "%jd", "%.3d", "%*d", "%n", "%q", "100% %d", "%d 100%",
+]  # fmt: skip
+
+
+def test_a_warning_is_given_of_just_the_formats_that_print_nothing() -> None:
+    """bcc warns of many that the kernel has taken since 5.13."""
+    for format_ in FORMATS:
+        source = f'\nint f(void *ctx) {{ bpf_trace_printk("[{format_}]", 65); return 0; }}'
+        with bpfnb.trace(source, attach={"syscall:getpgid": "f"}, name="formats") as session:
+            _libc.getpgid(0)
+        said = [w for w in session.warnings if w.severity == "warning"]
+        assert bool(mine(session)) != bool(said), (format_, said)
+        assert all(w.message.startswith("this prints nothing: bpf_trace_printk knows no %") for w in said)
+        assert all((w.line, w.column) == (2, 37) for w in said)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import platform
+import resource
 import signal
 import subprocess
 import time
@@ -39,6 +41,39 @@ def test_a_syscall_by_any_name() -> None:
         assert info.kind == ("kprobe" if KPROBES else "tracepoint")
         assert info.attached == ("kprobe:__x64_sys_getpgid" if KPROBES else "tracepoint:syscalls:sys_enter_getpgid")
         assert bool(info.note) == (not KPROBES)
+
+
+# System calls by the names their users know, and a call of each: x86-64's numbers of those that no C library makes any
+# more, and arguments that are wrong where a right one would do something.
+MADE = {
+    "stat": lambda: _libc.syscall(4, b"/", ctypes.create_string_buffer(256)),
+    "fstat": lambda: _libc.syscall(5, 0, ctypes.create_string_buffer(256)),
+    "lstat": lambda: _libc.syscall(6, b"/", ctypes.create_string_buffer(256)),
+    "fstatat": lambda: _libc.syscall(262, -1, b"", None, 0),
+    "uname": os.uname,
+    "umount2": lambda: _libc.umount2(b"/no/such/place", 0),
+    "sendfile": lambda: _libc.sendfile(-1, -1, None, 0),
+    "pread": lambda: _libc.pread(-1, None, 0, 0),
+    "pwrite": lambda: _libc.pwrite(-1, None, 0, 0),
+    "prlimit": lambda: resource.prlimit(0, resource.RLIMIT_CORE),
+    "pselect": lambda: _libc.pselect(-1, None, None, None, None, None),
+    "sigpending": signal.sigpending,
+    "sigprocmask": lambda: _libc.syscall(14, -1, None, None, 8),
+}
+
+
+@pytest.mark.portable
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers are x86-64's")
+def test_a_syscall_by_the_name_its_users_know() -> None:
+    """stat, which the kernel calls newstat, and the like. A kernel has functions of both names; one is never called."""
+    names = list(MADE)
+    source = "".join(HIT.replace("hit", f"on_{name}") for name in names)
+    with bpfnb.trace(source, attach={f"syscall:{name}": f"on_{name}" for name in names}) as session:
+        for call in MADE.values():
+            call()
+    assert set(mine(session)) >= {f"on_{name}" for name in names}
+    assert [info.requested for info in session.probes] == [f"syscall:{name}" for name in names]
+    assert session.probes[0].attached.endswith("sys_newstat" if KPROBES else "sys_enter_newstat")
 
 
 @pytest.mark.portable

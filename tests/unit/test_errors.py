@@ -125,4 +125,4 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
     drawn = {line.split()[1] for line in errors.__doc__.splitlines() if line.strip().startswith("+-")}
     real = {kind.__name__ for kind in errors.BpfnbError.__subclasses__() if kind.__module__ == "bpfnb.errors"}
     assert drawn == real
-    assert real | {"BpfnbError", "Diagnostic", "did_you_mean", "near_or_all"} == set(errors.__all__)
+    assert real | {"BpfnbError", "Diagnostic", "did_you_mean", "near_names", "near_or_all"} == set(errors.__all__)
