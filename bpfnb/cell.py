@@ -34,6 +34,7 @@ __all__ = [
     "closing",
     "declared",
     "declares",
+    "floating",
     "function_declarator",
     "lex",
     "parse_c",
@@ -296,6 +297,23 @@ def struct(cell: Cell, name: str) -> tuple[int, list[str]]:
             members = [n for n in walk(body) if n.type == "field_identifier"]
             return cell.place(node.start_byte)[0], [(n.text or b"").decode() for n in members]
     return 0, []
+
+
+def floating(cell: Cell) -> Iterator[tuple[str, str, int]]:
+    """The members of structs that are floating-point numbers: name, type, and where the name stands."""
+    root = parse_c(cell.masked)
+    types = {"float", "double"}
+    for node in walk(root):
+        kind, name = node.child_by_field_name("type"), node.child_by_field_name("declarator")
+        if not (kind and name and types & set(_WORD.findall((kind.text or b"").decode()))):
+            continue
+        if node.type == "type_definition":
+            types.add((name.text or b"").decode())
+        elif node.type == "field_declaration" and (
+            named := next((n for n in walk(name) if "identifier" in n.type), None)
+        ):
+            at = named.start_byte
+            yield cell.source[at : named.end_byte], cell.source[kind.start_byte : kind.end_byte], at
 
 
 def declared(cell: Cell) -> set[str]:

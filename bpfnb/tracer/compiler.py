@@ -38,11 +38,11 @@ from bpfnb.errors import (
 from bpfnb.protocol import Connection
 from bpfnb.schema import Schema
 from bpfnb.tracer import clashes as clashing
-from bpfnb.tracer import failures, headers, lineinfo, recipes, syscalls
+from bpfnb.tracer import constants, failures, headers, lineinfo, recipes, syscalls
 from bpfnb.tracer.btf import STRUCT, Types, schema_of
 from bpfnb.tracer.clashes import Clash
 from bpfnb.tracer.edits import Rewritten
-from bpfnb.tracer.engine import Compiled, Engine, Usdt
+from bpfnb.tracer.engine import Compiled, Engine, Function, Usdt
 from bpfnb.tracer.lineinfo import Lines
 from bpfnb.tracer.recipes import Kept, Recipe
 from bpfnb.tracer.submits import CARRIES, UNKNOWN
@@ -293,6 +293,15 @@ class _NotLoaded(Struct, tag=True, frozen=True):
     compiling: str
 
 
+class _NoAddress(Struct, tag=True, frozen=True):
+    """``line``: of the cell, or 0. ``name``: of the variable, or "" ."""
+
+    function: str
+    line: int
+    name: str
+    compiling: str
+
+
 class _NoUsdt(Struct, tag=True, frozen=True):
     requested: str
     reason: str
@@ -309,7 +318,7 @@ class _Crashed(Struct, tag=True, frozen=True):
     log: str
 
 
-_Answer = _Built | _NotCompiled | _NotLoaded | _NoUsdt | _Bug | _Crashed
+_Answer = _Built | _NotCompiled | _NotLoaded | _NoAddress | _NoUsdt | _Bug | _Crashed
 
 
 # --- the compiling process ----------------------------------------------------------------------------------------
@@ -395,20 +404,26 @@ def _do(engine: Engine, job: _Job) -> tuple[_Answer, list[int]]:
     os.ftruncate(2, 0)
     os.lseek(2, 0, os.SEEK_SET)
     programs, loaded = [], []
+    linked = _Linked(compiled)
     for index, load in enumerate(job.loads):
         if not compiled.has(load.function):
             continue
+        function = linked.function(load.function)
         try:
-            fd = compiled.load(load.function, load.kind, load.name)
+            fd = compiled.load(load.function, load.kind, load.name, function.instructions)
         except OSError as error:
-            return _refused(compiled, load, error.errno or 0, _btf(inherited), log), []
-        programs.append((fd, compiled.function(load.function)))
+            return _refused(compiled, load, function, error.errno or 0, _btf(inherited), log), []
+        programs.append((fd, function))
         loaded.append(index)
     btf = _btf(inherited)
+    if linked.nowhere:  # the kernel takes it, since it cannot know that an address is none
+        return _no_address(linked.nowhere[0], btf, log), []
     types = Types(btf) if btf else None
     tables = {name: table for name in job.tables if (table := compiled.table(name)) is not None}
     handed = list(tables.values())
-    recipe = recipes.write(programs, compiled.tables(), handed, btf, job.tag) if job.kept else None
+    recipe = None
+    if job.kept:
+        recipe = recipes.write(programs, compiled.tables(), handed, btf, job.tag, linked.constants)
     built = _Built(
         tuple(loaded),
         tuple(_table(types, name) for name in tables),
@@ -434,11 +449,47 @@ def _other_headers(job: _Job) -> list[str]:
     return flags
 
 
-def _refused(compiled: Compiled, load: LoadWish, number: int, btf: bytes, compiling: str) -> _NotLoaded:
+class _Linked:
+    """The functions of a compiled cell with the addresses of their constants (constants.py).
+
+    ``constants``: the map that holds them, and what it holds. ``nowhere``: what has an address in no map: the function,
+    the instruction that wants it, and the variable's name, where that is known.
+    """
+
+    def __init__(self, compiled: Compiled) -> None:
+        self._compiled = compiled
+        self._object: constants.Object | None = None
+        self.constants: tuple[int, bytes] | None = None
+        self.nowhere: list[tuple[str, int, str]] = []
+
+    def function(self, name: str) -> Function:
+        function = self._compiled.function(name)
+        if not constants.unfilled(function.instructions):
+            return function
+        section = self._compiled.section(name)
+        self._object = self._object or constants.find(section, function.instructions)
+        references = self._object.references(section) if self._object else []
+        if self._object and not self.constants and any(r.offset is not None for r in references):
+            held = self._object.constants
+            self.constants = constants.make_map(held), held
+        self.nowhere += [(name, r.instruction, r.name) for r in references if r.offset is None and not r.is_function]
+        fd = self.constants[0] if self.constants else -1
+        return function._replace(instructions=constants.placed(function.instructions, references, fd))
+
+
+def _no_address(nowhere: tuple[str, int, str], btf: bytes, compiling: str) -> _NoAddress:
+    function, index, name = nowhere
+    lines = lineinfo.find(btf, function, CELL_PATH) if btf else Lines()
+    return _NoAddress(function, lines.line(index) or 0, name, compiling)
+
+
+def _refused(
+    compiled: Compiled, load: LoadWish, function: Function, number: int, btf: bytes, compiling: str
+) -> _NotLoaded:
     """What there is to say of a program the kernel did not take."""
     log = _text(2)
     if number == errno.E2BIG:  # bcc then keeps the log to itself
-        log = compiled.log(load.function, load.kind, load.name)
+        log = compiled.log(load.function, load.kind, load.name, function.instructions)
     lines = lineinfo.find(btf, load.function, CELL_PATH) if btf else Lines()
     return _NotLoaded(load.function, number, log, lines, compiling)
 
@@ -510,6 +561,8 @@ def _error(answer: _Answer, source: Rewritten) -> BpfnbError:
             return failures.compile_error(source, log, reason)
         case _NotLoaded(function, number, log, lines, compiling):
             return failures.load_error(source, function, number, log, lines, compiling)
+        case _NoAddress(function, line, name, compiling):
+            return failures.address_error(source, function, line, name, compiling)
         case _NoUsdt(requested, reason):
             return AttachError(f"{requested}: {reason}", probe=requested, errno=errno.ENOENT)
         case _Bug(trace):

@@ -165,34 +165,42 @@ class Compiled:
         licence, version = lib.bpf_module_license(module), lib.bpf_module_kern_version(module)
         return Function(ctypes.string_at(start, size), licence or b"", version)
 
-    def log(self, function: str, kind: int, name: str) -> str:
+    def section(self, function: str) -> str:
+        """The section of the object file that a function is compiled into."""
+        return f".bpf.fn.{(self._compiled_name(function) or b'').decode()}"
+
+    def log(self, function: str, kind: int, name: str, code: bytes = b"") -> str:
         """The verifier's log of a program that it follows too far, as far as it is kept, with its verdict.
 
         Linux keeps a log's end since v6.4, and before that its beginning: then the verdict takes another round.
         """
-        log = self._log(function, kind, name, 1)
-        return log if "\nprocessed " in log else f"{log}\n{self._log(function, kind, name, _VERDICT)}"
+        log = self._log(function, kind, name, code, 1)
+        return log if "\nprocessed " in log else f"{log}\n{self._log(function, kind, name, code, _VERDICT)}"
 
-    def _log(self, function: str, kind: int, name: str, level: int) -> str:
+    def _log(self, function: str, kind: int, name: str, code: bytes, level: int) -> str:
         buffer = ctypes.create_string_buffer(_LOG_BYTES)
-        self._load(function, kind, name, level, buffer)
+        self._load(function, kind, name, code, level, buffer)
         return buffer.value.decode(errors="replace")
 
-    def load(self, function: str, kind: int, name: str) -> int:
+    def load(self, function: str, kind: int, name: str, code: bytes = b"") -> int:
         """Have the kernel verify and load a function as program type ``kind``: its descriptor.
 
-        ``name`` is what bcc is told the function is called: for fentry and LSM programs it names the target. OSError
-        when the kernel refuses; what the verifier says goes to descriptor 2.
+        ``code``: its instructions, where they are not as the compiler left them. ``name`` is what bcc is told the
+        function is called: for fentry and LSM programs it names the target. OSError when the kernel refuses; what the
+        verifier says goes to descriptor 2.
         """
-        fd = self._load(function, kind, name)
+        fd = self._load(function, kind, name, code)
         if fd < 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
         return fd
 
-    def _load(self, function: str, kind: int, name: str, level: int = 0, log: Any = None) -> int:
+    def _load(self, function: str, kind: int, name: str, code: bytes, level: int = 0, log: Any = None) -> int:
         lib, module, compiled = self._lib, self._module, self._compiled_name(function)
         start, size = lib.bpf_function_start(module, compiled), lib.bpf_function_size(module, compiled)
+        if code:
+            held = ctypes.create_string_buffer(code, len(code))
+            start, size = ctypes.addressof(held), len(code)
         licence, version = lib.bpf_module_license(module), lib.bpf_module_kern_version(module)
         no_attach_type = 0xFFFFFFFF  # bcc's -1: deduce it from the name
         room = len(log) if log else 0

@@ -15,7 +15,7 @@ from bpfnb.tracer.edits import Rewritten
 from bpfnb.tracer.lineinfo import Lines
 from bpfnb.tracer.verifier import Refusal
 
-__all__ = ["compile_error", "crash_error", "diagnostics", "load_error"]
+__all__ = ["address_error", "compile_error", "crash_error", "diagnostics", "load_error"]
 
 # What bcc says when the kernel will not make a map (bpf_module.cc).
 _NO_MAP = re.compile(r"could not open bpf map: (\w+), error: (.*)")
@@ -68,6 +68,19 @@ def _flags_error(source: Rewritten, said: str, log: str) -> CompileError:
         main = Diagnostic(0, 0, "error", "the flags ask clang for something else than to compile the cell")
         return _compile_error(source, main, [main], log, "flags are such as -DX=1 or -Wall, and no files")
     return CompileError(f"clang: {said}", log=log, source=source.cell)
+
+
+_IN_A_MAP = "keep it in a map, BPF_ARRAY(counter, u64, 1);, or make it const if nothing changes it"
+
+
+def address_error(source: Rewritten, function: str, line: int, name: str, compiling: str) -> CompileError:
+    """A program works with an address that is none, and the kernel cannot tell. ``line`` 0, ``name`` "": not known."""
+    what = f"the variable {name}" if name else "a variable that is outside of functions"
+    message = f"{function} wants the address of {what}, and bcc gives it none"
+    read = scan(source.cell)
+    columns = [column for t in read.tokens if t.text == name for at, column in [read.place(t.start)] if at == line]
+    main = Diagnostic(line, columns[0] if columns else 0, "error", message)
+    return _compile_error(source, main, [main, *diagnostics(source, compiling)], compiling, _IN_A_MAP)
 
 
 # --- LLVM ---------------------------------------------------------------------------------------------------------
@@ -176,6 +189,11 @@ _NO_QUOTE = re.compile(r"^; +@ .*\n", re.M)
 _LIBRARY = re.compile(r"(__builtin_)?(mem(cmp|cpy|set|move)|str(?!uct$)\w+)")
 
 
+# LLVM makes a table of distances of a table of pointers to texts, and a distance may be any number.
+_BEYOND = re.compile(r"makes map_value pointer be out of bounds|math between map_value pointer and register")
+_POINTERS = re.compile(r"\bchar\s*\*\s*(?:const\s*)?\w+\s*\[[^\]]*\]\s*=\s*\{")
+
+
 def load_error(
     source: Rewritten, function: str, number: int, log: str, lines: Lines, compiling: str = ""
 ) -> VerifierError | PrivilegeError:
@@ -221,6 +239,11 @@ def _known_of_bcc(found: Refusal, log: str, cell: str) -> Refusal:
         return found._replace(kind="read-only memory", explanation=why, hint=_READ_ONLY[helper[0]])
     if register and re.search(rf"\(18\) r{register[1]} = 0x0\b", log):
         return _without_address(found, read, helper[0] if helper else "")
+    if _BEYOND.search(found.summary) and _POINTERS.search(read.masked):
+        return found._replace(
+            explanation="Which text it is shows only when the program runs, and the verifier cannot follow that.",
+            hint='give each text the same room: static const char names[][16] = {"a", "b"};',
+        )
     calls_itself = "call stack of" in found.summary or found.kind == "call of a function"
     if calls_itself and any(t.text.strip("_") == "noinline" for t in read.tokens):
         why = "bcc puts functions into those that call them, and cannot call one that is declared noinline."
@@ -245,6 +268,6 @@ def _without_address(found: Refusal, cell: Cell, helper: str) -> Refusal:
         return found._replace(kind="callback", explanation=why, hint=_CALLING_BACK[helper])
     return found._replace(
         kind="global variable",
-        explanation="This is the address of a global variable or of a string literal, and bcc gives them none.",
-        hint='keep a number in a map, BPF_ARRAY(counter, u64, 1);, and a text on the stack, char text[] = "abc";',
+        explanation="This is the address of a variable that is outside of functions, and bcc gives it none.",
+        hint="keep it in a map, BPF_ARRAY(counter, u64, 1);, or make it const if nothing changes it",
     )

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Lines", "find"]
+__all__ = ["Lines", "find", "memory"]
 
 # struct btf_ext_header (kernel: Documentation/bpf/btf.rst): magic, version 1, no flags, a header of 32 bytes, and
 # function information right behind it.
@@ -47,9 +47,9 @@ def find(btf: bytes, function: str, path: str) -> Lines:
     """
     strings = _strings(btf)
     section = _offset(strings, f".bpf.fn.{function}")
-    for memory in _memory():
-        for header in _HEADER.finditer(memory):
-            records = _records(memory, header.start(), section)
+    for held in memory():
+        for header in _HEADER.finditer(held):
+            records = _records(held, header.start(), section)
             if records:
                 starts, lines = zip(*(_placed(record, strings, path.encode()) for record in records), strict=True)
                 return Lines(starts, lines)
@@ -65,7 +65,7 @@ def _offset(strings: bytes, name: str) -> int:
     return strings.find(b"\0" + name.encode() + b"\0") + 1
 
 
-def _memory() -> Iterator[memoryview]:
+def memory() -> Iterator[memoryview]:
     """This process's anonymous, writable memory: where malloc() puts things."""
     for line in Path("/proc/self/maps").read_text().splitlines():
         span, access, _, _, inode, *name = line.split(None, 5)

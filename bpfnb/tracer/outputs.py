@@ -7,12 +7,13 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from bpfnb.errors import ProgramError, UnsupportedError
+from bpfnb.cell import floating, scan
+from bpfnb.errors import BpfnbError, ProgramError, SetupError, UnsupportedError
 from bpfnb.program import Program
 from bpfnb.schema import Schema
 from bpfnb.tracer.edits import Submit
 
-__all__ = ["carried"]
+__all__ = ["carried", "without_types"]
 
 _TIMES = ("ts", "ts_ns", "time", "time_ns", "timestamp")
 
@@ -40,6 +41,22 @@ def carried(program: Program, submits: Sequence[Submit], found: Mapping[int, Sch
             )
         first.setdefault(call.output, call)
     return {name: _timed(program, schema) for name, schema in schemas.items()}
+
+
+def without_types(program: Program) -> BpfnbError:
+    """Why no output of a cell can be read that bcc loaded without type information."""
+    cell = scan(program.source, program.cflags)
+    for name, kind, at in floating(cell):
+        line, column = cell.place(at)
+        return UnsupportedError(
+            f"{name} is a {kind}: with a floating-point number in a struct bcc gives the kernel no type information, "
+            "so the outputs of this cell cannot be read",
+            line=line,
+            column=column,
+            hint="make it an integer: BPF programs cannot compute with other numbers",
+            source=program.source,
+        )
+    return SetupError("bcc gave the kernel no type information (BTF) of this cell, so its outputs cannot be read")
 
 
 def _described(program: Program, call: Submit, what: Schema | str | None) -> Schema:

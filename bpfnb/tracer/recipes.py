@@ -27,7 +27,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from msgspec import Struct
 
-from bpfnb.tracer import syscalls, tracefs
+from bpfnb.tracer import constants, syscalls, tracefs
 from bpfnb.tracer.engine import Function
 from bpfnb.tracer.syscalls import MapAttributes, ProgramAttributes
 
@@ -80,12 +80,14 @@ class Code(Struct, frozen=True):
 
 
 class Recipe(Struct, frozen=True):
-    """``handed``: the maps whose descriptors are wanted, beside the programs'. ``btf``: the types the maps are of."""
+    """``handed``: the maps whose descriptors are wanted, beside the programs'. ``btf``: the types the maps are of.
+    ``constants``: what another map holds, behind the others, whose value's addresses programs load; b"" for none."""
 
     programs: tuple[Code, ...]
     maps: tuple[MapAttributes, ...]
     handed: tuple[int, ...]
     btf: bytes
+    constants: bytes = b""
 
     def cook(self, tag: str) -> list[int]:
         """Make maps and load programs: the descriptors of the programs, and then of the maps that are wanted.
@@ -98,6 +100,8 @@ class Recipe(Struct, frozen=True):
             if self.btf:
                 opened.append(syscalls.load_btf(self.btf))
             maps = [_opened(opened, syscalls.make_map(made, opened[0] if self.btf else 0)) for made in self.maps]
+            if self.constants:
+                maps.append(_opened(opened, constants.make_map(self.constants)))
             programs = [
                 _opened(opened, syscalls.load_program(code.attributes, code.filled(maps, tag.encode())))
                 for code in self.programs
@@ -126,23 +130,31 @@ _PLAIN_PROGRAMS = frozenset((2, 5, 7, 17))
 
 
 def write(
-    programs: Sequence[tuple[int, Function]], maps: Sequence[int], handed: Sequence[int], btf: bytes, tag: str
+    programs: Sequence[tuple[int, Function]],
+    maps: Sequence[int],
+    handed: Sequence[int],
+    btf: bytes,
+    tag: str,
+    constant: tuple[int, bytes] | None = None,
 ) -> Recipe | None:
     """The recipe of what has been compiled and loaded; None where there cannot be one.
 
     ``programs``: their descriptors, and what they were loaded from. ``maps``: the descriptors of all of them,
-    ``handed`` of those that are wanted. ``btf``: of the cell. ``tag``: the printk tag compiled in, or "".
+    ``handed`` of those that are wanted. ``btf``: of the cell. ``tag``: the printk tag compiled in, or "". ``constant``:
+    the map of constants that the instructions refer to, and what it has.
     """
+    referred = [*maps, constant[0]] if constant else maps
     try:
         made = tuple(syscalls.map_attributes(fd) for fd in maps)
-        codes = tuple(_code(fd, function, maps, tag.encode()) for fd, function in programs)
+        codes = tuple(_code(fd, function, referred, tag.encode()) for fd, function in programs)
     except OSError:  # the cell works without a recipe
         return None
     if sys.byteorder != "little" or not all(code is not None for code in codes) or not all(map(_is_plain, made)):
         return None
     typed = any(m.key_type or m.value_type for m in made)
     found = tuple(code for code in codes if code is not None)
-    return Recipe(found, made, tuple(maps.index(fd) for fd in handed), btf if typed else b"")
+    whole = constant[1] if constant else b""
+    return Recipe(found, made, tuple(maps.index(fd) for fd in handed), btf if typed else b"", whole)
 
 
 def _is_plain(made: MapAttributes) -> bool:

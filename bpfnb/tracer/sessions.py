@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from bpfnb.errors import BpfnbError, ProgramError, SetupError
+from bpfnb.errors import BpfnbError, ProgramError
 from bpfnb.program import MapDecl, Probe, Program
 from bpfnb.protocol import Connection, Loaded, MapInfo, MapRead, ProbeInfo, SegmentAdded, ToTracer
 from bpfnb.schema import PRINTK, Layout, Schema
@@ -23,7 +23,7 @@ from bpfnb.tracer.compiler import CELL_PATH, Compiler, Module
 from bpfnb.tracer.drainer import Drainer
 from bpfnb.tracer.edits import Rewritten
 from bpfnb.tracer.engine import Engine
-from bpfnb.tracer.outputs import carried
+from bpfnb.tracer.outputs import carried, without_types
 from bpfnb.tracer.printk import PrintkSource, new_tag
 from bpfnb.tracer.rewrite import rewrite
 from bpfnb.tracer.rings import PerfSource, RingSource
@@ -191,9 +191,7 @@ class Sessions:
             return
         module, stack = running.module, running.stack
         if module.carried is None:
-            raise SetupError(
-                "bcc gave the kernel no type information (BTF) of this cell, so its outputs cannot be read"
-            )
+            raise without_types(program)
         schemas = carried(program, source.submits, module.carried)
         lost = _lost_counters(module)
         for index, output in enumerate(program.outputs):

@@ -23,6 +23,7 @@ __all__ = [
     "batch",
     "btf",
     "delete",
+    "freeze",
     "load_btf",
     "load_program",
     "lookup",
@@ -41,6 +42,7 @@ _SYS_BPF = _NUMBERS.get(platform.machine(), 321)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _LOOKUP, _UPDATE, _DELETE, _NEXT_KEY, _OBJECT_INFO, _LOOKUP_AND_DELETE = 1, 2, 3, 4, 15, 21
+_FREEZE = 22  # since v5.2
 LOOKUP_BATCH, LOOKUP_AND_DELETE_BATCH, _UPDATE_BATCH = 24, 25, 26
 
 
@@ -75,6 +77,10 @@ class _Batch(ctypes.Structure):
         ("elem_flags", ctypes.c_uint64),
         ("flags", ctypes.c_uint64),
     )
+
+
+class _Freezing(ctypes.Structure):
+    _fields_ = (("map_fd", ctypes.c_uint32),)
 
 
 class _ObjectInfo(ctypes.Structure):
@@ -124,6 +130,13 @@ def update(fd: int, key: bytes, value: bytes) -> None:
 def delete(fd: int, key: bytes) -> bool:
     """Delete a key; False where there was none."""
     return _present(_DELETE, fd, key, None)
+
+
+def freeze(fd: int) -> None:
+    """Let no system call change a map any more."""
+    number = _call(_FREEZE, _Freezing(fd))
+    if number:
+        raise _error(number)
 
 
 def next_key(fd: int, key: bytes | None, size: int) -> bytes | None:

@@ -244,8 +244,28 @@ MISTAKES = {
         f("char b§[4096] = {}; bpf_get_current_comm(b, 16); return b[1];").replace("b§", "§b"), "memset of this size"
     ),
     "a global variable": Mistake(f("§counter++; return counter;", "int counter;\n"), "", "BPF_ARRAY(", VerifierError),
-    "a literal's address": Mistake(
-        f('u64 *v = §counts.lookup("abc"); return v ? *v : 0;', HASH), "", 'char text[] = "abc";', VerifierError
+    "a global variable's address": Mistake(
+        f("u32 c = 0; bpf_probe_read_kernel(&c, sizeof(c), &§counter); return c;", "int counter = 1;\n"),
+        "wants the address of the variable counter",
+        "BPF_ARRAY(",
+    ),
+    "a table of pointers": Mistake(
+        f(
+            "char to[8]; §bpf_probe_read_kernel_str(to, 8, names[PT_REGS_PARM1(ctx) & 3]); return to[0];",
+            'static const char *names[] = {"a", "b", "cc", "d"};\n',
+        ),
+        "",
+        'static const char names[][16] = {"a", "b"};',
+        VerifierError,
+    ),
+    "a float in a struct": Mistake(
+        f(
+            "struct f_t d = {}; floats.perf_submit(ctx, &d, sizeof(d));",
+            "struct f_t { u32 pid; float §share; };\nBPF_PERF_OUTPUT(floats);\n",
+        ),
+        "share is a float",
+        "make it an integer",
+        bpfnb.UnsupportedError,
     ),
     "noinline without its macro": Mistake(
         f("return g();", "static __attribute__((§noinline)) int g(void) { return 1; }\n"),

@@ -285,7 +285,7 @@ def test_what_depends_on_more_than_the_text_is_always_compiled() -> None:
 
 
 def test_a_recipe_that_fails_is_forgotten() -> None:
-    compiler = Recorder(Cooked((), (), (), b"", OSError(1, "refused")))
+    compiler = Recorder(Cooked((), (), (), b"", refusal=OSError(1, "refused")))
     for _ in range(3):
         compiler.build(source("abcdefgh"), [], [], [])
     assert len(compiler.jobs) == 3
