@@ -31,9 +31,9 @@ from benchmarks.coverage.measure import _Bench, _parse, _processes
 from benchmarks.coverage.record import Recorder, Recording
 from benchmarks.coverage.tools import runs
 from bpfnb.errors import BpfnbError
-from bpfnb.tracer import attach, compiler, headers
-from bpfnb.tracer.compiler import CELL_PATH, UsdtWish
-from bpfnb.tracer.engine import Engine, Usdt
+from bpfnb.tracer import attach, compiler, headers, usdt
+from bpfnb.tracer.compiler import CELL_PATH
+from bpfnb.tracer.engine import Engine
 from bpfnb.tracer.rewrite import rewrite
 
 WANTED = 1.3  # times what real headers cost, at most
@@ -58,7 +58,6 @@ class Job(NamedTuple):
     text: str
     cell: str
     cflags: tuple[str, ...]
-    usdt: tuple[UsdtWish, ...]
 
 
 class Cost(NamedTuple):
@@ -185,9 +184,9 @@ def programs(
 def _job(recording: Recording) -> Job:
     program, _ = _parse(recording)
     tag = "coverage" if program.prints else ""
-    source = rewrite(program, tag=tag, syscall_mode=attach.syscall_mode(), path=CELL_PATH)
-    usdt = dict.fromkeys(wish for probe in program.probes if (wish := attach.usdt_wish(probe)))
-    return Job(source.text, source.cell, (*compiler._WARNINGS, *program.cflags), tuple(usdt))
+    readers = usdt.readers(program, usdt.find_all(program))
+    source = rewrite(program, tag=tag, syscall_mode=attach.syscall_mode(), path=CELL_PATH, readers=readers)
+    return Job(source.text, source.cell, (*compiler._WARNINGS, *program.cflags))
 
 
 # --- compiling ----------------------------------------------------------------------------------------------------
@@ -295,9 +294,8 @@ def _compile(engine: Engine, tree: headers.Tree, job: Job, log: int, writer: int
         cell = os.memfd_create("cell")
         os.write(cell, job.cell.encode())
         os.dup2(cell, compiler._CELL_FD)
-        usdt = [Usdt(engine, wish.path, wish.name, wish.function) for wish in job.usdt]
         os.write(writer, f"{time.process_time()} {time.monotonic()}".encode())
-        engine.compile(job.text, job.cflags, usdt, tree)
+        engine.compile(job.text, job.cflags, tree)
         os._exit(0)
     except BaseException as error:
         ctypes.CDLL(None).fflush(None)  # bcc writes some of its complaints through C's buffered stdout

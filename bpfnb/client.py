@@ -94,7 +94,7 @@ class Client:
         with self._lock:
             self._listeners[number] = listener
         try:
-            reply = self._ask(protocol.Load(number, program))
+            reply = self._ask(protocol.Load(number, program, _folder()))
         except BaseException:
             with self._lock:
                 self._listeners.pop(number, None)
@@ -127,7 +127,7 @@ class Client:
         return reply.names, reply.modules
 
     def find_probes(self, pattern: str, limit: int) -> tuple[tuple[str, ...], int]:
-        reply = self._ask(protocol.FindProbes(next(self._requests), pattern, limit))
+        reply = self._ask(protocol.FindProbes(next(self._requests), pattern, limit, _folder()))
         assert isinstance(reply, protocol.ProbeNames)
         return reply.names, reply.more
 
@@ -225,6 +225,14 @@ class Client:
             _settle(future, lambda f: f.set_exception(error))
         for listener in listeners:
             listener.on_death(self.died)
+
+
+def _folder() -> str:
+    """The folder this process is in, "" when that has been removed."""
+    try:
+        return os.getcwd()  # noqa: PTH109 (a str, or none)
+    except OSError:
+        return ""
 
 
 def _content(fd: int) -> bytes:

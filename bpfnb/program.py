@@ -155,9 +155,9 @@ _SHAPES = {
     "fexit": "fexit:FUNCTION, such as fexit:vfs_read",
     "tracepoint": "tracepoint:CATEGORY:NAME, such as tracepoint:sched:sched_process_fork",
     "rawtracepoint": "rawtracepoint:NAME, such as rawtracepoint:sched_switch",
-    "uprobe": "uprobe:PATH:SYMBOL or uprobe:PATH:SYMBOL+OFFSET, such as uprobe:/bin/bash:readline",
+    "uprobe": "uprobe:PATH:SYMBOL, uprobe:PATH:SYMBOL+OFFSET or uprobe:PATH:0xADDR, such as uprobe:/bin/bash:readline",
     "uretprobe": "uretprobe:PATH:SYMBOL, such as uretprobe:/bin/bash:readline",
-    "usdt": "usdt:PATH:PROVIDER:NAME, such as usdt:/usr/bin/python3:python:function__entry",
+    "usdt": "usdt:PATH:PROVIDER:NAME or usdt:PATH:NAME, such as usdt:/usr/bin/python3:python:function__entry",
     "profile": "profile:HERTZ, or profile:UNIT:N with hz, s, ms or us, such as profile:99 or profile:ms:10",
     "software": "software:EVENT or software:EVENT:COUNT, such as software:page-faults:100",
     "hardware": "hardware:EVENT or hardware:EVENT:COUNT, such as hardware:cache-misses:1000000",
@@ -317,9 +317,13 @@ def _user_function(kind: str, target: str, text: str) -> tuple[str, str]:
     return kind, target
 
 
+_USDT_NAME = re.compile(r"[A-Za-z_][\w-]*", re.ASCII)
+
+
 def _usdt(kind: str, target: str, text: str) -> tuple[str, str]:
-    parts = target.rsplit(":", 2)
-    if len(parts) != 3 or not parts[0] or not all(_IDENTIFIER.fullmatch(part) for part in parts[1:]):
+    """The provider may be left out; a path may have colons, so which word is what is known where the file is."""
+    path, _, name = target.rpartition(":")
+    if not path or path.startswith(":") or not _USDT_NAME.fullmatch(name):
         raise _malformed(kind, text)
     return kind, target
 

@@ -114,10 +114,14 @@ class Check(Struct, frozen=True):
 
 
 class Load(Struct, tag=True, frozen=True):
-    """Compile, verify, load, attach. Answered by Loaded or Failed; ``request`` names the session from then on."""
+    """Compile, verify, load, attach. Answered by Loaded or Failed; ``request`` names the session from then on.
+
+    ``folder``: where relative paths of probes begin, "" where that is nowhere.
+    """
 
     request: int
     program: Program
+    folder: str = ""
 
 
 class Stop(Struct, tag=True, frozen=True):
@@ -128,11 +132,13 @@ class Stop(Struct, tag=True, frozen=True):
 
 
 class FindProbes(Struct, tag=True, frozen=True):
-    """The probes of this kernel whose name matches a shell pattern. Answered by ProbeNames."""
+    """The probes of this kernel, or of a file (usdt:PATH:PATTERN), whose name matches a shell pattern. Answered by
+    ProbeNames. ``folder``: as in Load."""
 
     request: int
     pattern: str
     limit: int
+    folder: str = ""
 
 
 class RunChecks(Struct, tag=True, frozen=True):

@@ -29,10 +29,10 @@ from bpfnb.errors import (
     UnsupportedError,
     VerifierError,
 )
-from bpfnb.program import Program, parse
-from bpfnb.tracer import attach, compiler, headers
+from bpfnb.program import Probe, Program, parse
+from bpfnb.tracer import attach, compiler, headers, usdt
 from bpfnb.tracer.compiler import CELL_PATH, Compiler
-from bpfnb.tracer.engine import Engine, Usdt
+from bpfnb.tracer.engine import Engine
 from bpfnb.tracer.rewrite import rewrite
 
 __all__ = ["MARK", "Plain", "Result", "Tried", "measure"]
@@ -172,14 +172,13 @@ class _Bench:
         program, tried.idle = _parse(recording)
         tried.probes = len(program.probes)
         tag = "coverage" if program.prints else ""
-        source = rewrite(program, tag=tag, syscall_mode=attach.syscall_mode(), path=CELL_PATH)
-        usdt = [wish for probe in program.probes if (wish := attach.usdt_wish(probe))]
+        around = attach.Surroundings(usdt=usdt.find_all(program))
+        readers = usdt.readers(program, around.usdt)
+        source = rewrite(program, tag=tag, syscall_mode=attach.syscall_mode(), path=CELL_PATH, readers=readers)
         loads = dict.fromkeys(attach.wish(self._engine, probe) for probe in program.probes)
         tables = [output.name for output in program.outputs] + [map_.name for map_ in program.maps]
         began = time.monotonic()
-        module = self._compiler.build(
-            source, program.cflags, list(dict.fromkeys(usdt)), list(loads), list(dict.fromkeys(tables))
-        )
+        module = self._compiler.build(source, program.cflags, list(loads), list(dict.fromkeys(tables)))
         tried.seconds = time.monotonic() - began
         tried.compiled = tried.loaded = True
         links = []
@@ -190,7 +189,7 @@ class _Bench:
                     continue
                 try:
                     attach.require(probe)
-                    links.append(attach.attach(self._engine, module, probe))
+                    links.append(attach.attach(self._engine, module, probe, around))
                     tried.attached += 1
                 except (AttachError, UnsupportedError) as error:
                     tried.why = tried.why or str(error)
@@ -221,7 +220,7 @@ class _Bench:
         plain = Plain()
         try:
             program, _ = _parse(recording)
-            compiled = self._engine.compile(recording.text, recording.cflags, self._usdt(program))
+            compiled = self._engine.compile(recording.text, recording.cflags, usdt=self._usdt(program))
             plain.compiled = True
             for wish in dict.fromkeys(attach.wish(self._engine, probe) for probe in program.probes):
                 if compiled.has(wish.function):
@@ -231,9 +230,23 @@ class _Bench:
             plain.why = str(error)
         return plain
 
-    def _usdt(self, program: Program) -> list[Usdt]:
-        wishes = dict.fromkeys(wish for probe in program.probes if (wish := attach.usdt_wish(probe)))
-        return [Usdt(self._engine, wish.path, wish.name, wish.function) for wish in wishes]
+    def _usdt(self, program: Program) -> list[_BccUsdt]:
+        return [_BccUsdt(self._engine, probe) for probe in program.probes if probe.kind == "usdt"]
+
+
+class _BccUsdt:
+    """A USDT probe in bcc's own hands, which attaches nothing."""
+
+    def __init__(self, engine: Engine, probe: Probe) -> None:
+        path, _, name = probe.target.rsplit(":", 2)
+        self._context = engine.bcc.USDT(path=path)
+        self._context.enable_probe(probe=name, fn_name=probe.function)
+
+    def get_context(self) -> Any:
+        return self._context.get_context()
+
+    def attach_uprobes(self, bpf: Any, ignore_pid: bool) -> None:
+        """Nothing runs here."""
 
 
 def main(arguments: list[str]) -> None:

@@ -140,8 +140,8 @@ class _Service:
     def _reply(self, message: ToTracer) -> FromTracer | None:
         """The answer; None when it has been sent, with a descriptor."""
         match message:
-            case protocol.Load(request, program):
-                return self._sessions.start(request, program)
+            case protocol.Load(request, program, folder):
+                return self._sessions.start(request, program, folder)
             case protocol.Stop(request, session):
                 self._sessions.stop(session)
                 return protocol.Stopped(request)
@@ -155,10 +155,10 @@ class _Service:
                 return protocol.MapWritten(request)
             case protocol.FindSymbols(request, pid, addresses):
                 return protocol.Symbols(request, *self._symbols.find(pid, addresses))
-            case protocol.FindProbes(request, pattern, limit):
+            case protocol.FindProbes(request, pattern, limit, folder):
                 from bpfnb.tracer import probes
 
-                names, more = probes.find(pattern, limit)
+                names, more = probes.find(pattern, limit, folder)
                 return protocol.ProbeNames(request, names, more)
             case protocol.RunChecks(request):
                 from bpfnb.tracer import checks

@@ -9,34 +9,33 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
 import platform
 import re
-import shutil
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext, suppress
-from functools import cache
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from bpfnb.errors import AttachError, SetupError, UnsupportedError, did_you_mean
+from bpfnb.errors import AttachError
 from bpfnb.program import ENTRIES, EVENTS, Probe
-from bpfnb.protocol import ProbeInfo
-from bpfnb.tracer import features, headers, privileges, tracefs
+from bpfnb.tracer import features, headers, privileges, tracefs, uprobe, usdt
 from bpfnb.tracer.btf import FUNC, Types
-from bpfnb.tracer.compiler import LoadWish, Module, UsdtWish
-from bpfnb.tracer.elf import UNREADABLE, Elf, opened
+from bpfnb.tracer.compiler import LoadWish, Module
 from bpfnb.tracer.engine import Engine
+from bpfnb.tracer.link import Link, Place, made, near, on_events, open_event, reason, refused
+from bpfnb.tracer.usdt import Usdt
 
-__all__ = ["Link", "attach", "has_kprobes", "require", "syscall_mode", "usdt_wish", "wish"]
+__all__ = ["Surroundings", "attach", "has_kprobes", "require", "syscall_mode", "wish"]
 
 # BPF program types: include/uapi/linux/bpf.h, enum bpf_prog_type.
 _KPROBE, _TRACEPOINT, _PERF_EVENT, _RAW_TRACEPOINT, _TRACING, _LSM = 2, 5, 7, 17, 26, 29
 # Perf event types and defaults: include/uapi/linux/perf_event.h.
-_TYPE_HARDWARE, _TYPE_SOFTWARE, _CPU_CLOCK = 0, 1, 0
-_PERF_EVENT_IOC_DISABLE = 0x2401
+_TYPE_HARDWARE, _TYPE_SOFTWARE, _TYPE_TRACEPOINT, _CPU_CLOCK = 0, 1, 2, 0
 _DEFAULT_COUNT = {"software": 1, "hardware": 1_000_000}  # events to a hit, as bpftrace has it
+
+_KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe")
 
 _SYSCALL_PREFIXES = {
     "x86_64": "__x64_sys_",
@@ -46,29 +45,19 @@ _SYSCALL_PREFIXES = {
 }
 
 
-class Link(NamedTuple):
-    """An attached probe, and the descriptors that hold it."""
+class Surroundings(NamedTuple):
+    """What probes in files depend on: the notebook's folder ("" where it is not known), and the USDT probes found."""
 
-    info: ProbeInfo
-    fds: list[int]
-
-    def silence(self) -> None:
-        """Let it see no more events, at once, where that is possible: detaching waits for every CPU."""
-        for fd in self.fds:
-            with suppress(OSError):  # no perf event but a BPF link, which can only be closed
-                fcntl.ioctl(fd, _PERF_EVENT_IOC_DISABLE)
-
-    def close(self) -> None:
-        """Detach. Idempotent."""
-        _close_all(self.fds)
+    folder: str = ""
+    usdt: Mapping[Probe, Usdt] = {}
 
 
 class Target(NamedTuple):
     """What is attached, and with what."""
 
     engine: Engine
-    module: Module
     program: int  # the loaded function's descriptor
+    around: Surroundings
 
 
 def wish(engine: Engine, probe: Probe) -> LoadWish:
@@ -82,29 +71,25 @@ def wish(engine: Engine, probe: Probe) -> LoadWish:
     return LoadWish(probe.function, kind, f"lsm__{probe.target}" if kind == _LSM else probe.function)
 
 
-def usdt_wish(probe: Probe) -> UsdtWish | None:
-    """What has to be known of a USDT probe before compiling."""
-    if probe.kind != "usdt":
-        return None
-    path, provider, name = probe.target.rsplit(":", 2)
-    return UsdtWish(path, f"{provider}:{name}", probe.function, probe.requested)
-
-
-def require(probe: Probe) -> None:
+def require(probe: Probe, folder: str = "") -> None:
     """AttachError where it is known, before anything is compiled, that there is no such probe here."""
-    if probe.kind in _REQUIRED:
+    if probe.kind in ("uprobe", "uretprobe"):
+        uprobe.require(probe, folder)
+    elif probe.kind == "usdt":
+        usdt.find(probe, folder)
+    elif probe.kind in _REQUIRED:
         _REQUIRED[probe.kind](probe)
 
 
-def attach(engine: Engine, module: Module, probe: Probe) -> Link:
+def attach(engine: Engine, module: Module, probe: Probe, around: Surroundings) -> Link:
     """Attach a probe that ``require`` has let pass and whose function is loaded. AttachError when that cannot be."""
-    return _WAYS[probe.kind](Target(engine, module, module.programs[wish(engine, probe)]), probe)
+    return _WAYS[probe.kind](Target(engine, module.programs[wish(engine, probe)], around), probe)
 
 
 @cache
 def has_kprobes() -> bool:
     """Whether this kernel has kprobes (CONFIG_KPROBE_EVENTS): it then offers them as a perf event source."""
-    return Path("/sys/bus/event_source/devices/kprobe/type").exists()
+    return (_KPROBE_PMU / "type").exists()
 
 
 def syscall_mode() -> Literal["kprobe", "tracepoint"]:
@@ -118,12 +103,11 @@ def _syscall(target: Target, probe: Probe) -> Link:
     exit_ = probe.kind == "sysret"
     if has_kprobes():
         function = _syscall_function(probe)
-        fd = _open_kprobe(target, probe, function, 0, exit_)
-        return _link(probe, fd, f"{'kretprobe' if exit_ else 'kprobe'}:{function}", "")
-    event = f"sys_{'exit' if exit_ else 'enter'}_{probe.target}"
-    fd = _open_tracepoint(target, probe, "syscalls", event)
+        place = Place(partial(_open_kprobe, function, exit_=exit_))
+        return on_events(probe, target.program, [place], f"{'kretprobe' if exit_ else 'kprobe'}:{function}")
+    event = f"syscalls:sys_{'exit' if exit_ else 'enter'}_{probe.target}"
     note = "this kernel has no kprobes: probes on syscalls are attached to their tracepoints, which see the same calls"
-    return _link(probe, fd, f"tracepoint:syscalls:{event}", note)
+    return on_events(probe, target.program, [Place(partial(_open_tracepoint, event))], f"tracepoint:{event}", note)
 
 
 def _require_syscall(probe: Probe) -> None:
@@ -135,9 +119,8 @@ def _require_syscall(probe: Probe) -> None:
 
 
 def _syscall_function(probe: Probe) -> str:
-    names = _kernel_functions()
     for prefix in (_SYSCALL_PREFIXES.get(platform.machine(), "sys_"), "sys_"):
-        if prefix + probe.target in names:
+        if prefix + probe.target in _kernel_functions:
             return prefix + probe.target
     raise _no_syscall(probe)
 
@@ -162,12 +145,12 @@ _LIBRARY_CALLS = {
 
 
 def _no_syscall(probe: Probe) -> AttachError:
-    if made := _LIBRARY_CALLS.get(probe.target):
-        why = f"this kernel has no syscall {probe.target}: glibc's {probe.target}() makes {made}"
-        return _refused(probe, why, hint=f"did you mean {probe.kind}:{made}?")
+    if call := _LIBRARY_CALLS.get(probe.target):
+        why = f"this kernel has no syscall {probe.target}: glibc's {probe.target}() makes {call}"
+        return refused(probe, why, hint=f"did you mean {probe.kind}:{call}?")
     known = [d.name[len("sys_enter_") :] for d in (tracefs.root() / "events/syscalls").glob("sys_enter_*")]
-    near = _near(probe.target, known, f"{probe.kind}:")
-    return _refused(probe, f"this kernel has no syscall {probe.target}", hint=near)
+    close = near(probe.target, known, f"{probe.kind}:")
+    return refused(probe, f"this kernel has no syscall {probe.target}", hint=close)
 
 
 # --- kernel functions ---------------------------------------------------------------------------------------------
@@ -218,20 +201,20 @@ _SERVES = {
 def _require_kprobe(probe: Probe) -> None:
     function = probe.target.partition("+")[0]
     if not has_kprobes():
-        raise _refused(probe, "this kernel has no kprobes (CONFIG_KPROBES is off)", hint=_alternative(probe, function))
-    if function in _kernel_functions():
+        raise refused(probe, "this kernel has no kprobes (CONFIG_KPROBES is off)", hint=_alternative(probe, function))
+    if function in _kernel_functions:
         return
-    parts = sorted(name for name in _kernel_functions() if name.startswith(f"{function}."))
+    parts = sorted(name for name in _kernel_functions.all() if name.startswith(f"{function}."))
     if parts:
         hint = f"the compiler made it {', '.join(parts[:3])}: {probe.kind}:{parts[0]}"
-        raise _refused(probe, f"no kernel function is called just {function}", hint=hint)
-    raise _no_function(probe, function, _kernel_functions())
+        raise refused(probe, f"no kernel function is called just {function}", hint=hint)
+    raise _no_function(probe, function, _kernel_functions.all())
 
 
 def _kprobe(target: Target, probe: Probe) -> Link:
     function, _, offset = probe.target.partition("+")
-    fd = _open_kprobe(target, probe, function, int(offset or "0", 0), probe.kind == "kretprobe")
-    return _link(probe, fd, f"{probe.kind}:{probe.target}", "")
+    place = Place(partial(_open_kprobe, function, int(offset or "0", 0), exit_=probe.kind == "kretprobe"))
+    return on_events(probe, target.program, [place], f"{probe.kind}:{probe.target}")
 
 
 def _require_trampoline(probe: Probe) -> None:
@@ -242,14 +225,14 @@ def _require_trampoline(probe: Probe) -> None:
     if refusal:
         what = "the hooks of its security modules (lsm)" if hook else "its functions (fentry, fexit)"
         message = f"this kernel does not let programs attach to {what}: {refusal}"
-        raise _refused(probe, message, hint=_alternative(probe, function))
+        raise refused(probe, message, hint=_alternative(probe, function))
     btf = headers.KERNEL_BTF.read_bytes()
     if ":" in function or f"\0{function}\0".encode() in btf:  # of a module's function its own BTF knows
         return
     known = [t.name for t in Types(btf, "the kernel's").all if t.kind == FUNC]
     if hook:
         hooks = [name.removeprefix("bpf_lsm_") for name in known if name.startswith("bpf_lsm_")]
-        raise _refused(probe, f"this kernel has no hook {probe.target}", hint=_near(probe.target, hooks, "lsm:"))
+        raise refused(probe, f"this kernel has no hook {probe.target}", hint=near(probe.target, hooks, "lsm:"))
     raise _no_function(probe, function, known)
 
 
@@ -266,9 +249,9 @@ def _refusal(feature: Callable[[], None]) -> str:
 
 def _no_function(probe: Probe, function: str, known: Iterable[str]) -> AttachError:
     # A kernel has 100,000 functions and comparing is slow: a name people mistype starts right.
-    near = _near(function, (name for name in known if name[:2] == function[:2]), f"{probe.kind}:")
-    hint = _alternative(probe, function) or near
-    return _refused(probe, f"no kernel function is called {function}; it may be inlined", hint=hint)
+    close = near(function, (name for name in known if name[:2] == function[:2]), f"{probe.kind}:")
+    hint = _alternative(probe, function) or close
+    return refused(probe, f"no kernel function is called {function}; it may be inlined", hint=hint)
 
 
 def _alternative(probe: Probe, function: str) -> str | None:
@@ -282,20 +265,26 @@ def _alternative(probe: Probe, function: str) -> str | None:
     return f"a tracepoint stands at this place: -a tracepoint:{event}={probe.function}"
 
 
-def _open_kprobe(target: Target, probe: Probe, function: str, offset: int, exit_: bool) -> int:
-    event = f"bpfnb_{os.getpid()}_{target.program}_{function}".encode()
-    attach_kprobe = target.engine.lib.bpf_attach_kprobe
-    return _opened(probe, lambda: attach_kprobe(target.program, int(exit_), event, function.encode(), offset, 0))
+def _open_kprobe(function: str, offset: int = 0, *, exit_: bool) -> int:
+    name = ctypes.create_string_buffer(function.encode())
+    kind = int((_KPROBE_PMU / "type").read_text())
+    return open_event(kind, int(exit_), config1=ctypes.addressof(name), config2=offset)
 
 
 def _fentry(target: Target, probe: Probe) -> Link:
-    fd = _opened(probe, lambda: target.engine.lib.bpf_attach_kfunc(target.program))
-    return _link(probe, fd, f"{probe.kind}:{probe.target}", "")
+    return _by_link(probe, target.engine.lib.bpf_attach_kfunc(target.program), f"{probe.kind}:{probe.target}")
 
 
 def _lsm(target: Target, probe: Probe) -> Link:
-    fd = _opened(probe, lambda: target.engine.lib.bpf_attach_lsm(target.program))
-    return _link(probe, fd, f"lsm:{probe.target}", "")
+    return _by_link(probe, target.engine.lib.bpf_attach_lsm(target.program), f"lsm:{probe.target}")
+
+
+def _by_link(probe: Probe, fd: int, attached: str) -> Link:
+    """What bcc's C library opened: a BPF link, or a negative number."""
+    if fd < 0:
+        number = ctypes.get_errno() or -fd
+        raise reason(probe, OSError(number, os.strerror(number)))
+    return made(probe, [fd], attached)
 
 
 # --- tracepoints --------------------------------------------------------------------------------------------------
@@ -305,9 +294,9 @@ def _require_tracepoint(probe: Probe) -> None:
     if not _has_tracepoint(probe.target.replace(":", "/")):
         call = re.fullmatch(r"(syscalls:sys_(?:enter|exit)_)(\w+)", probe.target)
         entry = ENTRIES.get(call[2]) if call else None
-        near = f"did you mean tracepoint:{call[1]}{entry}?" if call and entry else None
-        near = near or _near(probe.target, tracefs.tracepoints(), "tracepoint:")
-        raise _refused(probe, f"this kernel has no tracepoint {probe.target}", hint=near)
+        close = f"did you mean tracepoint:{call[1]}{entry}?" if call and entry else None
+        close = close or near(probe.target, tracefs.tracepoints(), "tracepoint:")
+        raise refused(probe, f"this kernel has no tracepoint {probe.target}", hint=close)
 
 
 def _has_tracepoint(event: str) -> bool:
@@ -315,117 +304,37 @@ def _has_tracepoint(event: str) -> bool:
 
 
 def _tracepoint(target: Target, probe: Probe) -> Link:
-    category, _, event = probe.target.partition(":")
-    return _link(probe, _open_tracepoint(target, probe, category, event), f"tracepoint:{probe.target}", "")
+    return on_events(
+        probe, target.program, [Place(partial(_open_tracepoint, probe.target))], f"tracepoint:{probe.target}"
+    )
 
 
-def _open_tracepoint(target: Target, probe: Probe, category: str, event: str) -> int:
-    attach_tracepoint = target.engine.lib.bpf_attach_tracepoint
-    return _opened(probe, lambda: attach_tracepoint(target.program, category.encode(), event.encode()))
+def _open_tracepoint(event: str) -> int:
+    number = int((tracefs.root() / "events" / event.replace(":", "/") / "id").read_text())
+    return open_event(_TYPE_TRACEPOINT, number)
 
 
 def _raw_tracepoint(target: Target, probe: Probe) -> Link:
-    attach_raw_tracepoint = target.engine.lib.bpf_attach_raw_tracepoint
+    fd = target.engine.lib.bpf_attach_raw_tracepoint(target.program, probe.target.encode())
     try:
-        fd = _opened(probe, lambda: attach_raw_tracepoint(target.program, probe.target.encode()))
+        return _by_link(probe, fd, f"rawtracepoint:{probe.target}")
     except AttachError as error:
         if error.errno != errno.ENOENT:
             raise
         known = (name.partition(":")[2] for name in tracefs.tracepoints())
-        hint = _near(probe.target, known, "rawtracepoint:")
-        raise _refused(probe, f"this kernel has no raw tracepoint {probe.target}", hint=hint) from None
-    return _link(probe, fd, f"rawtracepoint:{probe.target}", "")
+        hint = near(probe.target, known, "rawtracepoint:")
+        raise refused(probe, f"this kernel has no raw tracepoint {probe.target}", hint=hint) from None
 
 
 # --- user space ---------------------------------------------------------------------------------------------------
 
 
-def _require_uprobe(probe: Probe) -> None:
-    _require_file(probe, probe.target.rpartition(":")[0])
-
-
 def _uprobe(target: Target, probe: Probe) -> Link:
-    path, _, symbol = probe.target.rpartition(":")
-    symbol, _, offset = symbol.partition("+")
-    try:
-        place = target.engine.resolve(path, symbol, int(offset or "0", 0))
-    except Exception:  # bcc raises nothing more exact
-        raise _no_symbol(probe, path, symbol) from None
-    fd = _open_uprobe(target, probe, *place, probe.kind == "uretprobe")
-    return _link(probe, fd, f"{probe.kind}:{probe.target}", "")
-
-
-def _no_symbol(probe: Probe, path: str, symbol: str) -> AttachError:
-    if "*" in symbol:
-        return _refused(probe, "wildcards are not understood: name one function")
-    try:
-        with opened(path.encode(), nullcontext) as file:
-            known = [name for name in Elf(file.read).functions() if name[:1] == symbol[:1]]
-    except UNREADABLE:
-        return _refused(probe, f"{path} is no program or library (ELF) of this machine")
-    return _refused(probe, f"{path} has no function {symbol}", hint=_near(symbol, known, f"{probe.kind}:{path}:"))
-
-
-def _require_usdt(probe: Probe) -> None:
-    path, provider, name = probe.target.rsplit(":", 2)
-    _require_file(probe, path)
-    with suppress(*UNREADABLE), opened(path.encode(), nullcontext) as file:
-        known = Elf(file.read).usdt()
-        if f"{provider}:{name}" not in known:
-            none = "" if known else ": it was built without USDT probes"
-            hint = _near(f"{provider}:{name}", known, f"usdt:{path}:")
-            raise _refused(probe, f"{path} has no probe {provider}:{name}{none}", hint=hint)
+    return uprobe.uprobe(probe, target.program, target.around.folder)
 
 
 def _usdt(target: Target, probe: Probe) -> Link:
-    """At every place the probe is compiled into."""
-    wished = usdt_wish(probe)
-    assert wished
-    fds: list[int] = []
-    try:
-        for path, address in target.module.places[wished]:
-            fds.append(_open_uprobe(target, probe, path.encode(), address, False))
-    except BaseException:
-        _close_all(fds)
-        raise
-    return _link(probe, fds, f"usdt:{probe.target}", "")
-
-
-def _open_uprobe(target: Target, probe: Probe, path: bytes, address: int, exit_: bool) -> int:
-    event = f"bpfnb_{os.getpid()}_{target.program}_{address:x}".encode()
-    attach_uprobe = target.engine.lib.bpf_attach_uprobe
-    try:
-        return _opened(probe, lambda: attach_uprobe(target.program, int(exit_), event, path, address, -1))
-    except BaseException:
-        _forget_uprobe(event)
-        raise
-
-
-def _forget_uprobe(event: bytes) -> None:
-    """What the kernel refuses bcc tries a second time, by way of a probe in tracefs, and leaves that there (libbpf.c:
-    bpf_attach_probe, create_probe_event)."""
-    with suppress(OSError, SetupError):  # there is none
-        events = os.open(tracefs.root() / "uprobe_events", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-        try:
-            os.write(events, b"-:uprobes/%s_bcc_%d\n" % (event, os.getpid()))
-        finally:
-            os.close(events)
-
-
-def _require_file(probe: Probe, path: str) -> None:
-    file = Path(path)
-    if file.is_dir():
-        raise _refused(probe, f"{path} is a directory")
-    if not file.is_file():
-        raise _refused(probe, f"there is no file {path}", hint=_near_file(file))
-
-
-def _near_file(file: Path) -> str | None:
-    if not file.is_absolute():
-        return f"write its whole path{f', {found}' if (found := shutil.which(file)) else ''}"
-    with suppress(OSError):
-        return _near(file.name, [other.name for other in file.parent.iterdir()], f"{str(file.parent).rstrip('/')}/")
-    return None
+    return usdt.attach(probe, target.program, target.around.usdt, target.around.folder)
 
 
 # --- perf events --------------------------------------------------------------------------------------------------
@@ -437,37 +346,23 @@ def _profile(target: Target, probe: Probe) -> Link:
     frequency = 0 if nanoseconds else int(number)
     most = int(Path("/proc/sys/kernel/perf_event_max_sample_rate").read_text())
     if frequency > most:
-        raise _refused(probe, f"kernel.perf_event_max_sample_rate allows {most} times a second at most", errno.EINVAL)
-    return _perf(target, probe, _TYPE_SOFTWARE, _CPU_CLOCK, nanoseconds, frequency)
+        raise refused(probe, f"kernel.perf_event_max_sample_rate allows {most} times a second at most", errno.EINVAL)
+    return _perf(
+        target, probe, partial(open_event, _TYPE_SOFTWARE, _CPU_CLOCK, period=nanoseconds, frequency=frequency)
+    )
 
 
 def _counter(target: Target, probe: Probe) -> Link:
     event, _, count = probe.target.partition(":")
     type_ = _TYPE_SOFTWARE if probe.kind == "software" else _TYPE_HARDWARE
     config = list(EVENTS[probe.kind]).index(event)  # in the order of the kernel's enum
-    return _perf(target, probe, type_, config, int(count or _DEFAULT_COUNT[probe.kind]), 0)
+    return _perf(target, probe, partial(open_event, type_, config, period=int(count or _DEFAULT_COUNT[probe.kind])))
 
 
-def _perf(target: Target, probe: Probe, type_: int, config: int, period: int, frequency: int) -> Link:
+def _perf(target: Target, probe: Probe, opening: Callable[..., int]) -> Link:
     """One perf event a CPU that is online."""
-    fds: list[int] = []
-    try:
-        for cpu in sorted(os.sched_getaffinity(0) | _online()):
-            fds.append(_opened_perf(target, probe, (type_, config, period, frequency, cpu)))
-    except BaseException:
-        _close_all(fds)
-        raise
-    return _link(probe, fds, f"{probe.kind}:{probe.target}", f"on {len(fds)} CPUs")
-
-
-def _opened_perf(target: Target, probe: Probe, arguments: tuple[int, ...]) -> int:
-    type_, config, period, frequency, cpu = arguments
-    wide = ctypes.c_ulonglong  # bcc's binding declares no argument types for this call
-    attach_perf_event = target.engine.lib.bpf_attach_perf_event
-    return _opened(
-        probe,
-        lambda: attach_perf_event(target.program, type_, config, wide(period), wide(frequency), -1, cpu, -1),
-    )
+    places = [Place(partial(opening, cpu=cpu)) for cpu in sorted(os.sched_getaffinity(0) | _online())]
+    return on_events(probe, target.program, places, f"{probe.kind}:{probe.target}", f"on {len(places)} CPUs")
 
 
 def _online() -> set[int]:
@@ -476,60 +371,30 @@ def _online() -> set[int]:
     return {cpu for first, _, last in spans for cpu in range(int(first), int(last or first) + 1)}
 
 
-def _close_all(fds: list[int]) -> None:
-    while fds:
-        os.close(fds.pop())
-
-
 # --- shared -------------------------------------------------------------------------------------------------------
 
 
-def _link(probe: Probe, fds: int | list[int], attached: str, note: str) -> Link:
-    kind = attached.partition(":")[0]
-    info = ProbeInfo(probe.requested, attached, kind, note, probe.function)
-    return Link(info, [fds] if isinstance(fds, int) else fds)
+class _KernelFunctions:
+    """The names in /proc/kallsyms. Modules come and go, so what is not there is looked for again, once in a while."""
+
+    _FRESH = 2.0  # seconds
+
+    def __init__(self) -> None:
+        self._names: frozenset[str] = frozenset()
+        self._read_at = -self._FRESH
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names or name in self.all()
+
+    def all(self) -> frozenset[str]:
+        if time.monotonic() - self._read_at >= self._FRESH:
+            with Path("/proc/kallsyms").open() as lines:
+                self._names = frozenset(line.split(None, 3)[2] for line in lines)
+            self._read_at = time.monotonic()
+        return self._names
 
 
-_NOT_TRACEABLE = "the kernel does not let this function be traced (notrace, or part of tracing itself)"
-_TOO_FAR = "the function reads beyond this tracepoint's fields, or may not be attached to it"
-_REASONS = {
-    **dict.fromkeys((("kprobe", errno.EINVAL), ("kretprobe", errno.EINVAL)), _NOT_TRACEABLE),
-    ("kprobe", errno.EILSEQ): "no instruction begins at this offset",
-    ("uprobe", errno.EINVAL): "no instruction that can be traced begins there",
-    ("tracepoint", errno.EACCES): _TOO_FAR,
-    ("", errno.EBUSY): "it is in use by another tracer",
-    ("", errno.EPERM): "not permitted",
-    ("", errno.EACCES): "not permitted",
-}
-
-
-def _opened(probe: Probe, call: Callable[[], int]) -> int:
-    """A descriptor from bcc's C library. AttachError with the kernel's reason when it is negative."""
-    fd = call()
-    if fd >= 0:
-        return fd
-    number = ctypes.get_errno() or -fd
-    reason = _REASONS.get((probe.kind, number)) or _REASONS.get(("", number)) or os.strerror(number)
-    if probe.kind == "hardware" and number in (errno.ENOENT, errno.EOPNOTSUPP):
-        raise UnsupportedError(f"{probe.requested}: this machine has no such hardware counter ({reason})")
-    raise _refused(probe, reason, number)
-
-
-def _refused(probe: Probe, why: str, number: int = errno.ENOENT, hint: str | None = None) -> AttachError:
-    # A probe that was asked for beside the cell has no place in it.
-    line = probe.line if ":" not in probe.requested else 0
-    return AttachError(f"{probe.requested}: {why}", probe=probe.requested, errno=number, hint=hint, line=line or None)
-
-
-def _near(name: str, known: Iterable[str], prefix: str) -> str | None:
-    """Near names as a hint, each with what it is called by in full."""
-    return did_you_mean(name, known, 0.75).replace("mean ", f"mean {prefix}").replace(" or ", f" or {prefix}") or None
-
-
-@cache
-def _kernel_functions() -> frozenset[str]:
-    with Path("/proc/kallsyms").open() as lines:
-        return frozenset(line.split(None, 3)[2] for line in lines)
+_kernel_functions = _KernelFunctions()
 
 
 _PROGRAM_TYPES = {
@@ -557,9 +422,6 @@ _REQUIRED: dict[str, Callable[[Probe], None]] = {
     "fexit": _require_trampoline,
     "lsm": _require_trampoline,
     "tracepoint": _require_tracepoint,
-    "uprobe": _require_uprobe,
-    "uretprobe": _require_uprobe,
-    "usdt": _require_usdt,
 }
 
 _WAYS: dict[str, Callable[[Target, Probe], Link]] = {

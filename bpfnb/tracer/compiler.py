@@ -28,7 +28,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bpfnb.errors import (
-    AttachError,
     BpfnbError,
     CompileError,
     Diagnostic,
@@ -42,12 +41,12 @@ from bpfnb.tracer import constants, failures, headers, lineinfo, recipes, syscal
 from bpfnb.tracer.btf import STRUCT, Types, schema_of
 from bpfnb.tracer.clashes import Clash
 from bpfnb.tracer.edits import Rewritten
-from bpfnb.tracer.engine import Compiled, Engine, Function, Usdt
+from bpfnb.tracer.engine import Compiled, Engine, Function
 from bpfnb.tracer.lineinfo import Lines
 from bpfnb.tracer.recipes import Kept, Recipe
 from bpfnb.tracer.submits import CARRIES, UNKNOWN
 
-__all__ = ["CELL_PATH", "Compiler", "LoadWish", "Module", "Table", "UsdtWish"]
+__all__ = ["CELL_PATH", "Compiler", "LoadWish", "Module", "Table"]
 
 # While a cell is compiled it is a file of this name: LLVM copies the lines from there that the verifier will quote.
 _CELL_FD = 200
@@ -71,15 +70,6 @@ class LoadWish(Struct, frozen=True):
     name: str
 
 
-class UsdtWish(Struct, frozen=True):
-    """A USDT probe, ``name`` as PROVIDER:NAME, for a function of the cell."""
-
-    path: str
-    name: str
-    function: str
-    requested: str
-
-
 class Table(Struct, frozen=True):
     """A map or an output of the compiled cell: its descriptor, and what its keys and values are where it is known."""
 
@@ -91,21 +81,19 @@ class Table(Struct, frozen=True):
 class Module:
     """A cell compiled and loaded. ``close`` lets its programs and tables go.
 
-    ``places``: where its USDT probes lie. ``carried``: for each of the source's submits that was compiled, what it
-    hands over, None where that is void, or why it cannot be described; None altogether where bcc loaded no BTF.
+    ``carried``: for each of the source's submits that was compiled, what it hands over, None where that is void, or why
+    it cannot be described; None altogether where bcc loaded no BTF.
     """
 
     def __init__(
         self,
         programs: dict[LoadWish, int],
         tables: dict[str, Table],
-        places: dict[UsdtWish, _Places],
         carried: dict[int, Schema | str | None] | None,
         warnings: tuple[Diagnostic, ...],
     ) -> None:
         self.programs = programs
         self.tables = tables
-        self.places = places
         self.carried = carried
         self.warnings = warnings
 
@@ -138,7 +126,6 @@ class Compiler:
         self,
         source: Rewritten,
         cflags: Sequence[str],
-        usdt: Sequence[UsdtWish],
         loads: Sequence[LoadWish],
         tables: Sequence[str] = (),
         headers_wish: str = "auto",
@@ -146,7 +133,7 @@ class Compiler:
         """Compile a cell, or take what was compiled of it before, and load what is wished for; functions and tables
         that are not in the compiled text are left out. ``headers_wish``: see headers.choose.
 
-        CompileError, VerifierError, AttachError (a USDT probe that is not there), PrivilegeError, SetupError.
+        CompileError, VerifierError, PrivilegeError, SetupError.
         """
         if len(loads) + len(tables) > _MOST_DESCRIPTORS:
             raise UnsupportedError(
@@ -155,8 +142,8 @@ class Compiler:
         flags = (*_WARNINGS, *cflags)
         tree = headers.choose(headers_wish)
         # What a folder of the user's holds may change.
-        kept = not usdt and headers_wish in ("auto", "btf") and recipes.decided(source.text, cflags)
-        job = _Job(source.text, source.cell, tree, flags, tuple(usdt), tuple(loads), tuple(tables), source.tag, kept)
+        kept = headers_wish in ("auto", "btf") and recipes.decided(source.text, cflags)
+        job = _Job(source.text, source.cell, tree, flags, tuple(loads), tuple(tables), source.tag, kept)
         # All that the compiler is told, but for the tag; and what it finds out by itself.
         key = (replace(job, text=source.text.replace(source.tag, ""), tag=""), recipes.formats(source.text))
         return self._again(source, job, key) or self._anew(source, job, key)
@@ -234,16 +221,13 @@ def _module(source: Rewritten, job: _Job, built: _Built, fds: Sequence[int]) -> 
         table.name: Table(fd, table.key, table.value)
         for table, fd in zip(built.tables, fds[len(programs) :], strict=True)
     }
-    places = dict(zip(job.usdt, built.places, strict=True))
     warnings = (*clashing.warnings(source.cell, built.clashes), *failures.diagnostics(source, built.log))
     if job.tree.warning:
         warnings = (Diagnostic(0, 0, "warning", job.tree.warning), *warnings)
-    return Module(programs, tables, places, built.carried, warnings)
+    return Module(programs, tables, built.carried, warnings)
 
 
 # --- between the two ----------------------------------------------------------------------------------------------
-
-_Places = tuple[tuple[str, int], ...]
 
 
 class _Job(Struct, frozen=True):
@@ -254,7 +238,6 @@ class _Job(Struct, frozen=True):
     cell: str
     tree: headers.Tree
     cflags: tuple[str, ...]
-    usdt: tuple[UsdtWish, ...]
     loads: tuple[LoadWish, ...]
     tables: tuple[str, ...]
     tag: str
@@ -274,7 +257,6 @@ class _Built(Struct, tag=True, frozen=True):
     loaded: tuple[int, ...]
     tables: tuple[_Table, ...]
     carried: dict[int, Schema | str | None] | None
-    places: tuple[_Places, ...]
     log: str
     recipe: Recipe | None
     clashes: tuple[Clash, ...] = ()
@@ -302,11 +284,6 @@ class _NoAddress(Struct, tag=True, frozen=True):
     compiling: str
 
 
-class _NoUsdt(Struct, tag=True, frozen=True):
-    requested: str
-    reason: str
-
-
 class _Bug(Struct, tag=True, frozen=True):
     traceback: str
 
@@ -318,7 +295,7 @@ class _Crashed(Struct, tag=True, frozen=True):
     log: str
 
 
-_Answer = _Built | _NotCompiled | _NotLoaded | _NoAddress | _NoUsdt | _Bug | _Crashed
+_Answer = _Built | _NotCompiled | _NotLoaded | _NoAddress | _Bug | _Crashed
 
 
 # --- the compiling process ----------------------------------------------------------------------------------------
@@ -389,14 +366,8 @@ def _run(engine: Engine, connection: Connection[_Job], job: _Job, log: int) -> N
 
 def _do(engine: Engine, job: _Job) -> tuple[_Answer, list[int]]:
     inherited = _btf_descriptors()  # what was compiled to warm up
-    usdt = []
-    for wish in job.usdt:
-        try:
-            usdt.append(Usdt(engine, wish.path, wish.name, wish.function))
-        except Exception as error:  # bcc raises nothing more exact
-            return _NoUsdt(wish.requested, (str(error).strip().splitlines() or ["not found"])[0]), []
     try:
-        compiled = engine.compile(job.text, (*job.cflags, *_other_headers(job)), usdt, job.tree)
+        compiled = engine.compile(job.text, (*job.cflags, *_other_headers(job)), tree=job.tree)
     except Exception as error:
         ctypes.CDLL(None).fflush(None)  # bcc writes some of its complaints through C's buffered stdout
         return _NotCompiled(str(error), _text(2)), []
@@ -428,7 +399,6 @@ def _do(engine: Engine, job: _Job) -> tuple[_Answer, list[int]]:
         tuple(loaded),
         tuple(_table(types, name) for name in tables),
         _carried(types),
-        tuple(tuple(probe.places()) for probe in usdt),
         log,
         recipe,
     )
@@ -563,8 +533,6 @@ def _error(answer: _Answer, source: Rewritten) -> BpfnbError:
             return failures.load_error(source, function, number, log, lines, compiling)
         case _NoAddress(function, line, name, compiling):
             return failures.address_error(source, function, line, name, compiling)
-        case _NoUsdt(requested, reason):
-            return AttachError(f"{requested}: {reason}", probe=requested, errno=errno.ENOENT)
         case _Bug(trace):
             return InternalError("the compiling process failed", remote_traceback=trace)
         case _Crashed(status, log):

@@ -8,17 +8,33 @@ from __future__ import annotations
 
 import lzma
 import os
+import re
 import stat
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["UNREADABLE", "Addresses", "Elf", "Functions", "Image", "Looking", "opened", "read_image", "reader"]
+__all__ = [
+    "UNREADABLE",
+    "Addresses",
+    "Elf",
+    "File",
+    "Functions",
+    "Image",
+    "Looking",
+    "Symbol",
+    "UsdtNote",
+    "find_symbols",
+    "function_names",
+    "opened",
+    "read_image",
+    "reader",
+]
 
 Addresses = npt.NDArray[np.uint64]
 Looking = Callable[[], AbstractContextManager[None]]
@@ -102,13 +118,16 @@ def _underscores(text: bytes, begins: npt.NDArray[np.int64]) -> npt.NDArray[np.i
 Read = Callable[[int, int], bytes]
 
 
-class _File(NamedTuple):
+class File(NamedTuple):
+    """An open file. ``fd`` names the very file to the kernel: /proc/self/fd/N."""
+
     read: Read
     stat: os.stat_result
+    fd: int
 
 
 @contextmanager
-def opened(path: bytes, looking: Looking, inode: int = 0, *, follow: bool = True) -> Iterator[_File]:
+def opened(path: bytes, looking: Looking, inode: int = 0, *, follow: bool = True) -> Iterator[File]:
     """A file, when it is an ordinary one, and that inode. (Device numbers differ between maps and stat on btrfs.)
 
     Looked at before it is opened: opening a FIFO would wait, opening a device may do anything.
@@ -123,7 +142,7 @@ def opened(path: bytes, looking: Looking, inode: int = 0, *, follow: bool = True
         finally:
             os.close(place)
     try:
-        yield _File(lambda offset, size: _pread(fd, offset, size), found)
+        yield File(lambda offset, size: _pread(fd, offset, size), found, fd)
     finally:
         os.close(fd)
 
@@ -152,12 +171,30 @@ class Image:
 
 def read_image(read: Read, path: bytes, known_as: bytes = b"", looking: Looking = nullcontext) -> Image:
     elf = Elf(read)
+    return Image(elf, _merged([table.functions() for table in _all_tables(elf, path, known_as, looking)]))
+
+
+def find_symbols(elf: Elf, path: bytes, name: str, looking: Looking = nullcontext) -> list[Symbol]:
+    """The code a file has by this name, each address once: functions where there are any, else labels."""
+    found = [symbol for table in _all_tables(elf, path, b"", looking) for symbol in table.find(name.encode())]
+    code = [symbol for symbol in found if elf.offset(symbol.address) is not None]
+    functions = [symbol for symbol in code if symbol.kind in _FUNCTIONS] or code
+    return list({symbol.address: symbol for symbol in functions}.values())
+
+
+def function_names(elf: Elf, path: bytes, looking: Looking = nullcontext) -> Iterator[str]:
+    """The names of all functions that a file and its debug file have."""
+    for table in _all_tables(elf, path, b"", looking):
+        yield from table.functions().names()
+
+
+def _all_tables(elf: Elf, path: bytes, known_as: bytes, looking: Looking) -> list[_Table]:
+    """A file's symbol tables and, where it is stripped, those of its debug file."""
     tables = elf.tables()
-    if not elf.has(_SYMTAB):  # stripped
+    if not elf.has(_SYMTAB):
         for debug in _debug_files(elf, path, known_as, looking):
-            tables += debug
-            break
-    return Image(elf, _merged(tables))
+            return tables + debug
+    return tables
 
 
 def _merged(tables: list[_Table]) -> Functions:
@@ -200,7 +237,8 @@ def reader(data: bytes) -> Read:
 
 _SYMTAB, _NOTE, _NOBITS, _DYNSYM = 2, 7, 8, 11  # section types
 _LOAD, _EXECUTABLE = 1, 1  # segment type and flag
-_FUNCTIONS = (2, 10)  # symbol types: STT_FUNC, STT_GNU_IFUNC
+_IFUNC = 10  # symbol type STT_GNU_IFUNC
+_FUNCTIONS, _CODE = (2, _IFUNC), (0, 2, _IFUNC)  # STT_NOTYPE: a label
 _MOST_SEGMENTS = 64
 
 _Records = npt.NDArray[np.void]
@@ -240,11 +278,53 @@ _SYMBOL = {
 }
 
 
+class Symbol(NamedTuple):
+    """A name in a file. ``address``: a virtual one, as nm prints it."""
+
+    name: str
+    address: int
+    kind: int
+
+    @property
+    def is_ifunc(self) -> bool:
+        """Whether the address is of a function that chooses one of several implementations, once a process."""
+        return self.kind == _IFUNC
+
+
+class UsdtNote(NamedTuple):
+    """One place of a USDT probe: its virtual address, that of its semaphore (0: none), and its arguments as operands of
+    the assembler."""
+
+    provider: str
+    name: str
+    address: int
+    semaphore: int
+    arguments: str
+
+
 class _Table(NamedTuple):
-    """A symbol table's functions, and the text that has their names."""
+    """Symbols that may be code, and the text that has their names."""
 
     symbols: _Records
     text: bytes
+
+    def functions(self) -> _Table:
+        """The functions whose size is known."""
+        kinds = np.isin(self.symbols["info"] & 15, _FUNCTIONS)
+        return self._replace(symbols=self.symbols[kinds & (self.symbols["size"] > 0)])
+
+    def find(self, name: bytes) -> list[Symbol]:
+        """The symbols of this name, of whatever version. A name may be the end of another one in the text."""
+        ends = re.finditer(re.escape(name) + rb"[\0@]", self.text)
+        at = np.fromiter((match.start() for match in ends), np.int64)
+        rows = self.symbols[np.isin(self.symbols["name"], at)]
+        kinds = (rows["info"] & 15).tolist()
+        return [Symbol(name.decode(), a, k) for a, k in zip(rows["value"].tolist(), kinds, strict=True)]
+
+    def names(self) -> Iterator[str]:
+        for begin in self.symbols["name"].tolist():
+            end = self.text.find(b"\0", begin, begin + _LONGEST_NAME)
+            yield self.text[begin:end].partition(b"@")[0].decode(errors="replace")
 
 
 class Elf:
@@ -257,9 +337,11 @@ class Elf:
             raise ValueError("not an ELF file of this machine")
         self._word = _WORDS.get(ident[4], "u8")
         (header,) = self._records(0, 1, _HEADER[self._word])
+        self._header = header
+        self.machine = int(header["machine"])
         self._sections = self._records(int(header["shoff"]), int(header["shnum"]), _SECTION[self._word])
         self._names = self._content(int(header["shstrndx"]))
-        self.code = self._code(int(header["phoff"]), int(header["phnum"]))
+        self.code = self._segments_of(_LOAD, _EXECUTABLE)
 
     def has(self, kind: int) -> bool:
         return bool((self._sections["type"] == kind).any())
@@ -276,25 +358,58 @@ class Elf:
         kinds = self._sections["type"].tolist()
         return [self._table(self._sections[kinds.index(kind)]) for kind in (_SYMTAB, _DYNSYM) if kind in kinds]
 
-    def functions(self) -> Iterator[str]:
-        """The names of all functions its symbol tables have."""
-        for table in self.tables():
-            for begin in table.symbols["name"].tolist():
-                end = table.text.find(b"\0", begin, begin + _LONGEST_NAME)
-                yield table.text[begin:end].partition(b"@")[0].decode(errors="replace")
+    def ifuncs(self) -> list[str]:
+        """The names of functions that choose among implementations, as programs that use the file find them."""
+        tables = [self._table(s) for s in self._sections if s["type"] == _DYNSYM]
+        return [
+            name for t in tables for name in t._replace(symbols=t.symbols[t.symbols["info"] & 15 == _IFUNC]).names()
+        ]
 
-    def usdt(self) -> list[str]:
-        """Its USDT probes, as PROVIDER:NAME."""
+    def offset(self, address: int) -> int | None:
+        """Where in the file the code for a virtual address is; None where there is none."""
+        return next((address - a + start for start, end, a in self.code if a <= address < a + end - start), None)
+
+    def address(self, offset: int) -> int | None:
+        """The virtual address of code at an offset in the file: the other way."""
+        return next((offset - start + a for start, end, a in self.code if start <= offset < end), None)
+
+    def data_offset(self, address: int) -> int | None:
+        """Where in the file something loaded at a virtual address is, code or data."""
+        segments = self._segments_of(_LOAD)
+        return next((address - a + start for start, end, a in segments if a <= address < a + end - start), None)
+
+    def value(self, name: str) -> int | None:
+        """The virtual address of a variable."""
+        for section in self._sections[np.isin(self._sections["type"], (_SYMTAB, _DYNSYM))]:
+            found = self._table(section, (1,)).find(name.encode())
+            if found:
+                return found[0].address
+        return None
+
+    def usdt(self) -> list[UsdtNote]:
+        """Every place of its USDT probes.
+
+        The note is not changed when the file is laid out anew (prelink): it says where .stapsdt.base was.
+        """
         notes, at = self.section(b".note.stapsdt"), 0
-        found: dict[str, None] = {}  # each once, in the file's order
-        words = 3 * np.dtype(self._word).itemsize  # where it is, a base, its semaphore; then the names
+        base = self._address_of(b".stapsdt.base")
+        found = []
+        word = np.dtype(self._word).itemsize
         while at + 12 <= len(notes):
             owner, size = (int.from_bytes(notes[i : i + 4], sys.byteorder) for i in (at, at + 4))
             begin = at + 12 + _padded(owner)
-            provider, name, *_ = [*notes[begin + words : begin + size].split(b"\0"), b"", b""]
-            found[f"{provider.decode(errors='replace')}:{name.decode(errors='replace')}"] = None
+            content = notes[begin : begin + size]
+            place, then, semaphore = (
+                int.from_bytes(content[i * word : (i + 1) * word], sys.byteorder) for i in range(3)
+            )
+            moved = base - then if base and then else 0
+            provider, name, arguments, *_ = [
+                *(part.decode(errors="replace") for part in content[3 * word :].split(b"\0")),
+                *("", "", ""),
+            ]
+            found.append(UsdtNote(provider, name, place + moved, semaphore + moved if semaphore else 0, arguments))
             at = begin + _padded(size)
-        return list(found)
+        return found
 
     def build_id(self) -> bytes:
         for index in np.flatnonzero(self._sections["type"] == _NOTE).tolist():
@@ -311,19 +426,27 @@ class Elf:
         link = self.section(b".gnu_debuglink")
         return link.partition(b"\0")[0], int.from_bytes(link[-4:], sys.byteorder)
 
-    def _code(self, offset: int, count: int) -> list[tuple[int, int, int]]:
-        """Where code is: begin and end in the file, and the address it is meant for."""
+    def _segments_of(self, kind: int, flag: int = 0) -> list[tuple[int, int, int]]:
+        """Where segments are: begin and end in the file, and the address they are meant for."""
+        offset, count = int(self._header["phoff"]), int(self._header["phnum"])
         rows = self._records(offset, count, _SEGMENT[self._word])
-        rows = rows[(rows["type"] == _LOAD) & (rows["flags"] & _EXECUTABLE != 0)][:_MOST_SEGMENTS]
+        rows = rows[(rows["type"] == kind) & (rows["flags"] & flag == flag)][:_MOST_SEGMENTS]
         begins, ends = rows["offset"].astype(np.uint64), rows["offset"].astype(np.uint64) + rows["size"]
         return list(zip(begins.tolist(), ends.tolist(), rows["vaddr"].tolist(), strict=True))
 
-    def _table(self, section: np.void) -> _Table:
+    def _address_of(self, section: bytes) -> int:
+        """Where a section is loaded, 0 when there is none."""
+        for index, begin in enumerate(self._sections["name"].tolist()):
+            if self._names.startswith(section + b"\0", begin):
+                return int(self._sections["addr"][index])
+        return 0
+
+    def _table(self, section: np.void, kinds: Sequence[int] = _CODE) -> _Table:
         kind = _SYMBOL[self._word]
         rows = self._records(int(section["offset"]), int(section["size"]) // kind.itemsize, kind)
         text = self._content(int(section["link"]))
         named = (rows["name"] > 0) & (rows["name"] < len(text)) & (rows["section"] != 0)
-        return _Table(rows[named & np.isin(rows["info"] & 15, _FUNCTIONS) & (rows["size"] > 0)], text)
+        return _Table(rows[named & np.isin(rows["info"] & 15, kinds)], text)
 
     def _content(self, index: int) -> bytes:
         if index >= len(self._sections) or self._sections["type"][index] == _NOBITS:

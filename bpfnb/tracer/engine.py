@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from bpfnb.errors import SetupError, UnsupportedError
 from bpfnb.tracer import headers
 
-__all__ = ["Compiled", "Engine", "Function", "Usdt", "find_bcc"]
+__all__ = ["Compiled", "Engine", "Function", "find_bcc"]
 
 # Where distributions put Python modules that are not for one interpreter alone.
 _PLACES = (
@@ -91,25 +91,18 @@ class Engine:
         self._bpf: Any = WithoutAutoload
 
     def compile(
-        self, text: str, cflags: Sequence[str] = (), usdt: Sequence[Usdt] = (), tree: headers.Tree | None = None
+        self, text: str, cflags: Sequence[str] = (), tree: headers.Tree | None = None, usdt: Sequence[Any] = ()
     ) -> Compiled:
         """Compile C. bcc's bare Exception when clang refuses; what clang says goes to descriptor 2.
 
-        ``tree``: the headers, by default those of the machine. Leaves the process in another directory, LLVM's memory
-        behind, and may end the process altogether.
+        ``tree``: the headers, by default those of the machine. ``usdt``: bcc's own USDT objects. Leaves the process in
+        another directory, LLVM's memory behind, and may end the process altogether.
         """
         tree = tree or self._tree
         _use(tree)
         bpf = self._bpf(text=text.encode(), cflags=[*tree.flags, *cflags], usdt_contexts=list(usdt))
         atexit.unregister(bpf.cleanup)  # bcc pins every object until exit
         return Compiled(self.lib, bpf.module, bpf)
-
-    def resolve(self, path: str, symbol: str, offset: int) -> tuple[bytes, int]:
-        """A function of a program or library: its file, and where in it. bcc's bare Exception when it is not there."""
-        address = int(symbol, 16) if symbol.startswith("0x") else None
-        name = "" if address is not None else symbol
-        file, at = self.bcc.BPF._check_path_symbol(path.encode(), name.encode(), address, -1)
-        return file, at + offset
 
     def tracing_name(self, prefix: str, target: str) -> str:
         """What bcc wants an fentry program called: since 0.28 the kernel module is part of it."""
@@ -215,24 +208,3 @@ class Compiled:
             if self._lib.bpf_function_start(self._module, name.encode()):
                 return name.encode()
         return None
-
-
-class Usdt:
-    """A USDT probe: bcc generates the C that reads its arguments, so it is named before compiling.
-
-    bcc's bare Exception when the file has no such probe.
-    """
-
-    def __init__(self, engine: Engine, path: str, name: str, function: str) -> None:
-        self._context = engine.bcc.USDT(path=path)
-        self._context.enable_probe(probe=name, fn_name=function)
-
-    def get_context(self) -> Any:
-        return self._context.get_context()
-
-    def attach_uprobes(self, bpf: Any, ignore_pid: bool) -> None:
-        """bcc would attach while compiling; attach.py does when all is loaded."""
-
-    def places(self) -> list[tuple[str, int]]:
-        """The files and offsets where the probe is compiled in."""
-        return [(path.decode(), address) for path, _, address, _ in self._context.enumerate_active_probes()]

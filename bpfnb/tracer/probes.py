@@ -1,24 +1,51 @@
-"""Which probes this kernel offers by name."""
+"""Which probes this kernel, or a program, offers by name."""
 
 from __future__ import annotations
 
 import fnmatch
 
-from bpfnb.program import EVENTS
-from bpfnb.tracer import tracefs
+from bpfnb.program import EVENTS, Probe
+from bpfnb.tracer import privileges, tracefs
 from bpfnb.tracer.attach import has_kprobes
+from bpfnb.tracer.elf import function_names
+from bpfnb.tracer.uprobe import open_target
 
 __all__ = ["find"]
 
 _ENTER = "syscalls:sys_enter_"
 
 
-def find(pattern: str, limit: int) -> tuple[tuple[str, ...], int]:
+def find(pattern: str, limit: int, folder: str = "") -> tuple[tuple[str, ...], int]:
     """Up to ``limit`` probes whose name matches a shell pattern, or contains it where it has no wildcard; and how
-    many more there are."""
-    wanted = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
-    matching = fnmatch.filter(_names(), wanted)
+    many more there are.
+
+    usdt:PATH:PATTERN, uprobe:PATH:PATTERN and uretprobe:PATH:PATTERN are those of a file, else of the kernel.
+    ``folder``: where relative paths begin. AttachError when there is no such file.
+    """
+    kind, _, rest = pattern.partition(":")
+    if kind in ("usdt", "uprobe", "uretprobe") and ":" in rest:
+        matching = _in_file(kind, rest, pattern, folder)
+    else:
+        matching = fnmatch.filter(_names(), _wild(pattern))
     return tuple(matching[:limit]), max(len(matching) - limit, 0)
+
+
+def _wild(pattern: str) -> str:
+    return pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
+
+
+def _in_file(kind: str, rest: str, pattern: str, folder: str) -> list[str]:
+    path, _, name = rest.rpartition(":")
+    shorter, _, provider = path.rpartition(":")
+    if kind == "usdt" and shorter:
+        path, name = shorter, f"{provider}:{name}"
+    with open_target(Probe(kind, rest, "", pattern, 0), path, folder) as target:
+        if kind != "usdt":
+            known = set(function_names(target.elf, target.path.encode(), privileges.looking))
+            return [f"{kind}:{path}:{found}" for found in sorted(fnmatch.filter(known, _wild(name)))]
+        labels = sorted({f"{note.provider}:{note.name}" for note in target.elf.usdt()})
+    whole = _wild(name) if ":" in name else f"*:{_wild(name)}"
+    return [f"{kind}:{path}:{label}" for label in fnmatch.filter(labels, whole)]
 
 
 def _names() -> list[str]:

@@ -34,11 +34,12 @@ Mode = Literal["kprobe", "tracepoint"]
 _MOST_VALUES = 3  # a helper takes five arguments, and the format is two of them: its address and its size
 
 
-def rewrite(program: Program, *, tag: str, syscall_mode: Mode, path: str = "") -> Rewritten:
+def rewrite(program: Program, *, tag: str, syscall_mode: Mode, path: str = "", readers: str = "") -> Rewritten:
     """The text to compile for this kernel.
 
     ``tag``: put before every printk format; "" for none. ``path``: a file that holds the cell, for as long as the
     compiler runs; LLVM then copies the cell's own lines into the program's line info, and diagnostics name this file.
+    ``readers``: C to put before the cell (usdt.py).
     Raises UnsupportedError or ProgramError where a function on a syscall does what cannot mean the same everywhere.
     """
     for text in (tag, path):
@@ -49,7 +50,7 @@ def rewrite(program: Program, *, tag: str, syscall_mode: Mode, path: str = "") -
     portable = _Portable(cell, program, syscall_mode)
     edits += portable.edits()
     handed = submits(cell)
-    rewritten = assemble(program.source, [*edits, *handed.edits], portable.prelude() + handed.prelude, path)
+    rewritten = assemble(program.source, [*edits, *handed.edits], portable.prelude() + handed.prelude + readers, path)
     return dataclasses.replace(rewritten, submits=handed.calls, tag=tag)
 
 

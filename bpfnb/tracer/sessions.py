@@ -16,13 +16,14 @@ from bpfnb.errors import BpfnbError, ProgramError
 from bpfnb.program import MapDecl, Probe, Program
 from bpfnb.protocol import Connection, Loaded, MapInfo, MapRead, ProbeInfo, SegmentAdded, ToTracer
 from bpfnb.schema import PRINTK, Layout, Schema
-from bpfnb.tracer import attach, mapdump, privileges
-from bpfnb.tracer.attach import Link
+from bpfnb.tracer import attach, mapdump, privileges, usdt
+from bpfnb.tracer.attach import Surroundings
 from bpfnb.tracer.comms import CommHistory
 from bpfnb.tracer.compiler import CELL_PATH, Compiler, Module
 from bpfnb.tracer.drainer import Drainer
 from bpfnb.tracer.edits import Rewritten
 from bpfnb.tracer.engine import Engine
+from bpfnb.tracer.link import Link, silence
 from bpfnb.tracer.outputs import carried, without_types
 from bpfnb.tracer.printk import PrintkSource, new_tag
 from bpfnb.tracer.rewrite import rewrite
@@ -60,10 +61,10 @@ class Sessions:
         self._comms: CommHistory | None = None
         self._printing: set[int] = set()
 
-    def start(self, number: int, program: Program) -> Loaded:
-        """Compile, load and attach. On any error nothing stays attached."""
+    def start(self, number: int, program: Program, folder: str = "") -> Loaded:
+        """Compile, load and attach. On any error nothing stays attached. ``folder``: see Load."""
         try:
-            return self._start(number, program)
+            return self._start(number, program, folder)
         except BpfnbError as error:
             error.source = error.source or program.source
             raise
@@ -121,55 +122,55 @@ class Sessions:
 
     # --- starting ---
 
-    def _start(self, number: int, program: Program) -> Loaded:
+    def _start(self, number: int, program: Program, folder: str) -> Loaded:
         """What is begun first ends last: links, then the last drains, then what they read from, then the programs."""
         tag = new_tag() if program.prints else ""
-        source = rewrite(program, tag=tag, syscall_mode=attach.syscall_mode(), path=CELL_PATH)
-        running = _Running(self._build(program, source))
+        around = Surroundings(folder, usdt.find_all(program, folder))
+        readers = usdt.readers(program, around.usdt)
+        source = rewrite(program, tag=tag, syscall_mode=attach.syscall_mode(), path=CELL_PATH, readers=readers)
+        running = _Running(self._build(program, source, around))
         try:
             if program.prints:
                 self._read_printk(number, tag, running.stack)
             self._read_outputs(number, program, source, running)
             running.maps = tuple(_describe(declared, running.module) for declared in _compiled_maps(program, running))
-            probes = self._attach(program, running)
+            probes = self._attach(program, running, around)
         except BaseException:
             running.close()
             raise
         self._running[number] = running
         return Loaded(number, probes, running.module.warnings, running.maps)
 
-    def _build(self, program: Program, source: Rewritten) -> Module:
+    def _build(self, program: Program, source: Rewritten, around: Surroundings) -> Module:
         unsure = _conditional(program)
         for probe in program.probes:
-            if probe.function not in unsure:
-                attach.require(probe)
-        usdt = [wish for probe in program.probes if (wish := attach.usdt_wish(probe))]
+            if probe.function not in unsure and probe not in around.usdt:
+                attach.require(probe, around.folder)
         loads = dict.fromkeys(attach.wish(self._engine, probe) for probe in program.probes)
         tables = [output.name for output in program.outputs] + [m.name for m in program.maps]
         tables += [LOST_MAP] if program.outputs else []
         return self._compiler.build(
             source,
             program.cflags,
-            list(dict.fromkeys(usdt)),
             list(loads),
             list(dict.fromkeys(tables)),
             program.headers,
         )
 
-    def _attach(self, program: Program, running: _Running) -> tuple[ProbeInfo, ...]:
+    def _attach(self, program: Program, running: _Running, around: Surroundings) -> tuple[ProbeInfo, ...]:
         links: list[Link] = []
         unsure = _conditional(program)
         for probe in self._compiled(program, running.module):
             if probe.function in unsure:  # now it is sure; the others were asked for before they were compiled
-                attach.require(probe)
+                attach.require(probe, around.folder)
             with privileges.attaching():
-                link = attach.attach(self._engine, running.module, probe)
+                link = attach.attach(self._engine, running.module, probe, around)
             running.stack.callback(link.close)
             links.append(link)
         if not links:
             raise _nothing_compiled(program)
         # First of all at the end, so that no probe sees events when another, its counterpart, sees none any more.
-        running.stack.callback(lambda: [link.silence() for link in links])
+        running.stack.callback(silence, links)
         return tuple(link.info for link in links)
 
     def _compiled(self, program: Program, module: Module) -> list[Probe]:

@@ -30,7 +30,7 @@ import numpy.typing as npt
 from bpfnb.tracer.demangle import Demangler
 from bpfnb.tracer.elf import UNREADABLE, Addresses, Functions, Image, Looking, opened, read_image, reader
 
-__all__ = ["UNKNOWN", "Symbols"]
+__all__ = ["UNKNOWN", "Symbols", "mapped_files"]
 
 UNKNOWN = "[unknown]"
 
@@ -306,6 +306,15 @@ class _Process:
                     self._jit = _JitMap(version, b"/tmp/perf-%d.map" % inner, functions)
                 break
         return self._jit
+
+
+def mapped_files() -> dict[str, list[tuple[int, int, int]]]:
+    """The files whose code this process has mapped: each part's begin and end in memory, and its offset in the file."""
+    found: dict[str, list[tuple[int, int, int]]] = {}
+    for mapping in _mappings(Path("/proc/self/maps").read_bytes().split(b"\n")):
+        if mapping.path.startswith(b"/"):
+            found.setdefault(os.fsdecode(mapping.path), []).append((mapping.start, mapping.end, mapping.offset))
+    return found
 
 
 def _mappings(lines: Iterable[bytes]) -> Iterator[_Mapping]:

@@ -24,6 +24,7 @@ __all__ = [
     "btf",
     "delete",
     "freeze",
+    "link_perf_event",
     "load_btf",
     "load_program",
     "lookup",
@@ -213,7 +214,8 @@ def _error(number: int) -> OSError:
 
 # --- making anew what there is ------------------------------------------------------------------------------------
 
-_MAP_CREATE, _PROG_LOAD, _BTF_LOAD = 0, 5, 18
+_MAP_CREATE, _PROG_LOAD, _BTF_LOAD, _LINK_CREATE = 0, 5, 18, 28
+_PERF_EVENT = 41  # enum bpf_attach_type
 _NAME = 16  # bytes of an object's name: BPF_OBJ_NAME_LEN
 
 
@@ -371,6 +373,24 @@ def load_btf(data: bytes) -> int:
     """Give the kernel type information: its descriptor."""
     held = _copied(data)
     return _descriptor(_BTF_LOAD, _BtfLoading(_address(held), 0, len(data)))
+
+
+class _LinkCreation(ctypes.Structure):
+    _fields_ = (
+        ("prog_fd", ctypes.c_uint32),
+        ("target_fd", ctypes.c_uint32),
+        ("attach_type", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("cookie", ctypes.c_uint64),
+    )
+
+
+def link_perf_event(program: int, event: int, cookie: int = 0) -> int:
+    """Run a program at a perf event for as long as the link's descriptor is open. EINVAL before Linux 5.15.
+
+    ``cookie``: what bpf_get_attach_cookie gives the program there.
+    """
+    return _descriptor(_LINK_CREATE, _LinkCreation(program, event, _PERF_EVENT, 0, cookie))
 
 
 def _descriptor(command: int, attr: ctypes.Structure) -> int:

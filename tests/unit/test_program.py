@@ -107,6 +107,9 @@ def test_a_program_travels() -> None:
         ("ur:c:malloc", "uretprobe", "c:malloc"),
         ("usdt:/usr/bin/python3:python:function__entry", "usdt", "/usr/bin/python3:python:function__entry"),
         ("U:/x:p:n", "usdt", "/x:p:n"),
+        ("usdt:/bin/x:query-start", "usdt", "/bin/x:query-start"),
+        ("uprobe:c:malloc", "uprobe", "c:malloc"),
+        ("uprobe:/bin/x:0x1234", "uprobe", "/bin/x:0x1234"),
         ("profile:99", "profile", "99"),
         ("p:99", "profile", "99"),
         ("profile:hz:99", "profile", "99"),
@@ -189,7 +192,7 @@ def test_refused_probes(text: str, says: str) -> None:
         *("syscall:", "syscall:Clone", "syscall:a b", "syscall:a:b", "kprobe:", "kprobe:1x", "kprobe:a b", "kprobe:a+"),
         *("kprobe:a+b", "kprobe:nf_tables:f", "kprobe:a\nb", "tracepoint:sched", "tracepoint:a:b:c", "tracepoint::b"),
         *("rawtracepoint:a:b", "uprobe:/bin/bash", "uprobe::f", "uprobe:/bin/bash:", "uprobe:/bin/bash:f+g"),
-        *("usdt:/bin/x:p", "usdt::p:n", "usdt:/bin/x:p:1", "lsm:a:b", "lsm:a b", "syscall: clone"),
+        *("usdt:p", "usdt::p", "usdt::p:n", "usdt:/bin/x:p:1", "lsm:a:b", "lsm:a b", "syscall: clone"),
     ],
 )
 def test_malformed_probes_show_the_shape(text: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from bpfnb.program import parse
 from bpfnb.tracer import recipes, tracefs
-from bpfnb.tracer.compiler import Compiler, LoadWish, UsdtWish, _Built, _Job
+from bpfnb.tracer.compiler import Compiler, LoadWish, _Built, _Job
 from bpfnb.tracer.recipes import Code, Kept, Recipe, begin_with_tag, decided, decode
 from bpfnb.tracer.rewrite import Rewritten, rewrite
 from bpfnb.tracer.syscalls import ProgramAttributes
@@ -236,7 +236,7 @@ class Recorder(Compiler):
     def _compile(self, source: Rewritten, job: _Job) -> tuple[_Built, list[int]]:
         self.jobs.append(job)
         recipe = self._recipe if job.kept else None
-        return _Built((), (), None, tuple(() for _ in job.usdt), "", recipe), []
+        return _Built((), (), None, "", recipe), []
 
 
 CELL = 'BPF_HASH(m, u32);\nint f(void *ctx) { bpf_trace_printk("x\\n"); return 0; }'
@@ -249,21 +249,21 @@ def source(tag: str, cell: str = CELL) -> Rewritten:
 def test_a_cell_is_compiled_once_whatever_its_tag() -> None:
     compiler = Recorder()
     for tag in ("abcdefgh", "ABCDEFGH"):
-        compiler.build(source(tag), ["-DX=1"], [], [LoadWish("f", 5, "f")], ["m"])
+        compiler.build(source(tag), ["-DX=1"], [LoadWish("f", 5, "f")], ["m"])
     assert [job.tag for job in compiler.jobs] == ["abcdefgh"]
 
 
 @pytest.mark.parametrize("other", ["text", "lines", "flags", "program type", "tables", "no tag"])
 def test_a_cell_that_differs_is_compiled(other: str) -> None:
     compiler = Recorder()
-    wishes = (["-DX=1"], [], [LoadWish("f", 5, "f")], ["m"])
+    wishes = (["-DX=1"], [LoadWish("f", 5, "f")], ["m"])
     compiler.build(source("abcdefgh"), *wishes)
     changed = {"text": CELL + " ", "lines": "\n" + CELL}.get(other, CELL)
     flags = ["-DX=2"] if other == "flags" else wishes[0]
     kind = 2 if other == "program type" else 5
     tables = [] if other == "tables" else ["m"]
     tag = "" if other == "no tag" else "ABCDEFGH"
-    compiler.build(source(tag, changed), flags, [], [LoadWish("f", kind, "f")], tables)
+    compiler.build(source(tag, changed), flags, [LoadWish("f", kind, "f")], tables)
     assert len(compiler.jobs) == 2
 
 
@@ -271,21 +271,19 @@ def test_an_event_made_anew_with_other_fields_is_compiled(monkeypatch: pytest.Mo
     compiler = Recorder()
     for fields in ("one", "two"):
         monkeypatch.setattr(recipes, "formats", lambda text, fields=fields: (fields,))
-        compiler.build(source("abcdefgh"), [], [], [])
+        compiler.build(source("abcdefgh"), [], [])
     assert len(compiler.jobs) == 2
 
 
 def test_what_depends_on_more_than_the_text_is_always_compiled() -> None:
-    """USDT probes: where they lie, and how their arguments are read, is in a file that may be another by now."""
     compiler = Recorder()
     for _ in range(2):
-        compiler.build(source("abcdefgh"), [], [UsdtWish("/bin/x", "a:b", "f", "usdt:/bin/x:a:b")], [])
-        compiler.build(source("abcdefgh"), ["-I/home/me"], [], [])
-    assert [job.kept for job in compiler.jobs] == [False] * 4
+        compiler.build(source("abcdefgh"), ["-I/home/me"], [])
+    assert [job.kept for job in compiler.jobs] == [False] * 2
 
 
 def test_a_recipe_that_fails_is_forgotten() -> None:
     compiler = Recorder(Cooked((), (), (), b"", refusal=OSError(1, "refused")))
     for _ in range(3):
-        compiler.build(source("abcdefgh"), [], [], [])
+        compiler.build(source("abcdefgh"), [], [])
     assert len(compiler.jobs) == 3

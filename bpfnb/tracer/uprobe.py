@@ -1,0 +1,201 @@
+"""Attach to functions of programs and libraries, and to their USDT probes.
+
+The file is opened once, as another process's may be another one a moment later: its symbols are read from the
+descriptor, and the kernel is given the descriptor (/proc/self/fd/N) for a path. Nothing of bcc's reads other people's
+files: its reader of debug links writes past the end of its buffer where a build id is long.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from bpfnb.errors import UnsupportedError
+from bpfnb.program import Probe
+from bpfnb.tracer import privileges
+from bpfnb.tracer.elf import UNREADABLE, Elf, File, Symbol, find_symbols, function_names, opened
+from bpfnb.tracer.link import Link, Place, near, on_events, open_event, refused
+from bpfnb.tracer.locate import find_file
+from bpfnb.tracer.symbols import mapped_files
+
+__all__ = ["Target", "open_target", "place", "require", "uprobe"]
+
+_MAX_PLACES = 64  # functions of one name
+_NO_CODE = "no instruction that can be traced begins there"
+_PMU = Path("/sys/bus/event_source/devices/uprobe")
+
+
+class Target(NamedTuple):
+    """An open program or library. ``path``: as the user may write it."""
+
+    path: str
+    file: File
+    elf: Elf
+
+
+@contextmanager
+def open_target(probe: Probe, name: str, folder: str) -> Iterator[Target]:
+    """The file of a probe. AttachError when there is none, or it is no program or library of this machine."""
+    path = find_file(probe, name, folder)
+    try:
+        with opened(path.encode(), privileges.looking) as file:
+            yield Target(path, file, Elf(file.read))
+    except UNREADABLE:
+        raise refused(probe, f"{path} is no program or library (ELF) of this machine") from None
+
+
+def require(probe: Probe, folder: str) -> None:
+    """AttachError where there is no such function."""
+    _resolved(probe, folder)
+
+
+def uprobe(probe: Probe, program: int, folder: str) -> Link:
+    """Attach to all functions of that name: several files of a program may each have a static one."""
+    name, _, symbol = probe.target.rpartition(":")
+    with open_target(probe, name, folder) as target:
+        found = _find(probe, target, symbol)
+        places = [Place(partial(place, target, offset, exit_=probe.kind == "uretprobe")) for offset in found.offsets]
+        return on_events(probe, program, places, f"{probe.kind}:{target.path}:{symbol}", found.note)
+
+
+def place(target: Target, offset: int, semaphore: int = 0, *, exit_: bool = False) -> int:
+    """Open a perf event on an instruction, given by its offset in the file. OSError.
+
+    ``semaphore``: the offset of a counter that the kernel raises in every process that maps the file, for as long as
+    the event is open. Linux kernel commit 1cc33161a83d ("uprobes: Support SDT markers having reference count
+    (semaphore)") (in v4.20).
+    """
+    path = ctypes.create_string_buffer(b"/proc/self/fd/%d" % target.file.fd)
+    kind = int((_PMU / "type").read_text())
+    if semaphore and not (_PMU / "format/ref_ctr_offset").exists():
+        raise UnsupportedError("a USDT probe with a semaphore takes Linux 4.20")
+    return open_event(kind, int(exit_) | semaphore << 32, config1=ctypes.addressof(path), config2=offset)
+
+
+class _Found(NamedTuple):
+    offsets: list[int]
+    note: str
+
+
+def _resolved(probe: Probe, folder: str) -> _Found:
+    name, _, symbol = probe.target.rpartition(":")
+    with open_target(probe, name, folder) as target:
+        return _find(probe, target, symbol)
+
+
+def _find(probe: Probe, target: Target, symbol: str) -> _Found:
+    """Where in the file a function, or an address, is."""
+    name, _, plus = symbol.partition("+")
+    if name[:2] in ("0x", "0X"):
+        addresses, note = [_number(probe, name)], ""
+    else:
+        addresses, note = _addresses(probe, target, name)
+    places = [target.elf.offset(address + int(plus or "0", 0)) for address in addresses]
+    offsets = [offset for offset in places if offset is not None]
+    if len(offsets) < len(places):
+        raise refused(probe, _NO_CODE, hint=_of_addresses(target) if name[:2] in ("0x", "0X") else None)
+    return _Found(offsets, note)
+
+
+def _number(probe: Probe, text: str) -> int:
+    try:
+        return int(text, 16)
+    except ValueError:
+        raise refused(probe, f"{text} is no address") from None
+
+
+def _of_addresses(target: Target) -> str:
+    spans = ", ".join(f"{address:#x} to {address + end - start:#x}" for start, end, address in target.elf.code)
+    return f"addresses are those that nm and objdump print; its code is at {spans}"
+
+
+def _addresses(probe: Probe, target: Target, name: str) -> tuple[list[int], str]:
+    symbols = find_symbols(target.elf, target.path.encode(), name, privileges.looking)
+    if not symbols:
+        raise _no_symbol(probe, target, name)
+    if len(symbols) > _MAX_PLACES:
+        hint = f"give one's address, as nm prints it: {probe.kind}:{target.path}:{symbols[0].address:#x}"
+        raise refused(probe, f"{target.path} has {len(symbols)} functions {name}", hint=hint)
+    chosen = [_implementation(probe, target, symbol) if symbol.is_ifunc else (symbol.address, "") for symbol in symbols]
+    addresses = list(dict.fromkeys(address for address, _ in chosen))
+    notes = list(dict.fromkeys(note for _, note in chosen if note))
+    if len(addresses) > 1:
+        notes.append(f"at {len(addresses)} functions of this name")
+    return addresses, "; ".join(notes)
+
+
+def _no_symbol(probe: Probe, target: Target, symbol: str) -> Exception:
+    if "*" in symbol:
+        hint = f"name one function; %bpf probes '{probe.kind}:{target.path}:{symbol}' lists those that match"
+        return refused(probe, "wildcards are not understood", hint=hint)
+    names = function_names(target.elf, target.path.encode(), privileges.looking)
+    known = [name for name in names if name[:1] == symbol[:1]]
+    close = near(symbol, known, f"{probe.kind}:{probe.target.rpartition(':')[0]}:")
+    return refused(probe, f"{target.path} has no function {symbol}", hint=close)
+
+
+# --- functions that are chosen when a program starts ---------------------------------------------------------------
+
+
+def _implementation(probe: Probe, target: Target, symbol: Symbol) -> tuple[int, str]:
+    """The implementation of an IFUNC that programs use on this machine, and a note that says which.
+
+    Known where this process has the same library loaded: its loader chose as every other's does.
+    """
+    loaded = _Loaded.of(target)
+    if not loaded:
+        raise _not_known(probe, target, symbol)
+    address = loaded.address(symbol.name)
+    if address is None:
+        why = (
+            "this machine uses an implementation outside of the file, where nothing can be attached (the kernel's vDSO)"
+        )
+        raise refused(probe, f"{symbol.name} is only chosen at run time (IFUNC), and {why}")
+    same = [name for name in target.elf.ifuncs() if name != symbol.name and loaded.address(name) == address]
+    shared = f", which also serves {', '.join(sorted(set(same)))}" if same else ""
+    note = f"{symbol.name} has several implementations (IFUNC); this machine uses the one at {address:#x}{shared}"
+    return address, note
+
+
+def _not_known(probe: Probe, target: Target, symbol: Symbol) -> Exception:
+    names = function_names(target.elf, target.path.encode(), privileges.looking)
+    parts = sorted({name for name in names if name.startswith(f"__{symbol.name}_")})
+    hint = f"give the address of one, as nm prints it: {probe.kind}:{target.path}:0xADDRESS"
+    if parts:
+        few = ", ".join(parts[:4])
+        hint = f"{few}{' ...' if len(parts) > 4 else ''} may be such: {probe.kind}:{target.path}:{parts[0]}"
+    why = "a program chooses one of its implementations when it starts (IFUNC), and which is not known of this file"
+    return refused(probe, f"{symbol.name} is only chosen at run time: {why}", hint=hint)
+
+
+class _Loaded:
+    """A library that this process has loaded too."""
+
+    def __init__(self, path: str, elf: Elf, spans: list[tuple[int, int, int]]) -> None:
+        self._library = ctypes.CDLL(path, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+        self._elf = elf
+        self._spans = spans  # begin and end in memory, and the offset in the file
+
+    @classmethod
+    def of(cls, target: Target) -> _Loaded | None:
+        """The same file, or one of the same build."""
+        for path, spans in mapped_files().items():
+            with suppress(*UNREADABLE), opened(os.fsencode(path), privileges.looking) as file:
+                elf = Elf(file.read)
+                same = os.path.samestat(file.stat, target.file.stat)
+                if same or (elf.build_id() and elf.build_id() == target.elf.build_id()):
+                    return cls(path, target.elf, spans)
+        return None
+
+    def address(self, name: str) -> int | None:
+        """The virtual address of what programs get that ask for a function; None where it lies elsewhere."""
+        try:
+            at = ctypes.cast(self._library[name], ctypes.c_void_p).value or 0
+        except AttributeError:
+            return None
+        return next((self._elf.address(at - a + offset) for a, end, offset in self._spans if a <= at < end), None)
