@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 # Lower layers first: a module imports only from its own layer's left.
 NOTEBOOK_SIDE = [
     {"bpfnb.errors"},
-    {"bpfnb.schema", "bpfnb.cell"},
+    {"bpfnb.schema", "bpfnb.cell", "bpfnb.memory"},
     {"bpfnb.program"},
     {"bpfnb.protocol", "bpfnb.columns"},
     {"bpfnb.frames"},
