@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,9 +30,11 @@ Rows: TypeAlias = "str | Callable[[pd.DataFrame], Any] | pd.Series[Any] | Array 
 
 _METHODS = ("rate", "between", "hist", "top")
 _KINDS = ("log2", "linear")
-_AGGREGATES = ("count", "sum", "mean", "max")
+_AGGREGATES = ("count", "sum", "mean", "max", "median")
+_QUANTILE = re.compile(r"p(\d+(?:\.\d+)?)")
 _NANOSECONDS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 _BINS = 20
+_MAX_POWERS = 64  # of buckets of floats: what is smaller than the largest by more counts as next to nothing
 
 
 @pd.api.extensions.register_dataframe_accessor("bpf")
@@ -49,13 +52,14 @@ class EventsAccessor:
             lines += [f"  .{name}({', '.join(inspect.signature(method).parameters)})", f"      {summary}"]
         return "\n".join(lines)
 
-    def rate(self, every: str = "1s", by: str | None = None) -> pd.DataFrame:
+    def rate(self, every: str = "1s", by: Names | None = None) -> pd.DataFrame:
         """Events per second in each interval of ``every``, in one column a value of ``by``.
 
-        float64, indexed by time (the intervals' beginnings, without gaps); without ``by`` the single column "rate".
-        ``every`` is a pandas interval ("100ms"). ValueError for an unknown column or interval.
+        float64, indexed by time (the intervals' beginnings, without gaps); without ``by`` the single column "rate", of
+        several columns a column a tuple. ``every`` is a pandas interval ("100ms"). ValueError for an unknown column or
+        interval.
         """
-        _require(self._frame, ["time"] if by is None else ["time", by])
+        _require(self._frame, ["time", *_names(by)])
         return frames.rate(_numbered(self._frame), every, by)
 
     def between(
@@ -129,7 +133,7 @@ class EventsAccessor:
     def hist(
         self,
         column: str,
-        by: str | None = None,
+        by: Names | None = None,
         kind: str = "log2",
         bins: int | Sequence[float] | None = None,
         unit: str | None = None,
@@ -137,22 +141,25 @@ class EventsAccessor:
         """How many values of a column lie in each bucket, in one column of counts or one a value of ``by``.
 
         Columns: low, high (float64: a bucket holds low <= value < high; infinite where it is open), label (text:
-        "[2, 4)"), count (int64), or instead of count a column a value of ``by``. A row a bucket, lowest first, from
-        the first that holds a value to the last. ``attrs["missing"]`` counts the rows left out, whose value is NaN,
-        NaT or infinite, or whose ``by`` is missing; the counts add up to all the others.
+        "[2, 4)"), count (int64), or instead of count a column a value of ``by``, of several columns a column a tuple.
+        A row a bucket, lowest first, from the first that holds a value to the last. ``attrs["missing"]`` counts the
+        rows left out, whose value is NaN, NaT or infinite, or whose ``by`` is missing; the counts add up to all the
+        others.
 
         "log2" has the buckets of bpftrace's hist(): (..., 0) for all negative values, [0], [1], [2, 4), [4, 8) to
-        [1K, 2K), where K is 1024, and on. "linear" has about ``bins`` buckets (20) of a round width: 1, 2 or 5 times
-        a power of ten. Or ``bins`` gives the edges: their buckets are all there, and one below and one above them
-        where values lie outside.
+        [1K, 2K), where K is 1024, and on. Of floats below 1 they go on downwards, [0.25, 0.5), [0.125, 0.25), over 64
+        powers of two at most; what is smaller is in the bucket from 0. "linear" has about ``bins`` buckets (20) of a
+        round width: 1, 2 or 5 times a power of ten. Or ``bins`` gives the edges: their buckets are all there, and one
+        below and one above them where values lie outside.
 
         ``unit`` ("ns", "us", "ms", "s") is what a number in the column counts: labels then read "[1.02us, 2.05us)".
-        Of a timedelta column it is what is counted, without fractions: ns, unless told. ``bins``, low and high are in
+        Of a timedelta column it is what is counted, with fractions: ns, unless told. ``bins``, low and high are in
         ``unit``.
 
         ValueError for an unknown column, kind or unit, a column without numbers, or bins that make no buckets.
         """
-        _require(self._frame, [column] if by is None else [column, by])
+        by = _names(by)
+        _require(self._frame, [column, *by])
         _known("kind", kind, _KINDS)
         values = self._frame[column]
         duration = values.dtype.kind == "m"
@@ -160,7 +167,7 @@ class EventsAccessor:
             unit = unit or "ns"
         if unit is not None:
             _known("unit", unit, _NANOSECONDS)
-        numbers, groups, names = _sample(values, None if by is None else self._frame[by], unit)
+        numbers, groups, names = _sample(values, _numbered(self._frame[by]), unit)
 
         edges = _edges(numbers, kind, bins)
         counts = _counts(numbers, edges, groups, len(names))
@@ -174,12 +181,13 @@ class EventsAccessor:
         return table
 
     def top(self, by: Names, n: int = 10, value: str | None = None, agg: str | None = None) -> pd.DataFrame:
-        """The ``n`` groups of most events or, with ``value``, of the largest sum, mean or maximum of a column.
+        """The ``n`` groups of most events or, with ``value``, of the largest sum, mean, maximum, quantile of a column.
 
         Columns, largest first: those of ``by`` with their dtypes, then without ``value`` count (int64) and share
         (float64: of all the frame's events, 0 to 1); with it a column named as ``agg`` is: "sum" (unless told),
-        "mean" or "max", in the units of ``value``. Equals are in the order they first appear in; rows without a
-        value in ``by`` make no group.
+        "mean", "max", "median" or a percentile, "p99" or "p99.9", in the units of ``value``. Between two values these
+        last are interpolated, as in pandas. Equals are in the order they first appear in; rows without a value in
+        ``by`` make no group.
 
         ValueError for an unknown column or ``agg``, no columns at all, an ``n`` below 1, or a ``value`` that cannot be
         aggregated so.
@@ -187,7 +195,7 @@ class EventsAccessor:
         names = _names(by)
         _require(self._frame, names if value is None else [*names, value])
         agg = agg or ("count" if value is None else "sum")
-        _known("agg", agg, _AGGREGATES)
+        quantile = _quantile(agg)
         if (value is None) != (agg == "count"):
             raise ValueError("agg='count' is of rows and takes no value" if value else f"{agg} of which column? value=")
         if n < 1 or not names:
@@ -199,7 +207,7 @@ class EventsAccessor:
             sizes = groups.size()
         else:
             _aggregable(self._frame[value], agg)
-            sizes = groups[value].agg(agg)
+            sizes = groups[value].agg(agg) if quantile is None else groups[value].quantile(quantile)
         largest = sizes.sort_values(ascending=False, kind="stable").head(n).reset_index(name=agg)
         if value is None:
             largest["share"] = largest["count"] / max(len(self._frame), 1)
@@ -232,8 +240,8 @@ class _Events:
         self, frame: pd.DataFrame, mask: npt.NDArray[np.bool_], keys: Iterable[str], time: str, others: Iterable[str]
     ) -> None:
         needed = [*keys, time]
+        _require(frame, [*needed, *others])
         columns = list(dict.fromkeys([*needed, *others]))
-        _require(frame, columns)
         self.chosen = int(mask.sum())
         self.rows = _numbered(frame[columns])[mask].dropna(subset=needed)
         self.positions = self.rows.index.to_numpy()
@@ -288,21 +296,33 @@ def _pairs(codes: Array, ns: Array, ranks: Array, starts: int) -> tuple[Array, A
 # --- buckets ---
 
 
-def _sample(values: pd.Series[Any], by: pd.Series[Any] | None, unit: str | None) -> tuple[Array, Array, pd.Index[Any]]:
+def _sample(values: pd.Series[Any], by: pd.DataFrame, unit: str | None) -> tuple[Array, Array, pd.Index[Any]]:
     """The numbers there are, the number of each one's group, and the groups' names."""
     numbers, known = _numbers(values, unit)
-    if by is None:
+    if not len(by.columns):
         return numbers[known], np.zeros(known.sum(), np.int64), pd.Index(["count"])
-    groups, names = pd.factorize(by, sort=True)
+    groups, names = _groups(by)
     known = known & (groups >= 0)
-    return numbers[known], groups[known], pd.Index(list(names))  # plain: a categorical one takes no further columns
+    # Plain: a categorical index takes no further columns, and tuples are names here, not levels.
+    return numbers[known], groups[known], pd.Index(names, dtype=object, tupleize_cols=False)
+
+
+def _groups(by: pd.DataFrame) -> tuple[Array, list[Any]]:
+    """The number of each row's group, -1 where a value is missing, and the groups' names, in order: of several columns
+    tuples."""
+    if len(by.columns) == 1:
+        groups, names = pd.factorize(by.iloc[:, 0], sort=True)
+        return groups, list(names)
+    grouped = by.groupby(list(by.columns), observed=True, sort=True)
+    return grouped.ngroup().fillna(-1).to_numpy(np.int64), list(grouped.size().index)
 
 
 def _numbers(column: pd.Series[Any], unit: str | None) -> tuple[Array, npt.NDArray[np.bool_]]:
     """A column as int64, uint64 or float64, and which of them are numbers."""
     known, kind = column.notna().to_numpy(), column.dtype.kind
     if kind == "m":
-        return pd.TimedeltaIndex(column).as_unit("ns").asi8 // _NANOSECONDS[unit or "ns"], known
+        ns, size = pd.TimedeltaIndex(column).as_unit("ns").asi8, _NANOSECONDS[unit or "ns"]
+        return ns if size == 1 else ns / size, known
     if kind in "biu":
         return column.to_numpy(np.uint64 if kind == "u" else np.int64, na_value=0), known
     if kind == "f":
@@ -318,7 +338,8 @@ def _edges(numbers: Array, kind: str, bins: int | Sequence[float] | None) -> lis
         if bins is not None:
             raise ValueError("bins are for kind='linear'; the powers of two are where they are")
         bits = int(max(numbers.max(initial=0), 0)).bit_length()
-        return [-math.inf, 0, *(1 << bit if bit < 1024 else math.inf for bit in range(bits + 1))]
+        whole = [1 << bit if bit < 1024 else math.inf for bit in range(bits + 1)]
+        return [-math.inf, 0, *_fractions(numbers), *whole]
     if isinstance(bins, Iterable):
         edges = np.asarray(bins)
         if edges.ndim != 1 or len(edges) < 2 or edges.dtype.kind not in "iuf" or not np.all(edges[:-1] < edges[1:]):
@@ -328,6 +349,14 @@ def _edges(numbers: Array, kind: str, bins: int | Sequence[float] | None) -> lis
     if count < 1:
         raise ValueError(f"a histogram has at least one bucket, not {count}")
     return _round_edges(numbers, count) if len(numbers) else [0, 1]
+
+
+def _fractions(numbers: Array) -> list[float]:
+    """The powers of two below 1, from the one that is not above any positive number."""
+    if numbers.dtype.kind != "f" or not (positive := numbers[numbers > 0]).size:
+        return []
+    least, most = (math.frexp(number)[1] - 1 for number in (positive.min(), positive.max()))
+    return [2.0**power for power in range(max(least, most - _MAX_POWERS), 0)]
 
 
 def _round_edges(numbers: Array, count: int) -> list[float]:
@@ -407,8 +436,10 @@ def _number(edge: float, digits: int) -> str:
     return str(int(edge))
 
 
-def _power_of_two(edge: float, _digits: int) -> str:
+def _power_of_two(edge: float, digits: int) -> str:
     """1024 as 1K, and so on, as bpftrace does."""
+    if 0 < edge < 1:
+        return f"{edge:.{digits}g}"
     power, edge = 0, int(edge)
     while edge >= 1024 and power < 6:
         power, edge = power + 1, edge // 1024
@@ -425,7 +456,9 @@ def _duration(ns: float, digits: int) -> str:
 
 
 def _names(names: Names | None) -> list[str]:
-    return [] if names is None else [names] if isinstance(names, str) else list(names)
+    if names is None:
+        return []
+    return list(names) if isinstance(names, Iterable) and not isinstance(names, (str, bytes)) else [names]
 
 
 def _numbered(frame: pd.DataFrame) -> pd.DataFrame:
@@ -446,15 +479,30 @@ def _fitting(mask: Any, frame: pd.DataFrame, what: str) -> npt.NDArray[np.bool_]
     return flags.to_numpy(np.bool_, na_value=False)
 
 
+def _quantile(agg: str) -> float | None:
+    """The quantile that "p99" or "median" names; None for what else top knows. ValueError for the rest."""
+    if agg == "median":
+        return 0.5
+    if isinstance(agg, str) and (found := _QUANTILE.fullmatch(agg)):
+        if (percent := float(found[1])) > 100:
+            raise ValueError(f"percentiles go from p0 to p100, with digits behind a point: p99.9; there is no {agg}")
+        return percent / 100
+    _known("agg", agg, (*_AGGREGATES, "p99"))
+    return None
+
+
 def _aggregable(column: pd.Series[Any], agg: str) -> None:
-    if column.dtype.kind not in ("biufmM" if agg == "max" else "biufm"):
+    kinds = {"max": "biufmM", "sum": "biufm", "mean": "biufm"}.get(agg, "iufm")
+    if column.dtype.kind not in kinds:
         raise ValueError(f"column {column.name!r} is {column.dtype}: there is no {agg} of it")
 
 
 def _require(frame: pd.DataFrame, names: Iterable[str]) -> None:
     for name in names:
+        if not isinstance(name, Hashable):
+            raise ValueError(f"here a single column's name is meant, not {name!r}")
         if name not in frame.columns:
-            raise ValueError(f"no column {name!r}{near_or_all(name, frame.columns)}")
+            raise ValueError(f"no column {name!r}{near_or_all(str(name), frame.columns)}")
 
 
 def _once(names: Iterable[str]) -> None:
@@ -466,5 +514,5 @@ def _once(names: Iterable[str]) -> None:
 
 
 def _known(what: str, word: str, words: Iterable[str]) -> None:
-    if word not in words:
-        raise ValueError(f"no {what} {word!r}{near_or_all(word, words)}")
+    if word not in list(words):
+        raise ValueError(f"no {what} {word!r}{near_or_all(str(word), words)}")

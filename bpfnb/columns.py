@@ -26,6 +26,7 @@ import pyarrow as pa
 from msgspec.structs import replace
 
 from bpfnb import schema
+from bpfnb.memory import Memory
 from bpfnb.schema import Rows
 
 __all__ = [
@@ -51,6 +52,7 @@ Places = npt.NDArray[np.intp]
 Words = npt.NDArray[np.uint64]  # two-dimensional: a value's 64-bit words one below the other, a column a value
 
 _UTC = pd.DatetimeTZDtype("ns", "UTC")
+_MUCH = 8 << 20  # bytes of a buffer that is worth taking its memory with care
 _MAX_ELEMENTS = 1024  # of an array that has a column an element
 _REPLACED = "\N{REPLACEMENT CHARACTER}"
 
@@ -76,9 +78,8 @@ class Buffer:
     """
 
     def __init__(self, dtype: npt.DTypeLike, shape: tuple[int, ...] = ()) -> None:
-        self.all: Array = np.empty((0, *shape), dtype)
-        self.lent: pd.Series[Any] | None = None
         self._size = 0
+        self._take(0, dtype, shape)
 
     def __len__(self) -> int:
         return self._size
@@ -91,22 +92,24 @@ class Buffer:
         return self.all[start : self._size]
 
     def reserve(self, more: int) -> None:
-        """Make room for so many more values, and as many again as there are then: untouched memory costs nothing."""
+        """Make room for so many more values, and three times as many again: untouched memory costs nothing."""
         needed = self._size + more
         if needed > len(self.all):
-            self._move(2 * needed, self.all.dtype)
+            self._move(4 * needed, self.all.dtype)
 
     def append(self, values: Array) -> None:
         self.reserve(len(values))
         end = self._size + len(values)
+        if self._memory:
+            self._memory.prepare(end * self.all.strides[0])
         self.all[self._size : end] = values
         self._size = end
 
     def part(self: AnyBuffer, start: int, stop: int) -> AnyBuffer:
         """A buffer of its own with some of the values, and as much room."""
         new = copy.copy(self)
-        new.all, new.lent, new._size = np.empty_like(self.all), None, stop - start
-        new.all[: stop - start] = self.all[start:stop]
+        new._take(len(self.all), self.all.dtype, self.all.shape[1:])
+        new._fill(self.all[start:stop])
         return new
 
     def leave(self) -> None:
@@ -114,9 +117,19 @@ class Buffer:
         self._move(len(self.all), self.all.dtype)
 
     def _move(self, capacity: int, dtype: npt.DTypeLike) -> None:
-        larger = np.empty((capacity, *self.all.shape[1:]), dtype)
-        larger[: self._size] = self.view()
-        self.all, self.lent = larger, None
+        values = self.view()
+        self._take(capacity, dtype, self.all.shape[1:])
+        self._fill(values)
+
+    def _take(self, capacity: int, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> None:
+        size = capacity * math.prod(shape) * np.dtype(dtype).itemsize
+        self._memory = Memory(size) if size > _MUCH else None
+        self.all: Array = np.ndarray((capacity, *shape), dtype, self._memory.buffer if self._memory else None)
+        self.lent: pd.Series[Any] | None = None
+
+    def _fill(self, values: Array) -> None:
+        self._size = 0
+        self.append(values)
 
 
 AnyBuffer = TypeVar("AnyBuffer", bound=Buffer)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -256,28 +256,31 @@ class RateMeter:
         return pd.DataFrame(columns, index=index, dtype=np.int64)
 
 
-def rate(frame: pd.DataFrame, every: str = "1s", by: str | None = None) -> pd.DataFrame:
+def rate(frame: pd.DataFrame, every: str = "1s", by: str | Sequence[str] | None = None) -> pd.DataFrame:
     """Events per second (float64) in intervals of ``every`` (a pandas offset, "100ms"), indexed by time.
 
-    One column a value of column ``by``, or the single column "rate". ValueError for an unknown column or interval, or
-    when the frame has no times.
+    One column a value of column ``by``, of several a column a tuple, or the single column "rate". ValueError for an
+    unknown column or interval, or when the frame has no times.
     """
     if not isinstance(frame.dtypes.get("time"), pd.DatetimeTZDtype):
         raise ValueError(
             "a rate needs times, and these events have none: give their struct a field u64 ts, and set it to"
             " bpf_ktime_get_ns()"
         )
-    if by is not None and by not in frame.columns:
-        raise ValueError(f"no column {by!r}: there are {', '.join(map(str, frame.columns))}")
+    names = [] if by is None else [by] if isinstance(by, str) else list(by)
+    if missing := [name for name in names if name not in frame.columns]:
+        raise ValueError(f"no column {missing[0]!r}: there are {', '.join(map(str, frame.columns))}")
     step = pd.Timedelta(every)
     if step <= pd.Timedelta(0):
         raise ValueError(f"an interval must be longer than nothing, not {every!r}")
     start = frame["time"].dt.floor(step)
-    if by is None:
+    if not names:
         counts = start.value_counts(sort=False).sort_index().to_frame("rate")
     else:
-        counts = frame.groupby([start, by], observed=True).size().unstack(by, fill_value=0)
-        counts.columns = pd.Index(list(counts.columns), name=by)  # plain: a categorical one takes no further columns
+        counts = frame.groupby([start, *names], observed=True).size().unstack(names, fill_value=0)
+        # Plain: a categorical one takes no further columns.
+        name = names[0] if len(names) == 1 else None
+        counts.columns = pd.Index(list(counts.columns), name=name, tupleize_cols=False)
     if len(counts):
         counts = counts.reindex(pd.date_range(counts.index[0], counts.index[-1], freq=step, name="time"), fill_value=0)
     counts.index.name = "time"

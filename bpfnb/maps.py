@@ -174,16 +174,18 @@ class Map:
         self._require_stacks()
         return stacks.symbolise(self.df, self._ask.symbols, pid)
 
-    def folded(self, counts: Map | pd.DataFrame, **columns: str | None) -> pd.DataFrame:
+    def folded(self, counts: Map | pd.DataFrame, *, pid: int | None = None, **columns: str | None) -> pd.DataFrame:
         """A stack trace map's stacks as flame graphs take them: ``stack`` ("comm;main;...;do_sys_open_[k]", string) and
         ``count`` (int64), the most frequent first.
 
         ``counts``: a map, or rows of events, with stack ids in columns that have "stack" in their name, and with "pid"
-        or "tgid" for the names of a process's functions. ``kernel``, ``user``, ``weight``: these columns, by name; see
-        stacks.folded. stacks.lines() makes the text for flamegraph.pl or speedscope. ProgramError for other maps.
+        or "tgid" for the names of a process's functions. ``pid``: only that process's, or of which it all is, where no
+        column says so. ``kernel``, ``user``, ``weight``: these columns, by name; see stacks.folded. stacks.lines()
+        makes the text for flamegraph.pl or speedscope. ProgramError for other maps.
         """
         self._require_stacks()
-        return stacks.folded(counts.df if isinstance(counts, Map) else counts, self.df, self._ask.symbols, **columns)
+        rows = counts.df if isinstance(counts, Map) else counts
+        return stacks.folded(rows, self.df, self._ask.symbols, pid=pid, **columns)
 
     def clear(self) -> None:
         """Delete every entry; what programs insert meanwhile may stay. An array's values become zero."""

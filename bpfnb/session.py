@@ -104,7 +104,7 @@ class Session(client.Listener):
         """Events known lost, over all outputs."""
         return sum(output.lost for output in self._outputs.values())
 
-    def rate(self, every: str = "1s", by: str | None = None) -> pd.DataFrame:
+    def rate(self, every: str = "1s", by: str | Sequence[str] | None = None) -> pd.DataFrame:
         """Events per second (float64) of the main output, in intervals of ``every``, indexed by time (UTC).
 
         One column a value of column ``by`` ("comm", "pid", ...), else the column "rate". ValueError for an unknown

@@ -24,7 +24,10 @@ Resolve = Callable[[int, Sequence[int]], tuple[Sequence[str], Sequence[str]]]
 
 UNKNOWN = "[unknown]"
 
-_KERNEL = 1 << 63  # where its half of the addresses begins, on the 64-bit machines there is BPF for
+# Where the kernel's half of the addresses begins, on the 64-bit machines there is BPF for. A stack is the kernel's or a
+# process's, and its innermost frame, which is where the processor was, tells which. The others of a process that has no
+# frame pointers may be any number.
+_KERNEL = 1 << 63
 
 _STACK_COLUMN = re.compile(r"stack", re.I)
 _KERNEL_COLUMN = re.compile(r"(?:^|_)k(?:ern|ernel)?_?stack|stack.*(?:_|^)k(?:ern|ernel)?(?:_|$)", re.I)
@@ -36,19 +39,20 @@ def symbolise(frames: pd.DataFrame, resolve: Resolve, pid: int = 0) -> pd.DataFr
 
     ``frames``   one row a frame, as the ``df`` of a stack trace map: stack (int32), depth (int16: 0 is where the stack
                  was taken, the rest are its callers), address (uint64)
-    ``pid``      the process that addresses outside the kernel belong to; 0: not known
+    ``pid``      the process that stacks outside the kernel belong to; 0: not known
 
     The result has these columns, and two more:
 
     ``symbol``   category: the function; "[unknown] 0x7f..." where there is no name, and outside the kernel without pid
     ``module``   category: the kernel module, as "[nf_tables]", or the file; "" for the kernel itself, or not known
     """
-    codes = _code(frames)
+    codes, kernel = _code(frames), _of_kernel(frames)
     names = _Names(resolve)
-    names.ask(pid, codes)
+    names.ask(0, codes[kernel])
+    names.ask(pid or None, codes[~kernel])
     symbols, modules = [], []
-    for address, code in zip(frames["address"].tolist(), codes.tolist(), strict=True):
-        name, module = names.of(pid, code)
+    for address, code, inside in zip(frames["address"].tolist(), codes.tolist(), kernel.tolist(), strict=True):
+        name, module = names.of(0 if inside else pid or None, code)
         symbols.append(name if name != UNKNOWN else f"{UNKNOWN} {address:#x}")
         modules.append(module)
     return frames.assign(symbol=_categories(symbols), module=_categories(modules))
@@ -62,6 +66,7 @@ def folded(
     kernel: str | None = None,
     user: str | None = None,
     weight: str | None = None,
+    pid: int | None = None,
 ) -> pd.DataFrame:
     """Counted stacks as flame graphs take them: one row a stack, the outermost function first.
 
@@ -70,9 +75,10 @@ def folded(
     ``kernel``, ``user``   the columns with the ids; by default the integer columns with "stack" in their name, which
                  also says whose they are: kernel_stack_id, user_stack_id, kstack, u_stack_id. One alone may be either's
     ``weight``   the column to add up; by default "value" or "count", and without these each row counts one
+    ``pid``      only this process's rows; where no column tells whose they are, all are taken to be its
 
-    A column "tgid" or "pid" (bpf_get_current_pid_tgid() as it is will do) tells whose the addresses outside the kernel
-    are; without one they stay "[unknown] 0x7f...". A column "comm" or "name" begins the stack.
+    A column "tgid" or "pid" (bpf_get_current_pid_tgid() as it is will do) tells whose the stacks outside the kernel
+    are; without one and without ``pid`` they stay "[unknown] 0x7f...". A column "comm" or "name" begins the stack.
 
     Returns a DataFrame, the greatest count first:
 
@@ -88,11 +94,15 @@ def folded(
     ProgramError (a ValueError) when columns are missing, or it is not clear which.
     """
     ids = _id_columns(counts, kernel, user)
-    pid = _first(counts, ("tgid", "pid"), pd.api.types.is_integer_dtype)
+    owner = _first(counts, ("tgid", "pid"), pd.api.types.is_integer_dtype)
     comm = _first(counts, ("comm", "name"), lambda kind: not pd.api.types.is_numeric_dtype(kind))
-    rows = _grouped(counts, [*ids, *filter(None, (pid, comm))], _weights(counts, weight))
+    weights = _weights(counts, weight)
+    if owner and pid is not None:
+        mine = np.array(_pids(counts[owner]), np.int64) == pid
+        counts, weights = counts[mine], weights[mine]
+    rows = _grouped(counts, [*ids, *filter(None, (owner, comm))], weights)
     stacks = _Stacks(frames, resolve)
-    pids = _pids(rows[pid]) if pid else [0] * len(rows)
+    pids = _pids(rows[owner]) if owner else [pid or 0] * len(rows)
     # An id kept in an unsigned field is -14 all the same.
     sides = [rows[column].to_numpy().astype(np.int32).tolist() for column in ids]
     stacks.prepare(pids, sides)
@@ -115,25 +125,33 @@ def lines(stacks: pd.DataFrame) -> str:
 
 
 class _Names:
-    """Names already asked for: one question a process, and one for the kernel."""
+    """Names already asked for: one question a process, and one for the kernel.
+
+    An owner is a process, 0 the kernel, None somebody nobody knows.
+    """
 
     def __init__(self, resolve: Resolve) -> None:
         self._resolve = resolve
-        self._known: dict[tuple[int, int], tuple[str, str]] = {}
+        self._known: dict[tuple[int | None, int], tuple[str, str]] = {}
 
-    def ask(self, pid: int, addresses: npt.NDArray[np.uint64]) -> None:
+    def ask(self, owner: int | None, addresses: npt.NDArray[np.uint64]) -> None:
         """Have the names of these addresses ready."""
-        distinct = np.unique(addresses)
-        kernel = distinct >= _KERNEL
-        for owner, mine in ((0, distinct[kernel]), (pid, distinct[~kernel])):
-            wanted = [a for a in mine.tolist() if (owner, a) not in self._known]
-            if wanted and (owner or wanted[0] >= _KERNEL):  # else they are somebody's, but nobody knows whose
-                found = zip(*self._resolve(owner, wanted), strict=True)
-                self._known.update(zip(((owner, a) for a in wanted), found, strict=True))
+        wanted = [a for a in np.unique(addresses).tolist() if (owner, a) not in self._known]
+        if wanted and owner is not None:
+            found = zip(*self._resolve(owner, wanted), strict=True)
+            self._known.update(zip(((owner, a) for a in wanted), found, strict=True))
 
-    def of(self, pid: int, address: int) -> tuple[str, str]:
+    def of(self, owner: int | None, address: int) -> tuple[str, str]:
         """The name and the module of an address asked for before."""
-        return self._known.get((0 if address >= _KERNEL else pid, address), (UNKNOWN, ""))
+        return self._known.get((owner, address), (UNKNOWN, ""))
+
+
+def _of_kernel(frames: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Whether each frame's stack is the kernel's."""
+    innermost = frames.sort_values("depth", kind="stable").drop_duplicates("stack")
+    inside = innermost["stack"][innermost["address"].to_numpy(np.uint64) >= _KERNEL]
+    kernel: npt.NDArray[np.bool_] = frames["stack"].isin(inside).to_numpy()
+    return kernel
 
 
 def _code(frames: pd.DataFrame) -> npt.NDArray[np.uint64]:
@@ -149,7 +167,7 @@ class _Stacks:
 
     def __init__(self, frames: pd.DataFrame, resolve: Resolve) -> None:
         ordered = frames.sort_values(["stack", "depth"], ascending=[True, False], kind="stable")
-        self._codes = _code(ordered)
+        self._codes, self._kernel = _code(ordered), _of_kernel(ordered)
         self._addresses = ordered["address"].to_numpy(np.uint64)
         ids, begins = np.unique(ordered["stack"].to_numpy(), return_index=True)
         ends = [*begins[1:].tolist(), len(ordered)]
@@ -159,13 +177,16 @@ class _Stacks:
 
     def prepare(self, pids: Sequence[int], sides: Iterable[Sequence[int]]) -> None:
         """Ask for all names these processes' stacks need."""
-        needed: dict[int, set[int]] = {}
+        needed: dict[int | None, set[int]] = {}
         for side in sides:
             for pid, number in zip(pids, side, strict=True):
                 if number in self._slices:
-                    needed.setdefault(pid, set()).add(number)
-        for pid, numbers in needed.items():
-            self._names.ask(pid, np.concatenate([self._codes[self._slices[number]] for number in numbers]))
+                    needed.setdefault(self._owner(pid, number), set()).add(number)
+        for owner, numbers in needed.items():
+            self._names.ask(owner, np.concatenate([self._codes[self._slices[number]] for number in numbers]))
+
+    def _owner(self, pid: int, number: int) -> int | None:
+        return 0 if self._kernel[self._slices[number].start] else pid or None
 
     def text(self, pid: int, numbers: Sequence[int]) -> str:
         """The stacks with these ids, of one moment, as one: the process's part before the kernel's."""
@@ -180,15 +201,15 @@ class _Stacks:
     def _fold(self, pid: int, number: int) -> str:
         if number not in self._slices:
             return f"[no stack: {errno.errorcode.get(-number, str(number)) if number < 0 else 'gone'}]"
-        here = self._slices[number]
+        here, owner = self._slices[number], self._owner(pid, number)
         pairs = zip(self._addresses[here].tolist(), self._codes[here].tolist(), strict=True)
-        return ";".join(self._frame(pid, address, code) for address, code in pairs)
+        return ";".join(self._frame(owner, address, code) for address, code in pairs)
 
-    def _frame(self, pid: int, address: int, code: int) -> str:
-        name, module = self._names.of(pid, code)
+    def _frame(self, owner: int | None, address: int, code: int) -> str:
+        name, module = self._names.of(owner, code)
         if name == UNKNOWN:
             name = f"{UNKNOWN} {module.rpartition('/')[2] or hex(address)}"
-        return _clean(name) + ("_[k]" if address >= _KERNEL else "")
+        return _clean(name) + ("_[k]" if owner == 0 else "")
 
 
 def _clean(name: str) -> str:

@@ -49,7 +49,7 @@ class Output:
         self._table = frames.PrintkTable(epoch_ns) if schema == PRINTK else frames.Table(schema, epoch_ns)
         self._dropped_undecoded = 0
         self._lost = 0
-        self._loss_said = False
+        self._loss_said = self._drop_said = False
 
     def __repr__(self) -> str:
         return f"<Output {self.name}: {self.rows} rows, {self.lost} lost>"
@@ -80,8 +80,8 @@ class Output:
     def df(self) -> pd.DataFrame:
         """The rows kept, as a DataFrame of its own: it never changes afterwards.
 
-        ``df.attrs["lost"]`` and ``df.attrs["dropped"]`` count what is not in it; the first frame that lacks lost events
-        comes with a RuntimeWarning. Columns: see frames.Table, and for
+        ``df.attrs["lost"]`` and ``df.attrs["dropped"]`` count what is not in it; the first frame that lacks lost
+        events, and the first that lacks dropped rows, come with a RuntimeWarning. Columns: see frames.Table, and for
         bpf_trace_printk frames.PrintkTable.
         """
         with self._lock:
@@ -91,6 +91,12 @@ class Output:
         if frame.attrs["lost"] and not self._loss_said:
             self._loss_said = True
             text = f"{frame.attrs['lost']:,} events of {self.name} were lost: they came faster than they could be taken"
+            warnings.warn(text, RuntimeWarning, stacklevel=3)
+        if frame.attrs["dropped"] and not self._drop_said:
+            self._drop_said = True
+            text = (
+                f"the oldest {frame.attrs['dropped']:,} rows of {self.name} were let go: keep is {self._keep:,} bytes"
+            )
             warnings.warn(text, RuntimeWarning, stacklevel=3)
         return frame
 

@@ -252,6 +252,9 @@ def test_an_empty_frame_gives_an_empty_one_of_the_same_columns() -> None:
         ({"end": calls().assign(time=times(range(7)).tz_localize(None))}, "with a timezone in the starts, datetime64 "),
         ({"start_columns": "kind", "end_columns": "kind"}, "the result would have two columns 'kind'"),
         ({"start_columns": "pid"}, "the result would have two columns 'pid'"),
+        ({"start_columns": [["pid"]]}, "here a single column's name is meant, not ['pid']"),
+        ({"by": {"pid": ["pid"]}}, "here a single column's name is meant, not ['pid']"),
+        ({"time": ["time"]}, "here a single column's name is meant, not ['time']"),
     ],
 )
 def test_what_between_refuses(arguments: dict[str, Any], message: str) -> None:
@@ -355,6 +358,21 @@ def test_a_column_of_counts_for_each_value_of_by() -> None:
     hist["more"] = 0  # a plain index of columns takes further ones
 
 
+def test_a_column_of_counts_for_each_values_of_several_columns() -> None:
+    frame = pd.DataFrame(
+        {"n": [1, 1, 2, 3, 9], "comm": pd.Categorical(["sh", "cat", "sh", None, "cat"]), "cpu": [0, 0, 1, 1, 0]}
+    )
+    hist = frame.bpf.hist("n", by=["comm", "cpu"])
+    assert [*hist.columns] == ["low", "high", "label", ("cat", 0), ("sh", 0), ("sh", 1)]
+    assert hist["cat", 0].tolist() == [1, 0, 0, 1]
+    assert hist["sh", 1].tolist() == [0, 1, 0, 0]
+    assert hist.attrs == {"missing": 1}
+    hist["more"] = 0
+    for one in (["comm"], ("comm",)):
+        pd.testing.assert_frame_equal(frame.bpf.hist("n", by=one), frame.bpf.hist("n", by="comm"))
+    pd.testing.assert_frame_equal(frame.bpf.hist("n", by=[]), frame.bpf.hist("n"))
+
+
 def test_durations_are_counted_in_nanoseconds_and_read_as_times() -> None:
     frame = pd.DataFrame({"latency": pd.to_timedelta([0, 1, 1500, 3_000_000, None], unit="ns")})
     hist = frame.bpf.hist("latency")
@@ -368,11 +386,40 @@ def test_durations_are_counted_in_nanoseconds_and_read_as_times() -> None:
 def test_durations_are_counted_in_the_unit_asked_for() -> None:
     frame = pd.DataFrame({"latency": pd.to_timedelta([-1, 999, 1999, 2_000_000], unit="ns").as_unit("ns")})
     hist = frame.bpf.hist("latency", unit="us")
-    assert hist[hist["count"] > 0].label.tolist() == ["(..., 0)", "[0, 1us)", "[1us, 2us)", "[1.02ms, 2.05ms)"]
+    assert hist[hist["count"] > 0].label.tolist() == ["(..., 0)", "[500ns, 1us)", "[1us, 2us)", "[1.02ms, 2.05ms)"]
     assert hist.low.iloc[-1] == 1024
     seconds = pd.DataFrame({"latency": pd.to_timedelta([5, 6], unit="s").as_unit("s")}).bpf.hist("latency")
     assert seconds["count"].sum() == 2
     assert seconds.label.tolist() == ["[4.29s, 8.59s)"]
+
+
+def test_fractions_have_buckets_of_their_own() -> None:
+    """Latencies in seconds, as floats and as durations."""
+    seconds = [0.00025, 0.0003, 0.002, 0.75, 1.0, 3.0, 0.0]
+    hist = pd.DataFrame({"s": seconds}).bpf.hist("s")
+    filled = hist[hist["count"] > 0]
+    assert filled.low.tolist() == [0, 2**-12, 2**-9, 0.5, 1, 2]
+    assert filled["count"].tolist() == [1, 2, 1, 1, 1, 1]
+    assert hist.low.tolist() == [0, *[2.0**power for power in range(-12, 2)]]
+    assert hist.label.tolist()[:3] == ["[0, 0.000244)", "[0.000244, 0.000488)", "[0.000488, 0.000977)"]
+    frame = pd.DataFrame({"s": seconds, "latency": pd.to_timedelta(np.array(seconds) * 1e9, unit="ns")})
+    for column in ("s", "latency"):
+        named = frame.bpf.hist(column, unit="s")
+        assert named["count"].tolist() == hist["count"].tolist()
+        assert named.low.tolist() == hist.low.tolist()
+        assert named.label.tolist()[:2] == ["[0, 244us)", "[244us, 488us)"]
+    assert frame.bpf.hist("latency", unit="s", kind="linear", bins=[0, 0.5, 1.5])["count"].tolist() == [4, 2, 1]
+
+
+def test_fractions_go_down_so_far_and_no_farther() -> None:
+    hist = pd.DataFrame({"x": [1e-300, 2.0**-70, 2.0**-8, 0.9]}).bpf.hist("x")
+    assert hist["count"].sum() == 4
+    assert hist.low.tolist()[:2] == [0, 2.0**-65]
+    assert hist["count"].tolist()[:1] == [2]
+    assert hist.label.is_unique
+    tiny = pd.DataFrame({"x": [1e-300, 3e-300]}).bpf.hist("x")
+    assert tiny["count"].tolist() == [1, 0, 1] or tiny["count"].tolist() == [1, 1]
+    assert ((tiny.low > 0) & (tiny.high < 1e-299)).all()
 
 
 def test_numbers_that_are_times_are_labelled_so() -> None:
@@ -461,6 +508,11 @@ def test_no_values_make_no_buckets(by: str | None, kind: str) -> None:
         ({"column": "latency", "kind": "linear", "bins": "ab"}, "at least two rising edges"),
         ({"column": "comm"}, "'comm' is category: a histogram is of numbers or durations; top('comm') counts"),
         ({"column": "time"}, "'time' is datetime64[ns, UTC]: a histogram is of numbers or durations"),
+        ({"column": ["latency"]}, "here a single column's name is meant, not ['latency']"),
+        ({"column": "latency", "by": [["comm"]]}, "here a single column's name is meant, not ['comm']"),
+        ({"column": "latency", "by": ["comm", "tme"]}, "no column 'tme'; did you mean time?"),
+        ({"column": "latency", "by": 5}, "no column 5; there are time, latency, comm"),
+        ({"column": "latency", "unit": ["s"]}, "no unit ['s']; there are ns, us, ms, s"),
     ],
 )
 def test_what_hist_refuses(arguments: dict[str, Any], message: str) -> None:
@@ -504,6 +556,24 @@ def test_top_of_a_value() -> None:
     assert full.bpf.top("comm", value="bytes")["sum"].tolist() == [300 * 255]
 
 
+@pytest.mark.parametrize(("agg", "percent"), [("p50", 50), ("median", 50), ("p99", 99), ("p99.9", 99.9), ("p0", 0)])
+@pytest.mark.parametrize("kind", ["uint32", "float64", "timedelta64[ns]"])
+def test_top_of_a_quantile(agg: str, percent: float, kind: str) -> None:
+    choose = np.random.default_rng(5)
+    frame = pd.DataFrame({"comm": choose.choice(list("abc"), 5000), "value": choose.integers(0, 10**6, 5000)})
+    frame["value"] = (frame.value * (1 + (frame.comm == "b"))).astype(kind)
+    top = frame.bpf.top("comm", value="value", agg=agg)
+    assert [*top.columns] == ["comm", agg]
+    assert top.comm[0] == "b" or percent == 0
+    for name, found in zip(top.comm, top[agg], strict=True):
+        values = frame.value[frame.comm == name].to_numpy().astype(np.float64)
+        assert pd.Series([found]).astype(np.float64 if kind != "timedelta64[ns]" else np.int64)[0] == pytest.approx(
+            np.percentile(values, percent), abs=1
+        )
+    assert top[agg].is_monotonic_decreasing
+    assert (top[agg].dtype == kind) == (kind != "uint32")
+
+
 def test_top_of_durations_and_of_times() -> None:
     frame = reads().assign(latency=pd.to_timedelta(range(6), unit="ms"), time=times(range(6)))
     assert frame.bpf.top("comm", value="latency").comm.tolist() == ["vi", "sh", "cat"]
@@ -531,6 +601,14 @@ def test_top_of_nothing_is_nothing(by: Any, value: str | None) -> None:
         ({"by": "comm", "n": 0}, "an n of at least 1"),
         ({"by": []}, "columns to group by"),
         ({"by": ["pid", "pid"]}, "two columns 'pid'"),
+        ({"by": [["pid"]]}, "here a single column's name is meant, not ['pid']"),
+        ({"by": "comm", "value": ["bytes"]}, "here a single column's name is meant, not ['bytes']"),
+        ({"by": "comm", "value": "bytes", "agg": "p101"}, "percentiles go from p0 to p100, with digits behind a point"),
+        ({"by": "comm", "value": "bytes", "agg": "p999"}, "p99.9; there is no p999"),
+        ({"by": "comm", "value": "bytes", "agg": ["max"]}, "no agg ['max']; did you mean max?"),
+        ({"by": "comm", "value": "bytes", "agg": "q99"}, "no agg 'q99'; did you mean p99?"),
+        ({"by": "comm", "agg": "p99"}, "p99 of which column"),
+        ({"by": "pid", "value": "comm", "agg": "p99"}, "column 'comm' is category: there is no p99 of it"),
     ],
 )
 def test_what_top_refuses(arguments: dict[str, Any], message: str) -> None:
@@ -545,6 +623,19 @@ def test_rate_is_the_rate_of_frames() -> None:
     frame = calls()
     pd.testing.assert_frame_equal(frame.bpf.rate("10ns", by="pid"), frames.rate(frame, "10ns", by="pid"))
     assert frame.bpf.rate()["rate"].tolist() == [7.0]
+    both = frame.bpf.rate("10ns", by=["kind", "pid"])
+    assert both.sum(axis=1).tolist() == frame.bpf.rate("10ns")["rate"].tolist()
+    assert (
+        both["entry", 1].tolist()
+        == frame[(frame.kind == "entry") & (frame.pid == 1)]
+        .bpf.rate("10ns")
+        .reindex(both.index, fill_value=0)["rate"]
+        .tolist()
+    )
+    pd.testing.assert_frame_equal(frame.bpf.rate("10ns", by=["pid"]), frame.bpf.rate("10ns", by="pid"))
+    pd.testing.assert_frame_equal(frame.bpf.rate("10ns", by=[]), frame.bpf.rate("10ns"))
+    with pytest.raises(ValueError, match="a single column's name is meant"):
+        frame.bpf.rate(by=[["pid"]])
     with pytest.raises(ValueError, match="no column 'pdi'; did you mean pid"):
         frame.bpf.rate(by="pdi")
     with pytest.raises(ValueError, match="no column 'time'; there are n"):

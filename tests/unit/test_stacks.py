@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -57,7 +58,7 @@ FRAMES = frames(
 )
 
 
-def folded(counts: pd.DataFrame, resolve: stacks.Resolve, **options: str) -> dict[str, int]:
+def folded(counts: pd.DataFrame, resolve: stacks.Resolve, **options: Any) -> dict[str, int]:
     result = stacks.folded(counts, FRAMES, resolve, **options)
     return dict(zip(result["stack"], result["count"], strict=True))
 
@@ -222,6 +223,45 @@ def test_the_helpers_own_number_will_do(resolve: Resolver) -> None:
 def test_without_a_process_the_addresses_stay(resolve: Resolver) -> None:
     counts = pd.DataFrame({"user_stack_id": [2], "kernel_stack_id": [4]})
     assert folded(counts, resolve) == {"[unknown] 0x1008;[unknown] 0x2008;nft_do_chain_[k]": 1}
+
+
+def test_a_process_may_have_any_address_in_its_stack(resolve: Resolver) -> None:
+    """GIVEN no frame pointers, values in the kernel's half taken for some THEN they are not shown as its."""
+    garbage = frames(s5=[0x2008, KERNEL + 0x25, 0x8B48535540F68548, 0x1008], s1=[KERNEL + 0x25, KERNEL + 0x15])
+    counts = pd.DataFrame({"pid": [7], "user_stack_id": [5], "kernel_stack_id": [1]})
+    (text,) = stacks.folded(counts, garbage, resolve)["stack"]
+    assert text.split(";") == [
+        "main",
+        "[unknown] 0x8b48535540f68548",
+        "[unknown] 0xffffffff81000025",
+        "read",
+        "entry_SYSCALL_64_[k]",
+        "__x64_sys_read_[k]",
+    ]
+    resolve.asked.clear()
+    df = stacks.symbolise(garbage, resolve, pid=7)
+    assert df[df["stack"] == 5]["symbol"].tolist() == [
+        "read",
+        "[unknown] 0xffffffff81000025",
+        "[unknown] 0x8b48535540f68548",
+        "main",
+    ]
+    assert df[df["stack"] == 1]["symbol"].tolist() == ["__x64_sys_read", "entry_SYSCALL_64"]
+    assert {pid: len(addresses) for pid, addresses in resolve.asked} == {0: 2, 7: 4}
+
+
+def test_the_stacks_of_one_process(resolve: Resolver) -> None:
+    counts = pd.DataFrame({"tgid": [7, 8, 7], "user_stack_id": [2, 3, 2], "value": [5, 1, 2]})
+    assert folded(counts, resolve, pid=7) == {"main;read": 7}
+    assert folded(counts, resolve, pid=9) == {}
+    both = counts.assign(tgid=counts.tgid.astype(np.uint64) << np.uint64(32))
+    assert folded(both, resolve, pid=8) == {"std::vector<int: 3>::push_back(int&&);[unknown] libc.so.6": 1}
+
+
+def test_stacks_that_are_all_of_one_process(resolve: Resolver) -> None:
+    """GIVEN no column that says whose they are."""
+    counts = pd.DataFrame({"user_stack_id": [2, 2], "kernel_stack_id": [4, 4]})
+    assert folded(counts, resolve, pid=7) == {"main;read;nft_do_chain_[k]": 2}
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.int64, np.uint32, np.uint64])

@@ -31,6 +31,9 @@ TAILED = Schema((*COLUMNS, Column("args", "tail", "S", 32)), EVENT.itemsize, tim
 KEEP = 1 << 30
 
 
+DROPPING = pytest.mark.filterwarnings("ignore:the oldest .* were let go:RuntimeWarning")
+
+
 def events(count: int, first: int = 0) -> Rows:
     numbers = np.arange(first, first + count)
     rows = np.zeros(count, EVENT)
@@ -151,6 +154,21 @@ def test_raw(pair: tuple[Output, SegmentWriter]) -> None:
         output.raw("nothing")
 
 
+def test_dropped_rows_are_said_once(small_segments: None) -> None:
+    with filled(SCHEMA, 30_000) as (output, writer):
+        writer.append(events(100))
+        assert len(output.df) == 100
+        writer.append(events(2_000))
+        with pytest.warns(
+            RuntimeWarning, match=r"the oldest [0-9,]+ rows of perf were let go: keep is 30,000 bytes"
+        ) as said:
+            df = output.df
+        assert f"{df.attrs['dropped']:,} rows" in str(said[0].message)
+        writer.append(events(2_000))
+        assert output.df.attrs["dropped"] > df.attrs["dropped"]
+
+
+@DROPPING
 @pytest.mark.parametrize("ask", ["never", "df", "since"])
 def test_keep(ask: str, small_segments: None) -> None:
     """GIVEN far more rows than may be kept, asked for now and then or not THEN the oldest are dropped, and counted."""
@@ -176,6 +194,7 @@ def test_keep(ask: str, small_segments: None) -> None:
         assert seen in (0, 50_000)
 
 
+@DROPPING
 def test_since_what_was_dropped_undecoded(small_segments: None) -> None:
     """Row numbers go on from those nobody ever decoded."""
     with filled(SCHEMA, 30_000) as (output, writer):

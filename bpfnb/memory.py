@@ -1,0 +1,53 @@
+"""Memory for what grows: reserved in plenty, and taken from the kernel a piece at a time, just before it is written.
+
+Most of what decoding events costs is memory that was not touched before. Pages of 2 MiB are the cheapest where the
+kernel has them at hand. In a virtual machine whose host takes free memory back (free page reporting: only large blocks)
+they are the dearest, since the host looks for each anew, 4 KiB at a time; small pages, which segments read before have
+just given back, then cost a sixth (docs/benchmarks.md). Only trying tells, and it changes: each piece is timed.
+"""
+
+from __future__ import annotations
+
+import mmap
+import time
+from contextlib import suppress
+
+import numpy as np
+
+__all__ = ["Memory"]
+
+_PIECE = 2 << 20  # a large page
+_SLOW_NS = 1_000_000  # for a large page; small ones for as much memory take about 0.7 ms, a large one at hand 0.1
+_AGAIN_S = 1  # after so long large pages are tried again
+
+_POPULATE_WRITE = 23  # MADV_POPULATE_WRITE (since 5.14; uapi/asm-generic/mman-common.h)
+_NORESERVE = 0x4000  # MAP_NORESERVE
+
+
+class Memory:
+    """``size`` bytes of zeros, private to the process. An array over ``buffer`` keeps them; there is no close."""
+
+    _small_until = 0.0  # time.monotonic(), for all of the process
+
+    def __init__(self, size: int) -> None:
+        size = -(-size // _PIECE) * _PIECE
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE
+        self._mapping = mmap.mmap(-1, size + _PIECE, flags=flags)
+        self._begin = -np.frombuffer(self._mapping, np.uint8).ctypes.data % _PIECE  # where a large page may
+        self.buffer = memoryview(self._mapping)[self._begin :]
+        self._ready = 0
+
+    def prepare(self, end: int) -> None:
+        """Take from the kernel what is to be written, up to byte ``end``."""
+        while self._ready < end:
+            self._take(self._begin + self._ready)
+            self._ready += _PIECE
+
+    def _take(self, start: int) -> None:
+        small = time.monotonic() < Memory._small_until
+        with suppress(OSError):  # without these two ways it is taken as it is written
+            self._mapping.madvise(mmap.MADV_NOHUGEPAGE if small else mmap.MADV_HUGEPAGE, start, _PIECE)
+            began = time.thread_time_ns()
+            self._mapping.madvise(_POPULATE_WRITE, start, _PIECE)
+            if not small and time.thread_time_ns() - began > _SLOW_NS:
+                Memory._small_until = time.monotonic() + _AGAIN_S
