@@ -18,7 +18,7 @@ NOTEBOOK_SIDE = [
     {"bpfnb.program"},
     {"bpfnb.protocol", "bpfnb.columns"},
     {"bpfnb.frames"},
-    {"bpfnb.store", "bpfnb.client", "bpfnb.stacks", "bpfnb.accessor"},
+    {"bpfnb.store", "bpfnb.client", "bpfnb.stacks", "bpfnb.accessor", "bpfnb.baseline"},
     {"bpfnb.maps"},
     {"bpfnb.views"},
     {"bpfnb.session", "bpfnb.doctor"},
