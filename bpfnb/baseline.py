@@ -121,8 +121,10 @@ def _difference(new: Rows, old: Rows, dtype: np.dtype[np.integer]) -> _Differenc
     now, then = (np.ascontiguousarray(part).view(f"<u{dtype.itemsize}") for part in (new, old))
     grown = now - then
     half = 1 << (8 * dtype.itemsize - 1)
-    fell = (now < then) & (grown >= half) if dtype.kind == "u" else np.zeros(now.shape, np.bool_)
-    return grown.view(np.uint8).reshape(new.shape), fell.any(axis=1)
+    fell: _Flags = np.zeros(len(new), np.bool_)
+    if dtype.kind == "u":
+        fell |= ((now < then) & (grown >= half)).any(axis=1)
+    return grown.view(np.uint8).reshape(new.shape), fell
 
 
 def _wide_difference(new: Rows, old: Rows, signed: bool) -> _Difference:
