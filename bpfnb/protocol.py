@@ -77,6 +77,7 @@ class MapInfo(Struct, frozen=True):
     ``key`` and ``value`` are None where the map holds nothing to read (a program array, a devmap ...); ``key`` also
     for a queue or a stack. ``cpus``: values an entry has, one a possible CPU in per-CPU maps, else 1; they lie
     ``value_stride`` bytes apart. ``inner``: of a map of maps, the inner maps' name.
+    ``pinned``: the file it is pinned at, and stays after the session; or "".
     """
 
     name: str
@@ -91,6 +92,7 @@ class MapInfo(Struct, frozen=True):
     max_entries: int
     line: int = 0
     inner: str = ""
+    pinned: str = ""
 
 
 class Check(Struct, frozen=True):

@@ -47,6 +47,7 @@ class Snapshot(Struct, frozen=True):
     outputs: tuple[tuple[str, int, int], ...]  # name, rows, lost
     error: str = ""
     maps: tuple[tuple[str, str], ...] = ()  # name, kind
+    pins: tuple[tuple[str, str], ...] = ()  # name of a map, the file it is pinned at
     notes: tuple[str, ...] = ()  # such as that it replaces another
 
 
@@ -139,6 +140,7 @@ class Session(client.Listener):
             outputs=outputs,
             error=str(self._error or ""),
             maps=tuple((name, map_.info.kind) for name, map_ in self._maps.items()),
+            pins=tuple((name, map_.info.pinned) for name, map_ in self._maps.items() if map_.info.pinned),
             notes=tuple(w.message for w in self.warnings if w.severity == "note" and not w.line),
         )
 

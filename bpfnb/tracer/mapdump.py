@@ -35,7 +35,7 @@ from bpfnb.schema import Column, Rows, Schema
 from bpfnb.tracer import syscalls
 from bpfnb.tracer.syscalls import MapShape
 
-__all__ = ["clear", "describe", "dump", "look_up", "take", "write"]
+__all__ = ["clear", "describe", "dump", "kind", "look_up", "take", "write"]
 
 # include/uapi/linux/bpf.h, enum bpf_map_type, as bpftool spells them.
 _KINDS = (
@@ -99,7 +99,14 @@ class _NoBatchError(Exception):
 
 
 def describe(
-    fd: int, name: str, macro: str, key: Schema | None, value: Schema | None, line: int = 0, inner: str = ""
+    fd: int,
+    name: str,
+    macro: str,
+    key: Schema | None,
+    value: Schema | None,
+    line: int = 0,
+    inner: str = "",
+    pinned: str = "",
 ) -> MapInfo:
     """What the notebook must know of a map. ``key`` and ``value``: their types where BTF has them; else plain numbers
     or bytes. Stack traces have the schema of one frame as their value, as often as it fits in ``value_size``."""
@@ -119,6 +126,7 @@ def describe(
         max_entries=shape.max_entries,
         line=line,
         inner=inner,
+        pinned=pinned,
     )
 
 
@@ -194,15 +202,24 @@ def clear(fd: int) -> None:
             _delete_all(m)
 
 
+def kind(shape: MapShape) -> str:
+    """What a map is, in words: "a hash with keys of 4 bytes and values of 8"."""
+    return f"a {_kind(shape)} with keys of {shape.key_size} bytes and values of {shape.value_size}"
+
+
 # --- what a map is ------------------------------------------------------------------------------------------------
 
 
 def _map(fd: int) -> _Map:
     shape = syscalls.map_shape(fd)
-    kind = _KINDS[shape.type] if shape.type < len(_KINDS) else f"type {shape.type}"
+    kind = _kind(shape)
     if kind in _PER_CPU:
         return _Map(fd, kind, shape, _possible_cpus(), -(-shape.value_size // 8) * 8)
     return _Map(fd, kind, shape, 1, shape.value_size)
+
+
+def _kind(shape: MapShape) -> str:
+    return _KINDS[shape.type] if shape.type < len(_KINDS) else f"type {shape.type}"
 
 
 def _readable(fd: int) -> _Map:

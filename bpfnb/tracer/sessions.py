@@ -17,7 +17,7 @@ from bpfnb.errors import BpfnbError, ProgramError, SetupError
 from bpfnb.program import MapDecl, Probe, Program
 from bpfnb.protocol import Connection, Loaded, MapInfo, MapRead, ProbeInfo, SegmentAdded, ToTracer
 from bpfnb.schema import PRINTK, Layout, Schema
-from bpfnb.tracer import attach, mapdump, privileges
+from bpfnb.tracer import attach, mapdump, pins, privileges
 from bpfnb.tracer.attach import Link
 from bpfnb.tracer.comms import CommHistory
 from bpfnb.tracer.compiler import CELL_PATH, Compiler, Module
@@ -161,6 +161,7 @@ class Sessions:
         for probe in program.probes:
             if probe.function not in unsure:
                 attach.require(probe)
+        pins.prepare(program.maps)
         usdt = [wish for probe in program.probes if (wish := attach.usdt_wish(probe))]
         loads = dict.fromkeys(attach.wish(self._engine, probe) for probe in program.probes)
         tables = [output.name for output in program.outputs] + [m.name for m in program.maps]
@@ -172,6 +173,7 @@ class Sessions:
             list(loads),
             list(dict.fromkeys(tables)),
             program.headers,
+            [m for m in program.maps if "PINNED" in m.macro],
         )
 
     def _attach(self, program: Program, running: _Running) -> tuple[ProbeInfo, ...]:
@@ -284,7 +286,9 @@ def _compiled_maps(program: Program, running: _Running) -> list[MapDecl]:
 
 def _describe(declared: MapDecl, module: Module) -> MapInfo:
     table = module.tables[declared.name]
-    return mapdump.describe(table.fd, declared.name, declared.macro, table.key, table.value, declared.line)
+    return mapdump.describe(
+        table.fd, declared.name, declared.macro, table.key, table.value, declared.line, pinned=declared.pinned
+    )
 
 
 def _lost_counters(module: Module) -> npt.NDArray[np.uint64]:
