@@ -68,11 +68,18 @@ class Output(msgspec.Struct, frozen=True):
 
 
 class MapDecl(msgspec.Struct, frozen=True):
-    """A table that is no output. ``macro``: the macro that declared it, such as "BPF_HASH"."""
+    """A table that is no output. ``macro``: the macro that declared it, such as "BPF_HASH". ``type``: of BPF_TABLE and
+    its like, the kind it names, such as "lru_hash". ``pinned``: the file it is pinned at, or ""."""
 
     name: str
     macro: str
     line: int
+    type: str = ""
+    pinned: str = ""
+
+    @property
+    def holds_programs(self) -> bool:
+        return self.macro == "BPF_PROG_ARRAY" or self.type == "prog"
 
 
 # --- the text --------------------------------------------------------------------------------------------------------
@@ -480,6 +487,7 @@ _NAME_AT = {
     **dict.fromkeys(("BPF_QUEUE_STACK3", "BPF_QUEUE_STACK4"), 1),
     "BPF_XDP_REDIRECT_MAP": 2,
 }
+_PINNED_AT = 5  # the position of the file's name among the arguments of the macros that pin
 _TABLE = re.compile(
     r"BPF_(?:HASH|PERCPU_HASH|LRU_HASH|LRU_PERCPU_HASH|ARRAY|PERCPU_ARRAY|HISTOGRAM|HIST|LPM_TRIE|PERF_ARRAY"
     r"|CGROUP_ARRAY|STACK_TRACE|STACK_TRACE_BUILDID|PROG_ARRAY|QUEUE|STACK|DEVMAP|DEVMAP_HASH|CPUMAP|XSKMAP"
@@ -648,7 +656,15 @@ class _Structure:
         elif token.text in _OUTPUTS:
             self.cell.outputs.append(Output(name, _OUTPUTS[token.text], line))
         else:
-            self.cell.maps.append(MapDecl(name, token.text, line))
+            pinned = self._string(args, _PINNED_AT) if "PINNED" in token.text else ""
+            self.cell.maps.append(MapDecl(name, token.text, line, self._string(args, 0), pinned))
+
+    def _string(self, args: list[list[Token]], index: int) -> str:
+        """An argument that is a string, also by a macro's name; "" where it is none."""
+        tokens = args[index] if index < len(args) else []
+        macro = self.cell.macros.get(tokens[0].text) if len(tokens) == 1 else None
+        strings = macro[0].tokens if macro else tokens
+        return "".join(t.text[1:-1] for t in strings) if all(t.kind == "string" for t in strings) else ""
 
     def _make(self, i: int, end: int) -> None:
         token, maker, args = self.tokens[i], _MAKERS[self.tokens[i].text], arguments(self.tokens, i + 1)

@@ -43,7 +43,8 @@ class Listener:
 
     def on_segment(self, message: SegmentAdded, fd: int) -> None: ...
 
-    def on_map(self, message: MapRead, data: bytes) -> None: ...
+    def on_map(self, message: MapRead, data: bytes) -> None:
+        """A map as it was at the session's end; or, with ``taken``, entries whose taker was interrupted."""
 
     def on_death(self, error: TracerDied) -> None: ...
 
@@ -113,9 +114,22 @@ class Client:
         message, data = self._ask(protocol.ReadMap(next(self._requests), session, name))
         return message.count, data
 
-    def write_map(self, session: int, name: str, key: bytes, value: bytes | None) -> None:
-        """Set an entry of a map, or delete it where ``value`` is None."""
-        self._ask(protocol.WriteMap(next(self._requests), session, name, key, value))
+    def look_up(self, session: int, name: str, key: bytes) -> bytes | None:
+        """A key's value in a map, as MapValue has it."""
+        reply = self._ask(protocol.LookupMap(next(self._requests), session, name, key))
+        assert isinstance(reply, protocol.MapValue)
+        return reply.value
+
+    def take_map(self, session: int, name: str, most: int) -> tuple[int, bytes]:
+        """Take entries out of a map, as TakeMap says. The listener gets those that an interrupted call had taken."""
+        message, data = self._ask(protocol.TakeMap(next(self._requests), session, name, most))
+        return message.count, data
+
+    def write_map(self, session: int, name: str, key: bytes, value: bytes | None) -> bool:
+        """Set an entry of a map, or delete it where ``value`` is None; False where there was none to delete."""
+        reply = self._ask(protocol.WriteMap(next(self._requests), session, name, key, value))
+        assert isinstance(reply, protocol.MapWritten)
+        return reply.found
 
     def clear_map(self, session: int, name: str) -> None:
         self._ask(protocol.ClearMap(next(self._requests), session, name))
@@ -160,8 +174,9 @@ class Client:
         try:
             return future.result()
         except BaseException:
-            # Interrupted (Ctrl-C) while the tracer is at it: the reply will find nobody, and _read undoes a Loaded.
-            future.cancel()
+            # Interrupted (Ctrl-C) while the tracer is at it: the reply will find nobody, and _hear undoes a Loaded.
+            if not future.cancel() and not future.exception():
+                self._give_back(future.result())
             raise
 
     def _read(self) -> None:
@@ -200,7 +215,8 @@ class Client:
             listener = self._listeners.get(message.request)
         if isinstance(message, MapRead):
             data = _content(fds[0])
-            _settle(future or Future(), lambda f: f.set_result((message, data)))
+            if not (future and _settle(future, lambda f: f.set_result((message, data)))):
+                self._give_back((message, data))
             return
         if isinstance(message, protocol.Failed):
             error = message.exception()
@@ -210,6 +226,15 @@ class Client:
             listener.on_loaded(message)
         if not (future and _settle(future, lambda f: f.set_result(message))) and isinstance(message, Loaded):
             self._connection.send(protocol.Stop(next(self._requests), message.request))
+
+    def _give_back(self, reply: Any) -> None:
+        """What has been taken out of a map for somebody who was interrupted: the session keeps it for the next."""
+        message, data = reply if isinstance(reply, tuple) else (None, b"")
+        if message and message.taken:
+            with self._lock:
+                listener = self._listeners.get(message.session)
+            if listener:
+                listener.on_map(message, data)
 
     def _end(self) -> None:
         """The tracer is gone: everybody who waits and every session hears why."""

@@ -5,13 +5,18 @@
     counts.hist()                        a histogram
     counts[42], counts[42] = 7           one entry, read or set; keys and values of a struct are dicts or tuples
     len(counts), 42 in counts, counts.items(), counts.clear()
+    counts.drain()                       every entry, taken out
+    todo.push(7), todo.pop()             a queue or a stack
 
-Nothing is kept: every access asks the kernel again, for the whole map.
+Every access asks the kernel again: for one entry, where it names a key, else for the whole map. Nothing is kept but
+what the last ``drain`` read (bpfnb.baseline).
 """
 
 from __future__ import annotations
 
 import operator
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Protocol
@@ -21,6 +26,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bpfnb import stacks
+from bpfnb.baseline import Baseline, counters
 from bpfnb.columns import Batch, growing, shown, text_dtype
 from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError, near_or_all
 from bpfnb.protocol import MapInfo
@@ -58,16 +64,36 @@ _HOLDS = {
 _REDUCTIONS: dict[str, Callable[..., Any]] = {"sum": np.sum, "max": np.max, "min": np.min, "mean": np.mean}
 _NUMBERS = ("number", "bits", "wide")  # kinds of columns that can be reduced
 _NONE = Schema((), 0)
+_QUEUES = ("queue", "stack")
+_ARRAYS = ("array", "percpu_array")
+_TAKEN = (
+    "hash",
+    "percpu_hash",
+    "lru_hash",
+    "lru_percpu_hash",
+)  # the kernel gives and deletes their entries in one step
+_DRAINS = ("differences", "entries")
 
 
 class Ask(Protocol):
-    """How a map is reached."""
+    """How a map is reached. ``running``: whether it is in the kernel still; else it is what it was at its session's
+    end, and can only be read."""
+
+    @property
+    def running(self) -> bool: ...
 
     def read(self) -> tuple[int, bytes]:
         """How many entries there are, and their bytes as protocol.MapRead lays them out."""
 
-    def write(self, key: bytes, value: bytes | None) -> None:
-        """Set an entry; delete it where ``value`` is None. ProgramError when that cannot be."""
+    def look_up(self, key: bytes) -> bytes | None:
+        """A key's value, all CPUs'; None where there is none."""
+
+    def take(self, most: int = 0) -> tuple[int, bytes]:
+        """Take entries out: all, or at most so many. As ``read`` gives them."""
+
+    def write(self, key: bytes, value: bytes | None) -> bool:
+        """Set an entry; delete it where ``value`` is None: False where there is none. ProgramError when that cannot
+        be."""
 
     def clear(self) -> None:
         """Delete every entry; an array's values become zero."""
@@ -83,10 +109,16 @@ class Map:
     what changes it raises ProgramError when the kernel refuses or the session has stopped.
     """
 
-    def __init__(self, info: MapInfo, ask: Ask) -> None:
+    def __init__(self, info: MapInfo, ask: Ask, replaced: bool = False) -> None:
+        """``replaced``: programs set values of this map whole, and change none in place."""
         self.info = info
         self._ask = ask
         self._key, self._value = info.key or _NONE, info.value or _NONE
+        self._replaced = replaced
+        self._lock = threading.Lock()  # of what follows: held while the kernel is asked
+        self._drained: Baseline | None = None
+        self._left: deque[tuple[Rows, Rows]] = deque()  # taken for somebody who was interrupted
+        self._gone = 0  # entries taken out of a queue as it was at its session's end
 
     @property
     def name(self) -> str:
@@ -187,53 +219,116 @@ class Map:
         rows = counts.df if isinstance(counts, Map) else counts
         return stacks.folded(rows, self.df, self._ask.symbols, pid=pid, **columns)
 
+    def drain(self, how: str = "", as_is: str | Sequence[str] = ()) -> pd.DataFrame:
+        """Every entry, as ``df`` has it, and taken out: what a drain has given, no other gives, nor ``df``, ``hist`` or
+        the rest. Nothing is lost and nothing counted twice while programs go on counting. After it an array's values
+        are zero and other maps are empty, for whoever reads them here. ``how``: what becomes of them in the kernel.
+
+        "differences"   The kernel's map stays as it is. Numbers are what they have grown by since the last drain,
+                        modulo their width; the rest is as it is now. Rows that have not changed are left out, but for
+                        arrays. Exact, whatever programs add to and however. They still see the entries: a hash whose
+                        keys come and go fills up; ``clear`` makes room. Where a program, or a full LRU map, deletes a
+                        key, what it counted since the last drain is gone with it; made again, it counts from zero, but
+                        is told from the one before only while it is below what that was.
+        "entries"       The kernel's map is emptied, each entry being read and deleted in one step. Exact where programs
+                        insert, or set values whole (``update``): what they add to a value in place may be lost. For
+                        hashes alone.
+        ""              "entries" where the cell does nothing with this hash but insert, update and delete, else
+                        "differences".
+
+        A queue or a stack gives all its values, in the order they would be popped in, and is empty then.
+
+        ``as_is``: members of the value that are no counts, and are shown as they are: times, maxima, state.
+
+        A stopped session's map drains once more, of what it was at the end. ProgramError for maps of maps and of
+        stacks, UnsupportedError for a kind that has no entries to take.
+        """
+        if how and how not in _DRAINS:
+            raise ProgramError(f"a map is drained by {' or '.join(_DRAINS)}, not {how!r}")
+        self._require_drainable(how)
+        columns = counters(self._value, self._members([as_is] if isinstance(as_is, str) else as_is))
+        with self._lock:
+            if self.kind in _QUEUES or (how or self._usual()) == "entries":
+                return self._frame(*self._take())
+            keys, values = self._all()
+            frame = self._frame(*self._joined([*self._left, self._since(keys, values, columns)]))
+            self._left.clear()
+            self._drained = Baseline(keys, values, columns, self.info.cpus, self.info.value_stride)
+            return frame
+
+    def put_back(self, count: int, data: bytes) -> None:
+        """Entries that were taken for somebody who was interrupted: the next ``drain`` or ``pop`` has them."""
+        self._left.append(self._rows(count, data))
+
     def clear(self) -> None:
-        """Delete every entry; what programs insert meanwhile may stay. An array's values become zero."""
-        self._require_entries()
-        self._ask.clear()
+        """Delete every entry; what programs insert meanwhile may stay. An array's values become zero.
+
+        What programs add meanwhile may be lost: ``drain`` loses nothing.
+        """
+        self._require_entries("cleared")
+        with self._lock:
+            self._ask.clear()
+            self._drained = None
+            self._left.clear()
+
+    # --- queues and stacks ---
+
+    def push(self, value: object) -> None:
+        """Put a value in a queue or on a stack. ProgramError when it is full, or the map is neither."""
+        self._require_queue()
+        self._ask.write(b"", pack(self._value, value, "value"))
+
+    def pop(self) -> Any:
+        """Take the value that a program would take next, of a struct a dict. IndexError where there is none."""
+        self._require_queue()
+        with self._lock:
+            return self._head(self._take(1)[1])
+
+    def peek(self) -> Any:
+        """The value that ``pop`` would take, which stays. IndexError where there is none."""
+        self._require_queue()
+        with self._lock:
+            if self._left:
+                return self._head(self._left[0][1])
+            if not self._ask.running:
+                return self._head(self._all()[1])
+            data = self._ask.look_up(b"")
+            return self._head(self._rows(int(data is not None), data or b"")[1])
 
     # --- as a mapping ---
 
     def __getitem__(self, key: object) -> Any:
-        """A key's value: a number, text or bytes; of a struct, a dict; of a per-CPU map, a list with one a CPU."""
-        packed = self._packed(key)
-        keys, values = self._read()
-        at = np.flatnonzero((keys == np.frombuffer(packed, np.uint8)).all(axis=1))
-        if not len(at):
+        """A key's value: a number, text or bytes; of a struct, a dict; of a per-CPU map, a list with one a CPU.
+
+        A trie (lpm_trie) gives the value of the longest prefix it has of the key, as it does to programs.
+        """
+        found = self._found(self._packed(key))
+        if not len(found):
             raise KeyError(key)
-        return self._values(values[at[:1]])[0]
+        return self._values(found)[0]
 
     def __setitem__(self, key: object, value: object) -> None:
         """Set a key's value, on all CPUs. A dict need not name every member: the others are zero.
 
         The value of a map of maps is another map of the session.
         """
-        packed = self._packed(key)
+        packed = self._packed(key, "set")
         if self.kind == "stack_trace":
             raise ProgramError(f"{self.name} takes its stacks from programs: they can be read and deleted")
         if self.info.kind.endswith("_of_maps"):
             if not isinstance(value, Map):
                 raise ProgramError(f"{self.name} holds maps: give it one of the session's")
-            self._ask.write(packed, value.name.encode())
+            self._write(packed, value.name.encode())
             return
-        self._ask.write(packed, pack(self._value, value, "value"))
+        self._write(packed, pack(self._value, value, "value"))
 
     def __delitem__(self, key: object) -> None:
         """Delete a key; an array's value becomes zero. KeyError where there is none."""
-        packed = self._packed(key)
-        try:
-            self._ask.write(packed, None)
-        except ProgramError:
-            if key not in self:
-                raise KeyError(key) from None
-            raise
+        if not self._write(self._packed(key, "changed"), None):
+            raise KeyError(key)
 
     def __contains__(self, key: object) -> bool:
-        try:
-            self[key]
-        except KeyError:
-            return False
-        return True
+        return len(self._found(self._packed(key))) > 0
 
     def get(self, key: object, default: Any = None) -> Any:
         try:
@@ -289,29 +384,121 @@ class Map:
     def _per_cpu(self) -> bool:
         return "percpu" in self.kind
 
-    def _require_entries(self) -> None:
+    def _require_entries(self, what: str = "read") -> None:
         if self.info.value is None:
             why = _HOLDS.get(self.kind, "its entries are no data")
-            raise UnsupportedError(f"{self.name} ({self.kind}) cannot be read: {why}")
+            raise UnsupportedError(f"{self.name} ({self.kind}) cannot be {what}: {why}")
+
+    def _require_drainable(self, how: str) -> None:
+        self._require_entries("drained")
+        if self.kind == "stack_trace" or self.kind.endswith("_of_maps"):
+            raise ProgramError(f"{self.name} is a map of kind {self.kind}, which counts nothing: clear() empties it")
+        if how == "entries" and self.kind not in (*_TAKEN, *_QUEUES):
+            raise ProgramError(
+                f"the kernel cannot take entries out of {self.name} ({self.kind}): drain its differences"
+            )
+
+    def _require_queue(self) -> None:
+        if self.kind not in _QUEUES:
+            raise ProgramError(
+                f"{self.name} is a map of kind {self.kind}: push, pop and peek are for queues and stacks"
+            )
 
     def _require_stacks(self) -> None:
         if self.kind != "stack_trace":
             raise ProgramError(f"{self.name} is a map of kind {self.kind}, which holds no stacks")
 
-    def _require_keys(self) -> None:
-        self._require_entries()
+    def _require_keys(self, what: str = "read") -> None:
+        self._require_entries(what)
         if self.info.key is None:
-            raise ProgramError(f"{self.name} ({self.kind}) has no keys: see its df")
+            raise ProgramError(f"{self.name} ({self.kind}) has no keys: it has push(), pop(), peek() and df")
 
-    def _packed(self, key: object) -> bytes:
-        self._require_keys()
+    def _packed(self, key: object, what: str = "read") -> bytes:
+        self._require_keys(what)
         return pack(self._key, key, "key")
 
+    def _members(self, names: Sequence[str]) -> Sequence[str]:
+        """Names of members of the value, that are there."""
+        known = [column.name for column in self._value.columns]
+        for name in names:
+            if name not in known:
+                raise ProgramError(f"the values of {self.name} have no member {name!r}{near_or_all(name, known)}")
+        return names
+
+    def _usual(self) -> str:
+        """How this map is drained by default."""
+        return "entries" if self._replaced and self.kind in _TAKEN else "differences"
+
+    def _write(self, key: bytes, value: bytes | None) -> bool:
+        with self._lock:
+            done = self._ask.write(key, value)
+            if self._drained:
+                self._drained = self._drained.without(key)
+            return done
+
+    def _found(self, key: bytes) -> Rows:
+        """The value of a key, as a row; none where there is none."""
+        with self._lock:
+            trie = self.kind == "lpm_trie"
+            if not self._ask.running or (trie and self._drained):  # of a trie's value one does not learn the key
+                keys, values = self._since(*self._all())
+                return values[
+                    _longest_prefix(keys, key) if trie else (keys == np.frombuffer(key, np.uint8)).all(axis=1)
+                ]
+            data = self._ask.look_up(key)
+            return self._since(*self._rows(int(data is not None), _laid_out(key, data)))[1]
+
+    def _take(self, most: int = 0) -> tuple[Rows, Rows]:
+        """Entries, at most so many, which nobody else gets; ``_lock`` is held."""
+        missing = most - sum(len(values) for _, values in self._left)
+        new = self._taken(max(missing, 0)) if not most or missing > 0 else self._rows(0, b"")
+        keys, values = self._joined([*self._left, new])
+        self._left.clear()
+        if most and len(values) > most:
+            self._left.append((keys[most:], values[most:]))
+        return keys[: most or None], values[: most or None]
+
+    def _taken(self, most: int) -> tuple[Rows, Rows]:
+        if self._ask.running:
+            new = self._since(*self._rows(*self._ask.take(most)))
+            self._drained = None
+            return new
+        keys, values = self._all()
+        if self.kind in _QUEUES:
+            keys, values = keys[: most or None], values[: most or None]
+            self._gone += len(values)
+            return keys, values
+        new = self._since(keys, values)
+        self._drained = Baseline(keys, values, (), self.info.cpus, self.info.value_stride)
+        return new
+
+    def _joined(self, pieces: Sequence[tuple[Rows, Rows]]) -> tuple[Rows, Rows]:
+        keys, values = zip(*pieces, strict=True)
+        return (keys[0], values[0]) if len(pieces) == 1 else (np.concatenate(keys), np.concatenate(values))
+
+    def _head(self, values: Rows) -> Any:
+        if not len(values):
+            raise IndexError(f"{self.name} is empty")
+        return self._values(values[:1])[0]
+
     def _read(self) -> tuple[Rows, Rows]:
-        """All keys and all values, a row each; of a per-CPU map, a row has all CPUs' values."""
+        """All keys and all values, a row each; of a per-CPU map, a row has all CPUs' values. Since the last drain."""
         self._require_entries()
+        with self._lock:
+            return self._since(*self._all())
+
+    def _since(self, keys: Rows, values: Rows, columns: Sequence[Column] | None = None) -> tuple[Rows, Rows]:
+        if self._drained is None:
+            return keys, values
+        return self._drained.since(keys, values, self.kind in _ARRAYS, columns)
+
+    def _all(self) -> tuple[Rows, Rows]:
+        keys, values = self._rows(*self._ask.read())
+        return keys[self._gone :], values[self._gone :]
+
+    def _rows(self, count: int, data: bytes) -> tuple[Rows, Rows]:
+        """Entries as MapRead has them."""
         info = self.info
-        count, data = self._ask.read()
         sizes = info.key_size, info.cpus * info.value_stride
         begin = -(-count * sizes[0] // 8) * 8
         keys = np.frombuffer(data, np.uint8, count * sizes[0]).reshape(count, sizes[0])
@@ -368,6 +555,26 @@ class Map:
     def _marked(self, frame: pd.DataFrame) -> pd.DataFrame:
         frame.attrs.update(map=self.name, kind=self.kind)
         return frame
+
+
+def _laid_out(key: bytes, value: bytes | None) -> bytes:
+    """One entry as MapRead has it."""
+    return b"" if value is None else key + bytes(-len(key) % 8) + value
+
+
+def _longest_prefix(keys: Rows, key: bytes) -> npt.NDArray[np.intp]:
+    """Where a trie's longest prefix of a key is, as the kernel finds it; nowhere if it has none. A key is the number of
+    bits that count, then the bits (struct bpf_lpm_trie_key)."""
+    lengths = np.ascontiguousarray(keys[:, :4]).view(np.uint32)[:, 0].astype(np.int64)
+    wanted = np.frombuffer(key, np.uint8)
+    most = int(wanted[:4].view(np.uint32)[0])
+    if not len(keys) or most > 8 * (len(key) - 4):
+        return np.empty(0, np.intp)
+    differing = np.unpackbits(keys[:, 4:] ^ wanted[4:], axis=1)
+    common = np.where(differing.any(axis=1), differing.argmax(axis=1), differing.shape[1])
+    matching = (lengths <= common) & (lengths <= most)
+    best = int(np.where(matching, lengths, -1).argmax())
+    return np.array([best] if matching[best] else [], np.intp)
 
 
 def stack_frames(values: Rows, size: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int16], Rows]:

@@ -510,7 +510,7 @@ def _unattached(cell: Cell, probes: Sequence[Probe]) -> Iterator[Diagnostic]:
     wrong with that), and where the cell has a program array, whose entries are such functions.
     """
     wanted = {p.function for p in probes}
-    if cell.doubtful or any(m.macro == "BPF_PROG_ARRAY" for m in cell.maps):
+    if cell.doubtful or any(m.holds_programs for m in cell.maps):
         return
     for f in cell.functions:
         if not (f.static or f.conditional or f.name in wanted or _is_used(cell, f)):

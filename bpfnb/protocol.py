@@ -36,8 +36,10 @@ __all__ = [
     "Hello",
     "Load",
     "Loaded",
+    "LookupMap",
     "MapInfo",
     "MapRead",
+    "MapValue",
     "MapWritten",
     "ProbeInfo",
     "ProbeNames",
@@ -47,6 +49,7 @@ __all__ = [
     "Stop",
     "Stopped",
     "Symbols",
+    "TakeMap",
     "ToTracer",
     "WriteMap",
 ]
@@ -74,6 +77,7 @@ class MapInfo(Struct, frozen=True):
     ``key`` and ``value`` are None where the map holds nothing to read (a program array, a devmap ...); ``key`` also
     for a queue or a stack. ``cpus``: values an entry has, one a possible CPU in per-CPU maps, else 1; they lie
     ``value_stride`` bytes apart. ``inner``: of a map of maps, the inner maps' name.
+    ``pinned``: the file it is pinned at, and stays after the session; or "".
     """
 
     name: str
@@ -88,6 +92,7 @@ class MapInfo(Struct, frozen=True):
     max_entries: int
     line: int = 0
     inner: str = ""
+    pinned: str = ""
 
 
 class Check(Struct, frozen=True):
@@ -153,6 +158,26 @@ class ReadMap(Struct, tag=True, frozen=True):
     request: int
     session: int
     map: str
+
+
+class LookupMap(Struct, tag=True, frozen=True):
+    """A key's value in a session's map, both in the bytes the kernel has them in; of a queue or a stack, the one that
+    would be taken next, for an empty key. Answered by MapValue."""
+
+    request: int
+    session: int
+    map: str
+    key: bytes
+
+
+class TakeMap(Struct, tag=True, frozen=True):
+    """Take entries out of a hash, a queue or a stack: each is delivered once. ``most``: of a queue or a stack at most
+    so many; 0: all. Answered by MapRead, with ``taken``."""
+
+    request: int
+    session: int
+    map: str
+    most: int = 0
 
 
 class WriteMap(Struct, tag=True, frozen=True):
@@ -228,17 +253,29 @@ class MapRead(Struct, tag=True, frozen=True):
     """A map's entries, in a memfd that travels along: ``count`` keys end to end, then, on the next multiple of 8, the
     entries' values, ``cpus`` times ``value_stride`` bytes each.
 
-    Also sent unasked (``request`` 0) for every map before Stopped: a session's maps outlive it.
+    Also sent unasked (``request`` 0) for every map before Stopped: a session's maps outlive it. ``taken``: the entries
+    are no longer in the map.
     """
 
     request: int
     session: int
     map: str
     count: int
+    taken: bool = False
+
+
+class MapValue(Struct, tag=True, frozen=True):
+    """A key's value, of a per-CPU map all CPUs' ``value_stride`` bytes apart; None where the map has no such key."""
+
+    request: int
+    value: bytes | None
 
 
 class MapWritten(Struct, tag=True, frozen=True):
+    """``found``: False where a key was to be deleted that the map does not have."""
+
     request: int
+    found: bool = True
 
 
 class Symbols(Struct, tag=True, frozen=True):
@@ -287,8 +324,10 @@ class Failed(Struct, tag=True, frozen=True):
         return kind(self.message, **detail)
 
 
-ToTracer = Load | Stop | FindProbes | RunChecks | ReadMap | WriteMap | ClearMap | FindSymbols
-FromTracer = Hello | Loaded | SegmentAdded | Stopped | MapRead | MapWritten | Symbols | ProbeNames | Checks | Failed
+ToTracer = Load | Stop | FindProbes | RunChecks | ReadMap | LookupMap | TakeMap | WriteMap | ClearMap | FindSymbols
+FromTracer = (
+    Hello | Loaded | SegmentAdded | Stopped | MapRead | MapValue | MapWritten | Symbols | ProbeNames | Checks | Failed
+)
 
 Incoming = TypeVar("Incoming")
 

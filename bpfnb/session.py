@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import keyword
 import os
+import re
 import threading
 import time
 import warnings
@@ -46,6 +47,7 @@ class Snapshot(Struct, frozen=True):
     outputs: tuple[tuple[str, int, int], ...]  # name, rows, lost
     error: str = ""
     maps: tuple[tuple[str, str], ...] = ()  # name, kind
+    pins: tuple[tuple[str, str], ...] = ()  # name of a map, the file it is pinned at
     notes: tuple[str, ...] = ()  # such as that it replaces another
 
 
@@ -138,6 +140,7 @@ class Session(client.Listener):
             outputs=outputs,
             error=str(self._error or ""),
             maps=tuple((name, map_.info.kind) for name, map_ in self._maps.items()),
+            pins=tuple((name, map_.info.pinned) for name, map_ in self._maps.items() if map_.info.pinned),
             notes=tuple(w.message for w in self.warnings if w.severity == "note" and not w.line),
         )
 
@@ -188,12 +191,18 @@ class Session(client.Listener):
 
     def on_loaded(self, loaded: Loaded) -> None:
         self.probes, self.warnings = loaded.probes, (*self.program.warnings, *loaded.warnings)
-        self._maps = {info.name: Map(info, _MapAccess(self, info.name)) for info in loaded.maps}
+        self._maps = {
+            info.name: Map(info, _MapAccess(self, info.name), _only_sets(self.program.source, info.name))
+            for info in loaded.maps
+        }
         self._started = time.monotonic()
         self.state = "running"
 
     def on_map(self, message: MapRead, data: bytes) -> None:
-        self._final[message.map] = message.count, data
+        if message.taken:
+            self._maps[message.map].put_back(message.count, data)
+        else:
+            self._final[message.map] = message.count, data
 
     def on_death(self, error: TracerDied) -> None:
         self._error = error
@@ -245,6 +254,12 @@ class Session(client.Listener):
         return f"{self.name} has no map {name!r}{near_or_all(name, self._maps)}"
 
 
+def _only_sets(source: str, name: str) -> bool:
+    """Whether all a cell's C does with a map is to set and delete whole entries, so that none changes in place."""
+    methods = set(re.findall(rf"\b{re.escape(name)}\s*\.\s*(\w+)\s*\(", source))
+    return bool(methods) and methods <= {"insert", "update", "delete"}
+
+
 class _MapAccess:
     """How a Map reaches its entries: in the kernel while the session runs, and then as they were at its end."""
 
@@ -252,16 +267,26 @@ class _MapAccess:
         self._session = session
         self._name = name
 
+    @property
+    def running(self) -> bool:
+        return self._session.state == "running"
+
     def read(self) -> tuple[int, bytes]:
         session = self._session
-        if session.state != "running":
+        if not self.running:
             if self._name not in session._final:
                 raise session._error or ProgramError(f"{session.name} ended before its map {self._name} could be read")
             return session._final[self._name]
         return self._client().read_map(session._number, self._name)
 
-    def write(self, key: bytes, value: bytes | None) -> None:
-        self._client().write_map(self._session._number, self._name, key, value)
+    def look_up(self, key: bytes) -> bytes | None:
+        return self._client().look_up(self._session._number, self._name, key)
+
+    def take(self, most: int = 0) -> tuple[int, bytes]:
+        return self._client().take_map(self._session._number, self._name, most)
+
+    def write(self, key: bytes, value: bytes | None) -> bool:
+        return self._client().write_map(self._session._number, self._name, key, value)
 
     def clear(self) -> None:
         self._client().clear_map(self._session._number, self._name)

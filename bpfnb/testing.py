@@ -30,7 +30,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from bpfnb import client, protocol
-from bpfnb.errors import BpfnbError, ProgramError
+from bpfnb.errors import BpfnbError
 from bpfnb.program import MapDecl, Program
 from bpfnb.protocol import Check, Connection, MapInfo, ProbeInfo, ToTracer
 from bpfnb.schema import PRINTK, PRINTK_ROW, Column, Layout, Rows, Schema
@@ -124,8 +124,9 @@ class FakeTracer:
         try:
             while True:
                 message, _ = self._connection.receive()
-                if isinstance(message, protocol.ReadMap):
-                    self._send_map(message.request, message.session, message.map)
+                if isinstance(message, (protocol.ReadMap, protocol.TakeMap)):
+                    taken = isinstance(message, protocol.TakeMap)
+                    self._send_map(message.request, message.session, message.map, taken)
                 else:
                     self._connection.send(self._answer(message))
         except (EOFError, OSError):
@@ -147,9 +148,10 @@ class FakeTracer:
                 for name in self._maps:
                     self._send_map(0, session, name)
                 return protocol.Stopped(request)
+            case protocol.LookupMap(request, _, name, key):
+                return protocol.MapValue(request, self._maps[name].look_up(key))
             case protocol.WriteMap(request, _, name, key, value):
-                self._maps[name].write(key, value)
-                return protocol.MapWritten(request)
+                return protocol.MapWritten(request, self._maps[name].write(key, value))
             case protocol.ClearMap(request, _, name):
                 self._maps[name].clear()
                 return protocol.MapWritten(request)
@@ -179,12 +181,14 @@ class FakeTracer:
 
         return publish
 
-    def _send_map(self, request: int, session: int, name: str) -> None:
+    def _send_map(self, request: int, session: int, name: str, taken: bool = False) -> None:
         count, data = self._maps[name].content()
+        if taken:
+            self._maps[name].clear()
         fd = os.memfd_create("bpfnb-fake-map")
         try:
             os.write(fd, data)
-            self._connection.send(protocol.MapRead(request, session, name, count), [fd])
+            self._connection.send(protocol.MapRead(request, session, name, count, taken), [fd])
         finally:
             os.close(fd)
 
@@ -207,12 +211,14 @@ class _Entries:
         keys = b"".join(self._entries)
         return len(self._entries), keys + bytes(-len(keys) % 8) + b"".join(self._entries.values())
 
-    def write(self, key: bytes, value: bytes | None) -> None:
+    def look_up(self, key: bytes) -> bytes | None:
+        return self._entries.get(key)
+
+    def write(self, key: bytes, value: bytes | None) -> bool:
         if value is None:
-            if self._entries.pop(key, None) is None:
-                raise ProgramError("the map has no such key")
-        else:
-            self._entries[key] = value
+            return self._entries.pop(key, None) is not None
+        self._entries[key] = value
+        return True
 
     def clear(self) -> None:
         self._entries.clear()

@@ -147,9 +147,12 @@ class _Service:
                 return protocol.Stopped(request)
             case protocol.ReadMap(request, session, name):
                 self._sessions.read_map(request, session, name)
+            case protocol.LookupMap(request, session, name, key):
+                return protocol.MapValue(request, self._sessions.look_up(session, name, key))
+            case protocol.TakeMap(request, session, name, most):
+                self._sessions.take_map(request, session, name, most)
             case protocol.WriteMap(request, session, name, key, value):
-                self._sessions.write_map(session, name, key, value)
-                return protocol.MapWritten(request)
+                return protocol.MapWritten(request, self._sessions.write_map(session, name, key, value))
             case protocol.ClearMap(request, session, name):
                 self._sessions.clear_map(session, name)
                 return protocol.MapWritten(request)

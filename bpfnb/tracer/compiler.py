@@ -20,7 +20,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Hashable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -32,12 +32,14 @@ from bpfnb.errors import (
     CompileError,
     Diagnostic,
     InternalError,
+    ProgramError,
     UnsupportedError,
 )
+from bpfnb.program import MapDecl
 from bpfnb.protocol import Connection
 from bpfnb.schema import Schema
 from bpfnb.tracer import clashes as clashing
-from bpfnb.tracer import constants, failures, headers, lineinfo, recipes, syscalls
+from bpfnb.tracer import constants, failures, headers, lineinfo, mapdump, privileges, recipes, syscalls
 from bpfnb.tracer.btf import STRUCT, Types, schema_of
 from bpfnb.tracer.clashes import Clash
 from bpfnb.tracer.edits import Rewritten
@@ -129,9 +131,11 @@ class Compiler:
         loads: Sequence[LoadWish],
         tables: Sequence[str] = (),
         headers_wish: str = "auto",
+        pinned: Sequence[MapDecl] = (),
     ) -> Module:
         """Compile a cell, or take what was compiled of it before, and load what is wished for; functions and tables
-        that are not in the compiled text are left out. ``headers_wish``: see headers.choose.
+        that are not in the compiled text are left out. ``headers_wish``: see headers.choose. ``pinned``: those of its
+        maps that are.
 
         CompileError, VerifierError, PrivilegeError, SetupError.
         """
@@ -142,8 +146,18 @@ class Compiler:
         flags = (*_WARNINGS, *cflags)
         tree = headers.choose(headers_wish)
         # What a folder of the user's holds may change.
-        kept = headers_wish in ("auto", "btf") and recipes.decided(source.text, cflags)
-        job = _Job(source.text, source.cell, tree, flags, tuple(loads), tuple(tables), source.tag, kept)
+        kept = not pinned and headers_wish in ("auto", "btf") and recipes.decided(source.text, cflags)
+        job = _Job(
+            source.text,
+            source.cell,
+            tree,
+            flags,
+            tuple(loads),
+            tuple(tables),
+            source.tag,
+            kept,
+            tuple(pinned),
+        )
         # All that the compiler is told, but for the tag; and what it finds out by itself.
         key = (replace(job, text=source.text.replace(source.tag, ""), tag=""), recipes.formats(source.text))
         return self._again(source, job, key) or self._anew(source, job, key)
@@ -242,6 +256,7 @@ class _Job(Struct, frozen=True):
     tables: tuple[str, ...]
     tag: str
     kept: bool
+    pinned: tuple[MapDecl, ...] = ()
     clashes: tuple[Clash, ...] = ()
 
 
@@ -284,6 +299,14 @@ class _NoAddress(Struct, tag=True, frozen=True):
     compiling: str
 
 
+class _OtherMap(Struct, tag=True, frozen=True):
+    """What is pinned where the cell's map should be is another."""
+
+    line: int
+    message: str
+    hint: str
+
+
 class _Bug(Struct, tag=True, frozen=True):
     traceback: str
 
@@ -295,7 +318,7 @@ class _Crashed(Struct, tag=True, frozen=True):
     log: str
 
 
-_Answer = _Built | _NotCompiled | _NotLoaded | _NoAddress | _Bug | _Crashed
+_Answer = _Built | _NotCompiled | _NotLoaded | _NoAddress | _OtherMap | _Bug | _Crashed
 
 
 # --- the compiling process ----------------------------------------------------------------------------------------
@@ -367,11 +390,14 @@ def _run(engine: Engine, connection: Connection[_Job], job: _Job, log: int) -> N
 def _do(engine: Engine, job: _Job) -> tuple[_Answer, list[int]]:
     inherited = _btf_descriptors()  # what was compiled to warm up
     try:
-        compiled = engine.compile(job.text, (*job.cflags, *_other_headers(job)), tree=job.tree)
+        with privileges.attaching() if job.pinned else nullcontext():  # see pins.py
+            compiled = engine.compile(job.text, (*job.cflags, *_other_headers(job)), tree=job.tree)
     except Exception as error:
         ctypes.CDLL(None).fflush(None)  # bcc writes some of its complaints through C's buffered stdout
         return _NotCompiled(str(error), _text(2)), []
     log = _text(2)
+    if other := next(filter(None, (_other_map(compiled, declared) for declared in job.pinned)), None):
+        return other, []
     os.ftruncate(2, 0)
     os.lseek(2, 0, os.SEEK_SET)
     programs, loaded = [], []
@@ -403,6 +429,19 @@ def _do(engine: Engine, job: _Job) -> tuple[_Answer, list[int]]:
         recipe,
     )
     return built, [*(fd for fd, _ in programs), *handed]
+
+
+def _other_map(compiled: Compiled, declared: MapDecl) -> _OtherMap | None:
+    """Say what is pinned, where it is another map than the cell declares: bcc does not look."""
+    fd = compiled.table(declared.name)
+    if fd is None:
+        return None
+    pinned = mapdump.kind(syscalls.map_shape(fd))
+    wanted = mapdump.kind(compiled.declared(declared.name))
+    if pinned == wanted:
+        return None
+    message = f"the map pinned at {declared.pinned} is {pinned}, and {declared.name} is {wanted}"
+    return _OtherMap(declared.line, message, f"pin it elsewhere, or remove the other: rm {declared.pinned}")
 
 
 def _other_headers(job: _Job) -> list[str]:
@@ -533,6 +572,8 @@ def _error(answer: _Answer, source: Rewritten) -> BpfnbError:
             return failures.load_error(source, function, number, log, lines, compiling)
         case _NoAddress(function, line, name, compiling):
             return failures.address_error(source, function, line, name, compiling)
+        case _OtherMap(line, message, hint):
+            return ProgramError(message, line=line, hint=hint)
         case _Bug(trace):
             return InternalError("the compiling process failed", remote_traceback=trace)
         case _Crashed(status, log):

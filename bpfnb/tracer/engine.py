@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from bpfnb.errors import SetupError, UnsupportedError
 from bpfnb.tracer import headers
+from bpfnb.tracer.syscalls import MapShape
 
 __all__ = ["Compiled", "Engine", "Function", "find_bcc"]
 
@@ -145,6 +146,13 @@ class Compiled:
         """The descriptor of a map or output, which this object owns; None when it was not compiled."""
         fd: int = self._lib.bpf_table_fd(self._module, name.encode())
         return fd if fd >= 0 else None
+
+    def declared(self, name: str) -> MapShape:
+        """What the cell says of a table there is; a pinned one may be another."""
+        lib, module, table = self._lib, ctypes.c_void_p(self._module), name.encode()
+        number = ctypes.c_size_t(lib.bpf_table_id(module, table))
+        sizes = lib.bpf_table_key_size_id(module, number), lib.bpf_table_leaf_size_id(module, number)
+        return MapShape(lib.bpf_table_type(module, table), 0, *sizes, 0, 0)
 
     def tables(self) -> list[int]:
         """The descriptors of all tables: also of those that nobody has asked for by name."""

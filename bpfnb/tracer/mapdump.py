@@ -2,6 +2,8 @@
 
     describe(fd, ...)       a map's MapInfo
     dump(fd)                its entries, in a memfd laid out as protocol.MapRead says
+    take(fd, most)          the same, and the map has them no more
+    look_up(fd, key)        one key's value
     write(fd, key, value)   set an entry, or delete it
     clear(fd)               delete every entry; an array's values become zero
 
@@ -33,7 +35,7 @@ from bpfnb.schema import Column, Rows, Schema
 from bpfnb.tracer import syscalls
 from bpfnb.tracer.syscalls import MapShape
 
-__all__ = ["clear", "describe", "dump", "write"]
+__all__ = ["clear", "describe", "dump", "kind", "look_up", "take", "write"]
 
 # include/uapi/linux/bpf.h, enum bpf_map_type, as bpftool spells them.
 _KINDS = (
@@ -97,7 +99,14 @@ class _NoBatchError(Exception):
 
 
 def describe(
-    fd: int, name: str, macro: str, key: Schema | None, value: Schema | None, line: int = 0, inner: str = ""
+    fd: int,
+    name: str,
+    macro: str,
+    key: Schema | None,
+    value: Schema | None,
+    line: int = 0,
+    inner: str = "",
+    pinned: str = "",
 ) -> MapInfo:
     """What the notebook must know of a map. ``key`` and ``value``: their types where BTF has them; else plain numbers
     or bytes. Stack traces have the schema of one frame as their value, as often as it fits in ``value_size``."""
@@ -117,6 +126,7 @@ def describe(
         max_entries=shape.max_entries,
         line=line,
         inner=inner,
+        pinned=pinned,
     )
 
 
@@ -132,9 +142,37 @@ def dump(fd: int) -> tuple[int, int]:
         return _in_memfd(_entries(m))
 
 
-def write(fd: int, key: bytes, value: bytes | None) -> None:
-    """Set a key's value, or delete it when that is None (an array's value becomes zero). A queue or a stack, which
-    has no keys, takes one more value.
+def take(fd: int, most: int = 0) -> tuple[int, int]:
+    """Entries as ``dump`` gives them, taken out of the map: what one call gives, no other does. Of a queue or a stack
+    at most so many (0: all there were), in the order they are taken in; of a hash always all.
+
+    Of a hash the kernel reads and deletes each bucket under its lock (Linux kernel commit 057996380a42 "bpf: Add batch
+    ops to all htab bpf map", in v5.6). UnsupportedError where it has no such step.
+    """
+    m = _readable(fd)
+    with _explained(m, "drained"):
+        if m.kind in _QUEUES:
+            return _in_memfd([_popped(m, most)])
+        if m.kind not in _HASHES:
+            raise UnsupportedError(f"the kernel cannot take entries out of a map of kind {m.kind}")
+        try:
+            return _in_memfd([(keys.copy(), values.copy()) for keys, values in _taken(m)])
+        except _NoBatchError:
+            raise UnsupportedError("this kernel cannot read and delete entries in one step (Linux 5.6 can)") from None
+
+
+def look_up(fd: int, key: bytes) -> bytes | None:
+    """A key's value, of a per-CPU map all CPUs' ``stride`` bytes apart; None where there is none. A trie gives that of
+    the longest prefix it has of the key; a queue or a stack its head, for an empty key."""
+    m = _readable(fd)
+    _require_key(m, key)
+    with _explained(m, "read"):
+        return syscalls.lookup(fd, key, m.value_bytes)
+
+
+def write(fd: int, key: bytes, value: bytes | None) -> bool:
+    """Set a key's value, or delete it when that is None (an array's value becomes zero): False where there was none to
+    delete. A queue or a stack, which has no keys, takes one more value.
 
     A per-CPU map takes one value for all CPUs, or all CPUs' at once, ``stride`` bytes apart. ProgramError, saying why,
     when the kernel refuses.
@@ -142,13 +180,14 @@ def write(fd: int, key: bytes, value: bytes | None) -> None:
     m = _readable(fd)
     if value is None and m.kind in _ARRAYS:
         value = bytes(m.stride)
-    if len(key) != m.shape.key_size or (value is not None and len(value) not in _sizes(m)):
-        raise ProgramError(f"this map has keys of {m.shape.key_size} bytes and values of {m.shape.value_size}")
+    _require_key(m, key)
+    if value is not None and len(value) not in _sizes(m):
+        raise _wrong_size(m)
     with _explained(m, "changed"):
-        if value is not None:
-            syscalls.update(fd, key, _for_all_cpus(m, value))
-        elif not syscalls.delete(fd, key):
-            raise ProgramError("the map has no such key")
+        if value is None:
+            return syscalls.delete(fd, key)
+        syscalls.update(fd, key, _for_all_cpus(m, value))
+        return True
 
 
 def clear(fd: int) -> None:
@@ -163,15 +202,24 @@ def clear(fd: int) -> None:
             _delete_all(m)
 
 
+def kind(shape: MapShape) -> str:
+    """What a map is, in words: "a hash with keys of 4 bytes and values of 8"."""
+    return f"a {_kind(shape)} with keys of {shape.key_size} bytes and values of {shape.value_size}"
+
+
 # --- what a map is ------------------------------------------------------------------------------------------------
 
 
 def _map(fd: int) -> _Map:
     shape = syscalls.map_shape(fd)
-    kind = _KINDS[shape.type] if shape.type < len(_KINDS) else f"type {shape.type}"
+    kind = _kind(shape)
     if kind in _PER_CPU:
         return _Map(fd, kind, shape, _possible_cpus(), -(-shape.value_size // 8) * 8)
     return _Map(fd, kind, shape, 1, shape.value_size)
+
+
+def _kind(shape: MapShape) -> str:
+    return _KINDS[shape.type] if shape.type < len(_KINDS) else f"type {shape.type}"
 
 
 def _readable(fd: int) -> _Map:
@@ -322,7 +370,34 @@ def _in_memfd(pieces: list[_Pairs]) -> tuple[int, int]:
     return sum(len(keys) for keys, _ in pieces), fd
 
 
+def _taken(m: _Map) -> Iterator[_Pairs]:
+    """All entries of a hash, a batch at a time, each as it was when it was deleted."""
+    _require_memory(m, m.shape.max_entries)  # before: what has been taken must be delivered
+    return _batches(m, syscalls.LOOKUP_AND_DELETE_BATCH)
+
+
+def _popped(m: _Map, most: int) -> _Pairs:
+    """Values taken out of a queue or a stack: no more than it has room for, however fast programs put more in."""
+    values: list[bytes] = []
+    while len(values) < (most or m.shape.max_entries):
+        value = syscalls.pop(m.fd, m.shape.value_size)
+        if value is None:
+            break
+        values.append(value)
+    rows = np.frombuffer(b"".join(values), np.uint8).reshape(len(values), m.shape.value_size)
+    return np.empty((len(values), 0), np.uint8), rows
+
+
 # --- changing -----------------------------------------------------------------------------------------------------
+
+
+def _require_key(m: _Map, key: bytes) -> None:
+    if len(key) != m.shape.key_size:
+        raise _wrong_size(m)
+
+
+def _wrong_size(m: _Map) -> ProgramError:
+    return ProgramError(f"this map has keys of {m.shape.key_size} bytes and values of {m.shape.value_size}")
 
 
 def _sizes(m: _Map) -> tuple[int, int, int]:

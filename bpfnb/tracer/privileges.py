@@ -7,8 +7,8 @@ its owner make instances. Without capabilities user 0 is merely the owner of roo
 Attaching can take CAP_SYS_ADMIN: where kernel.perf_event_paranoid is above 2, as Debian and Ubuntu set it, for every
 perf event, which probes are; elsewhere for uprobes (tried on 6.18), which bcc would otherwise put into tracefs, where
 they stay for good. So the tracer keeps that one too, but raises it only while it attaches (``attaching``); compiling
-and reading run without. In the same way it keeps
-CAP_IPC_LOCK, for perf buffers larger than everybody may have (``locking``), and CAP_SYS_PTRACE, to open what
+and reading run without, but for a cell with a pinned map, which bcc opens by its number (pins.py). In the same way it
+keeps CAP_IPC_LOCK, for perf buffers larger than everybody may have (``locking``), and CAP_SYS_PTRACE, to open what
 other users' processes have mapped, for the names of their functions (``looking``).
 """
 
@@ -23,7 +23,7 @@ from pathlib import Path
 from bpfnb.errors import PrivilegeError, SetupError
 from bpfnb.tracer import tracefs
 
-__all__ = ["attaching", "drop", "locking", "looking", "mount_tracefs", "require"]
+__all__ = ["attaching", "drop", "locking", "looking", "mount", "mount_tracefs", "require"]
 
 _DAC_READ_SEARCH, _IPC_LOCK, _SYS_PTRACE, _SYS_ADMIN, _PERFMON, _BPF = 2, 14, 19, 21, 38, 39
 _KEPT = (_DAC_READ_SEARCH, _PERFMON, _BPF)
@@ -50,9 +50,14 @@ def mount_tracefs() -> None:
     try:
         tracefs.root()
     except SetupError:
-        target = Path("/sys/kernel/tracing")
-        if target.is_dir():
-            _libc.mount(b"nodev", bytes(target), b"tracefs", 0, None)
+        mount("tracefs", Path("/sys/kernel/tracing"))
+
+
+def mount(kind: str, target: Path) -> None:
+    """Mount a file system of the kernel's at its usual place, where there is one and we may."""
+    if target.is_dir():
+        with attaching():
+            _libc.mount(b"nodev", bytes(target), kind.encode(), 0, None)
 
 
 def drop() -> None:

@@ -6,6 +6,7 @@ import mmap
 import os
 import struct
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
 
@@ -16,7 +17,7 @@ from bpfnb.errors import BpfnbError, ProgramError
 from bpfnb.program import MapDecl, Probe, Program
 from bpfnb.protocol import Connection, Loaded, MapInfo, MapRead, ProbeInfo, SegmentAdded, ToTracer
 from bpfnb.schema import PRINTK, Layout, Schema
-from bpfnb.tracer import attach, mapdump, privileges, usdt
+from bpfnb.tracer import attach, mapdump, pins, privileges, usdt
 from bpfnb.tracer.attach import Surroundings
 from bpfnb.tracer.comms import CommHistory
 from bpfnb.tracer.compiler import CELL_PATH, Compiler, Module
@@ -78,8 +79,10 @@ class Sessions:
             running.stack.close()
             for info in running.maps:
                 if info.value:
+                    # A queue shows its head alone, but nobody needs it any more. A pinned one others may.
+                    take = info.kind in ("queue", "stack") and "PINNED" not in info.macro
                     with suppress(BpfnbError):  # too large for the memory there is: the session says that it is gone
-                        self._send_map(0, number, info.name, running)
+                        self._send_map(0, number, info.name, mapdump.take if take else mapdump.dump, running)
         finally:
             running.close()
 
@@ -92,9 +95,16 @@ class Sessions:
 
     def read_map(self, request: int, number: int, name: str) -> None:
         """Send a map's entries, as MapRead has them."""
-        self._send_map(request, number, name, self._of(number))
+        self._send_map(request, number, name, mapdump.dump, self._of(number))
 
-    def write_map(self, number: int, name: str, key: bytes, value: bytes | None) -> None:
+    def take_map(self, request: int, number: int, name: str, most: int) -> None:
+        """Send entries, taken out of the map."""
+        self._send_map(request, number, name, partial(mapdump.take, most=most), self._of(number), taken=True)
+
+    def look_up(self, number: int, name: str, key: bytes) -> bytes | None:
+        return mapdump.look_up(self._of(number).module.tables[name].fd, key)
+
+    def write_map(self, number: int, name: str, key: bytes, value: bytes | None) -> bool:
         running = self._of(number)
         tables = running.module.tables
         kind = next(info.kind for info in running.maps if info.name == name)
@@ -103,7 +113,7 @@ class Sessions:
             if inner not in tables:
                 raise ProgramError(f"there is no map {inner!r} to put into {name}")
             value = struct.pack("=I", tables[inner].fd)
-        mapdump.write(tables[name].fd, key, value)
+        return mapdump.write(tables[name].fd, key, value)
 
     def clear_map(self, number: int, name: str) -> None:
         mapdump.clear(self._of(number).module.tables[name].fd)
@@ -113,10 +123,18 @@ class Sessions:
             raise ProgramError("the session has ended")
         return self._running[number]
 
-    def _send_map(self, request: int, number: int, name: str, running: _Running) -> None:
-        count, fd = mapdump.dump(running.module.tables[name].fd)
+    def _send_map(
+        self,
+        request: int,
+        number: int,
+        name: str,
+        read: Callable[[int], tuple[int, int]],
+        running: _Running,
+        taken: bool = False,
+    ) -> None:
+        count, fd = read(running.module.tables[name].fd)
         try:
-            self._connection.send(MapRead(request, number, name, count), [fd])
+            self._connection.send(MapRead(request, number, name, count, taken), [fd])
         finally:
             os.close(fd)
 
@@ -146,6 +164,7 @@ class Sessions:
         for probe in program.probes:
             if probe.function not in unsure and probe not in around.usdt:
                 attach.require(probe, around.folder)
+        pins.prepare(program.maps)
         loads = dict.fromkeys(attach.wish(self._engine, probe) for probe in program.probes)
         tables = [output.name for output in program.outputs] + [m.name for m in program.maps]
         tables += [LOST_MAP] if program.outputs else []
@@ -155,6 +174,7 @@ class Sessions:
             list(loads),
             list(dict.fromkeys(tables)),
             program.headers,
+            [m for m in program.maps if "PINNED" in m.macro],
         )
 
     def _attach(self, program: Program, running: _Running, around: Surroundings) -> tuple[ProbeInfo, ...]:
@@ -265,7 +285,9 @@ def _compiled_maps(program: Program, running: _Running) -> list[MapDecl]:
 
 def _describe(declared: MapDecl, module: Module) -> MapInfo:
     table = module.tables[declared.name]
-    return mapdump.describe(table.fd, declared.name, declared.macro, table.key, table.value, declared.line)
+    return mapdump.describe(
+        table.fd, declared.name, declared.macro, table.key, table.value, declared.line, pinned=declared.pinned
+    )
 
 
 def _lost_counters(module: Module) -> npt.NDArray[np.uint64]:

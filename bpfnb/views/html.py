@@ -8,6 +8,7 @@ ours, and take JupyterLab's theme colours where there are any; a page that strip
 from __future__ import annotations
 
 import html
+import shlex
 import time
 from collections.abc import Iterable, Sequence
 from typing import Protocol
@@ -67,6 +68,8 @@ class SnapshotLike(Protocol):
     @property
     def maps(self) -> Sequence[tuple[str, str]]: ...
     @property
+    def pins(self) -> Sequence[tuple[str, str]]: ...
+    @property
     def notes(self) -> Sequence[str]: ...
 
 
@@ -121,6 +124,7 @@ def session_text(snapshot: SnapshotLike) -> str:
     lines += ["  " + printable(note) for note in _notes(s.probes)]
     if s.maps:
         lines.append("  maps: " + printable(", ".join(f"{name} ({kind})" for name, kind in s.maps)))
+    lines += [f"  {printable(line)}" for line in _pins(s)]
     lines += ["  " + printable(note) for note in s.notes]
     if s.error:
         lines.append("  " + printable(s.error))
@@ -145,6 +149,7 @@ def session_card(snapshot: SnapshotLike) -> str:
     if s.maps:
         names = ", ".join(f"{code(name)} {muted(escape(kind))}" for name, kind in s.maps)
         parts.append(f'<div style="margin-top:6px">{muted("maps")} {names}</div>')
+    parts += [f"<div>{muted(escape(line))}</div>" for line in _pins(s)]
     parts += [f'<div style="margin-top:6px">{muted(escape(note))}</div>' for note in s.notes]
     if s.error:
         parts.append(f'<div style="color:{BAD};margin-top:8px">{escape(s.error)}</div>')
@@ -177,6 +182,13 @@ def _probes_table(probes: Sequence[Probe]) -> str:
 def _notes(probes: Sequence[Probe]) -> list[str]:
     """What is to be said of the probes, each thing once."""
     return list(dict.fromkeys(probe.note for probe in probes if probe.note))
+
+
+def _pins(s: SnapshotLike) -> list[str]:
+    """What stays when the session has ended."""
+    return [
+        f"{name} stays after the session, pinned at {path}: rm {shlex.quote(path)} removes it" for name, path in s.pins
+    ]
 
 
 def _outputs_table(outputs: Sequence[tuple[str, int, int]]) -> str:

@@ -343,6 +343,8 @@ def test_maps(shell: Shell) -> None:
     (bucket,) = histogram[(histogram.low <= size) & (size < histogram.high)].itertuples()
     assert (bucket.low, bucket.high, bucket.count) == (1 << 18, 1 << 19, 2 * times)
     assert values[f'reads.maps["bytes"].get({pids[0]}, 0)'] == size * times
+    drained = values['reads.maps["bytes"].drain()']
+    assert drained[drained.key.isin(pids)].value.tolist() == [size * times] * 2
     # The block has cleared the map, and told the program to count only what is larger.
     small, large = reader(4095, 10, 0), reader(4096, 10, 0)
     os.waitpid(small, 0)

@@ -13,17 +13,12 @@ ROOT = Path(__file__).parents[2]
 
 # Lower layers first: a module imports only from its own layer's left.
 NOTEBOOK_SIDE = [
-<<<<<<< HEAD
     {"bpfnb.errors", "bpfnb.origins"},
-    {"bpfnb.schema", "bpfnb.cell"},
-=======
-    {"bpfnb.errors"},
     {"bpfnb.schema", "bpfnb.cell", "bpfnb.memory"},
->>>>>>> w-frames
     {"bpfnb.program"},
     {"bpfnb.protocol", "bpfnb.columns"},
     {"bpfnb.frames"},
-    {"bpfnb.store", "bpfnb.client", "bpfnb.stacks", "bpfnb.accessor"},
+    {"bpfnb.store", "bpfnb.client", "bpfnb.stacks", "bpfnb.accessor", "bpfnb.baseline"},
     {"bpfnb.maps"},
     {"bpfnb.views"},
     {"bpfnb.session", "bpfnb.doctor"},

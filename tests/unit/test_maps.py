@@ -33,18 +33,31 @@ TASK = Schema(
 class Kernel:
     """What a session would ask: entries in a dict, laid out as MapRead says."""
 
+    running = True
+
     def __init__(self, entries: dict[bytes, bytes] | list[tuple[bytes, bytes]]) -> None:
         self.entries = dict(entries)
+        self.asked: list[str] = []
 
     def read(self) -> tuple[int, bytes]:
+        self.asked.append("read")
         keys = b"".join(self.entries)
         return len(self.entries), keys + bytes(-len(keys) % 8) + b"".join(self.entries.values())
 
-    def write(self, key: bytes, value: bytes | None) -> None:
+    def look_up(self, key: bytes) -> bytes | None:
+        self.asked.append("look_up")
+        return self.entries.get(key)
+
+    def take(self, most: int = 0) -> tuple[int, bytes]:
+        taken = Kernel(dict(list(self.entries.items())[: most or None])).read()
+        self.entries = dict(list(self.entries.items())[taken[0] :])
+        return taken
+
+    def write(self, key: bytes, value: bytes | None) -> bool:
         if value is not None:
             self.entries[key] = value
-        elif self.entries.pop(key, None) is None:
-            raise ProgramError("the map has no such key")
+            return True
+        return self.entries.pop(key, None) is not None
 
     def clear(self) -> None:
         self.entries.clear()
@@ -186,7 +199,9 @@ def test_stack_frames_of_any_size_can_be_told_apart() -> None:
 
 def test_a_kind_without_entries_says_what_it_holds() -> None:
     m = make({}, None, None, "prog_array")
-    for read in (lambda: m.df, m.clear, lambda: m[1], lambda: len(m), m.hist, m.items):
+    with pytest.raises(UnsupportedError, match=r"counts \(prog_array\) cannot be cleared: it holds programs"):
+        m.clear()
+    for read in (lambda: m.df, lambda: m[1], lambda: len(m), m.hist, m.items):
         with pytest.raises(UnsupportedError, match=r"counts \(prog_array\) cannot be read: it holds programs"):
             read()
     assert repr(m) == "<Map counts: prog_array, room for 1,024>"
@@ -365,7 +380,7 @@ def test_a_per_cpu_value_is_a_list() -> None:
 
 def test_a_refused_deletion_of_a_key_that_is_there_says_why() -> None:
     class Refusing(Kernel):
-        def write(self, key: bytes, value: bytes | None) -> None:
+        def write(self, key: bytes, value: bytes | None) -> bool:
             raise ProgramError("the session has stopped")
 
     m = Map(make({}).info, Refusing(numbers(k1=1)))
@@ -388,6 +403,154 @@ def test_maps_of_maps_take_maps_by_name() -> None:
 def test_stacks_cannot_be_written() -> None:
     with pytest.raises(ProgramError, match="from programs"):
         stacks([1])[3] = [1, 2]
+
+
+# --- taking out ---------------------------------------------------------------------------------------------------
+
+
+def add(m: Map, key: int, by: int) -> None:
+    """As a program adds: in the kernel's map, behind the notebook's back."""
+    entries, packed = m._ask.entries, struct.pack("<I", key)  # type: ignore[attr-defined]
+    before = struct.unpack("<Q", entries.get(packed, bytes(8)))[0]
+    entries[packed] = struct.pack("<Q", before + by)
+
+
+def test_what_is_drained_is_in_no_other_frame() -> None:
+    m = make(numbers(k7=70, k3=30))
+    assert m.drain().to_dict("list") == {"key": [7, 3], "value": [70, 30]}
+    assert (len(m), len(m.df), m.items(), m.get(7), 7 in m) == (0, 0, [], None, False)
+    add(m, 7, 5)
+    add(m, 9, 1)
+    assert m.df.to_dict("list") == {"key": [7, 9], "value": [5, 1]}
+    assert (m[7], m[9], 3 in m) == (5, 1, False)
+    assert m.hist("linear")["count"].tolist() == [0, 0, 0, 0, 0, 0, 0, 5, 0, 1]
+    frame = m.drain()
+    assert dict(zip(frame.key, frame.value, strict=True)) == {7: 5, 9: 1}
+    assert frame.attrs == {"map": "counts", "kind": "hash"}
+    assert len(m.drain()) == 0
+
+
+def test_what_is_set_after_a_drain_is_read_as_it_was_set() -> None:
+    m = make(numbers(k7=70, k3=30))
+    m.drain()
+    m[7] = 50
+    assert dict(m.items()) == {7: 50}
+    del m[3]
+    add(m, 3, 100)  # another entry than the one that was deleted
+    assert dict(m.items()) == {7: 50, 3: 100}
+    m.clear()
+    add(m, 7, 1000)
+    assert dict(m.items()) == {7: 1000}
+
+
+def test_members_that_are_no_counts_are_shown_as_they_are() -> None:
+    value = Schema((Column("n", "number", "<u8", 0), Column("longest", "number", "<u8", 8)), 16)
+    m = make({struct.pack("<I", 1): struct.pack("<QQ", 3, 900)}, U32, value)
+    m.drain(as_is="longest")
+    m._ask.entries[struct.pack("<I", 1)] = struct.pack("<QQ", 4, 900)  # type: ignore[attr-defined]
+    assert m[1] == {"n": 1, "longest": 900}
+    assert m.drain(as_is=["longest"]).to_dict("list") == {"key": [1], "n": [1], "longest": [900]}
+    with pytest.raises(ProgramError, match="no member 'longst'; did you mean longest"):
+        m.drain(as_is="longst")
+
+
+def test_entries_are_taken_out_of_the_map_itself() -> None:
+    m = make(numbers(k7=70, k3=30))
+    assert m.drain("entries").value.tolist() == [70, 30]
+    assert m._ask.entries == {}  # type: ignore[attr-defined]
+    add(m, 7, 1)
+    m.drain()
+    add(m, 7, 5)
+    assert m.drain("entries").to_dict("list") == {"key": [7], "value": [5]}
+    add(m, 7, 2)
+    assert m[7] == 2
+
+
+def test_what_an_interrupted_caller_had_taken_comes_with_the_next_drain() -> None:
+    m = make(numbers(k7=70, k3=30))
+    m.put_back(*m._ask.take(1))
+    assert m.drain("entries").value.tolist() == [70, 30]
+    queue = make({}, None, U64, "queue")
+    queue.put_back(2, struct.pack("<QQ", 5, 6))
+    queue._ask.entries = {b"": struct.pack("<Q", 7)}  # type: ignore[attr-defined]
+    assert [queue.peek(), queue.pop(), queue.pop(), queue.pop()] == [5, 5, 6, 7]
+    with pytest.raises(IndexError, match="counts is empty"):
+        queue.pop()
+
+
+@pytest.mark.parametrize("how", ["differences", "entries"])
+def test_a_map_as_it_was_at_the_end_drains_once(how: str) -> None:
+    m = make(numbers(k7=70, k3=30))
+    m.drain("differences")
+    add(m, 7, 5)
+    m._ask.running = False  # type: ignore[misc]
+    assert m.drain(how).to_dict("list") == {"key": [7], "value": [5]}
+    assert (len(m.drain(how)), len(m.df)) == (0, 0)
+
+
+def test_the_end_of_a_queue_is_popped_and_drained_like_the_queue() -> None:
+    queue = make([], None, U64, "queue")
+    queue._ask.read = lambda: (3, struct.pack("<QQQ", 5, 6, 7))  # type: ignore[method-assign]
+    queue._ask.running = False  # type: ignore[misc]
+    assert (queue.peek(), queue.pop(), queue.df.value.tolist()) == (5, 5, [6, 7])
+    assert queue.drain().value.tolist() == [6, 7]
+    assert len(queue.drain()) == 0
+    with pytest.raises(IndexError):
+        queue.peek()
+
+
+def test_what_cannot_be_drained_says_why() -> None:
+    with pytest.raises(ProgramError, match="differences or entries, not 'all'"):
+        make({}).drain("all")
+    with pytest.raises(ProgramError, match="cannot take entries out of counts \\(array\\)"):
+        make({}, kind="array").drain("entries")
+    with pytest.raises(ProgramError, match="stack_trace, which counts nothing"):
+        stacks([1]).drain()
+    with pytest.raises(UnsupportedError, match="devmap\\) cannot be drained: it holds network devices"):
+        make({}, None, None, "devmap").drain()
+
+
+# --- one entry ----------------------------------------------------------------------------------------------------
+
+
+def test_one_entry_is_asked_for_alone() -> None:
+    m = make(numbers(k7=70, k3=30))
+    assert (m[7], m.get(4), 3 in m) == (70, None, True)
+    assert m._ask.asked == ["look_up"] * 3  # type: ignore[attr-defined]
+
+
+def test_queues_and_stacks_have_values_and_no_keys() -> None:
+    queue = make({}, None, TASK, "queue")
+    queue.push({"pid": 3, "comm": "x"})
+    assert queue.peek() == {"pid": 3, "comm": "x", "state": "IDLE", "in.bytes": 0}
+    with pytest.raises(ProgramError, match="has no keys: it has push"):
+        queue[0]
+    for act in (lambda: make({}).push(1), lambda: make({}).pop(), lambda: make({}).peek()):
+        with pytest.raises(ProgramError, match="kind hash: push, pop and peek are for queues"):
+            act()
+
+
+NETS = {"10.0.0.0/8": 1, "10.1.0.0/16": 2, "10.1.2.0/24": 3, "0.0.0.0/0": 9, "192.168.0.0/28": 4}
+
+
+@pytest.mark.parametrize(
+    ("address", "found"),
+    [("10.1.2.3/32", 3), ("10.1.2.0/23", 2), ("10.2.0.0/16", 1), ("192.168.0.15/32", 4), ("192.168.0.16/32", 9)],
+)
+def test_a_trie_as_it_was_at_the_end_finds_the_longest_prefix(address: str, found: int) -> None:
+    key = Schema((Column("prefixlen", "number", "<u4", 0), Column("data", "bytes", "V4", 4)), 8)
+
+    def packed(text: str) -> tuple[int, bytes]:
+        network, _, length = text.partition("/")
+        return int(length), bytes(map(int, network.split(".")))
+
+    entries = {pack(key, packed(text)): struct.pack("<Q", n) for text, n in NETS.items()}
+    m = make(entries, key, U64, "lpm_trie")
+    m._ask.running = False  # type: ignore[misc]
+    assert m[packed(address)] == found
+    del m._ask.entries[pack(key, packed("0.0.0.0/0"))]  # type: ignore[attr-defined]
+    assert m.get(packed("11.0.0.0/32")) is None
+    assert m.get((33, b"\n\1\2\0")) is None
 
 
 # --- values into bytes --------------------------------------------------------------------------------------------

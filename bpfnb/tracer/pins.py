@@ -1,0 +1,45 @@
+"""Maps that are pinned to a file (BPF_TABLE_PINNED): they outlive their session, and others use them.
+
+bcc makes such a map and pins it where the file is not there yet. Where it is, bcc opens the map by its number, which
+takes CAP_SYS_ADMIN (bpf(2), BPF_MAP_GET_FD_BY_ID): the compiling child of such a cell has it in force. Nobody removes
+the file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from bpfnb.errors import ProgramError
+from bpfnb.program import MapDecl
+from bpfnb.tracer import privileges
+
+__all__ = ["prepare"]
+
+_USUAL = Path("/sys/fs/bpf")
+
+
+def prepare(maps: Sequence[MapDecl]) -> None:
+    """See to it that maps can be pinned where their cell asks for it; ProgramError where they cannot."""
+    for declared in maps:
+        if declared.pinned:
+            folder = Path(os.path.normpath(declared.pinned)).parent
+            if folder.is_relative_to(_USUAL) and _file_system(_USUAL) != "bpf":
+                privileges.mount("bpf", _USUAL)
+            if _file_system(folder) != "bpf":
+                message = f"{declared.name} cannot be pinned at {declared.pinned}, which is in no bpf file system"
+                there = f"there is one at {_USUAL}" if _file_system(_USUAL) == "bpf" else None
+                raise ProgramError(message, line=declared.line, hint=there)
+
+
+def _file_system(path: Path) -> str:
+    """The type of the file system that a path is in, or would be."""
+    found, depth = "", -1
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, place, kind, *_ = line.split()
+        place = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), place)  # blanks are written so
+        if path.is_relative_to(place) and len(Path(place).parts) >= depth:
+            found, depth = kind, len(Path(place).parts)
+    return found
