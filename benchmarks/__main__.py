@@ -25,6 +25,7 @@ GROUPS: dict[str, Group] = {
     "perf": delivery.PERF,
     "first": delivery.FIRST,
     "parts": parts.PARTS,
+    "added": delivery.ADDED,
     "bpftrace": delivery.BPFTRACE,
     "sustained": delivery.SUSTAINED,
     "gil": delivery.GIL,

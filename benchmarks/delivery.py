@@ -20,7 +20,7 @@ from benchmarks.common import (
     times,
 )
 
-__all__ = ["BPFTRACE", "FIRST", "GIL", "PERF", "RING", "SUSTAINED"]
+__all__ = ["ADDED", "BPFTRACE", "FIRST", "GIL", "PERF", "RING", "SUSTAINED"]
 
 _PAGES = (64, 1024)  # as bcc's own tools have it, and sixteen times that
 _RATE = 500_000  # events a second where the producer is throttled
@@ -139,6 +139,34 @@ def _first_rows(runs: Runs) -> list[Row]:
 
 
 FIRST = Group("BPF_RINGBUF_OUTPUT of 1024 pages, read once in a new process", _first_contenders, _first_rows)
+
+
+# --- what is added to a cell's calls -------------------------------------------------------------------------------
+
+
+def _added_contenders(quick: bool) -> dict[str, Contender]:
+    cells = {
+        "stamped": readers.ring_cell(1024),
+        "not stamped": readers.ring_cell(1024, stamped=False),
+        "any size": readers.perf_cell("sizeof(e) - (e.cpu & 4)"),
+        "one size": readers.perf_cell(),
+    }
+    events = _events(quick)
+    return {name: Contender(readers.bpfnb_cell, {"cell": cell, "count": events}) for name, cell in cells.items()}
+
+
+def _added_rows(runs: Runs) -> list[Row]:
+    ring = partial(comparison, runs, ours="stamped", peer="not stamped")
+    perf = partial(comparison, runs, ours="any size", peer="one size")
+    return [
+        ring("ring, stamped or not: producer", "rate", rate, wanted=at_least(0.9)),
+        ring("ring, stamped or not: events per CPU second, read", "per_reader_cpu", rate),
+        perf("perf, of any size or one: producer", "rate", rate, wanted=at_least(0.9)),
+        perf("perf, of any size or one: events per CPU second, read", "per_reader_cpu", rate),
+    ]
+
+
+ADDED = Group("what stamps and exact lengths cost", _added_contenders, _added_rows)
 
 
 # --- bpftrace -----------------------------------------------------------------------------------------------------

@@ -55,12 +55,15 @@ tracepoint:%s /pid == %d/ { printf("%%llu %%d %%d %%d %%d %%s\\n", nsecs, pid, t
 """
 
 
-def ring_cell(pages: int) -> str:
-    return _cell(f"BPF_RINGBUF_OUTPUT(events, {pages});", "events.ringbuf_output(&e, sizeof(e), 0);")
+def ring_cell(pages: int, *, stamped: bool = True) -> str:
+    """``stamped``: False for one whose ring buffer is used by a macro, too, so that bpfnb cannot stamp its events."""
+    return ("" if stamped else "#define EVENTS events\n") + _cell(
+        f"BPF_RINGBUF_OUTPUT(events, {pages});", "events.ringbuf_output(&e, sizeof(e), 0);"
+    )
 
 
-def perf_cell() -> str:
-    return _cell("BPF_PERF_OUTPUT(events);", "events.perf_submit(ctx, &e, sizeof(e));")
+def perf_cell(size: str = "sizeof(e)") -> str:
+    return _cell("BPF_PERF_OUTPUT(events);", f"events.perf_submit(ctx, &e, {size});")
 
 
 def _cell(output: str, submit: str) -> str:

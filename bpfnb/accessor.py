@@ -35,6 +35,7 @@ _QUANTILE = re.compile(r"p(\d+(?:\.\d+)?)")
 _NANOSECONDS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 _BINS = 20
 _MAX_POWERS = 64  # of buckets of floats: what is smaller than the largest by more counts as next to nothing
+_THREAD = "the thread"  # what between() pairs by unless told
 
 
 @pd.api.extensions.register_dataframe_accessor("bpf")
@@ -66,7 +67,7 @@ class EventsAccessor:
         self,
         start: Rows | None = None,
         end: Rows | pd.DataFrame | None = None,
-        by: Names | Mapping[str, str] | None = "pid",
+        by: Names | Mapping[str, str] | None = _THREAD,
         *,
         time: str = "time",
         start_columns: Names = (),
@@ -78,11 +79,14 @@ class EventsAccessor:
             issues.bpf.between(end=completions, by=["dev", "sector"])            # two sessions' frames
             switches.bpf.between("prev_pid != 0", by={"prev_pid": "next_pid"})   # each task's times off the CPU
             opens.bpf.between(by="pid")                                          # each process's pauses between opens
+            lines.bpf.between("msg == 'start'", "msg == 'end'")                  # printk lines, by thread
 
         ``start`` and ``end`` choose rows: a query as in ``df.query``, a mask, or a function of the frame that makes
         one; None is every row. ``end`` may be another DataFrame. ``by`` names the columns that make the key, as
         {in the starts: in the ends} where they differ; None makes all events one key. The key of a function's calls
-        is the thread: the threads of a process would end each other's.
+        is the thread: the threads of a process would end each other's. So unless told, it is column "tid", and for
+        the lines of bpf_trace_printk their "pid", which is the thread's number; with other frames ``by`` has to be
+        given.
 
         An end is matched with the most recent start of its key, before or at it, and each event once. So a start
         followed by another start of its key stays unmatched: of recursive calls the innermost is measured. Where
@@ -96,13 +100,15 @@ class EventsAccessor:
         among them those without a key or a time.
 
         ``time`` may be a column of whole nanoseconds, as bpf_ktime_get_ns() gives them; start and end are then such
-        numbers. Across two sessions that is the exact way: each reckons its own column "time" from them.
+        numbers.
 
-        ValueError for an unknown column, a mask that does not fit, a ``time`` that is none, or a column that would
-        be in the result twice; TypeError for a DataFrame as ``start``.
+        ValueError for no ``by`` where it has to be given, an unknown column, a mask that does not fit, a ``time`` that
+        is none, or a column that would be in the result twice; TypeError for a DataFrame as ``start``.
         """
         if isinstance(start, pd.DataFrame):
             raise TypeError("start chooses rows of this frame; another frame is the end: between(end=frame, ...)")
+        if by is _THREAD:
+            by = _thread([self._frame, end] if isinstance(end, pd.DataFrame) else [self._frame])
         keys = dict(by) if isinstance(by, Mapping) else {name: name for name in _names(by)}
         of_start, of_end = _names(start_columns), _names(end_columns)
         starts = _Events(self._frame, self._mask(start), keys.keys(), time, of_start)
@@ -252,6 +258,22 @@ class _Events:
 
 
 # --- pairs ---
+
+
+def _thread(frames_: Sequence[pd.DataFrame]) -> str:
+    """The column that has the thread's number, in all of these."""
+    common = [name for name in frames_[0].columns if all(name in frame.columns for frame in frames_)]
+    if "tid" in common:
+        return "tid"
+    if all(set(frames.PrintkTable.COLUMNS) <= set(frame.columns) for frame in frames_):
+        return "pid"
+    keys = [name for name in common if name != "time" and frames_[0][name].dtype.kind in "iubO"]
+    keys = [name for name in keys if name not in ("ts", "time_")]
+    known = f": {', '.join(map(str, keys))}" if keys else ""
+    raise ValueError(
+        f"between() wants to know which columns tell whose start an end belongs to, by=...{known}; threads need their"
+        " own number (tid: (u32)bpf_get_current_pid_tgid()); by=None is for all events together"
+    )
 
 
 def _clock(column: pd.Series[Any]) -> tuple[str, npt.NDArray[np.int64]]:

@@ -271,10 +271,10 @@ class Number(_Fixed):
 
 
 class Time(Number):
-    """datetime64[ns, UTC], of nanoseconds on another clock plus ``epoch_ns``."""
+    """datetime64[ns, UTC], of nanoseconds on another clock plus what ``epoch_ns`` says."""
 
-    def __init__(self, column: schema.Column, epoch_ns: int) -> None:
-        super().__init__(lambda rows: column.values(rows).view(np.int64) + epoch_ns, np.int64)
+    def __init__(self, column: schema.Column, epoch_ns: Callable[[], int]) -> None:
+        super().__init__(lambda rows: column.values(rows).view(np.int64) + epoch_ns(), np.int64)
 
     def _array(self, numbers: Array) -> Any:
         return pd.array(numbers.view("M8[ns]"), copy=False).view(_UTC)

@@ -37,9 +37,9 @@ class Table:
         wide           object: Python integers
         list           a column an element, "slots[0]" and on; of more than 1,024 elements as "bytes"
 
-    When the schema names a clock, ``time`` (datetime64[ns, UTC]) comes first: its nanoseconds plus ``epoch_ns``. It
-    stands for the clock itself where that is called "time", or "mono_ns", which is nobody's own. Another column of
-    the name "time" is shown as "time_".
+    When the schema names a time, ``time`` (datetime64[ns, UTC]) comes first: its nanoseconds plus ``epoch_ns``, which
+    ``append`` may change for the rows to come. Every member of the struct is a column as well, whatever it is called;
+    one called "time" is then shown as "time_".
 
     ``names``: the columns as shown. Rows are counted from the first ever appended: ``begin`` is the oldest kept,
     ``end`` the next to come. ``nbytes``: what the rows kept take.
@@ -64,8 +64,10 @@ class Table:
         for column in self._columns.values():
             column.reserve(rows)
 
-    def append(self, rows: Rows, text: npt.NDArray[np.uint8], begin: int) -> None:
+    def append(self, rows: Rows, text: npt.NDArray[np.uint8], begin: int, epoch_ns: int | None = None) -> None:
         """Add rows of the schema; the first one's text begins at ``text[begin]``. Neither array is kept."""
+        if epoch_ns is not None:
+            self._epoch_ns = epoch_ns
         if not len(rows):
             return
         self._settle()
@@ -135,12 +137,17 @@ class Table:
 
     def _plan(self) -> dict[str, Growing]:
         columns: dict[str, Growing] = {}
-        clocks = [column for column in self._schema.columns if column.name == self._schema.time]
-        if clocks:
-            columns["time"] = Time(clocks[0], self._epoch_ns)
-        for column in shown(self._schema.columns):
-            if column not in clocks or column.name not in ("time", "mono_ns"):
-                columns[column.name if column.name not in columns else f"{column.name}_"] = growing(column)
+        members = list(shown(self._schema.columns))
+        for clock in [column for column in members if column.name == self._schema.time]:
+            columns["time"] = Time(clock, lambda: self._epoch_ns)
+            if self._schema.clock:
+                members.remove(clock)
+        names = {member.name for member in members}
+        for member in members:
+            name = member.name
+            while name in columns or (name != member.name and name in names):
+                name += "_"
+            columns[name] = growing(member)
         return columns
 
     def _clock(self) -> Number:
@@ -264,8 +271,8 @@ def rate(frame: pd.DataFrame, every: str = "1s", by: str | Sequence[str] | None 
     """
     if not isinstance(frame.dtypes.get("time"), pd.DatetimeTZDtype):
         raise ValueError(
-            "a rate needs times, and these events have none: give their struct a field u64 ts, and set it to"
-            " bpf_ktime_get_ns()"
+            "a rate needs times, and these events have none: the ring buffer they came through could not be stamped"
+            " (its output's clock is None)"
         )
     names = [] if by is None else [by] if isinstance(by, str) else list(by)
     if missing := [name for name in names if name not in frame.columns]:

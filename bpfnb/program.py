@@ -45,9 +45,9 @@ class Probe(msgspec.Struct, frozen=True):
 
 
 class Program(msgspec.Struct, frozen=True):
-    """A parsed cell. ``prints``: it calls bpf_trace_printk; ``clocks``: it calls bpf_ktime_get_ns. ``cflags``: for
-    clang, ``-DX=Y`` included. ``headers``: "auto", "btf", or a folder of kernel headers, from the root.
-    ``warnings``: about the text, such as of a function that nothing attaches."""
+    """A parsed cell. ``prints``: it calls bpf_trace_printk. ``cflags``: for clang, ``-DX=Y`` included. ``headers``:
+    "auto", "btf", or a folder of kernel headers, from the root. ``warnings``: about the text, such as of a function
+    that nothing attaches. ``cpu``: events have the number of their CPU."""
 
     source: str
     functions: tuple[Function, ...]
@@ -55,10 +55,10 @@ class Program(msgspec.Struct, frozen=True):
     outputs: tuple[Output, ...]
     maps: tuple[MapDecl, ...]
     prints: bool
-    clocks: bool = False
     cflags: tuple[str, ...] = ()
     headers: str = "auto"
     warnings: tuple[Diagnostic, ...] = ()
+    cpu: bool = False
 
 
 def parse(
@@ -66,11 +66,13 @@ def parse(
     attach: Mapping[str, str | Sequence[str]] | Iterable[tuple[str, str]] = (),
     cflags: Sequence[str] = (),
     headers: str = "auto",
+    cpu: bool = False,
 ) -> Program:
     """Read a cell and its wishes.
 
     ``attach``: probe text to function name or names, or pairs of both. ``cflags``: passed on to clang; the ``-D``
     options among them also decide ``#ifdef``. ``headers``: "auto", "btf", or a folder, from the root or with "~".
+    ``cpu``: events are to have the number of their CPU.
     Raises ProgramError, with the line where there is one.
     """
     source = _text(source)
@@ -90,10 +92,10 @@ def parse(
         outputs=tuple(cell.outputs),
         maps=tuple(cell.maps),
         prints=cell.mentions(cell.tokens, "bpf_trace_printk"),
-        clocks=cell.mentions(cell.tokens, "bpf_ktime_get_ns"),
         cflags=tuple(cflags),
         headers=_headers(headers),
         warnings=tuple(_unattached(cell, probes)),
+        cpu=cpu,
     )
 
 

@@ -233,7 +233,7 @@ class SegmentAdded(Struct, tag=True, frozen=True):
     """A new segment of a session's output; its memfd travels along. What follows goes there.
 
     An output's first segment comes before Loaded. ``epoch_ns``: CLOCK_REALTIME minus CLOCK_MONOTONIC, to turn the
-    records' stamps into times.
+    records' stamps into times: one number for all outputs and sessions, until the machine was suspended.
     """
 
     session: int

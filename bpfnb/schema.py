@@ -68,14 +68,17 @@ class Column(Struct, frozen=True):
 class Schema(Struct, frozen=True):
     """A row of ``size`` bytes and its columns, in the order they are shown.
 
-    ``time``: the column that holds CLOCK_MONOTONIC nanoseconds of the event, or "". ``text_end``: offset of a 64-bit
-    word that ends each row's run in the segment's text area, or -1: row i owns ``text[end[i - 1]:end[i]]``.
+    ``time``: the column that holds CLOCK_MONOTONIC nanoseconds of the event, or "". ``clock``: "submitted" (the kernel
+    wrote it there) or "stamp" (the program did, for us) where that column is no member of the cell's struct; else "".
+    ``text_end``: offset of a 64-bit word that ends each row's run in the segment's text area, or -1: row i owns
+    ``text[end[i - 1]:end[i]]``.
     """
 
     columns: tuple[Column, ...]
     size: int
     time: str = ""
     text_end: int = -1
+    clock: str = ""
 
     def shifted(self, by: int, size: int) -> Schema:
         """The same columns inside a larger row, where they begin ``by`` bytes in."""
@@ -124,5 +127,6 @@ PRINTK = Schema(
     ),
     PRINTK_ROW.itemsize,
     time="mono_ns",
+    clock="submitted",
     text_end=PRINTK_ROW.fields["text_end"][1] if PRINTK_ROW.fields else -1,
 )

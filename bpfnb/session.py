@@ -187,7 +187,7 @@ class Session(client.Listener):
             kind = kinds.get(message.output, "printk")
             output = Output(message.output, message.schema, message.epoch_ns, self._keep, kind)
             self._outputs[message.output] = output
-        output.add_segment(message.layout, fd)
+        output.add_segment(message.layout, fd, message.epoch_ns)
 
     def on_loaded(self, loaded: Loaded) -> None:
         self.probes, self.warnings = loaded.probes, (*self.program.warnings, *loaded.warnings)
@@ -339,6 +339,7 @@ def trace(
     cflags: Sequence[str] = (),
     headers: str = "auto",
     keep: int | None = None,
+    cpu: bool = False,
 ) -> Session:
     """Compile C, attach it, and return the running session.
 
@@ -351,11 +352,13 @@ def trace(
     ``headers``  what the C is compiled against: "auto" (this kernel's headers where exactly they are installed, else
                  "btf"), "btf" (made from the kernel's own type information), or a folder of kernel headers.
     ``keep``     bytes of rows to keep, the oldest being dropped; by default an eighth of the memory, at most 4 GiB.
+    ``cpu``      events of BPF_PERF_OUTPUT and BPF_RINGBUF_OUTPUT have the number of their CPU as a column: "cpu"
+                 (int16), or "cpu_" where their struct has a member of that name.
 
     Raises ProgramError, CompileError, VerifierError, AttachError, PrivilegeError, SetupError, UnsupportedError or
     TracerDied; then nothing is left attached, and a running session of that name goes on.
     """
-    return start(parse(source, attach, cflags, headers), name=name, keep=keep)
+    return start(parse(source, attach, cflags, headers, cpu), name=name, keep=keep)
 
 
 def start(program: Program, *, name: str | None = None, keep: int | None = None) -> Session:

@@ -34,7 +34,10 @@ def default_keep() -> int:
 class Output:
     """One output of a session, by name. ``df`` is everything kept, oldest first.
 
-    ``kind``: "printk", "perf" or "ringbuf". ``names``: the columns of ``df``. ``lost``: events the kernel could not
+    ``kind``: "printk", "perf" or "ringbuf". ``clock``: what column ``time`` is: "submitted" (the kernel's own time of
+    the line or event), "stamp" (the time at which the program made room for the event in a ring buffer), the name of
+    the member that has it, or None, where there is no ``time``. Rows are in the order of "submitted" and "stamp".
+    ``names``: the columns of ``df``. ``lost``: events the kernel could not
     deliver. ``dropped``: rows delivered and dropped again to stay within ``keep`` bytes; the rows are counted from the
     session's beginning, so row ``dropped`` is the oldest kept.
     """
@@ -53,6 +56,10 @@ class Output:
 
     def __repr__(self) -> str:
         return f"<Output {self.name}: {self.rows} rows, {self.lost} lost>"
+
+    @property
+    def clock(self) -> str | None:
+        return self._schema.clock or self._schema.time or None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -119,9 +126,9 @@ class Output:
             times, groups = self._table.since(row - skipped, by)
             return skipped + self._table.end, times, groups
 
-    def add_segment(self, layout: Layout, fd: int) -> None:
-        """Take a new segment's descriptor; the one before it is complete."""
-        segment = _Segment(fd, self._schema, layout)
+    def add_segment(self, layout: Layout, fd: int, epoch_ns: int | None = None) -> None:
+        """Take a new segment's descriptor; the one before it is complete. ``epoch_ns``: for its rows' times."""
+        segment = _Segment(fd, self._schema, layout, epoch_ns)
         with self._lock:
             self._segments.append(segment)
             # Undecoded segments are bounded here, where nobody may ever ask for a df; the last is still being written.
@@ -153,8 +160,9 @@ class Output:
 class _Segment:
     """A mapped segment and how far it has been read."""
 
-    def __init__(self, fd: int, schema: Schema, layout: Layout) -> None:
+    def __init__(self, fd: int, schema: Schema, layout: Layout, epoch_ns: int | None) -> None:
         self.size = layout.size(schema)
+        self._epoch_ns = epoch_ns
         self._text_end = schema.text_end
         self._memory = mmap.mmap(fd, self.size, prot=mmap.PROT_READ)
         self._head, self._rows, self._text = parts(memoryview(self._memory), schema, layout)
@@ -172,7 +180,7 @@ class _Segment:
         """Have the table take the rows committed since the last call; how many there were."""
         end = int(self._head[ROWS])
         rows = self._rows[self._done : end]
-        table.append(rows, self._text, self._text_read())
+        table.append(rows, self._text, self._text_read(), self._epoch_ns)
         self._done = end
         if rows.nbytes > _MUCH:
             self._memory.madvise(mmap.MADV_DONTNEED)  # what was read is the tracer's memory, and no longer ours as well

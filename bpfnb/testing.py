@@ -35,6 +35,7 @@ from bpfnb.program import MapDecl, Program
 from bpfnb.protocol import Check, Connection, MapInfo, ProbeInfo, ToTracer
 from bpfnb.schema import PRINTK, PRINTK_ROW, Column, Layout, Rows, Schema
 from bpfnb.session import Session
+from bpfnb.tracer.clock import Clock
 from bpfnb.tracer.segments import SegmentWriter
 
 __all__ = ["FakeTracer", "Line"]
@@ -62,6 +63,7 @@ class FakeTracer:
         self._probes = tuple(probes)
         self._checks = tuple(checks)
         self._maps = {name: _Entries(*arrays) for name, arrays in (maps or {}).items()}
+        self._clock = Clock()
         self._refusals: list[BpfnbError] = []
         self._writers: dict[tuple[int, str], SegmentWriter] = {}
         self._before: client.Client | None = None
@@ -174,7 +176,7 @@ class FakeTracer:
         return protocol.Loaded(request, probes, (), maps)
 
     def _publisher(self, session: int, output: str, schema: Schema) -> Callable[[Layout, int], None]:
-        epoch = time.time_ns() - time.monotonic_ns()
+        epoch = self._clock.epoch_ns()
 
         def publish(layout: Layout, fd: int) -> None:
             self._connection.send(protocol.SegmentAdded(session, output, schema, layout, epoch), [fd])

@@ -76,6 +76,7 @@ class BpfMagics(Magics):
         "from its type information (auto); always the latter (btf); or a folder of kernel headers",
     )
     @argument("--help", "-h", action="store_true", help="show this, and run nothing")
+    @argument("--cpu", action="store_true", help="events have the number of their CPU, as a column cpu")
     @argument("--dry-run", action="store_true", help="parse only: say what would be attached, and attach nothing")
     @no_var_expand
     @line_cell_magic
@@ -107,7 +108,7 @@ class BpfMagics(Magics):
         seconds = parse_duration(args.time) if args.time is not None else None
         keep = parse_size(args.keep) if args.keep is not None else None
         flags = [*split(args.cflags), *map(parse_define, args.define)]
-        program = parse(cell, [split_attach(text) for text in args.attach], flags, args.headers)
+        program = parse(cell, [split_attach(text) for text in args.attach], flags, args.headers, args.cpu)
         if args.dry_run:
             print(_plan(program))
             _print_warnings(program.warnings)

@@ -13,7 +13,18 @@ from bpfnb.errors import BpfnbError
 
 __all__ = ["install", "remove"]
 
-_OPTIONS = ("--attach", "--cflags", "--define", "--dry-run", "--headers", "--help", "--keep", "--live", "--time")
+_OPTIONS = (
+    "--attach",
+    "--cflags",
+    "--cpu",
+    "--define",
+    "--dry-run",
+    "--headers",
+    "--help",
+    "--keep",
+    "--live",
+    "--time",
+)
 _COMMANDS = ("doctor", "help", "list", "probes", "show", "stop")
 _MOST = 200
 _LINE = re.compile(r"\s*(%%?)bpf\s+(.*)")

@@ -40,9 +40,9 @@ from bpfnb.protocol import Connection
 from bpfnb.schema import Schema
 from bpfnb.tracer import clashes as clashing
 from bpfnb.tracer import constants, failures, headers, lineinfo, mapdump, privileges, recipes, syscalls
-from bpfnb.tracer.btf import STRUCT, Types, schema_of
+from bpfnb.tracer.btf import INT, STRUCT, Types, schema_of
 from bpfnb.tracer.clashes import Clash
-from bpfnb.tracer.edits import Rewritten
+from bpfnb.tracer.edits import Handed, Rewritten
 from bpfnb.tracer.engine import Compiled, Engine, Function
 from bpfnb.tracer.lineinfo import Lines
 from bpfnb.tracer.recipes import Kept, Recipe
@@ -83,15 +83,15 @@ class Table(Struct, frozen=True):
 class Module:
     """A cell compiled and loaded. ``close`` lets its programs and tables go.
 
-    ``carried``: for each of the source's submits that was compiled, what it hands over, None where that is void, or why
-    it cannot be described; None altogether where bcc loaded no BTF.
+    ``carried``: for each of the source's submits that was compiled, what it hands over; None altogether where bcc
+    loaded no BTF.
     """
 
     def __init__(
         self,
         programs: dict[LoadWish, int],
         tables: dict[str, Table],
-        carried: dict[int, Schema | str | None] | None,
+        carried: dict[int, Handed] | None,
         warnings: tuple[Diagnostic, ...],
     ) -> None:
         self.programs = programs
@@ -271,7 +271,7 @@ class _Built(Struct, tag=True, frozen=True):
 
     loaded: tuple[int, ...]
     tables: tuple[_Table, ...]
-    carried: dict[int, Schema | str | None] | None
+    carried: dict[int, Handed] | None
     log: str
     recipe: Recipe | None
     clashes: tuple[Clash, ...] = ()
@@ -537,24 +537,25 @@ def _part(types: Types, members: dict[str, int], part: str) -> Schema | None:
         return None
 
 
-def _carried(types: Types | None) -> dict[int, Schema | str | None] | None:
+def _carried(types: Types | None) -> dict[int, Handed] | None:
     """What each submit hands over (submits.py); None where nothing is known of any."""
     if types is None:
         return None
-    carried: dict[int, Schema | str | None] = {}
-    for holder in types.structs(CARRIES):
-        (value,) = types.members(holder)
-        carried[int(types.all[holder].name.removeprefix(CARRIES))] = _value(types, value.type_id)
-    return carried
+    return {int(types.all[i].name.removeprefix(CARRIES)): _handed(types, i) for i in types.structs(CARRIES)}
 
 
-def _value(types: Types, value: int) -> Schema | str | None:
+def _handed(types: Types, holder: int) -> Handed:
+    members = {member.name: member.type_id for member in types.members(holder)}
+    value = members["value"]
+    size = types.size(types.all[types.plain(members["size"])].ref) if "size" in members else -1
     if types.all[value].name == UNKNOWN:
-        return None
+        return Handed(None, size)
+    plain = types.all[types.plain(value)]
     try:
-        return schema_of(types, value, "value")
+        schema = schema_of(types, value, "value")
     except UnsupportedError as error:
-        return error.message
+        return Handed(error.message, size)
+    return Handed(schema, size, plain.kind == INT and plain.name in ("char", "unsigned char"))
 
 
 def _text(fd: int) -> str:

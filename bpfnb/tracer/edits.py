@@ -7,7 +7,11 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-__all__ = ["Edit", "Rewritten", "Submit", "assemble"]
+from msgspec import Struct
+
+from bpfnb.schema import Schema
+
+__all__ = ["Edit", "Handed", "Rewritten", "Submit", "assemble"]
 
 _MAIN = "/virtual/main.c"  # what bcc calls the text it is given
 
@@ -21,10 +25,19 @@ class Submit:
     column: int
 
 
+class Handed(Struct, frozen=True):
+    """What a call hands over. ``schema``: of what its pointer points to; None for void, a sentence where it cannot be
+    described. ``size``: the bytes it says, or -1 where they change. ``is_bytes``: it points to single chars or u8s."""
+
+    schema: Schema | str | None
+    size: int = -1
+    is_bytes: bool = False
+
+
 @dataclasses.dataclass(frozen=True)
 class Rewritten:
     """``text``: what bcc compiles. ``cell``: what the user wrote. ``submits``: where it submits to which output.
-    ``tag``: what every printk format in ``text`` begins with."""
+    ``tag``: what every printk format in ``text`` begins with. ``stamped``, ``padded``: outputs, as in submits.py."""
 
     text: str
     cell: str
@@ -33,6 +46,8 @@ class Rewritten:
     _lines: tuple[tuple[tuple[int, int, bytes], ...], ...] = ()
     submits: tuple[Submit, ...] = ()
     tag: str = ""
+    stamped: frozenset[str] = frozenset()
+    padded: frozenset[str] = frozenset()
 
     @classmethod
     def plain(cls, text: str) -> Rewritten:

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
 from bpfnb.cell import floating, scan
 from bpfnb.errors import BpfnbError, ProgramError, SetupError, UnsupportedError
 from bpfnb.program import Program
-from bpfnb.schema import Schema
-from bpfnb.tracer.edits import Submit
+from bpfnb.schema import Column, Schema
+from bpfnb.tracer.edits import Handed, Submit
 
-__all__ = ["carried", "without_types"]
-
-_TIMES = ("ts", "ts_ns", "time", "time_ns", "timestamp")
+__all__ = ["Carried", "carried", "without_types"]
 
 
-def carried(program: Program, submits: Sequence[Submit], found: Mapping[int, Schema | str | None]) -> dict[str, Schema]:
-    """The schema of each output that something is submitted to.
+class Carried(NamedTuple):
+    """The struct an output's events begin with, and all sizes they are submitted with; none where these change."""
 
-    ``found``: what each of ``submits`` hands over, by its number: None for a void pointer's target, a sentence where it
-    cannot be described; a call in text that was not compiled is not in it. ProgramError where two calls of one output
-    disagree or the type is unknown, UnsupportedError where it cannot be described.
+    schema: Schema
+    sizes: frozenset[int]
+
+
+def carried(program: Program, submits: Sequence[Submit], found: Mapping[int, Handed]) -> dict[str, Carried]:
+    """What each output carries that something is submitted to.
+
+    ``found``: what each of ``submits`` hands over, by its number; a call in text that was not compiled is not in it.
+    ProgramError where two calls of one output disagree or the type is unknown, UnsupportedError where it cannot be
+    described.
     """
     schemas: dict[str, Schema] = {}
+    sizes: dict[str, list[int]] = {}
     first: dict[str, Submit] = {}
     for number, what in sorted(found.items()):
         call = submits[number]
@@ -40,7 +46,8 @@ def carried(program: Program, submits: Sequence[Submit], found: Mapping[int, Sch
                 source=program.source,
             )
         first.setdefault(call.output, call)
-    return {name: _timed(program, schema) for name, schema in schemas.items()}
+        sizes.setdefault(call.output, []).append(what.size)
+    return {name: _carried(schema, sizes[name]) for name, schema in schemas.items()}
 
 
 def without_types(program: Program) -> BpfnbError:
@@ -59,26 +66,33 @@ def without_types(program: Program) -> BpfnbError:
     return SetupError("bcc gave the kernel no type information (BTF) of this cell, so its outputs cannot be read")
 
 
-def _described(program: Program, call: Submit, what: Schema | str | None) -> Schema:
+def _carried(schema: Schema, sizes: Iterable[int]) -> Carried:
+    known = frozenset(sizes)
+    if max(known) > schema.size and not any(column.kind == "tail" for column in schema.columns):
+        schema = replace(schema, columns=(*schema.columns, _rest(schema)))
+    return Carried(schema, frozenset() if min(known) < 0 else known)
+
+
+def _rest(schema: Schema) -> Column:
+    """What is submitted beyond the type of what the pointer points to: the size is believed, as bytes."""
+    name = "rest"
+    while any(column.name == name for column in schema.columns):
+        name += "_"
+    return Column(name, "tail", "V", schema.size)
+
+
+def _described(program: Program, call: Submit, what: Handed) -> Schema:
     place: dict[str, Any] = {"line": call.line, "column": call.column, "source": program.source}
-    if what is None:
+    if what.schema is None:
         raise ProgramError(
             f"{call.output} is given a void pointer, which does not say what it points to",
             hint="submit a pointer to a struct or a number",
             **place,
         )
-    if isinstance(what, str):
-        raise UnsupportedError(f"{call.output} cannot be read: {what}", **place)
-    return what
-
-
-def _timed(program: Program, schema: Schema) -> Schema:
-    """The schema, with the column that holds nanoseconds of bpf_ktime_get_ns named as its time."""
-    for column in schema.columns:
-        if (
-            program.clocks
-            and column.name in _TIMES
-            and (column.kind, column.dtype) in (("number", "<u8"), ("number", "<i8"))
-        ):
-            return replace(schema, time=column.name)
-    return schema
+    if isinstance(what.schema, str):
+        raise UnsupportedError(f"{call.output} cannot be read: {what.schema}", **place)
+    if what.is_bytes and what.size != 1:  # a buffer, by a pointer to its first byte
+        (column,) = what.schema.columns
+        text = column.dtype == "|i1"
+        return Schema((Column(column.name, "tail", "S" if text else "V", 0),), 0)
+    return what.schema

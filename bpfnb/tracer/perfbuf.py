@@ -1,19 +1,22 @@
 """Perf buffers: one a CPU, opened, mapped and put into a BPF_PERF_OUTPUT's map.
 
 Linux: include/uapi/linux/perf_event.h and kernel/events/ring_buffer.c. A buffer wakes its descriptor each time another
-half of it was written, and lets nothing be overwritten that was not read.
+half of it was written, and lets nothing be overwritten that was not read. Several maps can share a CPU's buffer: their
+events write into the first one's, and each record says by its id through which of them it came.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import platform
 import resource
 import struct
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -33,27 +36,37 @@ _SYS_PERF_EVENT_OPEN = _NUMBERS.get(platform.machine(), 298)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _TYPE_SOFTWARE, _COUNT_SW_BPF_OUTPUT = 1, 10
-_SAMPLE_TIME, _SAMPLE_RAW = 1 << 2, 1 << 10
+_SAMPLE_TIME, _SAMPLE_ID, _SAMPLE_RAW = 1 << 2, 1 << 6, 1 << 10
 _WATERMARK, _USE_CLOCKID = 1 << 14, 1 << 25  # bits of struct perf_event_attr
 _FLAG_FD_CLOEXEC = 8
+_IOC_SET_OUTPUT, _IOC_ID = 0x2405, 0x80082407  # PERF_EVENT_IOC_...
 _HEAD, _TAIL = 1024 // 8, 1032 // 8  # of struct perf_event_mmap_page, in 64-bit words
 
 
 class CpuBuffer:
-    """One CPU's buffer. ``tail``: up to where it has been read, counted in bytes from the beginning of time."""
+    """One CPU's buffer. ``tail``: up to where it has been read, counted in bytes from the beginning of time.
 
-    def __init__(self, map_fd: int, cpu: int, size: int) -> None:
+    ``ids``: of the event of each of ``more_maps``, after that of the map itself.
+    """
+
+    def __init__(self, map_fd: int, cpu: int, size: int, more_maps: Sequence[int] = ()) -> None:
         self.cpu = cpu
         self.size = size
         self.tail = 0
-        self._map_fd = map_fd
-        self.fd = _open_event(cpu)
+        self._fds: dict[int, int] = {}  # of the maps' events, by the maps' descriptors
+        shared = bool(more_maps)
         try:
+            self.fd = self._fds[map_fd] = _open_event(cpu, shared)
             with privileges.locking():
                 memory = mmap.mmap(self.fd, mmap.PAGESIZE + size)
-            syscalls.update(map_fd, struct.pack("i", cpu), struct.pack("i", self.fd))
+            for other in more_maps:
+                self._fds[other] = _open_event(cpu, shared)
+                fcntl.ioctl(self._fds[other], _IOC_SET_OUTPUT, self.fd)
+            for map_, fd in self._fds.items():
+                syscalls.update(map_, struct.pack("i", cpu), struct.pack("i", fd))
+            self.ids = [_id(fd) for fd in self._fds.values()] if shared else []
         except BaseException:
-            os.close(self.fd)
+            self._close_events()
             raise
         self._words = memoryview(memory)[: mmap.PAGESIZE].cast("Q")
         self._data = np.frombuffer(memory, np.uint8, size, mmap.PAGESIZE)
@@ -73,19 +86,29 @@ class CpuBuffer:
     def close(self) -> None:
         """Out of the map, then away. Idempotent."""
         if self.fd >= 0:
-            with suppress(OSError):
-                syscalls.delete(self._map_fd, struct.pack("i", self.cpu))
+            for map_ in self._fds:
+                with suppress(OSError):
+                    syscalls.delete(map_, struct.pack("i", self.cpu))
             self._words.release()
             del self._data
-            os.close(self.fd)
+            self._close_events()
             self.fd = -1
+
+    def _close_events(self) -> None:
+        while self._fds:
+            os.close(self._fds.popitem()[1])
 
 
 class PerfBuffers:
-    """The buffers of all CPUs. PrivilegeError or SetupError, saying why, where there cannot be any."""
+    """The buffers of all CPUs. PrivilegeError or SetupError, saying why, where there cannot be any.
 
-    def __init__(self, map_fd: int) -> None:
+    ``ids``: with ``more_maps``, through which map a record with this id came: 0 is ``map_fd``.
+    """
+
+    def __init__(self, map_fd: int, more_maps: Sequence[int] = ()) -> None:
         self._map_fd = map_fd
+        self._more_maps = more_maps
+        self.ids: dict[int, int] = {}
         self._online = online_cpus()
         self._size = _first_size(len(self._online))
         self._look_again = 0
@@ -103,7 +126,7 @@ class PerfBuffers:
         for cpu in sorted(self._online - before):
             # Where that cannot be, the programs count what they cannot submit.
             with suppress(OSError, BpfnbError), privileges.attaching():
-                self.all.append(CpuBuffer(self._map_fd, cpu, self._size))
+                self.all.append(self._open_one(cpu))
 
     def close(self) -> None:
         while self.all:
@@ -118,18 +141,23 @@ class PerfBuffers:
                 raise
             except OSError as error:
                 if error.errno not in (errno.EPERM, errno.ENOMEM) or self._size // 2 < _least_size():
-                    raise _explained(error, len(self._online)) from None
+                    raise _explained(error, len(self._online), 2 + len(self._more_maps)) from None
                 self._size //= 2
 
     def _open_all(self) -> list[CpuBuffer]:
         buffers = []
         with ExitStack() as stack, privileges.attaching():
             for cpu in sorted(self._online):
-                buffers.append(CpuBuffer(self._map_fd, cpu, self._size))
+                buffers.append(self._open_one(cpu))
                 stack.callback(buffers[-1].close)
             stack.pop_all()
         self._look_again = time.monotonic_ns() + _WATCH_NS
         return buffers
+
+    def _open_one(self, cpu: int) -> CpuBuffer:
+        buffer = CpuBuffer(self._map_fd, cpu, self._size, self._more_maps)
+        self.ids.update({number: index for index, number in enumerate(buffer.ids)})
+        return buffer
 
 
 def online_cpus() -> set[int]:
@@ -138,12 +166,17 @@ def online_cpus() -> set[int]:
     return {cpu for first, last in bounds for cpu in range(int(first), int(last) + 1)}
 
 
-def _open_event(cpu: int) -> int:
+def _id(fd: int) -> int:
+    """What the records of a perf event bear with PERF_SAMPLE_ID."""
+    return int(struct.unpack("Q", fcntl.ioctl(fd, _IOC_ID, bytes(8)))[0])
+
+
+def _open_event(cpu: int, with_id: bool) -> int:
     # The watermark stays 0: the kernel then takes half of the buffer, however large that can be made.
     attr = struct.pack(
         "=IIQQQQQIIQQQQIi",
         *(_TYPE_SOFTWARE, 96, _COUNT_SW_BPF_OUTPUT),
-        *(1, _SAMPLE_TIME | _SAMPLE_RAW, 0, _WATERMARK | _USE_CLOCKID),
+        *(1, _SAMPLE_TIME | _SAMPLE_RAW | (_SAMPLE_ID if with_id else 0), 0, _WATERMARK | _USE_CLOCKID),
         *(0, 0, 0, 0, 0, 0, 0, time.CLOCK_MONOTONIC),
     )
     any_process, no_group = ctypes.c_long(-1), ctypes.c_long(-1)
@@ -170,12 +203,12 @@ def _least_size() -> int:
     return max(_LEAST_BYTES, mmap.PAGESIZE)
 
 
-def _explained(error: OSError, cpus: int) -> BpfnbError:
+def _explained(error: OSError, cpus: int, each: int) -> BpfnbError:
     match error.errno:
         case errno.EMFILE:
             limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
             return SetupError(
-                f"a perf buffer on each of {cpus} CPUs takes {2 * cpus} descriptors, and a process may have {limit}",
+                f"a perf buffer on each of {cpus} CPUs takes {each * cpus} descriptors, and a process may have {limit}",
                 hint="raise the limit (ulimit -n) before Jupyter starts",
             )
         case errno.ENFILE:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import replace as replaced
 from itertools import pairwise
 from typing import Any
 
@@ -20,7 +21,7 @@ from msgspec.structs import replace
 from bpfnb.schema import Rows, Schema
 from bpfnb.tracer.segments import SegmentWriter
 
-__all__ = ["NONE", "PERF", "RING", "Bytes", "Format", "Records", "Shape", "cut", "join"]
+__all__ = ["NONE", "PERF", "RING", "Bytes", "Format", "Records", "Shape", "cut", "join", "merge"]
 
 Bytes = npt.NDArray[np.uint8]  # one-dimensional
 Ints = npt.NDArray[np.int64]
@@ -83,7 +84,11 @@ class Records:
 
     def words(self, at: int) -> Ints:
         """Of each, the 64-bit word ``at`` bytes from its beginning."""
-        words: Ints = self.data.view(np.int64)[(self.start + at) >> 3]
+        every = self.data.view(np.int64)
+        if self.stride and len(self):
+            words: Ints = every[int(self.start[0]) + at >> 3 :: self.stride >> 3][: len(self)]
+        else:
+            words = every[(self.start + at) >> 3]
         return words
 
     def matrix(self) -> Rows:
@@ -99,8 +104,14 @@ class Records:
 
     def compact(self) -> Records:
         """The same, without the memory they were found in."""
-        data = self.matrix().reshape(-1).copy() if self.stride and len(self) else self.pieces(0)
-        return Records(data, np.cumsum(self.length) - self.length, self.length, self.stride)
+        padded = _aligned(self.length)
+        data = self.matrix().reshape(-1).copy() if self.stride and len(self) else self._padded(padded)
+        return Records(data, np.cumsum(padded) - padded, self.length, self.stride)
+
+    def _padded(self, lengths: Ints) -> Bytes:
+        memory, starts = self.data.data, self.start.tolist()
+        pieces = [memory[at : at + length] for at, length in zip(starts, lengths.tolist(), strict=True)]
+        return np.frombuffer(b"".join(pieces), np.uint8)
 
 
 NONE = Records(np.empty(0, np.uint8), np.empty(0, np.int64), np.empty(0, np.int64))
@@ -155,49 +166,91 @@ def join(data: Bytes, parts: Sequence[Records]) -> Records:
     return Records(data, starts, lengths, stride)
 
 
+def merge(parts: Sequence[Records]) -> Records:
+    """What was found in several places, in this order, in memory of its own."""
+    copies = [part.compact() for part in parts if len(part)]
+    if len(copies) < 2:
+        return copies[0] if copies else NONE
+    begins = np.cumsum([0, *(len(copy.data) for copy in copies)])
+    data = np.concatenate([copy.data for copy in copies])
+    return join(
+        data, [replaced(copy, data=data, start=copy.start + at) for copy, at in zip(copies, begins[:-1], strict=True)]
+    )
+
+
 class Shape:
     """How records that begin with a header of ``header`` bytes, and go on with a C struct, become rows.
 
     A row is the record as it lies, ``schema`` describes it. What a short record lacks is zero; what a long one has
     more is left out, unless the struct ends in a flexible array: then it is the row's text.
+
+    ``stamp``: so many bytes, a multiple of 8, follow every event that are none of its own (submits.py writes them). In
+    the rows they are at ``stamp_at``.
     """
 
-    def __init__(self, struct: Schema, header: int) -> None:
+    def __init__(self, struct: Schema, header: int, stamp: int = 0) -> None:
         tails = [column.offset for column in struct.columns if column.kind == "tail"]
         self._needed = header + struct.size
-        self._width = _aligned(self._needed)
+        self._stamp = stamp
+        self.stamp_at = _aligned(self._needed)
+        self._width = self.stamp_at + stamp
         self._tail = header + tails[0] if tails else -1
         self.schema = struct.shifted(header, self._width)
         if tails:
             self.schema = replace(self.schema, size=self._width + 8, text_end=self._width)
 
     def write(self, records: Records, writer: SegmentWriter) -> None:
-        rows = self._rows(records)
+        lengths = self._lengths(records)
+        rows = self._rows(records, lengths)
         if self._tail < 0:
             writer.append(rows)
             return
         whole = np.empty((len(rows), self.schema.size), np.uint8)
         whole[:, : self._width] = rows
-        lengths = np.maximum(records.length - self._tail, 0)
-        whole[:, self._width :].view(np.int64)[:, 0] = np.cumsum(lengths)
-        writer.append(whole, records.pieces(self._tail))
+        whole[:, self._width :].view(np.int64)[:, 0] = np.cumsum(np.maximum(lengths - self._tail, 0))
+        writer.append(whole, replaced(records, length=lengths).pieces(self._tail))
 
-    def _rows(self, records: Records) -> Rows:
-        if records.stride and records.length[0] >= self._needed:
+    def stamps(self, records: Records) -> Ints:
+        """Of each, the first word of its stamp."""
+        if records.stride and len(records) and (records.length == records.length[0]).all():
+            return records.words((int(records.length[0]) & ~7) - self._stamp)
+        words: Ints = records.data.view(np.int64)[self._stamps_begin(records) >> 3]
+        return words
+
+    def _stamps_begin(self, records: Records) -> Ints:
+        begins: Ints = records.start + (records.length & ~7) - self._stamp
+        return begins
+
+    def _lengths(self, records: Records) -> Ints:
+        """How long the records are without stamps, and without what was filled up before these."""
+        return records.length - self._stamp - 2 * (records.length & 7) if self._stamp else records.length
+
+    def _rows(self, records: Records, lengths: Ints) -> Rows:
+        if records.stride and int(lengths.min()) >= self._needed and self._stamped_in_place(records):
             return records.matrix()[:, : self._width]
-        data = records.data
-        if int(records.start.max()) + self._width > len(data):  # the last struct reaches past the end
-            data = np.concatenate([data, np.zeros(self._width, np.uint8)])
-        places = (len(data) - self._width) // 8 + 1
-        every: npt.NDArray[np.void] = np.ndarray(places, f"V{self._width}", data, strides=(8,))
-        rows: Rows = every[records.start >> 3].view(np.uint8).reshape(-1, self._width)
-        short = np.flatnonzero(records.length < self._needed)
+        rows = _gathered(records.data, records.start, self.stamp_at)
+        short = np.flatnonzero(lengths < self._needed)
         if len(short):
-            rows[short] *= np.arange(self._width) < records.length[short, None]
-        return rows
+            rows[short] *= np.arange(self.stamp_at) < lengths[short, None]
+        if not self._stamp:
+            return rows
+        return np.concatenate([rows, _gathered(records.data, self._stamps_begin(records), self._stamp)], axis=1)
+
+    def _stamped_in_place(self, records: Records) -> bool:
+        return not self._stamp or bool((self._stamps_begin(records) - records.start == self.stamp_at).all())
 
 
-def _aligned(size: int) -> int:
+def _gathered(data: Bytes, starts: Ints, width: int) -> Rows:
+    """A row of so many bytes from each start on, all multiples of 8."""
+    if int(starts.max()) + width > len(data):  # the last one reaches past the end
+        data = np.concatenate([data, np.zeros(width, np.uint8)])
+    places = (len(data) - width) // 8 + 1
+    every: npt.NDArray[np.void] = np.ndarray(places, f"V{width}", data, strides=(8,))
+    rows: Rows = every[starts >> 3].view(np.uint8).reshape(-1, width)
+    return rows
+
+
+def _aligned(size: Any) -> Any:
     return (size + 7) & ~7
 
 

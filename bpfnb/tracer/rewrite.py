@@ -49,9 +49,9 @@ def rewrite(program: Program, *, tag: str, syscall_mode: Mode, path: str = "", r
     edits = [*_printk(cell, tag), *_line_directives(cell), *_resets(cell)]
     portable = _Portable(cell, program, syscall_mode)
     edits += portable.edits()
-    handed = submits(cell)
+    handed = submits(cell, cpu=program.cpu)
     rewritten = assemble(program.source, [*edits, *handed.edits], portable.prelude() + handed.prelude + readers, path)
-    return dataclasses.replace(rewritten, submits=handed.calls, tag=tag)
+    return dataclasses.replace(rewritten, submits=handed.calls, tag=tag, stamped=handed.stamped, padded=handed.padded)
 
 
 def _resets(cell: Cell) -> Iterator[Edit]:

@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import mmap
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 from msgspec.structs import replace as changed
 
 from bpfnb.schema import Column, Schema
 from bpfnb.tracer import syscalls
 from bpfnb.tracer.drainer import FILLING
 from bpfnb.tracer.perfbuf import CpuBuffer, PerfBuffers
-from bpfnb.tracer.records import NONE, PERF, RING, Records, Shape, cut, join
+from bpfnb.tracer.records import NONE, PERF, RING, Ints, Records, Shape, cut, join, merge
 from bpfnb.tracer.segments import SegmentWriter
 
 __all__ = ["OpenWriter", "PerfSource", "RingSource"]
@@ -33,26 +36,44 @@ _PIECES = 32  # so many of equal records are faster written one after the other 
 _CHUNK = 1 << 14  # perf's records made into rows at a time
 _FILLING = 4  # a buffer this part of which was full is read again sooner
 
-_PERF_HEADER = 20  # perf_event_header, then what PERF_SAMPLE_TIME and PERF_SAMPLE_RAW add: u64 time, u32 size
-_PERF_TIME = 8
+# perf_event_header, then what PERF_SAMPLE_TIME, PERF_SAMPLE_ID (where there are several maps) and PERF_SAMPLE_RAW add:
+# u64 time, u64 id, u32 size. The header's u16 misc says what does not concern us: the CPU is noted there.
+_PERF_HEADER, _PERF_TIME, _PERF_ID, _PERF_CPU = 20, 8, 16, 4
 # An event's time is read before its record can be seen. In between the CPU may be interrupted, or be a virtual one
 # that does not run.
-_SLACK_NS = 1_000_000
+_SLACK_NS = 5_000_000
+# bpf_ktime_get_ns() is the kernel's clock for NMIs, which may be off by a little while the clock is adjusted.
+_JITTER_NS = 20_000
 _FOREVER = (1 << 63) - 1
+_MOST_PADDING = 7
+_TIME = "(time)"
 
 
 class RingSource:
-    """A BPF_MAP_TYPE_RINGBUF's events, in the order they were reserved in.
+    """A BPF_MAP_TYPE_RINGBUF's events, in the order they were reserved in; of time, where they are ``stamped``.
 
     The kernel maps the ring's data twice in a row, so no record is split. What lies before the producer's position has
     its header, which tells whether the rest is there; many instructions lie between our looking at one and at the
     other, so a processor that reads out of order has done the first by then.
+
+    ``stamped``: each event has its time (CLOCK_MONOTONIC) behind it, taken by the program after it had made room for
+    the event; with ``cpu`` the number of the CPU follows. Both become columns.
     """
 
     tick = True
 
-    def __init__(self, map_fd: int, schema: Schema, open_writer: OpenWriter, lost: Callable[[], int]) -> None:
-        self._shape = Shape(schema, RING.header)
+    def __init__(
+        self,
+        map_fd: int,
+        schema: Schema,
+        open_writer: OpenWriter,
+        lost: Callable[[], int],
+        *,
+        stamped: bool = False,
+        cpu: bool = False,
+    ) -> None:
+        self._stamped = stamped
+        self._shape = Shape(schema, RING.header, 0 if not stamped else 16 if cpu else 8)
         self._lost = lost
         self._size = syscalls.map_shape(map_fd).max_entries
         self._consumer = memoryview(mmap.mmap(map_fd, mmap.PAGESIZE)).cast("Q")
@@ -60,20 +81,29 @@ class RingSource:
         self._producer = memoryview(memory)[:8].cast("Q")
         self._data = np.frombuffer(memory, np.uint8, 2 * self._size, mmap.PAGESIZE)
         self._at = self._consumer[0]
+        self._held = NONE
+        self._known = deque([(self._at, 0)])
         self.fds = (map_fd,)
         self.schema = self._shape.schema
+        if stamped:
+            at = self._shape.stamp_at
+            self.schema = _with_time(self.schema, "stamp", at, at + 8 if cpu else -1)
         self._writer = open_writer(self.schema)
 
     def drain(self, *, last: bool = False) -> int:
         """Move what has been submitted to the segment, up to an event that is reserved but not yet submitted.
 
-        The ``last`` is as every other: nothing is held back here.
+        Of stamped events the youngest are held back until the next drain, unless this is the ``last``.
         """
+        now = time.monotonic_ns()
         begin, end = self._at, self._producer[0]
-        while self._at < end and self._step(end):
-            pass
+        if self._stamped:
+            self._drain_stamped(end, now, last)
+        else:
+            while self._at < end and self._step(end):
+                pass
         self._writer.set_lost(self._lost())
-        return FILLING if end - begin > self._size // _FILLING else 0
+        return FILLING if end - begin > self._size // _FILLING else len(self._held) > 0
 
     def close(self) -> None:
         """Let go of the ring. Idempotent."""
@@ -89,30 +119,87 @@ class RingSource:
             found = [join(self._data, found)]
         for records in found:
             self._shape.write(records, self._writer)
-        self._at += until - at
-        self._consumer[0] = self._at
+        self._release(self._at + until - at)
         return until > at
+
+    def _drain_stamped(self, end: int, now: int, last: bool) -> None:
+        """Events lie in the order of their reservation, and are stamped a moment later, on some CPU much later.
+
+        What was reserved behind the position ``end`` was so after ``now``, and is stamped later still. So when all
+        before ``end`` has been read, no older stamp than ``now`` can come any more; as long as an event before it is
+        not submitted, none older than at the last position that was reached.
+        """
+        base = self._at - self._at % self._size
+        found, until = cut(self._data, self._at - base, end - base, RING)
+        if len(found) > _PIECES:
+            found = [join(self._data, found)]
+        self._known.append((end, now))
+        while len(self._known) > 1 and self._known[1][0] <= base + until:
+            self._known.popleft()
+        ripe = _FOREVER if last else self._known[0][1] - _JITTER_NS
+        self._held = self._write_until(ripe, [part for part in (self._held, *found) if len(part)], base)
+        self._release(base + until)
+
+    def _write_until(self, ripe: int, parts: list[Records], base: int) -> Records:
+        """Write what is not younger than ``ripe``, in order of time; what is, in memory of its own."""
+        times = [self._shape.stamps(part) for part in parts]
+        if not _in_order(times):
+            together = merge(parts)
+            order = np.argsort(self._shape.stamps(together), kind="stable")
+            parts = [together.take(order)]
+            times = [self._shape.stamps(parts[0])]
+        left: list[Records] = []
+        for part, when in zip(parts, times, strict=True):
+            count = len(part) if not left and when[-1] <= ripe else int(np.searchsorted(when, ripe, side="right"))
+            step = max(_STEP // int(part.length[0]), 1)
+            for begin in range(0, count, step):
+                self._shape.write(part[begin : min(begin + step, count)], self._writer)
+                if part.data is self._data and begin:
+                    self._release(base + int(part.start[begin]))
+            if count < len(part):
+                left.append(part[count:])
+        return merge(left)
+
+    def _release(self, position: int) -> None:
+        self._at = position
+        self._consumer[0] = position
 
 
 class PerfSource:
-    """A BPF_MAP_TYPE_PERF_EVENT_ARRAY's events, in time order over all CPUs.
+    """A BPF_MAP_TYPE_PERF_EVENT_ARRAY's events, in order of time over all CPUs.
 
-    Rows have the time of the event's submission (CLOCK_MONOTONIC) as their first column, unless ``schema`` has a time.
+    Rows have the time of the event's submission (CLOCK_MONOTONIC) as a column, and with ``cpu`` the CPU's number.
 
-    perf rounds a record's length up to 8 bytes, and what fills it up is left over from older events: so much may
-    follow a short event or a flexible array's end.
+    perf rounds a record's length up, and what fills it up is left over from older events. How long events really are
+    is known in one of two ways. ``sizes``: all lengths they are submitted with. Or ``padded``: further maps, the n-th
+    for what is filled up with n + 1 bytes. Where neither tells, the seven bytes that may be left over are cut off.
     """
 
     tick = True
 
-    def __init__(self, map_fd: int, schema: Schema, open_writer: OpenWriter, lost: Callable[[], int]) -> None:
-        self._shape = Shape(schema, _PERF_HEADER)
+    def __init__(
+        self,
+        map_fd: int,
+        schema: Schema,
+        open_writer: OpenWriter,
+        lost: Callable[[], int],
+        *,
+        sizes: Collection[int] = (),
+        padded: Sequence[int] = (),
+        cpu: bool = False,
+    ) -> None:
+        header = _PERF_HEADER + (8 if padded else 0)
+        self._shape = Shape(schema, header)
         self._lost = lost
+        self._cpu = cpu
         self._held = NONE
-        self._buffers = PerfBuffers(map_fd)
+        self._buffers = PerfBuffers(map_fd, padded)
+        # Where every event has at least all members, what follows it is not looked at.
+        whole = bool(sizes) and min(sizes) >= schema.size and not any(c.kind == "tail" for c in schema.columns)
+        self._padding = None if whole and not padded else _Padding(header, sizes, self._buffers.ids)
         try:
             self.fds = tuple(buffer.fd for buffer in self._buffers.all)
-            self.schema = self._shape.schema if schema.time else _timed(self._shape.schema)
+            self.schema = _with_time(self._shape.schema, "submitted", _PERF_TIME, _PERF_CPU if cpu else -1)
             self._writer = open_writer(self.schema)
         except BaseException:
             self.close()
@@ -146,13 +233,17 @@ class PerfSource:
         for buffer, head in waiting:
             end = at + head - buffer.tail
             buffer.move(data[at:end], head)
-            parts += cut(data, at, end, PERF)[0]
+            found = cut(data, at, end, PERF)[0]
+            if self._cpu:
+                for records in found:
+                    data.view(np.int16)[(records.start + _PERF_CPU) >> 1] = buffer.cpu
+            parts += found if self._padding is None else [self._padding.cut_off(records) for records in found]
             at = end
         return join(data, parts)
 
     def _write(self, records: Records, until: int) -> None:
         times = records.words(_PERF_TIME)
-        if np.any(times[1:] < times[:-1]):
+        if not _in_order([times]):
             order = np.argsort(times, kind="stable")
             records, times = records.take(order), times[order]
         ripe = int(np.searchsorted(times, until, side="right"))
@@ -161,9 +252,49 @@ class PerfSource:
         self._held = records[ripe:].compact()
 
 
-def _timed(schema: Schema) -> Schema:
-    """With the record's own time as first column; whatever the struct's members are called, its name is its own."""
-    name = "mono_ns"
-    while any(column.name == name for column in schema.columns):
-        name = f"_{name}"
-    return changed(schema, columns=(Column(name, "number", "<i8", _PERF_TIME), *schema.columns), time=name)
+class _Padding:
+    """How many bytes at the end of perf's records are none of the event's.
+
+    Linux: perf_prepare_sample() in kernel/events/core.c: a raw sample and the u32 of its size take a multiple of 8.
+    """
+
+    def __init__(self, header: int, sizes: Collection[int], ids: Mapping[int, int]) -> None:
+        self._ids = ids  # of perf events: the padding of what is submitted through each. It grows with the CPUs
+        lengths = [(header + size + padding(size), padding(size)) for size in sizes]
+        self._known = {length: max(pad for other, pad in lengths if other == length) for length, _ in lengths}
+
+    def cut_off(self, records: Records) -> Records:
+        return replace(records, length=records.length - self._of(records))
+
+    def _of(self, records: Records) -> Ints:
+        told = records.words(_PERF_ID) if self._ids else records.length
+        known = self._ids or self._known
+        pads = np.full(len(records), _MOST_PADDING, np.int64)
+        for value in np.unique(told).tolist():
+            pads[told == value] = known.get(value, _MOST_PADDING)
+        return pads
+
+
+def padding(size: int) -> int:
+    """How many bytes perf appends to an event of so many bytes."""
+    return -(size + 4) % 8
+
+
+def _in_order(times: Sequence[npt.NDArray[np.int64]]) -> bool:
+    if any(right[0] < left[-1] for left, right in pairwise(times)):
+        return False
+    return not any(np.any(part[1:] < part[:-1]) for part in times)
+
+
+def _with_time(schema: Schema, clock: str, at: int, cpu_at: int) -> Schema:
+    """With the record's time, and the number of its CPU unless ``cpu_at`` is negative, as first columns.
+
+    The time's name is none that a member can have. The CPU's is "cpu", or "cpu_" where a member is called so.
+    """
+    added = [Column(_TIME, "number", "<i8", at)]
+    if cpu_at >= 0:
+        name = "cpu"
+        while any(column.name == name for column in schema.columns):
+            name += "_"
+        added.append(Column(name, "number", "<i2", cpu_at))
+    return changed(schema, columns=(*added, *schema.columns), time=_TIME, clock=clock)

@@ -28,11 +28,12 @@ _NO_TEXT = np.empty(0, np.uint8)
 
 
 class SegmentWriter:
-    """Appends to the newest segment of one output."""
+    """Appends to the newest segment of one output. What ``epoch`` says holds for all rows of a segment."""
 
-    def __init__(self, schema: Schema, publish: Publish) -> None:
+    def __init__(self, schema: Schema, publish: Publish, epoch: Callable[[], int] = lambda: 0) -> None:
         self._schema = schema
         self._publish = publish
+        self._epoch = epoch
         self._has_text = schema.text_end >= 0
         self._layout = Layout(_ROW_BYTES // schema.size, _TEXT_BYTES if self._has_text else 0)
         self._lost = 0
@@ -41,6 +42,8 @@ class SegmentWriter:
 
     def append(self, rows: Rows, text: npt.NDArray[np.uint8] = _NO_TEXT) -> None:
         """Add rows; with text, each row's word at ``Schema.text_end`` ends its run within ``text``, from its start."""
+        if self._epoch() != self._since:
+            self._start()
         ends = self._ends(rows) if self._has_text else None
         begin, taken = 0, 0  # rows and text bytes written so far
         while begin < len(rows):
@@ -95,6 +98,7 @@ class SegmentWriter:
 
     def _start(self) -> None:
         self._close()
+        self._since = self._epoch()
         self._fd = os.memfd_create("bpfnb-segment", os.MFD_CLOEXEC)
         self._close = weakref.finalize(self, os.close, self._fd)
         os.ftruncate(self._fd, self._layout.size(self._schema))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -13,24 +12,25 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from bpfnb.errors import BpfnbError, ProgramError
-from bpfnb.program import MapDecl, Probe, Program
+from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError
+from bpfnb.program import MapDecl, Output, Probe, Program
 from bpfnb.protocol import Connection, Loaded, MapInfo, MapRead, ProbeInfo, SegmentAdded, ToTracer
 from bpfnb.schema import PRINTK, Layout, Schema
 from bpfnb.tracer import attach, mapdump, pins, privileges, usdt
 from bpfnb.tracer.attach import Surroundings
+from bpfnb.tracer.clock import Clock
 from bpfnb.tracer.comms import CommHistory
 from bpfnb.tracer.compiler import CELL_PATH, Compiler, Module
 from bpfnb.tracer.drainer import Drainer
 from bpfnb.tracer.edits import Rewritten
 from bpfnb.tracer.engine import Engine
 from bpfnb.tracer.link import Link, silence
-from bpfnb.tracer.outputs import carried, without_types
+from bpfnb.tracer.outputs import Carried, carried, without_types
 from bpfnb.tracer.printk import PrintkSource, new_tag
 from bpfnb.tracer.rewrite import rewrite
-from bpfnb.tracer.rings import PerfSource, RingSource
+from bpfnb.tracer.rings import OpenWriter, PerfSource, RingSource
 from bpfnb.tracer.segments import SegmentWriter
-from bpfnb.tracer.submits import LOST_MAP
+from bpfnb.tracer.submits import LOST_MAP, NO_STAMP, padded_maps
 
 __all__ = ["Sessions"]
 
@@ -58,6 +58,7 @@ class Sessions:
         self._compiler = compiler
         self._connection = connection
         self._drainer = Drainer()
+        self._clock = Clock()
         self._running: dict[int, _Running] = {}
         self._comms: CommHistory | None = None
         self._printing: set[int] = set()
@@ -168,6 +169,7 @@ class Sessions:
         loads = dict.fromkeys(attach.wish(self._engine, probe) for probe in program.probes)
         tables = [output.name for output in program.outputs] + [m.name for m in program.maps]
         tables += [LOST_MAP] if program.outputs else []
+        tables += [name for output in sorted(source.padded) for name in padded_maps(output)]
         return self._compiler.build(
             source,
             program.cflags,
@@ -213,18 +215,15 @@ class Sessions:
         module, stack = running.module, running.stack
         if module.carried is None:
             raise without_types(program)
-        schemas = carried(program, source.submits, module.carried)
+        what = carried(program, source.submits, module.carried)
         lost = _lost_counters(module)
         for index, output in enumerate(program.outputs):
-            if output.name not in schemas or output.name not in module.tables:
+            if output.name not in what or output.name not in module.tables:
                 continue
-            make = RingSource if output.kind == "ringbuf" else PerfSource
+            open_writer = partial(self._writer, number, output.name, stack)
             with privileges.attaching():
-                reader = make(
-                    module.tables[output.name].fd,
-                    schemas[output.name],
-                    partial(self._writer, number, output.name, stack),
-                    partial(_at, lost, index),
+                reader = _reader(
+                    program, source, module, output, what[output.name], open_writer, partial(_at, lost, index)
                 )
             stack.callback(reader.close)
             self._drainer.add(reader.fds, reader.drain, tick=reader.tick)
@@ -238,13 +237,13 @@ class Sessions:
         stack.callback(self._drainer.remove, source.fds, last=partial(source.drain, last=True))
 
     def _writer(self, number: int, output: str, stack: ExitStack, schema: Schema) -> SegmentWriter:
-        epoch = time.time_ns() - time.monotonic_ns()
+        epoch = self._clock.epoch_ns
 
         def publish(layout: Layout, fd: int) -> None:
             with suppress(BrokenPipeError, ConnectionResetError):  # the notebook is gone: nobody will read it
-                self._connection.send(SegmentAdded(number, output, schema, layout, epoch), [fd])
+                self._connection.send(SegmentAdded(number, output, schema, layout, epoch()), [fd])
 
-        writer = SegmentWriter(schema, publish)
+        writer = SegmentWriter(schema, publish, epoch)
         stack.callback(writer.close)
         return writer
 
@@ -263,6 +262,25 @@ class Sessions:
             self._drainer.remove(self._comms.fds)
             self._comms.close()
             self._comms = None
+
+
+def _reader(
+    program: Program,
+    source: Rewritten,
+    module: Module,
+    output: Output,
+    what: Carried,
+    open_writer: OpenWriter,
+    lost: Callable[[], int],
+) -> RingSource | PerfSource:
+    fd, stamped = module.tables[output.name].fd, output.name in source.stamped
+    if output.kind == "perf":
+        more = [module.tables[name].fd for name in padded_maps(output.name)] if output.name in source.padded else []
+        return PerfSource(fd, what.schema, open_writer, lost, sizes=what.sizes, padded=more, cpu=program.cpu)
+    if program.cpu and not stamped:
+        message = f"the CPU of {output.name}'s events cannot be noted: {NO_STAMP}"
+        raise UnsupportedError(message, line=output.line)
+    return RingSource(fd, what.schema, open_writer, lost, stamped=stamped, cpu=program.cpu)
 
 
 def _conditional(program: Program) -> set[str]:

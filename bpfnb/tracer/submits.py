@@ -7,24 +7,37 @@ counts what a full buffer refuses. So each such call becomes a statement express
        <a variable whose type holds the type of *(&data)>; bpfnb_failed; })
 
 The variable is never read. Its struct, ``____bpfnb_carries_N``, ends in the program's BTF, as exact as the compiler is:
-its member is of the type handed over, or ``struct ____bpfnb_unknown`` where that is void.
+its member ``value`` is of the type handed over, or ``struct ____bpfnb_unknown`` where that is void. Where the size
+given is a constant, ``size`` points to an array of so many chars.
+
+Two things that the kernel does not do are added, where the text shows that they can be.
+
+A ring buffer's events are stamped: room is made for the time (and the CPU, if it is asked for) behind the event, and
+the time written there at once. All calls that make room have to be known for that (``Submits.stamped``). Behind, since
+what the cell gets has to stay the pointer that the helper gave: of the sum of it and a number the verifier does not
+know whether it is NULL.
+
+perf pads events, with bytes of older ones, and does not say how much. Where the size is no constant, the event goes
+through one of eight maps, according to its padding: all lead to the same buffer (``Submits.padded``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from bpfnb.cell import Cell, Token, arguments, closing
 from bpfnb.tracer.edits import Edit, Submit
 
-__all__ = ["CARRIES", "LOST_MAP", "UNKNOWN", "WHOLE_POINTER", "Submits", "submits"]
+__all__ = ["CARRIES", "LOST_MAP", "NO_STAMP", "UNKNOWN", "WHOLE_POINTER", "Submits", "padded_maps", "submits"]
 
 CARRIES = "____bpfnb_carries_"
 UNKNOWN = "____bpfnb_unknown"
 LOST_MAP = "bpfnb_lost"  # one counter an output, in the order they are declared
 
 WHOLE_POINTER = "is given the size of a pointer, not of what it points to"  # the compiler's error says so
+
+NO_STAMP = "it is written into a ring buffer by calls that bpfnb sees in the cell, with sizes known when it is compiled"
 
 _LEAST_RING_BYTES = 16 << 20  # a ring smaller than this loses events at no gain; the user's number of pages is a least
 
@@ -40,10 +53,28 @@ static inline __attribute__((always_inline)) void bpfnb_count(int output) {{
                         (n) : {_LEAST_RING_BYTES} / PAGE_SIZE)
 """
 
+# The stamp lies on a multiple of 8, and so that the size can be told: the bytes before it that are none of the event's
+# are as many as the length is more than a multiple of 8 (records.py reads it).
+# __asm__ makes what is copied lie in memory, as it does for the helper that would have read it: the verifier then looks
+# at it as it would have. A copy byte by byte could be too many instructions.
+_STAMP = """\
+#define BPFNB_ROOM(size) ((size) + 2 * (-(size) & 7) + BPFNB_STAMP)
+static inline __attribute__((always_inline)) void bpfnb_stamp(void *room, u64 size) {
+    if (size >> 28) return; /* no ring holds it, and the verifier adds no such number to a pointer */
+    room += (size + 7) & ~7ULL;
+    *(u64 *)room = bpf_ktime_get_ns();%s
+}
+#define BPFNB_COPY(to, from, size) ({ \\
+    __asm__ volatile("" : : "r"(from) : "memory"); \\
+    if ((size) <= 64 * __alignof__(*(from))) __builtin_memcpy(to, from, size); \\
+    else bpf_probe_read_kernel(to, size, from); })
+"""
+_STAMP_CPU = "\n    *(u16 *)(room + 8) = bpf_get_smp_processor_id();"
+
 
 class _Method(NamedTuple):
     """A method of an output: the argument that points to the event (-1: none), what it says when it fails, and the
-    argument that is the event's size."""
+    argument that is the event's size (-1: none)."""
 
     carried: int
     result: str  # "error": nonzero is failure; "pointer": NULL is; "none": it cannot fail
@@ -56,48 +87,196 @@ _METHODS = {
     "ringbuf_output": _Method(0, "error", 1),
     "ringbuf_reserve": _Method(-1, "pointer"),
     "ringbuf_submit": _Method(0, "none"),
+    "ringbuf_discard": _Method(0, "none"),
 }
 
 
 class Submits(NamedTuple):
-    """What to change in the cell, what has to stand before it, and the calls, in the order of their numbers."""
+    """What to change in the cell, what has to stand before it, and the calls, in the order of their numbers.
+
+    ``stamped``: the ring buffers whose events begin with a stamp. ``padded``: the perf outputs with ``padded_maps``.
+    """
 
     edits: list[Edit]
     prelude: str
     calls: tuple[Submit, ...]
+    stamped: frozenset[str] = frozenset()
+    padded: frozenset[str] = frozenset()
 
 
-def submits(cell: Cell) -> Submits:
-    """The cell's calls of its outputs' methods."""
+def padded_maps(output: str) -> list[str]:
+    """The maps for events that perf pads with one byte, two, up to seven."""
+    return [f"bpfnb_{output}_{padding}" for padding in range(1, 8)]
+
+
+def submits(cell: Cell, *, cpu: bool = False) -> Submits:
+    """The cell's calls of its outputs' methods. ``cpu``: a stamp has the CPU's number, too."""
     if not cell.outputs:
         return Submits([], "", ())
     numbers = {output.name: number for number, output in enumerate(cell.outputs)}
+    found = list(_calls(cell, numbers))
+    stamped, padded = _stamped(cell, found), _padded(cell, found)
     edits = list(_rings(cell))
     calls: list[Submit] = []
-    tokens = cell.tokens
+    for call in found:
+        is_stamped = call.output in stamped
+        holder = _holder(cell, call, len(calls)) if call.hands_over else ""
+        edits += _edits(call, numbers[call.output], holder, is_stamped, call.output in padded)
+        if call.hands_over:
+            calls.append(Submit(call.output, *cell.place(call.carried[0].start)))
+    prelude = f"#define BPFNB_OUTPUTS {len(cell.outputs)}\n{_PRELUDE}"
+    if stamped:
+        prelude += f"#define BPFNB_STAMP {16 if cpu else 8}\n" + _STAMP % (_STAMP_CPU if cpu else "")
+    prelude += "".join(f"BPF_PERF_OUTPUT({name});\n" for output in sorted(padded) for name in padded_maps(output))
+    return Submits(edits, prelude, tuple(calls), stamped, padded)
+
+
+class _Call(NamedTuple):
+    """``output.method(args)``; ``first`` is the output's token, ``last`` the closing bracket."""
+
+    output: str
+    method: str
+    args: list[list[Token]]
+    first: Token
+    opening: Token
+    last: Token
+
+    @property
+    def carried(self) -> list[Token]:
+        return self._argument(_METHODS[self.method].carried)
+
+    @property
+    def size(self) -> list[Token]:
+        return self._argument(_METHODS[self.method].size)
+
+    @property
+    def hands_over(self) -> bool:
+        return bool(self.carried) and self.method != "ringbuf_discard"
+
+    def _argument(self, index: int) -> list[Token]:
+        return self.args[index] if 0 <= index < len(self.args) else []
+
+
+def _calls(cell: Cell, names: Iterable[str]) -> Iterator[_Call]:
+    tokens, outputs = cell.tokens, set(names)
     for i in range(len(tokens) - 3):
-        if tokens[i].text in numbers and tokens[i + 1].text == "." and tokens[i + 3].text == "(":
-            method, end = _METHODS.get(tokens[i + 2].text), closing(tokens, i + 3)
-            if not method or end == len(tokens):
-                continue
-            args = arguments(tokens, i + 3)
-            carried = args[method.carried] if 0 <= method.carried < len(args) else []
-            size = args[method.size] if 0 <= method.size < len(args) else []
-            before, after = _around(method, numbers[tokens[i].text], _holder(carried, size, len(calls)))
-            edits += [Edit(tokens[i].start, tokens[i].start, before), Edit(tokens[end].end, tokens[end].end, after)]
-            if carried:
-                calls.append(Submit(tokens[i].text, *cell.place(carried[0].start)))
-            if carried and carried[0].text != "&" and tokens[i + 2].text.startswith("ringbuf"):
-                # bcc ends the process over an array's bare name here (an assertion of clang's); a sum is a pointer.
-                edits += [
-                    Edit(carried[0].start, carried[0].start, "("),
-                    Edit(carried[-1].end, carried[-1].end, ") + 0"),
-                ]
-    return Submits(edits, f"#define BPFNB_OUTPUTS {len(cell.outputs)}\n{_PRELUDE}", tuple(calls))
+        if tokens[i].text in outputs and tokens[i + 1].text == "." and tokens[i + 3].text == "(":
+            end = closing(tokens, i + 3)
+            if tokens[i + 2].text in _METHODS and end < len(tokens):
+                name, method, args = tokens[i].text, tokens[i + 2].text, arguments(tokens, i + 3)
+                yield _Call(name, method, args, tokens[i], tokens[i + 3], tokens[end])
 
 
-def _around(method: _Method, output: int, holder: str) -> tuple[str, str]:
-    match method.result:
+# --- what can be added -----------------------------------------------------------------------------------------------
+
+
+def _stamped(cell: Cell, calls: Sequence[_Call]) -> frozenset[str]:
+    """The ring buffers of which every use is one of ``calls``, with a size the compiler knows."""
+    elsewhere = any('"' in token.text for token in cell.directives if "include" in token.text)
+    if elsewhere or "BPF_LICENSE" in cell.macros:
+        return frozenset()
+    rings = {output.name for output in cell.outputs if output.kind == "ringbuf"}
+    uses = [token for token in cell.tokens if token.text in rings]
+    uses += [t for macros in cell.macros.values() for macro in macros for t in macro.tokens if t.text in rings]
+    known = {call.first for call in calls} | set(_declared(cell))
+    unknown = {token.text for token in uses if token not in known}
+    for call in calls:
+        wanted = {"ringbuf_reserve": 1, "ringbuf_output": 3}.get(call.method)
+        if wanted and (len(call.args) != wanted or not all(call.args)):
+            unknown.add(call.output)
+        if call.method == "ringbuf_output" and not _is_constant(cell, call.size):
+            unknown.add(call.output)
+    return frozenset(rings - unknown)
+
+
+def _declared(cell: Cell) -> Iterator[Token]:
+    """The names in ``BPF_RINGBUF_OUTPUT(name, pages)``."""
+    for i, token in enumerate(cell.tokens[:-2]):
+        if token.text == "BPF_RINGBUF_OUTPUT" and cell.tokens[i + 1].text == "(":
+            yield cell.tokens[i + 2]
+
+
+def _padded(cell: Cell, calls: Sequence[_Call]) -> frozenset[str]:
+    """The perf outputs whose events' lengths follow from no constant."""
+    sizes: dict[str, set[str]] = {}
+    changing = set()
+    for call in calls:
+        if call.method == "perf_submit" and len(call.args) == 3 and all(call.args):
+            sizes.setdefault(call.output, set()).add(" ".join(token.text for token in call.size))
+            if not _is_constant(cell, call.size):
+                changing.add(call.output)
+    # Of one type all are: so sizes written as sizeof(data) and sizeof(struct data_t) are one.
+    several = {o for o, texts in sizes.items() if len(texts) > 1 and not all(t.startswith("sizeof") for t in texts)}
+    return frozenset(changing | several)
+
+
+_TYPES = frozenset(
+    (
+        "int",
+        "unsigned",
+        "signed",
+        "long",
+        "short",
+        "char",
+        "size_t",
+        "u8",
+        "u16",
+        "u32",
+        "u64",
+        "s8",
+        "s16",
+        "s32",
+        "s64",
+    )
+)
+_CONSTANTS = frozenset(("TASK_COMM_LEN",))
+_OPERATORS = frozenset("+-*/%()<>|&~^")
+
+
+def _is_constant(cell: Cell, tokens: Sequence[Token], depth: int = 8) -> bool:
+    """Whether the compiler knows the value, as far as the text shows it."""
+    i = 0
+    while i < len(tokens):
+        token = tokens[i]
+        if token.text in ("sizeof", "offsetof", "__builtin_offsetof"):
+            i += 1
+            while token.text == "sizeof" and i < len(tokens) and tokens[i].text in "*&":
+                i += 1
+            i = closing(tokens, i) if i < len(tokens) and tokens[i].text == "(" else i
+        elif token.kind == "word" and token.text not in _TYPES | _CONSTANTS:
+            macros = cell.macros.get(token.text, [])
+            if not macros or not depth or any(m.parameters is not None for m in macros):
+                return False
+            if not all(m.tokens and _is_constant(cell, m.tokens, depth - 1) for m in macros):
+                return False
+        elif token.kind not in ("word", "number") and token.text not in _OPERATORS:
+            return False
+        i += 1
+    return bool(tokens)
+
+
+# --- the text --------------------------------------------------------------------------------------------------------
+
+
+def _edits(call: _Call, output: int, holder: str, stamped: bool, padded: bool) -> Iterator[Edit]:
+    if stamped and call.method in ("ringbuf_output", "ringbuf_reserve"):
+        yield from _stamping(call, output, holder)
+    elif padded and call.method == "perf_submit" and len(call.args) == 3:
+        yield from _choosing(call, output, holder)
+    elif call.method != "ringbuf_discard":
+        before, after = _around(call, output, holder)
+        yield from (_insert(call.first.start, before), _insert(call.last.end, after))
+        if call.hands_over and call.carried[0].text != "&" and call.method.startswith("ringbuf"):
+            # bcc ends the process over an array's bare name here (an assertion of clang's); a sum is a pointer.
+            yield from (_insert(call.carried[0].start, "("), _insert(call.carried[-1].end, ") + 0"))
+
+
+def _insert(at: int, text: str) -> Edit:
+    return Edit(at, at, text)
+
+
+def _around(call: _Call, output: int, holder: str) -> tuple[str, str]:
+    match _METHODS[call.method].result:
         case "error":
             return "({ int bpfnb_failed = ", f"; if (bpfnb_failed) bpfnb_count({output}); {holder}bpfnb_failed; }})"
         case "pointer":
@@ -105,10 +284,43 @@ def _around(method: _Method, output: int, holder: str) -> tuple[str, str]:
     return "({ ", f"; {holder}(void)0; }})"
 
 
-def _holder(carried: list[Token], size: list[Token], number: int) -> str:
+def _stamping(call: _Call, output: int, holder: str) -> Iterator[Edit]:
+    room = f"void *bpfnb_room = {call.output}.ringbuf_reserve(BPFNB_ROOM((u64)bpfnb_size)); "
+    stamp = f"if (bpfnb_room) {{ bpfnb_stamp(bpfnb_room, bpfnb_size); %s}} else bpfnb_count({output}); "
+    if call.method == "ringbuf_output":
+        submit = f"{call.output}.ringbuf_submit(bpfnb_room, bpfnb_flags); "
+        done = (
+            stamp % f"BPFNB_COPY(bpfnb_room, bpfnb_data, bpfnb_size); {submit}" + f"{holder}bpfnb_room ? 0 : -11; }})"
+        )
+        yield from _arguments(call, ("__auto_type bpfnb_data = (", "enum { bpfnb_size = (", "u64 bpfnb_flags = ("))
+    else:
+        done = stamp % "" + "bpfnb_room; })"
+        yield from _arguments(call, ("u64 bpfnb_size = (",))
+    yield Edit(call.last.start, call.last.end, f"); {room}{done}")
+
+
+def _choosing(call: _Call, output: int, holder: str) -> Iterator[Edit]:
+    """Through the map for the padding, which is such that it, 4 and the size make a multiple of 8."""
+    names = ["__auto_type bpfnb_ctx = (", "__auto_type bpfnb_data = (", "u32 bpfnb_size = ("]
+    yield from _arguments(call, names)
+    submit = "{}.perf_submit(bpfnb_ctx, bpfnb_data, bpfnb_size); "
+    cases = [f"case {n}: bpfnb_failed = {submit.format(m)}break; " for n, m in enumerate(padded_maps(call.output), 1)]
+    choice = f"switch ((4 - bpfnb_size) & 7) {{ {''.join(cases)}default: bpfnb_failed = {submit.format(call.output)}}} "
+    after = f"if (bpfnb_failed) bpfnb_count({output}); {holder}bpfnb_failed; }})"
+    yield Edit(call.last.start, call.last.end, f"); int bpfnb_failed; {choice}{after}")
+
+
+def _arguments(call: _Call, names: Sequence[str]) -> Iterator[Edit]:
+    """Declare a variable for each argument, where it stands: what the compiler says of it is then in its place."""
+    at, before = call.first.start, "({ "
+    for name, argument in zip(names, call.args, strict=True):
+        yield Edit(at, argument[0].start, before + name)
+        at, before = argument[-1].end, ") }; " if name.startswith("enum") else "); "
+
+
+def _holder(cell: Cell, call: _Call, number: int) -> str:
     """A variable nobody reads, whose type says what the expression points to."""
-    if not carried:
-        return ""
+    carried = _uncast(call.carried)
     e = f"({' '.join(token.text for token in carried)})"
     # Of an array handed over by its name, all of it; of a pointer, what it points to, if that is known.
     is_pointer = f"__builtin_types_compatible_p(__typeof__({e}), __typeof__(*{e}) *)"
@@ -118,10 +330,55 @@ def _holder(carried: list[Token], size: list[Token], number: int) -> str:
     name = f"{CARRIES}{number}"
     # bcc gives the maps' types to BTF in sections of this kind, and leaves those it does not know alone.
     kept = '__attribute__((section(".maps.bpfnb"), used))'
-    checked = ""
-    if [t.text for t in size if t.text not in "()"] == ["sizeof", *(t.text for t in carried if t.text not in "()")]:
+    checked = size = ""
+    if [t.text for t in call.size if t.text not in "()"] == [
+        "sizeof",
+        *(t.text for t in carried if t.text not in "()"),
+    ]:
         checked = f'_Static_assert(!{is_pointer} || sizeof({e}) == sizeof(*{e}), "{WHOLE_POINTER}"); '
-    return f"{checked}struct {name} {{ {target} value; }}; static struct {name} {name} {kept} = {{}}; "
+    if call.size and call.method != "perf_submit_skb" and _is_constant(cell, call.size):
+        size = f"char (*size)[{' '.join(token.text for token in call.size)}]; "
+    return f"{checked}struct {name} {{ {target} value; {size}}}; static struct {name} {name} {kept} = {{}}; "
+
+
+_BYTES = frozenset(
+    ("void", "char", "signed", "unsigned", "const", "volatile", "u8", "s8", "__u8", "__s8", "uint8_t", "int8_t")
+)
+
+
+def _uncast(tokens: list[Token]) -> list[Token]:
+    """The expression without casts to bytes or to void, which say less of it than its own type, and brackets."""
+    while len(tokens) > 2 and tokens[0].text == "(" and (end := closing(tokens, 0)) < len(tokens):
+        inside, rest = tokens[1:end], tokens[end + 1 :]
+        if not rest:
+            tokens = inside
+        elif (
+            inside
+            and inside[-1].text == "*"
+            and all(t.text in _BYTES or t.text == "*" for t in inside)
+            and _is_one(rest)
+        ):
+            tokens = rest
+        else:
+            break
+    return tokens
+
+
+def _is_one(tokens: list[Token]) -> bool:
+    """Whether a cast before these tokens is one of them all, no operator having two values among them."""
+    while tokens and tokens[0].text in "&*":
+        tokens = tokens[1:]
+    i = 0
+    while i < len(tokens):
+        if tokens[i].text in "([":
+            end = closing(tokens, i)
+            if i == 0 and tokens[end - 1].text == "*":  # another cast
+                return _is_one(tokens[end + 1 :])
+            i = end
+        elif tokens[i].kind != "word" and tokens[i].text not in (".", "->"):
+            return False
+        i += 1
+    return bool(tokens)
 
 
 def _rings(cell: Cell) -> Iterator[Edit]:

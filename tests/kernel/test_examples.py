@@ -145,6 +145,7 @@ def test_the_columns_of_lines(shell: Shell) -> None:
 @pytest.mark.portable
 @shown("%%bpf opens -a syscall:openat=f", "opens.df", 'opens.outputs["events"].df')
 @shown("opens.lost", 'opens.outputs["events"].lost', 'df.attrs["lost"]', 'df.attrs["dropped"]')
+@shown('opens.outputs["events"].clock', 'opens.df.ts.astype("int64").diff()')
 def test_events(shell: Shell) -> None:
     opens: Any = shell.run(text("%%bpf opens -a syscall:openat=f"))
     names = [f"/proc/self/no-such-file-{number}" for number in range(5)]
@@ -165,6 +166,9 @@ def test_events(shell: Shell) -> None:
     shell.inner.user_ns["df"] = df
     for name in ("opens.lost", 'opens.outputs["events"].lost', 'df.attrs["lost"]', 'df.attrs["dropped"]'):
         assert shell.run(text(name)) == 0
+    assert shell.run(text('opens.outputs["events"].clock')) == "submitted"
+    steps: Any = shell.run(text('opens.df.ts.astype("int64").diff()'))
+    assert steps.dropna().abs().max() < 60e9
 
 
 MEMBERS = """
@@ -429,7 +433,7 @@ def option(shell: Shell, example: str, **placeholders: str) -> Any:
 
 
 @shown("%%bpf", "-a", "-a PROBE=FN", "--keep 512M", "--keep", "512M", "-D X=Y", "--cflags FLAGS", "--headers PATH")
-@shown("--dry-run", "--live")
+@shown("--dry-run", "--live", "--cpu")
 def test_the_options_of_a_cell(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     def works(made: Any, rows: int = 1) -> None:
         _libc.getpgid(0)
@@ -449,6 +453,8 @@ def test_the_options_of_a_cell(shell: Shell, capsys: pytest.CaptureFixture[str])
     works(option(shell, "--headers PATH", PATH="auto"))
     with pytest.raises(bpfnb.BpfnbError, match="/no/such/headers"):
         option(shell, "--headers PATH", PATH="/no/such/headers")
+    works(counted := option(shell, "--cpu"))
+    assert counted.df.cpu.isin(os.sched_getaffinity(0)).all()
     capsys.readouterr()
     assert option(shell, "--dry-run") is None
     assert "syscall:getpgid -> FN()" in capsys.readouterr().out

@@ -335,13 +335,21 @@ def test_rates_and_groups_of_events() -> None:
         session.rate("1s", by="nothing")
 
 
-def test_a_ring_without_a_clock_has_no_time_and_says_so() -> None:
+def test_a_ring_that_cannot_be_stamped_has_no_time_and_says_so() -> None:
+    """The length of what is copied into it changes: room for it and a stamp cannot be made in one."""
     source = """
     BPF_RINGBUF_OUTPUT(events, 8);
-    int f(void *ctx) { u32 n = 1; events.ringbuf_output(&n, sizeof(n), 0); return 0; }
+    int f(void *ctx) {
+        u32 n = 1, size = bpf_get_prandom_u32() & 4;
+        events.ringbuf_output(&n, size ? size : 4, 0);
+        return 0;
+    }
     """
     with bpfnb.trace(source, name="events", attach={"syscall:sync": "f"}) as session:
         _libc.sync()
     assert list(session.df.columns) == ["value"]
+    assert session.outputs["events"].clock is None
     with pytest.raises(ValueError, match="time"):
         session.rate()
+    with pytest.raises(bpfnb.UnsupportedError, match=r"line 2: the CPU of events's events cannot be noted"):
+        bpfnb.trace(source, name="events", attach={"syscall:sync": "f"}, cpu=True)

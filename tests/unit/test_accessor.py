@@ -114,13 +114,13 @@ def test_every_row_as_both_gives_the_pauses_between_events_of_a_key(seed: int) -
     frame = random_events(seed)
     in_order = frame.sort_values("time", kind="stable")
     expected = in_order.groupby("pid").time.diff().dropna()
-    assert sorted(frame.bpf.between().latency) == sorted(expected)
+    assert sorted(frame.bpf.between(by="pid").latency) == sorted(expected)
 
 
 def test_what_a_pair_tells() -> None:
     frame = calls()
     before = frame.copy()
-    pairs = frame.bpf.between(ENTRY, EXIT)
+    pairs = frame.bpf.between(ENTRY, EXIT, by="pid")
     assert {name: str(dtype) for name, dtype in pairs.dtypes.items()} == {
         "pid": "int32",
         "start": "datetime64[ns, UTC]",
@@ -149,26 +149,26 @@ def test_what_a_pair_tells() -> None:
 @pytest.mark.parametrize("index", [[0, 1, 2, 3, 4, 5, 6], [3, 3, 3, 1, 1, 0, 0], list("abcdefg")])
 def test_rows_are_chosen_in_every_way_and_under_any_index(choose: Callable[..., Any], index: list[Any]) -> None:
     frame = calls().set_axis(index)
-    pairs = frame.bpf.between(*choose(frame))
+    pairs = frame.bpf.between(*choose(frame), by="pid")
     assert [latency.value for latency in pairs.latency] == [17, 30]
 
 
 def test_an_index_named_like_a_column_is_no_matter() -> None:
     frame = calls().set_index("pid", drop=False)
-    assert frame.bpf.between(ENTRY, EXIT).pid.tolist() == [1, 2]
+    assert frame.bpf.between(ENTRY, EXIT, by="pid").pid.tolist() == [1, 2]
     assert frame.bpf.top("pid")["count"].tolist() == [4, 3]
     assert frame.bpf.rate(by="pid").to_numpy().sum() == 7
 
 
 def test_a_query_sees_the_names_of_whoever_asks() -> None:
     beginning = "entry"
-    assert len(calls().bpf.between("kind == @beginning", "kind != @beginning")) == 2
+    assert len(calls().bpf.between("kind == @beginning", "kind != @beginning", by="pid")) == 2
     assert beginning
 
 
 def test_columns_of_either_event_come_along() -> None:
     frame = calls().assign(size=range(7), ret=range(100, 107))
-    pairs = frame.bpf.between(ENTRY, EXIT, start_columns=["size", "kind"], end_columns="ret")
+    pairs = frame.bpf.between(ENTRY, EXIT, by="pid", start_columns=["size", "kind"], end_columns="ret")
     assert [*pairs.columns] == ["pid", "start", "end", "latency", "size", "kind", "ret"]
     assert pairs["size"].tolist() == [1, 3]
     assert pairs.ret.tolist() == [104, 105]
@@ -192,14 +192,14 @@ def test_without_a_key_all_events_are_of_one() -> None:
 def test_whole_nanoseconds_are_a_time_and_stay_exact() -> None:
     ts = np.array([2**62 + 1, 2**62 + 2, 2**62 + 1001], np.uint64)
     frame = pd.DataFrame({"ts": ts, "pid": [1, 2, 1], "kind": ["entry", "entry", "exit"]})
-    pairs = frame.bpf.between(ENTRY, EXIT, time="ts")
+    pairs = frame.bpf.between(ENTRY, EXIT, by="pid", time="ts")
     assert pairs.start.dtype == np.uint64
     assert pairs.latency.tolist() == [pd.Timedelta(1000, "ns")]
 
 
 def test_times_in_other_units_give_nanoseconds() -> None:
     frame = calls().assign(time=pd.DatetimeIndex(["2026-01-01"] * 6 + ["2026-01-02"]).as_unit("s"))
-    pairs = frame.bpf.between()
+    pairs = frame.bpf.between(by="pid")
     assert str(pairs.latency.dtype) == "timedelta64[ns]"
     assert pairs.latency.max() == pd.Timedelta("1D")
 
@@ -227,11 +227,11 @@ def test_events_without_a_key_or_a_time_are_in_no_pair() -> None:
 
 
 def test_an_empty_frame_gives_an_empty_one_of_the_same_columns() -> None:
-    full, empty = calls().bpf.between(ENTRY, EXIT), calls().head(0).bpf.between(ENTRY, EXIT)
+    full, empty = calls().bpf.between(ENTRY, EXIT, by="pid"), calls().head(0).bpf.between(ENTRY, EXIT, by="pid")
     assert empty.empty
     assert empty.dtypes.equals(full.dtypes)
     assert empty.attrs == {"unmatched_starts": 0, "unmatched_ends": 0}
-    assert calls().bpf.between(ENTRY, calls().head(0)).attrs == {"unmatched_starts": 4, "unmatched_ends": 0}
+    assert calls().bpf.between(ENTRY, calls().head(0), by="pid").attrs == {"unmatched_starts": 4, "unmatched_ends": 0}
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_an_empty_frame_gives_an_empty_one_of_the_same_columns() -> None:
 )
 def test_what_between_refuses(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        calls().bpf.between(**arguments)
+        calls().bpf.between(**{"by": "pid", **arguments})
 
 
 def test_another_frame_is_never_the_start() -> None:
@@ -652,7 +652,28 @@ def test_the_frame_of_a_session_takes_all_of_them() -> None:
 
 def test_text_chooses_rows_as_well() -> None:
     frame = calls().assign(msg=pd.array(["in", "in", "out", "in", "out", "out", None], dtype=frames.text_dtype()))
-    assert [x.value for x in frame.bpf.between("msg == 'in'", "msg == 'out'").latency] == [17, 30]
+    assert [x.value for x in frame.bpf.between("msg == 'in'", "msg == 'out'", by="pid").latency] == [17, 30]
+
+
+def test_pairs_are_of_the_thread_unless_told() -> None:
+    """GIVEN two threads of a process whose calls overlap WHEN they are paired THEN neither ends the other's."""
+    frame = events([10, 20, 40, 70], ["entry", "entry", "exit", "exit"], [1, 1, 1, 1], tid=[1, 2, 1, 2])
+    assert [x.value for x in frame.bpf.between(ENTRY, EXIT).latency] == [30, 50]
+    assert frame.bpf.between(ENTRY, EXIT).columns[0] == "tid"
+
+
+def test_what_to_pair_by_has_to_be_said_where_there_is_no_thread() -> None:
+    with pytest.raises(ValueError, match=r"by=\.\.\.: pid, kind; .* by=None"):
+        calls().bpf.between(ENTRY, EXIT)
+    threads = calls().assign(tid=1)
+    with pytest.raises(ValueError, match=r"by=\.\.\.: pid, kind;"):
+        threads.bpf.between(end=calls())
+    assert threads.bpf.between(end=threads).columns[0] == "tid"
+
+
+def test_lines_of_printk_are_paired_by_pid_which_is_the_thread() -> None:
+    frame = calls().assign(comm="a", cpu=0, flags="....", ts=0.0, msg=calls().kind.astype(str))
+    pd.testing.assert_frame_equal(frame.bpf.between(ENTRY, EXIT), frame.bpf.between(ENTRY, EXIT, by="pid"))
 
 
 def test_nothing_changes_the_frame() -> None:
@@ -661,7 +682,7 @@ def test_nothing_changes_the_frame() -> None:
     before = frame.copy()
     results = [
         frame.bpf.rate(by="pid"),
-        frame.bpf.between(ENTRY, EXIT, start_columns="kind"),
+        frame.bpf.between(ENTRY, EXIT, by="pid", start_columns="kind"),
         frame.bpf.hist("pid", by="kind"),
         frame.bpf.top("pid", value="pid"),
     ]

@@ -232,7 +232,7 @@ def test_an_unknown_kind_is_named() -> None:
 def test_numbers_are_looked_at_where_they_are() -> None:
     """Neither a frame nor a time stamp copies them."""
     column = KINDS["u64"]
-    for grown in (growing(column), columns.Time(column, 5)):
+    for grown in (growing(column), columns.Time(column, lambda: 5)):
         grown.append(Batch(random_rows(1000)))
         values = series(grown)
         memory = values.array._ndarray if isinstance(grown, columns.Time) else values.to_numpy()  # type: ignore[union-attr]

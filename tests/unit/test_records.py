@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bpfnb.schema import ROWS, Column, Layout, Schema, parts
 from bpfnb.tracer.perfbuf import CpuBuffer
-from bpfnb.tracer.records import NONE, PERF, RING, Records, Shape, cut, join
+from bpfnb.tracer.records import NONE, PERF, RING, Records, Shape, cut, join, merge
 from bpfnb.tracer.segments import SegmentWriter
 
 BUSY, DISCARD = 1 << 31, 1 << 30
@@ -254,3 +254,17 @@ def test_joined_and_compacted_records_are_the_same_records() -> None:
     assert joined.words(8).tolist() == list(range(40))
     assert joined.take(order).words(8).tolist() == list(range(40))[::-1]
     assert not len(join(data, []))
+
+
+@pytest.mark.parametrize("lengths", [[16] * 300, [16, 21, 3, 40], [13] * 300])
+def test_records_of_several_places_are_merged_and_have_their_words(lengths: list[int]) -> None:
+    """Each begins with a number; some are no multiple of 8 long."""
+    made = [ring(struct.pack("<q", n)[:length] + data_of(max(length - 8, 0))) for n, length in enumerate(lengths)]
+    halves = [laid_out(made[: len(made) // 2]), laid_out(made[len(made) // 2 :])]
+    found = [piece for data in halves for piece in cut(data, 0, len(data), RING)[0]]
+    together = merge([NONE, *found])
+    assert events_of([together]) == events_of(found) == [record.event for record in made]
+    numbers = [int(n) & 0xFFFF for n in together.words(8)]
+    assert numbers == [n for piece in found for n in (piece.words(8) & 0xFFFF).tolist()] == list(range(len(made)))
+    part = together[1:3]
+    assert part.words(8).tolist() == together.words(8)[1:3].tolist()

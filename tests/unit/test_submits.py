@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from bpfnb.cell import scan
+from bpfnb.cell import Token, lex, scan
 from bpfnb.errors import ProgramError, UnsupportedError
 from bpfnb.program import parse
 from bpfnb.schema import Column, Schema
-from bpfnb.tracer.edits import Submit
-from bpfnb.tracer.outputs import carried
+from bpfnb.tracer.edits import Handed, Submit
+from bpfnb.tracer.outputs import Carried, carried
 from bpfnb.tracer.rewrite import rewrite
-from bpfnb.tracer.submits import submits
+from bpfnb.tracer.submits import Submits, _uncast, padded_maps, submits
 
 CELL = """\
 BPF_PERF_OUTPUT(events);
@@ -30,8 +30,8 @@ def program(source: str = CELL):  # type: ignore[no-untyped-def]
     return parse(source, {"syscall:sync": "f"})
 
 
-def scalar(name: str = "value", dtype: str = "<u8") -> Schema:
-    return Schema((Column(name, "number", dtype, 0),), int(dtype[2]))
+def scalar(size: int = -1, dtype: str = "<u8", *, is_bytes: bool = False) -> Handed:
+    return Handed(Schema((Column("value", "number", dtype, 0),), int(dtype[2])), size, is_bytes)
 
 
 def test_every_call_that_hands_something_over_has_a_number_and_a_place() -> None:
@@ -46,12 +46,12 @@ def test_every_call_that_hands_something_over_has_a_number_and_a_place() -> None
 
 def test_an_array_handed_to_a_ring_by_its_name_is_made_a_pointer() -> None:
     """bcc 0.26 crashes over it."""
-    cell = "BPF_RINGBUF_OUTPUT(r, 8);\nint f(void *ctx) { char a[8]; r.ringbuf_output(a, sizeof(a), 0); return 0; }"
-    assert "r.ringbuf_output((a) + 0, sizeof(a), 0)" in rewrite(program(cell), tag="", syscall_mode="kprobe").text
+    cell = "BPF_RINGBUF_OUTPUT(r, 8);\nint f(void *ctx) { char a[8]; int n = 8; r.ringbuf_output(a, n, 0); return 0; }"
+    assert "r.ringbuf_output((a) + 0, n, 0)" in rewrite(program(cell), tag="", syscall_mode="kprobe").text
 
 
 def test_a_cell_without_outputs_gets_nothing() -> None:
-    assert submits(scan("BPF_HASH(h); int f(void *ctx) { h.increment(1); return 0; }")) == ([], "", ())
+    assert submits(scan("BPF_HASH(h); int f(void *ctx) { h.increment(1); return 0; }")) == Submits([], "", ())
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_what_is_no_submit_of_an_output_is_left_alone(call: str) -> None:
 def test_diagnostics_in_added_text_are_told_from_the_cells_own() -> None:
     rewritten = rewrite(program(), tag="", syscall_mode="tracepoint")
     line = rewritten.text.split("\n")[-6]
-    assert "ringbuf_output" in line
+    assert "ring.ringbuf_reserve" in line
     own, added = line.index("events.perf_submit") + 1, line.index("__typeof__") + 1
     assert not rewritten.is_inserted(5, own)
     assert rewritten.is_inserted(5, added)
@@ -87,29 +87,138 @@ def test_diagnostics_in_added_text_are_told_from_the_cells_own() -> None:
 
 def test_all_submits_of_an_output_agree() -> None:
     calls = submits(scan(CELL)).calls
-    schemas = carried(program(), calls, {0: scalar(), 1: scalar(), 2: scalar()})
-    assert schemas == {"events": scalar(), "ring": scalar()}
+    assert carried(program(), calls, {0: scalar(8), 1: scalar(), 2: scalar()}) == {
+        "events": Carried(scalar().schema, frozenset({8})),
+        "ring": Carried(scalar().schema, frozenset()),
+    }
     with pytest.raises(ProgramError, match=r"line 7: ring is given something else here than in line 5") as caught:
         carried(program(), calls, {0: scalar(), 1: scalar(), 2: scalar(dtype="<u4")})
     assert caught.value.column == 48
 
 
 def test_a_call_that_was_not_compiled_says_nothing() -> None:
-    assert carried(program(), submits(scan(CELL)).calls, {0: scalar()}) == {"events": scalar()}
+    assert list(carried(program(), submits(scan(CELL)).calls, {0: scalar()})) == ["events"]
 
 
 def test_what_cannot_be_known_is_an_error_at_the_call() -> None:
     calls = submits(scan(CELL)).calls
     with pytest.raises(ProgramError, match=r"line 5: events is given a void pointer"):
-        carried(program(), calls, {0: None})
+        carried(program(), calls, {0: Handed(None)})
     with pytest.raises(UnsupportedError, match=r"line 5: events cannot be read: too strange"):
-        carried(program(), calls, {0: "too strange"})
+        carried(program(), calls, {0: Handed("too strange")})
 
 
-def test_a_stamp_of_the_clock_is_the_time() -> None:
+@pytest.mark.parametrize(
+    ("dtype", "size", "column"),
+    [
+        ("|i1", 32, Column("value", "tail", "S", 0)),
+        ("|i1", -1, Column("value", "tail", "S", 0)),
+        ("|u1", -1, Column("value", "tail", "V", 0)),
+        ("|u1", 1, Column("value", "number", "|u1", 0)),
+    ],
+)
+def test_of_a_pointer_to_bytes_the_size_is_believed(dtype: str, size: int, column: Column) -> None:
+    handed = scalar(size, dtype, is_bytes=True)
+    assert carried(program(), submits(scan(CELL)).calls, {0: handed})["events"].schema.columns == (column,)
+
+
+def test_what_is_submitted_beyond_the_type_is_shown_as_bytes() -> None:
     calls = submits(scan(CELL)).calls
-    assert carried(program(), calls, {0: scalar("ts")})["events"].time == "ts"
-    assert carried(program(), calls, {0: scalar("ts", "<u4")})["events"].time == ""
-    assert carried(program(), calls, {0: scalar("when")})["events"].time == ""
-    without_clock = program(CELL.replace("bpf_ktime_get_ns()", "1"))
-    assert carried(without_clock, calls, {0: scalar("ts")})["events"].time == ""
+    beyond = Column("rest", "tail", "V", 8)
+    assert carried(program(), calls, {0: scalar(12)})["events"].schema.columns == (*scalar().schema.columns, beyond)
+    assert carried(program(), calls, {0: scalar(4)})["events"].schema == scalar().schema
+
+
+# --- casts, sizes, stamps --------------------------------------------------------------------------------------------
+
+
+def words(text: str) -> list[Token]:
+    return list(lex(text))
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [
+        ("(void *)&e", "&e"),
+        ("(char *)buf", "buf"),
+        ("(u8 *)(&e)", "&e"),
+        ("((const unsigned char *)(void *)&x->y[2])", "&x->y[2]"),
+        ("(void *)(long)p", "(long)p"),
+        ("(struct data_t *)buf", "(struct data_t *)buf"),  # says more than the array does
+        ("(char *)&e + 4", "(char *)&e + 4"),  # the sum is of what was cast
+        ("(u64 *)buf", "(u64 *)buf"),
+        ("(a)", "a"),
+        ("(a) + (b)", "(a) + (b)"),
+        ("f(&e)", "f(&e)"),
+    ],
+)
+def test_casts_that_say_less_are_looked_through(given: str, seen: str) -> None:
+    assert [t.text for t in _uncast(words(given))] == [t.text for t in words(seen)]
+
+
+def perf_cell(*sizes: str, before: str = "") -> str:
+    calls = " ".join(f"events.perf_submit(ctx, &a, {size});" for size in sizes)
+    return f"{before}BPF_PERF_OUTPUT(events);\nint f(void *ctx) {{ u64 a; int n = 3; {calls} return 0; }}"
+
+
+@pytest.mark.parametrize(
+    ("cell", "is_padded"),
+    [
+        (perf_cell("sizeof(a)"), False),
+        (perf_cell("sizeof(a)", "sizeof(u64)"), False),
+        (perf_cell("sizeof a"), False),
+        (perf_cell("SIZE", before="#define SIZE (4 + sizeof(u32))\n"), False),
+        (perf_cell("(u32)8"), False),
+        (perf_cell("TASK_COMM_LEN"), False),
+        (perf_cell("offsetof(struct s, text) + 4"), False),
+        (perf_cell("4 + n"), True),
+        (perf_cell("sizeof(a) - n"), True),
+        (perf_cell("SIZE", before="#define SIZE (4 + n)\n"), True),
+        (perf_cell("SIZE(4)", before="#define SIZE(x) (x)\n"), True),
+        (perf_cell("g(4)"), True),
+        (perf_cell("5", "8"), True),  # which of the two it was must be told
+    ],
+)
+def test_sizes_that_change_are_submitted_through_maps_for_each_padding(cell: str, is_padded: bool) -> None:
+    found = submits(scan(cell))
+    assert found.padded == ({"events"} if is_padded else set())
+    assert all((f"BPF_PERF_OUTPUT({name});" in found.prelude) == is_padded for name in padded_maps("events"))
+
+
+def ring_cell(body: str, before: str = "") -> str:
+    return f"{before}BPF_RINGBUF_OUTPUT(ring, 8);\nint f(void *ctx) {{ u64 a; int n; {body} return 0; }}"
+
+
+OUTPUT = "ring.ringbuf_output(&a, sizeof(a), 0);"
+
+
+@pytest.mark.parametrize(
+    ("cell", "is_stamped"),
+    [
+        (ring_cell(OUTPUT), True),
+        (CELL, True),
+        (ring_cell("u64 *x = ring.ringbuf_reserve(8); if (x) ring.ringbuf_discard(x, 0);"), True),
+        (ring_cell("ring.ringbuf_output(&a, n, 0);"), False),
+        (ring_cell("PUT(ring)", before="#define PUT(r) r.ringbuf_output(&a, 8, 0);\n"), False),
+        (ring_cell("PUT", before="#define PUT ring.ringbuf_output(&a, 8, 0);\n"), False),
+        (ring_cell("u64 *x = ring.ringbuf_reserve(8); if (x) bpf_ringbuf_submit(x, 0);"), True),
+        (ring_cell(OUTPUT + "ring.ringbuf_query(0);"), False),
+        (ring_cell(OUTPUT + "ring.ringbuf_output(&a);"), False),
+        (ring_cell(OUTPUT, before='#include "mine.h"\n'), False),
+        (ring_cell(OUTPUT, before="#include <linux/sched.h>\n"), True),
+    ],
+)
+def test_a_ring_is_stamped_where_every_use_of_it_is_seen(cell: str, is_stamped: bool) -> None:
+    found = submits(scan(cell))
+    assert found.stamped == ({"ring"} if is_stamped else set())
+    text = rewrite(program(cell), tag="", syscall_mode="kprobe").text
+    assert ("bpfnb_stamp(bpfnb_room, bpfnb_size)" in text) == is_stamped
+
+
+def test_the_cpu_is_stamped_when_it_is_asked_for() -> None:
+    asked = parse(ring_cell(OUTPUT), {"syscall:sync": "f"}, cpu=True)
+    with_it, without = (rewrite(p, tag="", syscall_mode="kprobe").text for p in (asked, program(ring_cell(OUTPUT))))
+    assert "#define BPFNB_STAMP 16" in with_it
+    assert "bpf_get_smp_processor_id" in with_it
+    assert "#define BPFNB_STAMP 8" in without
+    assert "bpf_get_smp_processor_id" not in without
