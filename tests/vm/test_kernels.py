@@ -1,6 +1,7 @@
 """Debian's 6.1 and 6.12, where kprobes exist: the kernel lane's portable tests, run there by scripts/vm.
 
 BPFNB_VM_TESTS: unset runs where scripts/vm has its kernels and QEMU, 0 skips, 1 insists.
+BPFNB_VM_WHOLE=1 runs the whole kernel lane there, which takes hours (scripts/test --full).
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ ROOT = Path(__file__).parents[2]
 VM = ROOT / "scripts" / "vm"
 VERSIONS = ["6.1", "6.12"]
 ENOUGH = 20  # fewer passed tests than this mean that the selection has gone wrong
-LIMIT = 1500
+WHOLE = os.environ.get("BPFNB_VM_WHOLE") == "1"
+LIMIT = 6 * 3600 if WHOLE else 1500
 PYTEST = [
     *("env", "BPFNB_KERNEL_TESTS=1", "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1"),
     "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1",  # importing plugins takes ten seconds there
-    *(sys.executable, "-m", "pytest", "tests/kernel", "-m", "portable"),
+    *(sys.executable, "-m", "pytest", "tests/kernel", *([] if WHOLE else ["-m", "portable"])),
     *("-p", "pytest_timeout", "-o", "timeout=300", "-p", "no:cacheprovider", "-v", "--color=no", "--durations=10"),
 ]
 
@@ -138,4 +140,4 @@ def test_kernel_lane(version: str, lanes: dict[str, Guest], show: Callable[[str]
     assert status == 0, output
     counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|error)", output[-300:])}
     assert counts.get("passed", 0) >= ENOUGH, output
-    assert set(counts) == {"passed"}, output
+    assert set(counts) <= ({"passed", "skipped"} if WHOLE else {"passed"}), output
