@@ -158,6 +158,9 @@ class Session(client.Listener):
         On return no program runs. The kernel lets go of many tracepoints slowly: that is waited for half a second, and
         then goes on behind (``detaching``).
         """
+        self._stop(_DETACH_TIMEOUT)
+
+    def _stop(self, patience: float) -> None:
         with self._stopping:
             if self.state == "running" and self._client:
                 try:
@@ -168,7 +171,7 @@ class Session(client.Listener):
                     self._detached.set()
                 self._end("stopped")
         if self.detaching:
-            self._detached.wait(_DETACH_TIMEOUT)
+            self._detached.wait(patience)
 
     @property
     def detaching(self) -> bool:
@@ -374,7 +377,7 @@ def start(program: Program, *, name: str | None = None, keep: int | None = None)
         if session.state == "running":
             _running[session.name] = session
     if previous:
-        previous.stop()
+        previous._stop(patience=0)
         _say_replaced(session, line, named=name is not None)
     return session
 

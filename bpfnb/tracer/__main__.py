@@ -148,8 +148,7 @@ class _Service:
             case protocol.Load(request, program, folder):
                 return self._sessions.start(request, program, folder)
             case protocol.Stop(request, session):
-                self._connection.send(protocol.Stopped(request, self._sessions.stop(session)))
-                self._sessions.let_go(session)
+                self._sessions.stop(session, lambda left: self._connection.send(protocol.Stopped(request, left)))
             case protocol.ReadMap(request, session, name):
                 self._sessions.read_map(request, session, name)
             case protocol.WriteMap(request, session, name, key, value):

@@ -6,6 +6,7 @@ import mmap
 import os
 import struct
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
 
@@ -64,7 +65,6 @@ class Sessions:
         self._drainer = Drainer()
         self._closer = Closer()
         self._running: dict[int, _Running] = {}
-        self._stopped: dict[int, _Running] = {}  # not let go of yet
         self._comms: CommHistory | None = None
         self._printing: set[int] = set()
 
@@ -77,35 +77,38 @@ class Sessions:
             error.source = error.source or program.source
             raise
 
-    def stop(self, number: int) -> int:
-        """Take the programs off, deliver the rest, and the maps as they are then, free. A session unknown or stopped is
-        no error. How many attachments are still to be let go of: ``let_go`` does that."""
+    def stop(self, number: int, reply: Callable[[int], None]) -> None:
+        """Take the programs off, deliver the rest, and the maps as they are then, free, and ``reply``: how many
+        attachments are still to be let go of. They are closed behind; the notebook hears when that is done.
+
+        A session unknown or stopped is no error.
+        """
         running = self._running.pop(number, None)
         if not running:
-            return 0
-        self._stopped[number] = running
-        with self._closer.paused():
-            try:
-                running.stack.close()
-                for info in running.maps:
-                    if info.value:
-                        with suppress(
-                            BpfnbError
-                        ):  # too large for the memory there is: the session says that it is gone
-                            self._send_map(0, number, info.name, running)
-            finally:
-                running.close()
-        return len(running.events())
-
-    def let_go(self, number: int) -> None:
-        """Close what the kernel is slow to close, behind; the notebook hears when that is done."""
-        running = self._stopped.pop(number, None)
-        if running and running.events():
+            reply(0)
+            return
+        try:
+            with self._closer.paused():
+                self._finish(number, running)
+            reply(len(running.events()))
+        finally:
             self._closer.close(running.events(), partial(self._say_detached, number))
 
+    def _finish(self, number: int, running: _Running) -> None:
+        try:
+            running.stack.close()
+            for info in running.maps:
+                if info.value:
+                    with suppress(BpfnbError):  # too large for the memory there is: the session says that it is gone
+                        self._send_map(0, number, info.name, running)
+        finally:
+            running.close()
+
     def stop_all(self) -> None:
-        """End every session; nobody is there any more to read what they leave. The kernel closes what is slow to close
-        when this process ends."""
+        """End every session; nobody is there any more to read what they leave.
+
+        What the kernel is slow to close it closes when this process ends.
+        """
         with self._closer.paused():
             silence([link for running in self._running.values() for link in running.links])
             while self._running:
