@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks import delivery, frames, latency, mapdump, parts, printk
+from benchmarks import delivery, detach, frames, latency, mapdump, parts, printk
 from benchmarks.common import CPUS, Group, build_producer, interleave, table
 
 GROUPS: dict[str, Group] = {
@@ -33,6 +33,7 @@ GROUPS: dict[str, Group] = {
     "maps": mapdump.MAPS,
     "printk": printk.PRINTK,
     "latency": latency.LATENCY,
+    "detach": detach.DETACH,
 }
 
 

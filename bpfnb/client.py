@@ -24,7 +24,7 @@ from typing import Any
 from bpfnb import protocol
 from bpfnb.errors import PrivilegeError, TracerDied
 from bpfnb.program import Program
-from bpfnb.protocol import Connection, FromTracer, Hello, Loaded, MapRead, SegmentAdded, ToTracer
+from bpfnb.protocol import Connection, Detached, FromTracer, Hello, Loaded, MapRead, SegmentAdded, Stopped, ToTracer
 
 __all__ = ["Client", "Listener", "close", "connect", "replace", "start_in_background"]
 
@@ -45,6 +45,8 @@ class Listener:
 
     def on_map(self, message: MapRead, data: bytes) -> None:
         """A map as it was at the session's end; or, with ``taken``, entries whose taker was interrupted."""
+
+    def on_detached(self) -> None: ...
 
     def on_death(self, error: TracerDied) -> None: ...
 
@@ -103,11 +105,17 @@ class Client:
         assert isinstance(reply, Loaded)
         return number, reply
 
-    def stop(self, number: int) -> None:
-        """Detach a session. On return all it had is delivered."""
-        self._ask(protocol.Stop(next(self._requests), number))  # interrupted, the session goes on hearing
-        with self._lock:
-            self._listeners.pop(number, None)
+    def stop(self, number: int) -> int:
+        """Stop a session. On return its programs are off and all it had is delivered.
+
+        How many of its attachments the kernel still has to let go of; ``on_detached`` follows where there are any.
+        """
+        reply = self._ask(protocol.Stop(next(self._requests), number))  # interrupted, the session goes on hearing
+        assert isinstance(reply, Stopped)
+        if not reply.detaching:
+            with self._lock:
+                self._listeners.pop(number, None)
+        return reply.detaching
 
     def read_map(self, session: int, name: str) -> tuple[int, bytes]:
         """How many entries a map of a session has, and their bytes, as MapRead lays them out."""
@@ -203,6 +211,12 @@ class Client:
                 listener = self._listeners.get(message.session)
             if listener:
                 listener.on_segment(message, fds[0])
+            return
+        if isinstance(message, Detached):
+            with self._lock:
+                listener = self._listeners.pop(message.session, None)
+            if listener:
+                listener.on_detached()
             return
         if isinstance(message, MapRead) and not message.request:
             with self._lock:

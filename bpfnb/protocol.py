@@ -29,6 +29,7 @@ __all__ = [
     "Checks",
     "ClearMap",
     "Connection",
+    "Detached",
     "Failed",
     "FindProbes",
     "FindSymbols",
@@ -244,9 +245,19 @@ class SegmentAdded(Struct, tag=True, frozen=True):
 
 
 class Stopped(Struct, tag=True, frozen=True):
-    """The session is detached and all it had is delivered."""
+    """No program of the session runs any more, and all it had is delivered.
+
+    ``detaching``: how many of its attachments the kernel still has to let go of; where there are any, Detached follows.
+    """
 
     request: int
+    detaching: int = 0
+
+
+class Detached(Struct, tag=True, frozen=True):
+    """The kernel has let go of all that a stopped session was attached by."""
+
+    session: int
 
 
 class MapRead(Struct, tag=True, frozen=True):
@@ -326,7 +337,18 @@ class Failed(Struct, tag=True, frozen=True):
 
 ToTracer = Load | Stop | FindProbes | RunChecks | ReadMap | LookupMap | TakeMap | WriteMap | ClearMap | FindSymbols
 FromTracer = (
-    Hello | Loaded | SegmentAdded | Stopped | MapRead | MapValue | MapWritten | Symbols | ProbeNames | Checks | Failed
+    Hello
+    | Loaded
+    | SegmentAdded
+    | Stopped
+    | Detached
+    | MapRead
+    | MapValue
+    | MapWritten
+    | Symbols
+    | ProbeNames
+    | Checks
+    | Failed
 )
 
 Incoming = TypeVar("Incoming")

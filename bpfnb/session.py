@@ -29,9 +29,12 @@ from bpfnb.store import Output, default_keep
 if TYPE_CHECKING:
     from bpfnb.views.panel import Panel
 
-__all__ = ["Session", "Snapshot", "check_name", "sessions", "start", "stop_all", "trace"]
+__all__ = ["Session", "Snapshot", "check_name", "detaching", "sessions", "start", "stop_all", "trace"]
 
 Value = TypeVar("Value")
+
+
+_DETACH_TIMEOUT = 0.5  # seconds
 
 
 class Snapshot(Struct, frozen=True):
@@ -59,6 +62,7 @@ class Session(client.Listener):
     ``maps``        every map by name
     ``probes``      one entry a probe: .requested .attached .kind .note
     ``state``       "running", "stopped" or "failed" (the tracer died; what was collected remains)
+    ``detaching``   whether it has stopped and the kernel is still letting go of what it was attached by
     ``lost``        events known lost, over all outputs
     ``warnings``    about the cell: functions nothing attaches, the compiler's; and a note when another session was
                     replaced; as bpfnb.errors.Diagnostic
@@ -79,6 +83,7 @@ class Session(client.Listener):
         self._number = 0
         self._origin: Hashable = None  # the line an unnamed one was started from
         self._ended = threading.Event()
+        self._detached = threading.Event()
         self._stopping = threading.Lock()
         self._error: TracerDied | None = None
         self._started = time.monotonic()
@@ -151,14 +156,30 @@ class Session(client.Listener):
         return self._ended.wait(seconds)
 
     def stop(self) -> None:
-        """Detach everything and take in what was still on its way. Safe to call again, from any thread."""
+        """Take the programs off and take in what was still on its way. Safe to call again, from any thread.
+
+        On return no program runs. The kernel lets go of many tracepoints slowly: that is waited for half a second, and
+        then goes on behind (``detaching``).
+        """
+        self._stop(_DETACH_TIMEOUT)
+
+    def _stop(self, patience: float) -> None:
         with self._stopping:
             if self.state == "running" and self._client:
                 try:
-                    self._client.stop(self._number)
+                    left = self._client.stop(self._number)
                 except TracerDied:
                     return  # on_death said the rest
+                if not left:
+                    self._detached.set()
                 self._end("stopped")
+        if self.detaching:
+            self._detached.wait(patience)
+
+    @property
+    def detaching(self) -> bool:
+        """Whether it has stopped, and the kernel is still letting go of what it was attached by; nothing runs."""
+        return self.state == "stopped" and not self._detached.is_set()
 
     def __enter__(self) -> Session:
         return self
@@ -204,7 +225,13 @@ class Session(client.Listener):
         else:
             self._final[message.map] = message.count, data
 
+    def on_detached(self) -> None:
+        self._detached.set()
+
     def on_death(self, error: TracerDied) -> None:
+        self._detached.set()
+        if self.state == "stopped":
+            return
         self._error = error
         self._end("failed")
 
@@ -329,6 +356,7 @@ _lock = threading.Lock()
 _running: dict[str, Session] = {}
 _unnamed: dict[Hashable, str] = {}  # the name that sessions started from a line have
 _numbers = itertools.count(1)
+_detaching: list[Session] = []
 
 
 def trace(
@@ -377,7 +405,7 @@ def start(program: Program, *, name: str | None = None, keep: int | None = None)
         if session.state == "running":
             _running[session.name] = session
     if previous:
-        previous.stop()
+        previous._stop(patience=0)
         _say_replaced(session, line, named=name is not None)
     return session
 
@@ -423,8 +451,17 @@ def stop_all() -> None:
         session.stop()
 
 
+def detaching() -> list[Session]:
+    """The sessions that have stopped and that the kernel is still letting go of."""
+    with _lock:
+        _detaching[:] = [session for session in _detaching if session.detaching]
+        return list(_detaching)
+
+
 def _unregister(session: Session) -> None:
     with _lock:
+        if session.detaching:
+            _detaching.append(session)
         if _running.get(session.name) is session:
             del _running[session.name]
 
@@ -434,6 +471,7 @@ def _after_fork() -> None:
     global _lock
     _lock = threading.Lock()
     _running.clear()
+    _detaching.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -69,6 +69,7 @@ class FakeTracer:
         self._before: client.Client | None = None
         self.loaded: list[str] = []  # the sources of the programs loaded, in order
         self.stopped: list[int] = []  # the numbers of the sessions stopped, in order
+        self.detaching = 0  # how many attachments a stopped session leaves for the kernel to let go of
 
     def __enter__(self) -> FakeTracer:
         ours, theirs = socket.socketpair()
@@ -112,6 +113,10 @@ class FakeTracer:
         """Say that an output has lost so many events so far."""
         self._writers[session._number, output].set_lost(total)
 
+    def detached(self, session: Session) -> None:
+        """Say that the kernel has let go of a stopped session."""
+        self._connection.send(protocol.Detached(session._number))
+
     def refuse(self, error: BpfnbError) -> None:
         """Answer the next program with this error."""
         self._refusals.append(error)
@@ -149,7 +154,7 @@ class FakeTracer:
                 self._writers = {at: writer for at, writer in self._writers.items() if at[0] != session}
                 for name in self._maps:
                     self._send_map(0, session, name)
-                return protocol.Stopped(request)
+                return protocol.Stopped(request, self.detaching)
             case protocol.LookupMap(request, _, name, key):
                 return protocol.MapValue(request, self._maps[name].look_up(key))
             case protocol.WriteMap(request, _, name, key, value):

@@ -15,12 +15,13 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import MagicArgumentParser, argument, magic_arguments
 from IPython.display import ProgressBar, display
+from msgspec.structs import replace
 
 import bpfnb
 from bpfnb import client
 from bpfnb.errors import BpfnbError, Diagnostic, ProgramError, did_you_mean
 from bpfnb.program import Program, parse, split_attach
-from bpfnb.session import Session, check_name, start
+from bpfnb.session import Session, check_name, detaching, start
 from bpfnb.views import html
 from magics.options import insert, parse_define, parse_duration, parse_size, split
 
@@ -85,10 +86,10 @@ class BpfMagics(Magics):
 
         As a line, manage what runs:
 
-            %bpf list              the running sessions
+            %bpf list              the running sessions, and those the kernel is still detaching
             %bpf stop NAME         stop one;  %bpf stop --all  stops all
             %bpf show NAME         a session's card
-            %bpf probes PATTERN    the kernel's probes, such as *clone*
+            %bpf probes PATTERN    the kernel's probes, such as *clone*, or a file's, such as usdt:/usr/bin/python3:*
             %bpf doctor            is this machine ready?
             %bpf help              this text
         """
@@ -169,6 +170,7 @@ class BpfMagics(Magics):
         if command == "list":
             _expect(command, rest, 0)
             snapshots = [session.snapshot() for session in bpfnb.sessions().values()]
+            snapshots += [replace(session.snapshot(), state="detaching") for session in detaching()]
             _show(html.sessions_text(snapshots), html.sessions_table(snapshots))
         elif command == "doctor":
             _expect(command, rest, 0)

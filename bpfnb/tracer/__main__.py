@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import select
 import signal
 import socket
@@ -23,6 +24,8 @@ from bpfnb.protocol import Connection, FromTracer, ToTracer
 from bpfnb.tracer import privileges, tracefs
 
 __all__ = ["main"]
+
+_MAX_DESCRIPTORS = 1 << 16  # a probe takes two; the compiling process closes as many
 
 
 def main() -> int:
@@ -54,6 +57,8 @@ def _work(sock: socket.socket, guardian: int) -> None:
     watched = [os.pidfd_open(pid) for pid in (guardian, _client_of(sock)) if pid]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, _MAX_DESCRIPTORS), most))
     try:
         service = _Service(connection, watched)
     except BpfnbError as error:
@@ -143,8 +148,7 @@ class _Service:
             case protocol.Load(request, program, folder):
                 return self._sessions.start(request, program, folder)
             case protocol.Stop(request, session):
-                self._sessions.stop(session)
-                return protocol.Stopped(request)
+                self._sessions.stop(session, lambda left: self._connection.send(protocol.Stopped(request, left)))
             case protocol.ReadMap(request, session, name):
                 self._sessions.read_map(request, session, name)
             case protocol.LookupMap(request, session, name, key):

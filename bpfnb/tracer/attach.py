@@ -375,11 +375,12 @@ def _online() -> set[int]:
 
 
 class _KernelFunctions:
-    """The names in /proc/kallsyms. Modules come and go, so what is not there is looked for again, once in a while."""
+    """The names in /proc/kallsyms. Modules come and go: what is not there is looked for again, but not all the time."""
 
     _FRESH = 2.0  # seconds
 
-    def __init__(self) -> None:
+    def __init__(self, kallsyms: Path = Path("/proc/kallsyms")) -> None:
+        self._kallsyms = kallsyms
         self._names: frozenset[str] = frozenset()
         self._read_at = -self._FRESH
 
@@ -388,7 +389,7 @@ class _KernelFunctions:
 
     def all(self) -> frozenset[str]:
         if time.monotonic() - self._read_at >= self._FRESH:
-            with Path("/proc/kallsyms").open() as lines:
+            with self._kallsyms.open() as lines:
                 self._names = frozenset(line.split(None, 3)[2] for line in lines)
             self._read_at = time.monotonic()
         return self._names

@@ -18,8 +18,10 @@ import fcntl
 import os
 import platform
 import struct
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from bpfnb.errors import AttachError, UnsupportedError, did_you_mean
@@ -27,7 +29,19 @@ from bpfnb.program import Probe
 from bpfnb.protocol import ProbeInfo
 from bpfnb.tracer import syscalls
 
-__all__ = ["Link", "Place", "close_all", "made", "near", "on_events", "open_event", "reason", "refused", "silence"]
+__all__ = [
+    "Closer",
+    "Link",
+    "Place",
+    "close_all",
+    "made",
+    "near",
+    "on_events",
+    "open_event",
+    "reason",
+    "refused",
+    "silence",
+]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "loongarch64": 241, "s390x": 331, "ppc64le": 319}
@@ -131,6 +145,41 @@ def silence(links: Sequence[Link]) -> None:
     if fds:
         # Older kernels do not wait for programs that are running just now; this waits for an RCU grace period.
         _libc.syscall(_MEMBARRIER.get(platform.machine(), 324), _MEMBARRIER_GLOBAL, 0, 0)
+
+
+class Closer:
+    """Closes events that the kernel is slow to close, in threads of its own, so that nobody waits.
+
+    Each close holds a lock of the kernel's that attaching, and making tracefs instances, want as well.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._pausing = 0
+
+    def close(self, fds: list[int], done: Callable[[], None] = lambda: None) -> None:
+        """Close these descriptors some time; then call ``done``, in another thread."""
+        if fds:
+            threading.Thread(target=self._run, args=(fds, done), name="bpfnb-detach", daemon=True).start()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """No close begins inside."""
+        with self._changed:
+            self._pausing += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._pausing -= 1
+                self._changed.notify_all()
+
+    def _run(self, fds: list[int], done: Callable[[], None]) -> None:
+        while fds:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._pausing)
+            os.close(fds.pop())
+        done()
 
 
 def close_all(fds: list[int]) -> None:

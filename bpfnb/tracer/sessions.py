@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError
 from bpfnb.program import MapDecl, Output, Probe, Program
-from bpfnb.protocol import Connection, Loaded, MapInfo, MapRead, ProbeInfo, SegmentAdded, ToTracer
+from bpfnb.protocol import Connection, Detached, Loaded, MapInfo, MapRead, ProbeInfo, SegmentAdded, ToTracer
 from bpfnb.schema import PRINTK, Layout, Schema
 from bpfnb.tracer import attach, mapdump, pins, privileges, usdt
 from bpfnb.tracer.attach import Surroundings
@@ -24,7 +24,7 @@ from bpfnb.tracer.compiler import CELL_PATH, Compiler, Module
 from bpfnb.tracer.drainer import Drainer
 from bpfnb.tracer.edits import Rewritten
 from bpfnb.tracer.engine import Engine
-from bpfnb.tracer.link import Link, silence
+from bpfnb.tracer.link import Closer, Link, silence
 from bpfnb.tracer.outputs import Carried, carried, without_types
 from bpfnb.tracer.printk import PrintkSource, new_tag
 from bpfnb.tracer.rewrite import rewrite
@@ -42,12 +42,17 @@ class _Running:
         self.module = module
         self.stack = ExitStack()
         self.maps: tuple[MapInfo, ...] = ()
+        self.links: list[Link] = []
 
     def close(self) -> None:
         try:
             self.stack.close()
         finally:
             self.module.close()
+
+    def events(self) -> list[int]:
+        """The descriptors that are left when it is closed: no program runs at them, but closing them may take long."""
+        return [fd for link in self.links for fd in link.events]
 
 
 class Sessions:
@@ -59,6 +64,7 @@ class Sessions:
         self._connection = connection
         self._drainer = Drainer()
         self._clock = Clock()
+        self._closer = Closer()
         self._running: dict[int, _Running] = {}
         self._comms: CommHistory | None = None
         self._printing: set[int] = set()
@@ -66,16 +72,30 @@ class Sessions:
     def start(self, number: int, program: Program, folder: str = "") -> Loaded:
         """Compile, load and attach. On any error nothing stays attached. ``folder``: see Load."""
         try:
-            return self._start(number, program, folder)
+            with self._closer.paused():
+                return self._start(number, program, folder)
         except BpfnbError as error:
             error.source = error.source or program.source
             raise
 
-    def stop(self, number: int) -> None:
-        """Detach, deliver the rest, and the maps as they are then, free. A session unknown or stopped is no error."""
+    def stop(self, number: int, reply: Callable[[int], None]) -> None:
+        """Take the programs off, deliver the rest, and the maps as they are then, free, and ``reply``: how many
+        attachments are still to be let go of. They are closed behind; the notebook hears when that is done.
+
+        A session unknown or stopped is no error.
+        """
         running = self._running.pop(number, None)
         if not running:
+            reply(0)
             return
+        try:
+            with self._closer.paused():
+                self._finish(number, running)
+            reply(len(running.events()))
+        finally:
+            self._closer.close(running.events(), partial(self._say_detached, number))
+
+    def _finish(self, number: int, running: _Running) -> None:
         try:
             running.stack.close()
             for info in running.maps:
@@ -88,9 +108,18 @@ class Sessions:
             running.close()
 
     def stop_all(self) -> None:
-        """End every session; nobody is there any more to read what they leave."""
-        while self._running:
-            self._running.popitem()[1].close()
+        """End every session; nobody is there any more to read what they leave.
+
+        What the kernel is slow to close it closes when this process ends.
+        """
+        with self._closer.paused():
+            silence([link for running in self._running.values() for link in running.links])
+            while self._running:
+                self._running.popitem()[1].close()
+
+    def _say_detached(self, number: int) -> None:
+        with suppress(OSError):  # the notebook is gone
+            self._connection.send(Detached(number))
 
     # --- maps ---
 
@@ -156,6 +185,7 @@ class Sessions:
             probes = self._attach(program, running, around)
         except BaseException:
             running.close()
+            self._closer.close(running.events())
             raise
         self._running[number] = running
         return Loaded(number, probes, running.module.warnings, running.maps)
@@ -180,19 +210,18 @@ class Sessions:
         )
 
     def _attach(self, program: Program, running: _Running, around: Surroundings) -> tuple[ProbeInfo, ...]:
-        links: list[Link] = []
+        links = running.links
+        # First of all at the end, so that no probe sees events when another, its counterpart, sees none any more.
+        running.stack.callback(silence, links)
         unsure = _conditional(program)
         for probe in self._compiled(program, running.module):
             if probe.function in unsure:  # now it is sure; the others were asked for before they were compiled
                 attach.require(probe, around.folder)
             with privileges.attaching():
                 link = attach.attach(self._engine, running.module, probe, around)
-            running.stack.callback(link.close)
             links.append(link)
         if not links:
             raise _nothing_compiled(program)
-        # First of all at the end, so that no probe sees events when another, its counterpart, sees none any more.
-        running.stack.callback(silence, links)
         return tuple(link.info for link in links)
 
     def _compiled(self, program: Program, module: Module) -> list[Probe]:

@@ -329,6 +329,24 @@ def test_list(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == listed
 
 
+def test_a_session_that_the_kernel_is_letting_go_of_is_listed(
+    shell: Shell, tracer: FakeTracer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slow = session(shell.run(f"%%bpf slow\n{HELLO}"))
+    tracer.detaching = 100
+    shell.run("%bpf stop slow")
+    assert slow.state == "stopped"
+    assert slow.detaching
+    capsys.readouterr()
+    shell.run("%bpf list")
+    assert re.search(r"slow +detaching", capsys.readouterr().out)
+    tracer.detached(slow)
+    while slow.detaching:
+        time.sleep(0.01)
+    shell.run("%bpf list")
+    assert "slow" not in capsys.readouterr().out
+
+
 def test_stop(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("one", "two", "three"):
         shell.run(f"%%bpf {name}\n{HELLO}")
