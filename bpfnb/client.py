@@ -139,6 +139,10 @@ class Client:
         assert isinstance(reply, protocol.MapWritten)
         return reply.found
 
+    def open_counter(self, session: int, name: str, kind: str, event: str) -> None:
+        """Fill a perf array with a counter."""
+        self._ask(protocol.OpenCounter(next(self._requests), session, name, kind, event))
+
     def clear_map(self, session: int, name: str) -> None:
         self._ask(protocol.ClearMap(next(self._requests), session, name))
 

@@ -29,6 +29,7 @@ from bpfnb import stacks
 from bpfnb.baseline import Baseline, counters
 from bpfnb.columns import Batch, growing, shown, text_dtype
 from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError, near_or_all
+from bpfnb.program import EVENTS, parse_probe
 from bpfnb.protocol import MapInfo
 from bpfnb.schema import Column, Rows, Schema
 
@@ -64,6 +65,8 @@ _HOLDS = {
 _REDUCTIONS: dict[str, Callable[..., Any]] = {"sum": np.sum, "max": np.max, "min": np.min, "mean": np.mean}
 _NUMBERS = ("number", "bits", "wide")  # kinds of columns that can be reduced
 _NONE = Schema((), 0)
+_INDEX = Schema((Column("index", "number", "<u4", 0),), 4)
+_NAMED = {"prog_array": "the name of a function", "cgroup_array": "the path of a cgroup"}  # what is put into them
 _QUEUES = ("queue", "stack")
 _ARRAYS = ("array", "percpu_array")
 _TAKEN = (
@@ -97,6 +100,9 @@ class Ask(Protocol):
 
     def clear(self) -> None:
         """Delete every entry; an array's values become zero."""
+
+    def open_counter(self, kind: str, event: str) -> None:
+        """Fill a perf array with a counter."""
 
     def symbols(self, pid: int, addresses: Sequence[int]) -> tuple[Sequence[str], Sequence[str]]:
         """Names and modules of code addresses (bpfnb.stacks.Resolve)."""
@@ -295,13 +301,34 @@ class Map:
             data = self._ask.look_up(b"")
             return self._head(self._rows(int(data is not None), data or b"")[1])
 
+    # --- arrays of the kernel's objects ---
+
+    def open(self, event: str) -> None:
+        """Fill a BPF_PERF_ARRAY with a counter, one a CPU: "hardware:cycles", "software:page-faults".
+
+        From then on, until the session ends, ``perf_read`` and ``perf_counter_value`` of the cell's programs read it. A
+        counter opened later takes its place. UnsupportedError where the machine has no such counter.
+        """
+        if self.kind != "perf_event_array":
+            raise ProgramError(f"{self.name} is a map of kind {self.kind}: counters are opened in a BPF_PERF_ARRAY")
+        kind, name = parse_probe(event)
+        if kind not in EVENTS or ":" in name:
+            raise ProgramError(f"a counter is software:EVENT or hardware:EVENT, such as hardware:cycles; not {event!r}")
+        self._ask.open_counter(kind, name)
+
     # --- as a mapping ---
 
     def __getitem__(self, key: object) -> Any:
         """A key's value: a number, text or bytes; of a struct, a dict; of a per-CPU map, a list with one a CPU.
 
-        A trie (lpm_trie) gives the value of the longest prefix it has of the key, as it does to programs.
+        A trie (lpm_trie) gives the value of the longest prefix it has of the key, as it does to programs. An array of
+        programs gives the name of the function.
         """
+        if self.kind == "prog_array":
+            function = self._function(key)
+            if function is None:
+                raise KeyError(key)
+            return function
         found = self._found(self._packed(key))
         if not len(found):
             raise KeyError(key)
@@ -310,8 +337,14 @@ class Map:
     def __setitem__(self, key: object, value: object) -> None:
         """Set a key's value, on all CPUs. A dict need not name every member: the others are zero.
 
-        The value of a map of maps is another map of the session.
+        The value of a map of maps is another map of the session. That of an array of programs (BPF_PROG_ARRAY) is the
+        name of a function of the cell, for tail calls; of one of cgroups (BPF_CGROUP_ARRAY) a cgroup's path.
         """
+        if self.kind in _NAMED:
+            if not isinstance(value, str):
+                raise ProgramError(f"{self.name} ({self.kind}) takes {_NAMED[self.kind]}, not {value!r}")
+            self._ask.write(pack(_INDEX, key, "key"), value.encode(errors="surrogateescape"))
+            return
         packed = self._packed(key, "set")
         if self.kind == "stack_trace":
             raise ProgramError(f"{self.name} takes its stacks from programs: they can be read and deleted")
@@ -324,10 +357,13 @@ class Map:
 
     def __delitem__(self, key: object) -> None:
         """Delete a key; an array's value becomes zero. KeyError where there is none."""
-        if not self._write(self._packed(key, "changed"), None):
+        packed = pack(_INDEX, key, "key") if self.kind in _NAMED else self._packed(key, "changed")
+        if not self._write(packed, None):
             raise KeyError(key)
 
     def __contains__(self, key: object) -> bool:
+        if self.kind == "prog_array":
+            return self._function(key) is not None
         return len(self._found(self._packed(key))) > 0
 
     def get(self, key: object, default: Any = None) -> Any:
@@ -428,6 +464,11 @@ class Map:
     def _usual(self) -> str:
         """How this map is drained by default."""
         return "entries" if self._replaced and self.kind in _TAKEN else "differences"
+
+    def _function(self, key: object) -> str | None:
+        """The function in an array of programs."""
+        name = self._ask.look_up(pack(_INDEX, key, "key"))
+        return name.decode(errors="replace") if name is not None else None
 
     def _write(self, key: bytes, value: bytes | None) -> bool:
         with self._lock:

@@ -60,6 +60,13 @@ class Program(msgspec.Struct, frozen=True):
     warnings: tuple[Diagnostic, ...] = ()
     cpu: bool = False
 
+    @property
+    def tail_calls(self) -> tuple[str, ...]:
+        """The functions that may be put into a program array: those without a probe, where the cell has an array."""
+        attached = {probe.function for probe in self.probes}
+        holds = any(declared.holds_programs for declared in self.maps)
+        return tuple(f.name for f in self.functions if holds and not f.static and f.name not in attached)
+
 
 def parse(
     source: str,
@@ -94,7 +101,7 @@ def parse(
         prints=cell.mentions(cell.tokens, "bpf_trace_printk"),
         cflags=tuple(cflags),
         headers=_headers(headers),
-        warnings=tuple(_unattached(cell, probes)),
+        warnings=(*_unattached(cell, probes), *_uncounted(cell)),
         cpu=cpu,
     )
 
@@ -518,6 +525,23 @@ def _unattached(cell: Cell, probes: Sequence[Probe]) -> Iterator[Diagnostic]:
         if not (f.static or f.conditional or f.name in wanted or _is_used(cell, f)):
             message = f"nothing attaches the function {f.name!r}, so it never runs: {_how_to_attach(cell, f)}"
             yield Diagnostic(*cell.place(f.name_at), "warning", message)
+
+
+_READS_COUNTER = ("perf_read", "perf_counter_value")
+
+
+def _uncounted(cell: Cell) -> Iterator[Diagnostic]:
+    """A warning for each perf array that is read: it is filled by the notebook, later than the first events come."""
+    tokens = [t.text for t in cell.tokens]
+    for declared in cell.maps:
+        for at, (name, dot, method) in enumerate(zip(tokens, tokens[1:], tokens[2:], strict=False)):
+            if declared.macro == "BPF_PERF_ARRAY" and name == declared.name and dot == "." and method in _READS_COUNTER:
+                message = (
+                    f"{name} has no counter yet: {method} fails with -2 (ENOENT) until one is opened, "
+                    f"by session.maps[{name!r}].open('software:cpu-clock') or another event's name"
+                )
+                yield Diagnostic(*cell.place(cell.tokens[at].start), "warning", message)
+                break
 
 
 def _is_used(cell: Cell, f: Body) -> bool:

@@ -42,6 +42,7 @@ __all__ = [
     "MapRead",
     "MapValue",
     "MapWritten",
+    "OpenCounter",
     "ProbeInfo",
     "ProbeNames",
     "ReadMap",
@@ -182,7 +183,8 @@ class TakeMap(Struct, tag=True, frozen=True):
 
 
 class WriteMap(Struct, tag=True, frozen=True):
-    """Set the value of a key; delete the key when ``value`` is None. Both in the bytes the kernel has them in.
+    """Set the value of a key; delete the key when ``value`` is None. Both in the bytes the kernel has them in; but what
+    is put into a map of maps is given by the map's name, a program by its function's, a cgroup by its path.
 
     Answered by MapWritten.
     """
@@ -200,6 +202,19 @@ class ClearMap(Struct, tag=True, frozen=True):
     request: int
     session: int
     map: str
+
+
+class OpenCounter(Struct, tag=True, frozen=True):
+    """Fill a perf array with a counter on every CPU. ``kind``: "software" or "hardware"; ``event``: see program.EVENTS.
+
+    Answered by MapWritten.
+    """
+
+    request: int
+    session: int
+    map: str
+    kind: str
+    event: str
 
 
 class FindSymbols(Struct, tag=True, frozen=True):
@@ -335,7 +350,19 @@ class Failed(Struct, tag=True, frozen=True):
         return kind(self.message, **detail)
 
 
-ToTracer = Load | Stop | FindProbes | RunChecks | ReadMap | LookupMap | TakeMap | WriteMap | ClearMap | FindSymbols
+ToTracer = (
+    Load
+    | Stop
+    | FindProbes
+    | RunChecks
+    | ReadMap
+    | LookupMap
+    | TakeMap
+    | WriteMap
+    | ClearMap
+    | OpenCounter
+    | FindSymbols
+)
 FromTracer = (
     Hello
     | Loaded

@@ -315,6 +315,9 @@ class _MapAccess:
     def write(self, key: bytes, value: bytes | None) -> bool:
         return self._client().write_map(self._session._number, self._name, key, value)
 
+    def open_counter(self, kind: str, event: str) -> None:
+        self._client().open_counter(self._session._number, self._name, kind, event)
+
     def clear(self) -> None:
         self._client().clear_map(self._session._number, self._name)
 

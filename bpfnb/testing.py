@@ -162,6 +162,8 @@ class FakeTracer:
             case protocol.ClearMap(request, _, name):
                 self._maps[name].clear()
                 return protocol.MapWritten(request)
+            case protocol.OpenCounter(request):
+                return protocol.MapWritten(request)
             case protocol.FindSymbols(request, _, addresses):
                 return protocol.Symbols(request, ("[unknown]",) * len(addresses), ("",) * len(addresses))
             case protocol.FindProbes(request, _, limit):

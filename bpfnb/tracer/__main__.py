@@ -160,6 +160,9 @@ class _Service:
             case protocol.ClearMap(request, session, name):
                 self._sessions.clear_map(session, name)
                 return protocol.MapWritten(request)
+            case protocol.OpenCounter(request, session, name, kind, event):
+                self._sessions.open_counter(session, name, kind, event)
+                return protocol.MapWritten(request)
             case protocol.FindSymbols(request, pid, addresses):
                 return protocol.Symbols(request, *self._symbols.find(pid, addresses))
             case protocol.FindProbes(request, pattern, limit, folder):

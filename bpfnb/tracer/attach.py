@@ -27,7 +27,7 @@ from bpfnb.tracer.engine import Engine
 from bpfnb.tracer.link import Link, Place, made, near, on_events, open_event, reason, refused
 from bpfnb.tracer.usdt import Usdt
 
-__all__ = ["Surroundings", "attach", "has_kprobes", "require", "syscall_mode", "wish"]
+__all__ = ["Surroundings", "attach", "has_kprobes", "require", "syscall_mode", "tail_call", "wish"]
 
 # BPF program types: include/uapi/linux/bpf.h, enum bpf_prog_type.
 _KPROBE, _TRACEPOINT, _PERF_EVENT, _RAW_TRACEPOINT, _TRACING, _LSM = 2, 5, 7, 17, 26, 29
@@ -69,6 +69,12 @@ def wish(engine: Engine, probe: Probe) -> LoadWish:
         prefix = "kfunc__" if probe.kind == "fentry" else "kretfunc__"
         return LoadWish(probe.function, kind, engine.tracing_name(prefix, probe.target))
     return LoadWish(probe.function, kind, f"lsm__{probe.target}" if kind == _LSM else probe.function)
+
+
+def tail_call(function: str, caller: LoadWish) -> LoadWish:
+    """What a function is loaded as, to be called by another: as the same, where that works."""
+    name = caller.name if caller.kind in (_TRACING, _LSM) else function
+    return LoadWish(function, caller.kind, name, optional=True)
 
 
 def require(probe: Probe, folder: str = "") -> None:

@@ -65,11 +65,13 @@ _WARNINGS = ("-Werror=implicit-function-declaration", "-Wreturn-type", "-Wuninit
 
 
 class LoadWish(Struct, frozen=True):
-    """A function to load as a BPF program type; ``name``: see Compiled.load."""
+    """A function to load as a BPF program type; ``name``: see Compiled.load. ``optional``: where the kernel refuses it,
+    the rest is loaded without."""
 
     function: str
     kind: int
     name: str
+    optional: bool = False
 
 
 class Table(Struct, frozen=True):
@@ -84,7 +86,7 @@ class Module:
     """A cell compiled and loaded. ``close`` lets its programs and tables go.
 
     ``carried``: for each of the source's submits that was compiled, what it hands over; None altogether where bcc
-    loaded no BTF.
+    loaded no BTF. ``refused``: why the kernel did not take an optional program.
     """
 
     def __init__(
@@ -93,11 +95,13 @@ class Module:
         tables: dict[str, Table],
         carried: dict[int, Handed] | None,
         warnings: tuple[Diagnostic, ...],
+        refused: dict[str, BpfnbError],
     ) -> None:
         self.programs = programs
         self.tables = tables
         self.carried = carried
         self.warnings = warnings
+        self.refused = refused
 
     def close(self) -> None:
         while self.programs:
@@ -238,7 +242,8 @@ def _module(source: Rewritten, job: _Job, built: _Built, fds: Sequence[int]) -> 
     warnings = (*clashing.warnings(source.cell, built.clashes), *failures.diagnostics(source, built.log))
     if job.tree.warning:
         warnings = (Diagnostic(0, 0, "warning", job.tree.warning), *warnings)
-    return Module(programs, tables, built.carried, warnings)
+    refused = {answer.function: _error(answer, source) for answer in built.refused}
+    return Module(programs, tables, built.carried, warnings, refused)
 
 
 # --- between the two ----------------------------------------------------------------------------------------------
@@ -274,6 +279,7 @@ class _Built(Struct, tag=True, frozen=True):
     carried: dict[int, Handed] | None
     log: str
     recipe: Recipe | None
+    refused: tuple[_NotLoaded, ...] = ()
     clashes: tuple[Clash, ...] = ()
 
 
@@ -398,9 +404,8 @@ def _do(engine: Engine, job: _Job) -> tuple[_Answer, list[int]]:
     log = _text(2)
     if other := next(filter(None, (_other_map(compiled, declared) for declared in job.pinned)), None):
         return other, []
-    os.ftruncate(2, 0)
-    os.lseek(2, 0, os.SEEK_SET)
-    programs, loaded = [], []
+    _forget_log()
+    programs, loaded, refused = [], [], []
     linked = _Linked(compiled)
     for index, load in enumerate(job.loads):
         if not compiled.has(load.function):
@@ -409,7 +414,12 @@ def _do(engine: Engine, job: _Job) -> tuple[_Answer, list[int]]:
         try:
             fd = compiled.load(load.function, load.kind, load.name, function.instructions)
         except OSError as error:
-            return _refused(compiled, load, function, error.errno or 0, _btf(inherited), log), []
+            refusal = _refused(compiled, load, function, error.errno or 0, _btf(inherited), log)
+            if not load.optional:
+                return refusal, []
+            refused.append(refusal)
+            _forget_log()
+            continue
         programs.append((fd, function))
         loaded.append(index)
     btf = _btf(inherited)
@@ -427,6 +437,7 @@ def _do(engine: Engine, job: _Job) -> tuple[_Answer, list[int]]:
         _carried(types),
         log,
         recipe,
+        tuple(refused),
     )
     return built, [*(fd for fd, _ in programs), *handed]
 
@@ -556,6 +567,11 @@ def _handed(types: Types, holder: int) -> Handed:
     except UnsupportedError as error:
         return Handed(error.message, size)
     return Handed(schema, size, plain.kind == INT and plain.name in ("char", "unsigned char"))
+
+
+def _forget_log() -> None:
+    os.ftruncate(2, 0)
+    os.lseek(2, 0, os.SEEK_SET)
 
 
 def _text(fd: int) -> str:

@@ -19,6 +19,7 @@ __all__ = ["address_error", "compile_error", "crash_error", "diagnostics", "load
 
 # What bcc says when the kernel will not make a map (bpf_module.cc).
 _NO_MAP = re.compile(r"could not open bpf map: (\w+), error: (.*)")
+_OF_NETWORKS = re.compile(r"BPF_(DEVMAP|XSKMAP|SOCKMAP|SOCKHASH|CPUMAP|XDP_REDIRECT_MAP)")
 
 
 # --- the compiler -------------------------------------------------------------------------------------------------
@@ -176,6 +177,9 @@ def _map_error(source: Rewritten, name: str, reason: str) -> ProgramError:
         os.strerror(errno.E2BIG): "it is too large",
         os.strerror(errno.ENOMEM): "it is larger than the memory there is",
     }.get(reason, reason)
+    macro = next((m.macro for m in read.maps if m.name == name), "")
+    if reason == os.strerror(errno.EPERM) and _OF_NETWORKS.match(macro):  # it takes CAP_NET_ADMIN
+        why = f"{macro} is for programs on network devices and sockets, which bpfnb does not attach"
     if ring and reason == os.strerror(errno.EINVAL):
         why = "a ring buffer's size must be a power of two of pages, and less than 4 GiB"
     message = f"the kernel will not make {name}: {why}"

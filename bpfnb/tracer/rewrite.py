@@ -239,6 +239,11 @@ class _Portable:
             self.kinds.setdefault(probe.function, set()).add(probe.kind if probe.kind in _ON_SYSCALL else "other")
             if probe.kind == "sysret":
                 self.forks.setdefault(probe.function, set()).add(probe.target)
+        on_syscalls = {kind for kinds in self.kinds.values() for kind in kinds & _ON_SYSCALL}
+        forks = {target for targets in self.forks.values() for target in targets}
+        for name in program.tail_calls:  # one that reads registers, and so is not called from other kinds of probes
+            if self.parameters.get(name) and self.parameters[name][0].is_registers:
+                self.kinds[name], self.forks[name] = set(on_syscalls), set(forks)
 
     def prelude(self) -> str:
         """What the edits need defined; call after ``edits``."""

@@ -16,7 +16,7 @@ from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError
 from bpfnb.program import MapDecl, Output, Probe, Program
 from bpfnb.protocol import Connection, Detached, Loaded, MapInfo, MapRead, ProbeInfo, SegmentAdded, ToTracer
 from bpfnb.schema import PRINTK, Layout, Schema
-from bpfnb.tracer import attach, mapdump, pins, privileges, usdt
+from bpfnb.tracer import attach, mapdump, pins, privileges, slots, usdt
 from bpfnb.tracer.attach import Surroundings
 from bpfnb.tracer.clock import Clock
 from bpfnb.tracer.comms import CommHistory
@@ -43,11 +43,18 @@ class _Running:
         self.stack = ExitStack()
         self.maps: tuple[MapInfo, ...] = ()
         self.links: list[Link] = []
+        self.counters: dict[str, list[int]] = {}  # the descriptors that hold a perf array's, by its name
+
+    def kind(self, name: str) -> str:
+        """The kernel's name of a map's type."""
+        return next(info.kind for info in self.maps if info.name == name)
 
     def close(self) -> None:
         try:
             self.stack.close()
         finally:
+            for opened in self.counters.values():
+                slots.close_all(opened)
             self.module.close()
 
     def events(self) -> list[int]:
@@ -132,18 +139,44 @@ class Sessions:
         self._send_map(request, number, name, partial(mapdump.take, most=most), self._of(number), taken=True)
 
     def look_up(self, number: int, name: str, key: bytes) -> bytes | None:
-        return mapdump.look_up(self._of(number).module.tables[name].fd, key)
+        running = self._of(number)
+        fd = running.module.tables[name].fd
+        if running.kind(name) == "prog_array":
+            function = slots.program_at(fd, key, running.module)
+            return function.encode() if function is not None else None
+        return mapdump.look_up(fd, key)
 
     def write_map(self, number: int, name: str, key: bytes, value: bytes | None) -> bool:
         running = self._of(number)
         tables = running.module.tables
-        kind = next(info.kind for info in running.maps if info.name == name)
+        kind, fd = running.kind(name), tables[name].fd
+        if kind in slots.KINDS:
+            return self._write_slot(running, kind, fd, key, value)
         if value is not None and kind.endswith("_of_maps"):  # it is the inner map's name
             inner = value.decode(errors="replace")
             if inner not in tables:
                 raise ProgramError(f"there is no map {inner!r} to put into {name}")
             value = struct.pack("=I", tables[inner].fd)
-        return mapdump.write(tables[name].fd, key, value)
+        return mapdump.write(fd, key, value)
+
+    def _write_slot(self, running: _Running, kind: str, fd: int, key: bytes, value: bytes | None) -> bool:
+        if value is None:
+            return slots.empty(fd, key)
+        name = value.decode(errors="surrogateescape")
+        if kind == "prog_array":
+            slots.set_program(fd, key, name, running.module)
+        else:
+            slots.set_cgroup(fd, key, name)
+        return True
+
+    def open_counter(self, number: int, name: str, kind: str, event: str) -> None:
+        """Fill a perf array with a counter, for as long as the session runs; it takes the place of one before it."""
+        running = self._of(number)
+        if running.kind(name) != "perf_event_array":
+            raise ProgramError(f"{name} holds no counters")
+        opened = slots.open_counters(self._engine, running.module.tables[name].fd, kind, event)
+        slots.close_all(running.counters.pop(name, []))
+        running.counters[name] = opened
 
     def clear_map(self, number: int, name: str) -> None:
         mapdump.clear(self._of(number).module.tables[name].fd)
@@ -197,6 +230,7 @@ class Sessions:
                 attach.require(probe, around.folder)
         pins.prepare(program.maps)
         loads = dict.fromkeys(attach.wish(self._engine, probe) for probe in program.probes)
+        loads |= dict.fromkeys(attach.tail_call(name, caller) for name in program.tail_calls for caller in list(loads))
         tables = [output.name for output in program.outputs] + [m.name for m in program.maps]
         tables += [LOST_MAP] if program.outputs else []
         tables += [name for output in sorted(source.padded) for name in padded_maps(output)]

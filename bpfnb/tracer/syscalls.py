@@ -34,6 +34,7 @@ __all__ = [
     "next_key",
     "pop",
     "program_attributes",
+    "program_id",
     "update",
     "update_batch",
 ]
@@ -359,6 +360,13 @@ def program_attributes(fd: int, licence: bytes, version: int) -> ProgramAttribut
     info = _ProgramInfo()
     _object_info(fd, info)
     return ProgramAttributes(info.type, info.name, licence, version)
+
+
+def program_id(fd: int) -> int:
+    """The kernel's number of a program."""
+    info = _ProgramInfo()
+    _object_info(fd, info)
+    return int(info.id)
 
 
 def load_program(attributes: ProgramAttributes, instructions: bytes) -> int:

@@ -380,6 +380,45 @@ int f(struct pt_regs *ctx) {
 """
 
 
+FILLED = """%%bpf filled -a syscall:getpgid=first
+BPF_PROG_ARRAY(progs, 4);
+BPF_CGROUP_ARRAY(groups, 1);
+BPF_PERF_ARRAY(clock, 64);
+struct data_t { s64 clock; int within; };
+BPF_PERF_OUTPUT(events);
+int first(void *ctx) {
+    if (bpf_get_current_pid_tgid() >> 32 == PID) progs.call(ctx, 3);
+    return 0;
+}
+int f(void *ctx) {
+    struct data_t data = {.within = groups.check_current_task(0)};
+    data.clock = clock.perf_read(CUR_CPU_IDENTIFIER);
+    events.perf_submit(ctx, &data, sizeof(data));
+    return 0;
+}
+"""
+
+
+@shown('maps["progs"][3] = "f"', 'maps["groups"][0] = "/sys/fs/cgroup/..."', 'maps["clock"].open("software:cpu-clock")')
+def test_arrays_of_the_kernels_objects(shell: Shell) -> None:
+    filled: Any = shell.run(FILLED.replace("PID", str(os.getpid())))
+    shell.inner.user_ns["maps"] = filled.maps
+    _libc.getpgid(0)  # nothing is called
+    shell.run(text('maps["progs"][3] = "f"'))
+    _libc.getpgid(0)
+    shell.run(text('maps["clock"].open("software:cpu-clock")'))
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    (place, *_) = [fields[1] for fields in mounts if fields[2] == "cgroup2"] or [""]
+    if place:  # this process is somewhere below the root of them all
+        shell.run(text('maps["groups"][0] = "/sys/fs/cgroup/..."').replace("/sys/fs/cgroup/...", place))
+    _libc.getpgid(0)
+    filled.stop()
+    assert filled.df.clock[0] == -2
+    assert len(filled.df) == 2
+    assert filled.df.clock[1] > 0
+    assert filled.df.within.tolist() == [-11, 1 if place else -11]  # EAGAIN: none is there
+
+
 @shown('session.maps["counts"].df', '.reduced("sum")', 'maps["stacks"].folded(maps["counts"])')
 def test_maps_of_every_cpu_and_stacks(shell: Shell) -> None:
     counts: Any = shell.run(COUNTS.replace("PID", str(os.getpid())))

@@ -201,7 +201,8 @@ def test_a_kind_without_entries_says_what_it_holds() -> None:
     m = make({}, None, None, "prog_array")
     with pytest.raises(UnsupportedError, match=r"counts \(prog_array\) cannot be cleared: it holds programs"):
         m.clear()
-    for read in (lambda: m.df, lambda: m[1], lambda: len(m), m.hist, m.items):
+    assert m.get(1) is None  # single ones it tells
+    for read in (lambda: m.df, lambda: len(m), m.hist, m.items):
         with pytest.raises(UnsupportedError, match=r"counts \(prog_array\) cannot be read: it holds programs"):
             read()
     assert repr(m) == "<Map counts: prog_array, room for 1,024>"
@@ -508,6 +509,43 @@ def test_what_cannot_be_drained_says_why() -> None:
         stacks([1]).drain()
     with pytest.raises(UnsupportedError, match="devmap\\) cannot be drained: it holds network devices"):
         make({}, None, None, "devmap").drain()
+
+
+# --- arrays of the kernel's objects -------------------------------------------------------------------------------
+
+
+def test_programs_and_cgroups_are_put_in_by_name() -> None:
+    progs = make({}, None, None, "prog_array")
+    progs[3] = "f"
+    assert (progs[3], 3 in progs, progs.get(2)) == ("f", True, None)
+    del progs[3]
+    with pytest.raises(KeyError):
+        del progs[3]
+    with pytest.raises(ProgramError, match="index goes from 0"):
+        progs[-1] = "f"
+    groups = make({}, None, None, "cgroup_array")
+    with pytest.raises(ProgramError, match="takes the path of a cgroup, not 7"):
+        groups[0] = 7
+    with pytest.raises(UnsupportedError, match="cgroup_array\\) cannot be read: it holds cgroups"):
+        groups[0]
+    with pytest.raises(UnsupportedError, match="devmap\\) cannot be set: it holds network devices"):
+        make({}, None, None, "devmap")[0] = 1
+
+
+@pytest.mark.parametrize(
+    ("event", "message"),
+    [
+        ("software:cpu-clok", "did you mean cpu-clock"),
+        ("software:faults:100", "a counter is software:EVENT or hardware:EVENT"),
+        ("syscall:clone", "a counter is software:EVENT or hardware:EVENT"),
+        ("cycles", "not a probe: 'cycles'"),
+    ],
+)
+def test_a_counter_is_named_as_a_probe_on_it_is(event: str, message: str) -> None:
+    with pytest.raises(ProgramError, match=message):
+        make({}, None, None, "perf_event_array").open(event)
+    with pytest.raises(ProgramError, match="kind hash: counters are opened in a BPF_PERF_ARRAY"):
+        make({}).open(event)
 
 
 # --- one entry ----------------------------------------------------------------------------------------------------

@@ -770,3 +770,49 @@ def test_any_text_is_read_or_refused_as_a_program(text: str) -> None:
         lines = text.split("\n")
         for f in program.functions:
             assert 1 <= f.column <= len(lines[f.line - 1]) + 1
+
+
+# --- what maps are filled with ------------------------------------------------------------------------------------
+
+
+def test_functions_without_a_probe_are_for_tail_calls_where_there_is_a_program_array() -> None:
+    functions = (
+        "int f(void *ctx) { return 0; }\nint g(void *ctx) { return 0; }\nstatic int h(void *ctx) { return 0; }\n"
+    )
+    for declaration in ("BPF_PROG_ARRAY(progs, 4);\n", 'BPF_TABLE("prog", int, int, progs, 4);\n'):
+        program = parse(declaration + functions, {"syscall:clone": "f"})
+        assert program.tail_calls == ("g",)
+        assert not program.warnings
+    program = parse("BPF_HASH(progs);\n" + functions, {"syscall:clone": "f"})
+    assert program.tail_calls == ()
+    assert len(program.warnings) == 1
+
+
+def test_where_a_map_is_pinned_is_read_from_its_declaration() -> None:
+    cell = """
+    #define PLACE "/sys/fs/bpf/b"
+    BPF_TABLE_PINNED("hash", u32, u64, a, 1024, "/sys/fs/bpf/" "a");
+    BPF_TABLE_PINNED("lru_hash", u32, u64, b, 1024, PLACE, 0);
+    BPF_QUEUESTACK_PINNED("queue", c, u64, 16, 0, "/sys/fs/bpf/c");
+    BPF_TABLE("hash", u32, u64, d, 1024);
+    BPF_TABLE_PINNED("hash", u32, u64, e, 1024, ELSEWHERE);
+    int f(void *ctx) { return 0; }
+    """
+    maps = parse(cell, {"syscall:clone": "f"}).maps
+    assert [(m.name, m.type, m.pinned) for m in maps] == [
+        ("a", "hash", "/sys/fs/bpf/a"),
+        ("b", "lru_hash", "/sys/fs/bpf/b"),
+        ("c", "queue", "/sys/fs/bpf/c"),
+        ("d", "hash", ""),
+        ("e", "hash", ""),
+    ]
+
+
+def test_a_perf_array_that_is_read_is_warned_of_once() -> None:
+    cell = """
+    BPF_PERF_ARRAY(clock, 4);
+    BPF_PERF_ARRAY(other, 4);
+    int f(void *ctx) { return clock.perf_read(0) + clock.perf_read(1); }
+    """
+    (warning,) = parse(cell, {"syscall:clone": "f"}).warnings
+    assert (warning.line, warning.message.startswith("clock has no counter yet")) == (4, True)

@@ -431,3 +431,15 @@ def test_where_no_line_is_known_unnamed_sessions_run_side_by_side() -> None:
             exec(start, {"started": started, "source": HELLO})
         assert [s.state for s in started] == ["running", "running"]
         bpfnb.stop_all()
+
+
+def test_a_fake_tracer_answers_for_single_keys_and_drains() -> None:
+    source = "BPF_HASH(counts, u32, u64);\nBPF_PERF_ARRAY(clock, 2);\nint kprobe__sys_sync(void *ctx) { return 0; }"
+    entries = {"counts": (np.array([1, 2], "<u4"), np.array([10, 20], "<u8"))}
+    with FakeTracer(maps=entries), bpfnb.trace(source, name="faked") as session:
+        counts = session.maps["counts"]
+        assert (counts[2], counts.get(3), 1 in counts) == (20, None, True)
+        assert counts.drain().value.tolist() == [10, 20]
+        assert (len(counts), counts.get(2)) == (0, None)
+        counts[2] = 5
+        assert counts.drain("entries").value.tolist() == [5]
