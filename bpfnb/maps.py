@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import operator
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -29,6 +30,7 @@ from bpfnb import stacks
 from bpfnb.baseline import Baseline, counters
 from bpfnb.columns import Batch, growing, shown, text_dtype
 from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError, near_or_all
+from bpfnb.padding import count_twins, hidden_places
 from bpfnb.program import EVENTS, parse_probe
 from bpfnb.protocol import MapInfo
 from bpfnb.schema import Column, Rows, Schema
@@ -125,6 +127,7 @@ class Map:
         self._drained: Baseline | None = None
         self._left: deque[tuple[Rows, Rows]] = deque()  # taken for somebody who was interrupted
         self._gone = 0  # entries taken out of a queue as it was at its session's end
+        self._twins_said = False
 
     @property
     def name(self) -> str:
@@ -552,6 +555,7 @@ class Map:
     def _frame(self, keys: Rows, values: Rows) -> pd.DataFrame:
         if self.kind == "stack_trace":
             return self._marked(self._stacks(keys, values))
+        self._warn_of_twins(keys)
         key_names, value_names = self._names()
         if self._per_cpu:
             cpus = np.arange(self.info.cpus, dtype=np.int16)
@@ -561,6 +565,17 @@ class Map:
             frame = self._columns(key_names, self._key, keys)
         rest = self._columns(value_names, self._value, self._each_cpu(values))
         return self._marked(pd.concat([frame, rest], axis=1))
+
+    def _warn_of_twins(self, keys: Rows) -> None:
+        """Warn, once, of rows with the same key: the program has left bytes of it as they happened to be."""
+        if self._twins_said or not (twins := count_twins(self._key, keys)):
+            return
+        self._twins_said = True
+        text = (
+            f"{twins:,} rows of {self.name} (line {self.info.line}) have the key of another row: they differ in "
+            f"{hidden_places(self._key)}, which the program did not set; declare the key with = {{}}"
+        )
+        warnings.warn(text, RuntimeWarning, stacklevel=4)
 
     def _stacks(self, keys: Rows, values: Rows) -> pd.DataFrame:
         owner, depth, frames = stack_frames(values, self._value.size)

@@ -23,7 +23,7 @@ import tree_sitter
 
 from bpfnb.cell import Body, Cell, Token, arguments, closing, function_declarator, parse_c, scan, walk
 from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError, did_you_mean
-from bpfnb.program import Program
+from bpfnb.program import Probe, Program
 from bpfnb.tracer.edits import Edit, Rewritten, assemble
 from bpfnb.tracer.submits import submits
 
@@ -236,7 +236,7 @@ class _Portable:
         self.forks: dict[str, set[str]] = {}
         self._used = False
         for probe in program.probes:
-            self.kinds.setdefault(probe.function, set()).add(probe.kind if probe.kind in _ON_SYSCALL else "other")
+            self.kinds.setdefault(probe.function, set()).add(_kind(probe))
             if probe.kind == "sysret":
                 self.forks.setdefault(probe.function, set()).add(probe.target)
         on_syscalls = {kind for kinds in self.kinds.values() for kind in kinds & _ON_SYSCALL}
@@ -264,6 +264,8 @@ class _Portable:
                 continue
             reading = _Reading(self, self.bodies[name], contexts[name], self.kinds[name])
             edits[name] = reading.edits() if self.kinds[name] & _ON_SYSCALL else []
+            if self.kinds[name] == {"return"}:
+                reading.require_no_arguments()
             for callee, index in reading.passed:
                 kinds, indexes = self.kinds.setdefault(callee, set()), contexts.setdefault(callee, set())
                 if not (self.kinds[name] <= kinds and index in indexes):
@@ -367,7 +369,14 @@ class _Portable:
         return UnsupportedError(message, line=line, column=column, hint=hint, source=self.cell.source)
 
 
+def _kind(probe: Probe) -> str:
+    if probe.kind in ("kretprobe", "uretprobe"):
+        return "return"
+    return probe.kind if probe.kind in _ON_SYSCALL else "other"
+
+
 _ARGUMENTS = "write PT_REGS_PARMn(ctx) for the n-th argument, PT_REGS_RC(ctx) for the result"
+_KEEP = "save them in a BPF_HASH in a function on the entry, by bpf_get_current_pid_tgid()"
 _SAVE = "save them in a BPF_HASH in a function on syscall:, by bpf_get_current_pid_tgid()"
 
 
@@ -446,6 +455,17 @@ class _Reading:
     def is_context(self, node: tree_sitter.Node) -> bool:
         node = _bare(node)
         return node.type == "identifier" and self._text(node) in self.names
+
+    def require_no_arguments(self) -> None:
+        """PT_REGS_PARMn when a function returns: the registers hold something else by then.
+
+        Not their members (ctx->dx): who names a register may want what it holds.
+        """
+        for node in walk(self.root):
+            args = _arguments(node)
+            if _PARM.fullmatch(self._callee(node)) and len(args) == 1 and self.is_context(args[0]):
+                what = f"{self._text(node)}: when the function returns its arguments are gone"
+                raise self.portable.error(what, node.start_byte + self.base, _KEEP)
 
     # The edits.
 

@@ -526,6 +526,23 @@ def test_for_so_long(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     assert option(shell, "-t 10s", **{"10s": text("500ms")}).state == "stopped"
 
 
+@shown("{x}", "$x", "-D PID={pid}", "%bpf help")
+def test_values_of_the_notebook_in_the_line(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    cell = (
+        'int f(void *ctx) { if (PID == bpf_get_current_pid_tgid() >> 32) bpf_trace_printk("%d %d", X, PID); return 0; }'
+    )
+    shell.inner.user_ns.update(pid=os.getpid(), x="mine", number=7)
+    number = text("$x").replace("x", "number")
+    mine: Any = shell.run(f"%%bpf {text('{x}')} -a syscall:getpgid=f {text('-D PID={pid}')} -D X={number}\n{cell}")
+    assert shell.inner.user_ns["mine"] is mine
+    os.getpgid(0)
+    mine.stop()
+    assert mine.df.msg.tolist() == [f"7 {os.getpid()}"]
+    capsys.readouterr()
+    shell.run(text("%bpf help"))
+    assert "--attach" in capsys.readouterr().out
+
+
 @shown("%bpf list", "%bpf show NAME", "%bpf stop NAME", "%bpf stop --all", "%bpf probes PATTERN", "*clone*")
 @shown("%bpf doctor", "%bpf probes", "%bpf help")
 def test_the_commands(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:

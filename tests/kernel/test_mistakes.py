@@ -5,6 +5,8 @@ In each cell a § stands where the error has to be; it is taken out before the c
 
 from __future__ import annotations
 
+import ctypes
+import os
 import re
 from typing import NamedTuple
 
@@ -494,6 +496,94 @@ def test_a_function_that_reads_registers_of_a_tracepoint_is_told_so() -> None:
     source = 'int f(struct pt_regs *ctx) { bpf_trace_printk("%d", PT_REGS_PARM1(ctx)); return 0; }'
     with pytest.raises(bpfnb.AttachError, match="reads beyond this tracepoint's fields"):
         bpfnb.trace(source, attach={"tracepoint:sched:sched_switch": "f"})
+
+
+LIBC = "/lib/x86_64-linux-gnu/libc.so.6"
+
+
+@pytest.mark.parametrize("what", ["PT_REGS_PARM1(ctx)", "PT_REGS_PARM6((struct pt_regs *)ctx)"])
+@pytest.mark.parametrize("through", ["itself", "another name", "a helper"])
+def test_arguments_that_are_gone_when_a_function_returns_are_refused(what: str, through: str) -> None:
+    cell = {
+        "itself": f"int f(struct pt_regs *ctx) {{ return {what}; }}",
+        "another name": f"int f(struct pt_regs *r) {{ struct pt_regs *ctx = r; return {what}; }}",
+        "a helper": f"static int g(struct pt_regs *ctx) {{ return {what}; }} int f(void *r) {{ return g(r); }}",
+    }[through]
+    with pytest.raises(ProgramError, match=re.escape(f"{what}: when the function returns its arguments")) as caught:
+        bpfnb.trace(cell, attach={f"uretprobe:{LIBC}:getpgid": "f"})
+    assert (caught.value.line, caught.value.column) == (1, cell.index(what) + 1)
+    assert "save them in a BPF_HASH" in (caught.value.hint or "")
+
+
+def test_arguments_saved_on_the_entry_are_there_on_the_return() -> None:
+    """What the hint says; and of other registers, and on several kinds of probe, all is as it was."""
+    cell = """
+    BPF_HASH(saved, u64, u64);
+    int entry(struct pt_regs *ctx) {
+        u64 id = bpf_get_current_pid_tgid(), pid = PT_REGS_PARM1(ctx);
+        saved.update(&id, &pid);
+        return 0;
+    }
+    int back(struct pt_regs *ctx) {
+        u64 id = bpf_get_current_pid_tgid(), *pid = saved.lookup(&id);
+        if (pid) bpf_trace_printk("%d %d", (int)*pid, (int)PT_REGS_RC(ctx));
+        return 0;
+    }
+    int within(struct pt_regs *ctx) { return PT_REGS_RC(ctx) + PT_REGS_IP(ctx); }
+    int other(struct pt_regs *ctx) { return ctx->dx; }
+    int both(struct pt_regs *ctx) { return PT_REGS_PARM1(ctx) + PT_REGS_RC(ctx); }
+    """
+    getpgid = f"{LIBC}:getpgid"
+    attach = {
+        f"uprobe:{getpgid}": ["entry", "both"],
+        f"uretprobe:{getpgid}": ["back", "other", "both"],
+        f"uprobe:{getpgid}+4": "within",
+        "profile:1": "within",
+    }
+    with bpfnb.trace(cell, attach=attach) as session:
+        ctypes.CDLL(None).getpgid(os.getpid())
+    df = session.df
+    assert df[df.pid == os.getpid()].msg.tolist() == [f"{os.getpid()} {os.getpgid(0)}"]
+
+
+COUNTED = """
+struct key { u32 pid; char c; u64 x; };
+BPF_HASH(counts, struct key);
+BPF_PERCPU_ARRAY(scratch, struct key, 1);
+int f(void *ctx) {
+    u32 zero = 0;
+    struct key *k = scratch.lookup(&zero);
+    if (!k || bpf_get_current_pid_tgid() >> 32 != PID) return 0;
+    u64 *raw = (void *)k;
+    *raw = bpf_get_prandom_u32() | (u64)bpf_get_prandom_u32() << 32;
+    DECLARED
+    counts.increment(KEY);
+    return 0;
+}
+"""
+MEMBERS = "k->pid = 1; k->c = 2; k->x = 3;"
+
+
+@pytest.mark.portable
+def test_padding_that_makes_several_rows_of_one_key_is_told_of() -> None:
+    flags = [f"-DPID={os.getpid()}"]
+    cell = COUNTED.replace("DECLARED", MEMBERS).replace("KEY", "*k")
+    with bpfnb.trace(cell, attach={"syscall:getpgid": "f"}, cflags=flags) as session:
+        for _ in range(5):
+            os.getpgid(0)
+    words = r"4 rows of counts \(line 3\) have the key of another row: they differ in 3 bytes of padding after c"
+    with pytest.warns(RuntimeWarning, match=words) as caught:
+        df = session.maps["counts"].df
+    assert caught[0].filename == __file__
+    assert len(df) == 5
+    assert len(df.drop_duplicates(["pid", "c", "x"])) == 1
+    assert session.maps["counts"].df.equals(df)  # and is not told again
+    declared = f"struct key key = {{}}; {MEMBERS.replace('k->', 'key.')}"  # what the warning says
+    cell = COUNTED.replace("DECLARED", declared).replace("KEY", "key")
+    with bpfnb.trace(cell, attach={"syscall:getpgid": "f"}, cflags=flags) as session:
+        for _ in range(5):
+            os.getpgid(0)
+    assert session.maps["counts"].df[["pid", "c", "x", "value"]].to_numpy().tolist() == [[1, 2, 3, 5]]
 
 
 def test_functions_that_all_came_out_false_are_told_of() -> None:

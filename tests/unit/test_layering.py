@@ -16,7 +16,7 @@ NOTEBOOK_SIDE = [
     {"bpfnb.errors", "bpfnb.origins"},
     {"bpfnb.schema", "bpfnb.cell", "bpfnb.memory"},
     {"bpfnb.program"},
-    {"bpfnb.protocol", "bpfnb.columns"},
+    {"bpfnb.protocol", "bpfnb.columns", "bpfnb.padding"},
     {"bpfnb.frames"},
     {"bpfnb.store", "bpfnb.client", "bpfnb.stacks", "bpfnb.accessor", "bpfnb.baseline"},
     {"bpfnb.maps"},

@@ -286,6 +286,19 @@ def test_other_probes_are_left_alone(probe: str, mode: Literal["kprobe", "tracep
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("probe", ["kretprobe:vfs_read", "uretprobe:/bin/bash:readline"])
+def test_arguments_are_gone_when_a_function_returns(probe: str, mode: Literal["kprobe", "tracepoint"]) -> None:
+    source = "int f(struct pt_regs *ctx) { return PT_REGS_PARM2(ctx); }"
+    with pytest.raises(ProgramError, match=r"PT_REGS_PARM2\(ctx\): when the function returns its arguments are gone"):
+        whole(source, mode, {probe: "f"})
+    fine = (
+        "int f(struct pt_regs *ctx) { struct pt_regs *regs = other(); return PT_REGS_PARM2(regs) + PT_REGS_RC(ctx); }"
+    )
+    assert whole(fine, mode, {probe: "f"}) == fine
+    assert whole(source, mode, {probe: "f", "kprobe:vfs_write": "f"}) == source  # its context is now one, now the other
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_what_asks_nothing_of_its_context_is_left_alone(mode: Literal["kprobe", "tracepoint"]) -> None:
     """GIVEN a function on two syscalls' entry and return and a kprobe, and its context passed on THEN no edit."""
     source = "BPF_STACK_TRACE(e, 64);\nint f(void *ctx) { int a = e.get_stackid(ctx, 0); return !ctx; }"

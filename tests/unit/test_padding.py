@@ -1,0 +1,55 @@
+"""Bytes of a row that no column shows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bpfnb.padding import count_twins, hidden_places
+from bpfnb.schema import Column, Rows, Schema
+
+# struct { u32 pid; char c; u64 x; }
+PADDED = Schema(
+    (Column("pid", "number", "<u4", 0), Column("c", "number", "|i1", 4), Column("x", "number", "<u8", 8)), 16
+)
+COMM = Schema((Column("pid", "number", "<u4", 0), Column("comm", "text", "S8", 4)), 12)
+BITS = Schema((Column("a", "bits", "<u4", 0, bits=(0, 3)), Column("b", "bits", "<u4", 0, bits=(3, 9))), 4)
+WHOLE = Schema((Column("m", "list", "<u4", 0, shape=(2, 2)),), 16)
+
+
+def rows(*texts: bytes) -> Rows:
+    return np.frombuffer(b"".join(texts), np.uint8).reshape(len(texts), -1)
+
+
+@pytest.mark.parametrize(
+    ("schema", "given", "twins"),
+    [
+        (PADDED, [b"\1\0\0\0\2\0\0\0" + bytes(8), b"\1\0\0\0\2\0\0\7" + bytes(8)], 1),
+        (PADDED, [b"\1\0\0\0\2\0\0\0" + bytes(8), b"\1\0\0\0\3\0\0\7" + bytes(8)], 0),
+        (PADDED, [b"\1\0\0\0\2\7\7\7" + bytes(8)], 0),
+        (PADDED, [b"\1\0\0\0\2\0\0" + bytes([n]) + bytes(8) for n in range(5)], 4),
+        (COMM, [b"\1\0\0\0bash\0\0\0\0", b"\1\0\0\0bash\0x\0\0", b"\1\0\0\0bashx\0\0\0", b"\1\0\0\0bashbash"], 1),
+        (BITS, [b"\1\0\0\0", b"\1\x10\0\0", b"\1\0\0\1", b"\1\1\0\0"], 2),
+        (WHOLE, [bytes(16), bytes(15) + b"\1"], 0),
+        (PADDED, [], 0),
+    ],
+)
+def test_keys_that_look_the_same_are_counted(schema: Schema, given: list[bytes], twins: int) -> None:
+    keys = rows(*given) if given else np.zeros((0, schema.size), np.uint8)
+    before = keys.copy()
+    assert count_twins(schema, keys) == twins
+    assert (keys == before).all()
+
+
+def test_a_map_without_keys_has_no_twins() -> None:
+    assert count_twins(Schema((), 0), np.zeros((3, 0), np.uint8)) == 0
+
+
+def test_what_is_hidden_in_words() -> None:
+    assert hidden_places(PADDED) == "3 bytes of padding after c"
+    assert hidden_places(COMM) == "what follows the end of comm"
+    assert hidden_places(BITS) == "2 bytes of padding after b, unused bits"
+    assert hidden_places(WHOLE) == ""
+    assert hidden_places(PADDED.shifted(1, 18)) == (
+        "1 byte of padding at its start, 3 bytes of padding after c, 1 byte of padding after x"
+    )
