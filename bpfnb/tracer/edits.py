@@ -7,6 +7,8 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
+from bpfnb.errors import Diagnostic
+
 __all__ = ["Edit", "Rewritten", "Submit", "assemble"]
 
 _MAIN = "/virtual/main.c"  # what bcc calls the text it is given
@@ -24,7 +26,8 @@ class Submit:
 @dataclasses.dataclass(frozen=True)
 class Rewritten:
     """``text``: what bcc compiles. ``cell``: what the user wrote. ``submits``: where it submits to which output.
-    ``tag``: what every printk format in ``text`` begins with."""
+    ``tag``: what every printk format in ``text`` begins with. ``counted``: the maps that have counters of refused
+    updates, in the order of these. ``notes``: on what is left as it is (updates.py)."""
 
     text: str
     cell: str
@@ -33,6 +36,8 @@ class Rewritten:
     _lines: tuple[tuple[tuple[int, int, bytes], ...], ...] = ()
     submits: tuple[Submit, ...] = ()
     tag: str = ""
+    counted: tuple[str, ...] = ()
+    notes: tuple[Diagnostic, ...] = ()
 
     @classmethod
     def plain(cls, text: str) -> Rewritten:
