@@ -158,7 +158,7 @@ class Map:
         A number as a key is the column "key", as a value "value"; a struct gives a column a member. A name that the key
         and the value share becomes "key.NAME" and "value.NAME". Rows are in the kernel's order, an array's in that of
         its index. ``df.attrs``: "map", "kind" and "lost"; of an LRU map "full": it has so many entries that it may have
-        evicted others, which nobody counts. BPF_HISTOGRAM without a stated size has 16,384 buckets: the first 64 are
+        evicted others, which nobody counts. BPF_HISTOGRAM without a stated size has 4,096 buckets: the first 64 are
         shown, and more up to the last that is not zero. Some kinds differ:
 
             per-CPU         a row a key and CPU, with ``cpu`` (int16) after the key's columns; see ``reduced``

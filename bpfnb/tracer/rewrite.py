@@ -60,7 +60,8 @@ def rewrite(
     portable = _Portable(cell, program, syscall_mode)
     edits += portable.edits()
     handed = submits(cell)
-    made = updates(cell, late=late, counting=counting)
+    in_tasks = all(probe.kind in _IN_TASKS or probe.target.startswith(_SYSCALL_EVENTS) for probe in program.probes)
+    made = updates(cell, late=late, in_tasks=in_tasks, counting=counting)
     prelude = portable.prelude() + made.prelude + handed.prelude + readers
     rewritten = assemble(program.source, [*edits, *handed.edits, *made.edits], prelude, path)
     return dataclasses.replace(rewritten, submits=handed.calls, tag=tag, counted=made.counted, notes=made.notes)
@@ -215,6 +216,9 @@ _KPROBE_PRELUDE = """\
 # A new process comes out of these by the exit tracepoint as well, with result 0; a kretprobe does not see it.
 _FORKS = ("clone", "clone3", "fork", "vfork")
 _ON_SYSCALL = {"syscall", "sysret"}
+# Probes whose programs run on behalf of a task, with interrupts enabled.
+_IN_TASKS = {*_ON_SYSCALL, "uprobe", "uretprobe", "usdt"}
+_SYSCALL_EVENTS = ("syscalls:", "raw_syscalls:")
 _PARM = re.compile(r"PT_REGS_PARM([1-6])(?:_SYSCALL)?")
 _REGISTER_MACRO = re.compile(r"PT_REGS_\w+")
 # x86-64's names of the argument registers, as PT_REGS_PARMn and PT_REGS_PARM4_SYSCALL use them.

@@ -13,7 +13,7 @@ MAPS = 'BPF_HASH(counts, u32); BPF_ARRAY(slots, u64, 8); BPF_TABLE("percpu_hash"
 
 
 def found(statement: str, maps: str = MAPS) -> Updates:
-    return updates(scan(f"{maps}\nint f(void *ctx) {{ u32 k = 1; {statement}\n return 0; }}"), late=True)
+    return updates(scan(f"{maps}\nint f(void *ctx) {{ u32 k = 1; {statement}\n return 0; }}"), late=True, in_tasks=True)
 
 
 def compiled(statement: str, maps: str = MAPS) -> str:
@@ -76,10 +76,30 @@ def test_bccs_lookup_or_init_goes_on_to_leave_the_function() -> None:
 
 def test_sizes_that_the_cell_states_are_left_to_it() -> None:
     assert found("", 'BPF_TABLE("hash", u32, u64, counts, 10);').prelude == ""
-    late, early = (updates(scan(MAPS), late=late).prelude for late in (True, False))
+    late, early = (updates(scan(MAPS), late=late, in_tasks=True).prelude for late in (True, False))
     assert "BPF_HASH3" in late
     assert "BPF_HASH3" not in early  # where hashes would have to be allocated at once, they are bcc's
     assert "BPF_HASH4" not in late
+
+
+@pytest.mark.parametrize(
+    ("probe", "roomy"),
+    [
+        ("syscall:sync", True),
+        ("uprobe:/bin/sh:main", True),
+        ("tracepoint:syscalls:sys_enter_sync", True),
+        ("tracepoint:sched:sched_switch", False),
+        ("rawtracepoint:sched_switch", False),
+        ("profile:99", False),
+    ],
+)
+def test_a_per_cpu_hash_has_more_room_where_its_keys_can_be_made_while_interrupts_are_on(
+    probe: str, roomy: bool
+) -> None:
+    program = parse(f"{MAPS} int f(void *ctx) {{ return 0; }}", {"syscall:sync": "f", probe: "f"})
+    text = rewrite(program, tag="", syscall_mode="tracepoint").text
+    assert ("BPF_PERCPU_HASH3" in text) == roomy
+    assert "BPF_HASH3" in text
 
 
 @pytest.mark.parametrize(
