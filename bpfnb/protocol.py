@@ -228,8 +228,8 @@ class Hello(Struct, tag=True, frozen=True):
 
 
 class Loaded(Struct, tag=True, frozen=True):
-    """The session is attached. ``warnings``: the compiler's, about the cell's own lines. ``notes``: on what is left as it
-    is there."""
+    """The session is attached. ``warnings``: the compiler's, about the cell's own lines. ``notes``: on what is
+    left as it is there."""
 
     request: int
     probes: tuple[ProbeInfo, ...]
