@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks import delivery, detach, frames, latency, mapdump, parts, printk
+from benchmarks import counting, delivery, detach, frames, latency, mapdump, parts, printk
 from benchmarks.common import CPUS, Group, build_producer, interleave, table
 
 GROUPS: dict[str, Group] = {
@@ -31,6 +31,7 @@ GROUPS: dict[str, Group] = {
     "gil": delivery.GIL,
     "df": frames.FRAMES,
     "maps": mapdump.MAPS,
+    "counting": counting.COUNTING,
     "printk": printk.PRINTK,
     "latency": latency.LATENCY,
     "detach": detach.DETACH,

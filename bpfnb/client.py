@@ -24,7 +24,18 @@ from typing import Any
 from bpfnb import protocol
 from bpfnb.errors import PrivilegeError, TracerDied
 from bpfnb.program import Program
-from bpfnb.protocol import Connection, Detached, FromTracer, Hello, Loaded, MapRead, SegmentAdded, Stopped, ToTracer
+from bpfnb.protocol import (
+    Connection,
+    CountersAdded,
+    Detached,
+    FromTracer,
+    Hello,
+    Loaded,
+    MapRead,
+    SegmentAdded,
+    Stopped,
+    ToTracer,
+)
 
 __all__ = ["Client", "Listener", "close", "connect", "replace", "start_in_background"]
 
@@ -42,6 +53,8 @@ class Listener:
     def on_loaded(self, loaded: Loaded) -> None: ...
 
     def on_segment(self, message: SegmentAdded, fd: int) -> None: ...
+
+    def on_counters(self, message: CountersAdded, fd: int) -> None: ...
 
     def on_map(self, message: MapRead, data: bytes) -> None:
         """A map as it was at the session's end; or, with ``taken``, entries whose taker was interrupted."""
@@ -221,6 +234,12 @@ class Client:
                 listener = self._listeners.pop(message.session, None)
             if listener:
                 listener.on_detached()
+            return
+        if isinstance(message, CountersAdded):
+            with self._lock:
+                listener = self._listeners.get(message.session)
+            if listener:
+                listener.on_counters(message, fds[0])
             return
         if isinstance(message, MapRead) and not message.request:
             with self._lock:

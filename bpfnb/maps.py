@@ -15,6 +15,7 @@ what the last ``drain`` read (bpfnb.baseline).
 from __future__ import annotations
 
 import operator
+import os
 import threading
 import warnings
 from collections import deque
@@ -26,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bpfnb import stacks
+from bpfnb import refusals, stacks
 from bpfnb.baseline import Baseline, counters
 from bpfnb.columns import Batch, growing, shown, text_dtype
 from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError, near_or_all
@@ -39,6 +40,7 @@ __all__ = ["Ask", "Map", "pack", "stack_frames"]
 
 _SHOWN = 20  # rows of a map's picture
 _LAST_LOG2 = 64  # the greatest bucket of 64-bit values
+_LRU_HELD = 128
 _MOST_LINEAR = 100_000  # buckets
 
 # Kinds without entries that could be read, and why.
@@ -115,12 +117,19 @@ class Map:
 
     What reads it raises UnsupportedError for a kind that has no entries to read (an array of programs, a sockmap ...);
     what changes it raises ProgramError when the kernel refuses or the session has stopped.
+
+    What programs could not put in is counted: see ``lost``. The first frame of a map that lacks it comes with a
+    RuntimeWarning.
     """
 
-    def __init__(self, info: MapInfo, ask: Ask, replaced: bool = False) -> None:
-        """``replaced``: programs set values of this map whole, and change none in place."""
+    def __init__(
+        self, info: MapInfo, ask: Ask, replaced: bool = False, refused: Callable[[], dict[int, int]] = dict
+    ) -> None:
+        """``replaced``: programs set values of this map whole, and change none in place. ``refused``: how many updates
+        by programs failed so far, by errno; 0 where it is not known."""
         self.info = info
         self._ask = ask
+        self._refused = refused
         self._key, self._value = info.key or _NONE, info.value or _NONE
         self._replaced = replaced
         self._lock = threading.Lock()  # of what follows: held while the kernel is asked
@@ -128,6 +137,8 @@ class Map:
         self._left: deque[tuple[Rows, Rows]] = deque()  # taken for somebody who was interrupted
         self._gone = 0  # entries taken out of a queue as it was at its session's end
         self._twins_said = False
+        self._entries = 0  # when it was last read
+        self._loss_said = False
 
     @property
     def name(self) -> str:
@@ -137,6 +148,16 @@ class Map:
     def kind(self) -> str:
         return self.info.kind
 
+    @property
+    def lost(self) -> int:
+        """Updates by the session's programs that the kernel refused so far: the map was full, the index past an array's
+        end, a stack's place taken (get_stackid's -EEXIST), no memory at hand, the map busy. Costs no request.
+
+        Not counted: ``insert`` of a key that is there, ``lookup`` of one that is not, -EFAULT of get_stackid (there was
+        no stack to take), and what an LRU map evicts: that it is full is in ``df.attrs["full"]``.
+        """
+        return refusals.total(self._refused())
+
     # --- as a whole ---
 
     @property
@@ -145,7 +166,9 @@ class Map:
 
         A number as a key is the column "key", as a value "value"; a struct gives a column a member. A name that the key
         and the value share becomes "key.NAME" and "value.NAME". Rows are in the kernel's order, an array's in that of
-        its index. ``df.attrs``: "map" and "kind". Some kinds differ:
+        its index. ``df.attrs``: "map", "kind" and "lost"; of an LRU map "full": it has so many entries that it may have
+        evicted others, which nobody counts. BPF_HISTOGRAM without a stated size has 4,096 buckets: the first 64 are
+        shown, and more up to the last that is not zero. Some kinds differ:
 
             per-CPU         a row a key and CPU, with ``cpu`` (int16) after the key's columns; see ``reduced``
             lpm_trie        the key is ``prefixlen`` (uint32) and ``data``, unless its struct names them otherwise
@@ -221,12 +244,15 @@ class Map:
 
         ``counts``: a map, or rows of events, with stack ids in columns that have "stack" in their name, and with "pid"
         or "tgid" for the names of a process's functions. ``pid``: only that process's, or of which it all is, where no
-        column says so. ``kernel``, ``user``, ``weight``: these columns, by name; see stacks.folded. stacks.lines()
-        makes the text for flamegraph.pl or speedscope. ProgramError for other maps.
+        column says so. ``kernel``, ``user``, ``weight``: these columns, by name; see stacks.folded. ``attrs["lost"]``:
+        updates of both maps that were refused. stacks.lines() makes the text for flamegraph.pl or speedscope.
+        ProgramError for other maps.
         """
         self._require_stacks()
         rows = counts.df if isinstance(counts, Map) else counts
-        return stacks.folded(rows, self.df, self._ask.symbols, pid=pid, **columns)
+        found = stacks.folded(rows, self.df, self._ask.symbols, pid=pid, **columns)
+        found.attrs["lost"] = self.lost + (counts.lost if isinstance(counts, Map) else 0)
+        return found
 
     def drain(self, how: str = "", as_is: str | Sequence[str] = ()) -> pd.DataFrame:
         """Every entry, as ``df`` has it, and taken out: what a drain has given, no other gives, nor ``df``, ``hist`` or
@@ -255,12 +281,13 @@ class Map:
         if how and how not in _DRAINS:
             raise ProgramError(f"a map is drained by {' or '.join(_DRAINS)}, not {how!r}")
         self._require_drainable(how)
+        self._say_loss()  # not once the entries are taken: a warning may be an error
         columns = counters(self._value, self._members([as_is] if isinstance(as_is, str) else as_is))
         with self._lock:
             if self.kind in _QUEUES or (how or self._usual()) == "entries":
                 return self._frame(*self._take())
             keys, values = self._all()
-            frame = self._frame(*self._joined([*self._left, self._since(keys, values, columns)]))
+            frame = self._frame(*self._trimmed(*self._joined([*self._left, self._since(keys, values, columns)])))
             self._left.clear()
             self._drained = Baseline(keys, values, columns, self.info.cpus, self.info.value_stride)
             return frame
@@ -401,21 +428,25 @@ class Map:
     def __repr__(self) -> str:
         sides = [", ".join(column.name for column in side.columns) for side in (self._key, self._value)]
         what = f" of {' -> '.join(filter(None, sides))}" if any(sides) else ""
-        return f"<Map {self.name}: {self.kind}{what}, room for {self.info.max_entries:,}>"
+        lost = f", {self.lost:,} updates refused" if self.lost else ""
+        return f"<Map {self.name}: {self.kind}{what}, room for {self.info.max_entries:,}{lost}>"
 
     def _repr_html_(self) -> str:
         from bpfnb.views.html import escape
 
         title = escape(repr(self))
+        lost = f"<div>{escape(refusals.why(self.info, self._refused()))}</div>" if self.lost else ""
         if self.info.value is None:
-            return f"<code>{title}</code>"
+            return f"<code>{title}</code>{lost}"
         try:
             keys, values = self._read()
         except BpfnbError as error:
             return f"<code>{title}</code><div>{escape(str(error))}</div>"
         more = f"<div>{len(values):,} entries; {_SHOWN} are shown</div>" if len(values) > _SHOWN else ""
+        if self.kind.startswith("lru_") and self._may_evict():
+            more += "<div>it is full, or nearly so: the least recently used entries are evicted, and not counted</div>"
         table = self._frame(keys[:_SHOWN], values[:_SHOWN]).head(_SHOWN).to_html(index=False, border=0)
-        return f"<code>{title}</code>{table}{more}"
+        return f"<code>{title}</code>{lost}{table}{more}"
 
     # --- inside ---
 
@@ -529,7 +560,7 @@ class Map:
         """All keys and all values, a row each; of a per-CPU map, a row has all CPUs' values. Since the last drain."""
         self._require_entries()
         with self._lock:
-            return self._since(*self._all())
+            return self._trimmed(*self._since(*self._all()))
 
     def _since(self, keys: Rows, values: Rows, columns: Sequence[Column] | None = None) -> tuple[Rows, Rows]:
         if self._drained is None:
@@ -538,6 +569,7 @@ class Map:
 
     def _all(self) -> tuple[Rows, Rows]:
         keys, values = self._rows(*self._ask.read())
+        self._entries = len(values)
         return keys[self._gone :], values[self._gone :]
 
     def _rows(self, count: int, data: bytes) -> tuple[Rows, Rows]:
@@ -548,6 +580,13 @@ class Map:
         keys = np.frombuffer(data, np.uint8, count * sizes[0]).reshape(count, sizes[0])
         values = np.frombuffer(data, np.uint8, count * sizes[1], begin).reshape(count, sizes[1])
         return keys, values
+
+    def _trimmed(self, keys: Rows, values: Rows) -> tuple[Rows, Rows]:
+        """Without the end of an array that is larger than the cell could expect, as far as it is zero."""
+        if not self.info.shown:
+            return keys, values
+        end = max(self.info.shown, int(np.flatnonzero(values.any(axis=1))[-1:].sum()) + 1)
+        return keys[:end], values[:end]
 
     def _each_cpu(self, values: Rows) -> Rows:
         return values.reshape(-1, self.info.value_stride)
@@ -609,8 +648,23 @@ class Map:
         return [list(islice(each, size)) for size in sizes]
 
     def _marked(self, frame: pd.DataFrame) -> pd.DataFrame:
-        frame.attrs.update(map=self.name, kind=self.kind)
+        frame.attrs.update(map=self.name, kind=self.kind, lost=self.lost)
+        if self.kind.startswith("lru_"):
+            frame.attrs["full"] = self._may_evict()
+        self._say_loss()
         return frame
+
+    def _say_loss(self) -> None:
+        """Warn of updates that were refused, once."""
+        if self.lost and not self._loss_said:
+            self._loss_said = True
+            refusals.warn(self.info, self._refused())
+
+    def _may_evict(self) -> bool:
+        """Whether an LRU map has come near its size: each CPU holds up to 128 free entries, at most half of them all
+        together, that another cannot have without evicting (kernel/bpf/bpf_lru_list.c, LOCAL_FREE_TARGET)."""
+        cpus = self.info.cpus if self._per_cpu else os.cpu_count() or 1
+        return self._entries >= max(self.info.max_entries - min(_LRU_HELD * cpus, self.info.max_entries // 2), 1)
 
 
 def _laid_out(key: bytes, value: bytes | None) -> bytes:

@@ -25,10 +25,12 @@ from bpfnb.program import Program
 from bpfnb.schema import Layout, Schema
 
 __all__ = [
+    "COUNTERS",
     "Check",
     "Checks",
     "ClearMap",
     "Connection",
+    "CountersAdded",
     "Detached",
     "Failed",
     "FindProbes",
@@ -59,6 +61,7 @@ __all__ = [
 _HEADER = struct.Struct("<IB")
 _MAX_BODY = 64 << 20  # a verifier log may be 16 MiB; anything much larger is not ours
 _MAX_FDS = 250  # the kernel's SCM_MAX_FD is 253
+COUNTERS = 128  # of refused updates, a map: one an errno
 _STRANGER = "the peer does not speak this protocol"
 
 
@@ -79,7 +82,9 @@ class MapInfo(Struct, frozen=True):
     ``key`` and ``value`` are None where the map holds nothing to read (a program array, a devmap ...); ``key`` also
     for a queue or a stack. ``cpus``: values an entry has, one a possible CPU in per-CPU maps, else 1; they lie
     ``value_stride`` bytes apart. ``inner``: of a map of maps, the inner maps' name.
-    ``pinned``: the file it is pinned at, and stays after the session; or "".
+    ``pinned``: the file it is pinned at, and stays after the session; or "". ``counters``: the index of its first
+    counter of refused updates (CountersAdded), -1 where nothing in the cell could be refused. ``shown``: of an array
+    larger than the cell could expect, the entries that are shown; more only up to the last that is not zero.
     """
 
     name: str
@@ -95,6 +100,8 @@ class MapInfo(Struct, frozen=True):
     line: int = 0
     inner: str = ""
     pinned: str = ""
+    counters: int = -1
+    shown: int = 0
 
 
 class Check(Struct, frozen=True):
@@ -237,12 +244,14 @@ class Hello(Struct, tag=True, frozen=True):
 
 
 class Loaded(Struct, tag=True, frozen=True):
-    """The session is attached. ``warnings``: the compiler's, about the cell's own lines."""
+    """The session is attached. ``warnings``: the compiler's, about the cell's own lines. ``notes``: on what is
+    left as it is there."""
 
     request: int
     probes: tuple[ProbeInfo, ...]
     warnings: tuple[Diagnostic, ...]
     maps: tuple[MapInfo, ...] = ()
+    notes: tuple[Diagnostic, ...] = ()
 
 
 class SegmentAdded(Struct, tag=True, frozen=True):
@@ -257,6 +266,17 @@ class SegmentAdded(Struct, tag=True, frozen=True):
     schema: Schema
     layout: Layout
     epoch_ns: int
+
+
+class CountersAdded(Struct, tag=True, frozen=True):
+    """Where the session's programs count updates of maps that the kernel refuses: ``words`` 64-bit numbers in memory,
+    whose descriptor travels along. ``COUNTERS`` of them a map, from ``MapInfo.counters`` on, one an errno.
+
+    Comes before Loaded. The programs write there while the session runs; nobody has to be asked.
+    """
+
+    session: int
+    words: int
 
 
 class Stopped(Struct, tag=True, frozen=True):
@@ -367,6 +387,7 @@ FromTracer = (
     Hello
     | Loaded
     | SegmentAdded
+    | CountersAdded
     | Stopped
     | Detached
     | MapRead

@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,7 +24,8 @@ from bpfnb.errors import Diagnostic, ProgramError, TracerDied, near_or_all
 from bpfnb.maps import Map
 from bpfnb.origins import Origin, origin
 from bpfnb.program import Program, parse
-from bpfnb.protocol import Loaded, MapRead, ProbeInfo, SegmentAdded
+from bpfnb.protocol import CountersAdded, Loaded, MapInfo, MapRead, ProbeInfo, SegmentAdded
+from bpfnb.refusals import Counters
 from bpfnb.store import Output, default_keep
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ class Snapshot(Struct, frozen=True):
     probes: tuple[ProbeInfo, ...]
     outputs: tuple[tuple[str, int, int], ...]  # name, rows, lost
     error: str = ""
-    maps: tuple[tuple[str, str], ...] = ()  # name, kind
+    maps: tuple[tuple[str, str, int], ...] = ()  # name, kind, updates refused
     pins: tuple[tuple[str, str], ...] = ()  # name of a map, the file it is pinned at
     notes: tuple[str, ...] = ()  # such as that it replaces another
 
@@ -64,8 +66,8 @@ class Session(client.Listener):
     ``state``       "running", "stopped" or "failed" (the tracer died; what was collected remains)
     ``detaching``   whether it has stopped and the kernel is still letting go of what it was attached by
     ``lost``        events known lost, over all outputs
-    ``warnings``    about the cell: functions nothing attaches, the compiler's; and a note when another session was
-                    replaced; as bpfnb.errors.Diagnostic
+    ``warnings``    about the cell: "note"s on additions to maps that are not exact, functions nothing attaches, the
+                    compiler's; and a note when another session was replaced; as bpfnb.errors.Diagnostic
     ``program``     the parsed cell
     """
 
@@ -78,6 +80,8 @@ class Session(client.Listener):
         self._keep = keep
         self._outputs: dict[str, Output] = {}
         self._maps: dict[str, Map] = {}
+        self._notes: tuple[str, ...] = ()
+        self._counters: Counters | None = None
         self._final: dict[str, tuple[int, bytes]] = {}  # the maps' entries at the end
         self._client: client.Client | None = None
         self._number = 0
@@ -144,9 +148,9 @@ class Session(client.Listener):
             probes=self.probes,
             outputs=outputs,
             error=str(self._error or ""),
-            maps=tuple((name, map_.info.kind) for name, map_ in self._maps.items()),
+            maps=tuple((name, map_.info.kind, map_.lost) for name, map_ in self._maps.items()),
             pins=tuple((name, map_.info.pinned) for name, map_ in self._maps.items() if map_.info.pinned),
-            notes=tuple(w.message for w in self.warnings if w.severity == "note" and not w.line),
+            notes=(*(w.message for w in self.warnings if w.severity == "note" and not w.line), *self._notes),
         )
 
     # --- its life ---
@@ -211,13 +215,22 @@ class Session(client.Listener):
         output.add_segment(message.layout, fd, message.epoch_ns)
 
     def on_loaded(self, loaded: Loaded) -> None:
-        self.probes, self.warnings = loaded.probes, (*self.program.warnings, *loaded.warnings)
+        self.probes, self.warnings = loaded.probes, (*loaded.notes, *self.program.warnings, *loaded.warnings)
+        self._notes = tuple(f"line {note.line}: {note.message}" for note in loaded.notes)
         self._maps = {
-            info.name: Map(info, _MapAccess(self, info.name), _only_sets(self.program.source, info.name))
+            info.name: Map(
+                info,
+                _MapAccess(self, info.name),
+                _only_sets(self.program.source, info.name),
+                partial(self._refused, info),
+            )
             for info in loaded.maps
         }
         self._started = time.monotonic()
         self.state = "running"
+
+    def on_counters(self, message: CountersAdded, fd: int) -> None:
+        self._counters = Counters(message, fd)
 
     def on_map(self, message: MapRead, data: bytes) -> None:
         if message.taken:
@@ -248,10 +261,15 @@ class Session(client.Listener):
     def _end(self, state: str) -> None:
         for output in self._outputs.values():
             output.finish()
+        if self._counters:
+            self._counters.keep()
         self.state = state
         self._finished = time.monotonic()
         _unregister(self)
         self._ended.set()
+
+    def _refused(self, info: MapInfo) -> dict[int, int]:
+        return self._counters.of(info) if self._counters else {}
 
     def _main(self) -> Output:
         declared = [output.name for output in self.program.outputs]

@@ -18,8 +18,10 @@ every program is taken as good unless told otherwise (``refuse``).
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,7 +34,7 @@ from msgspec.structs import replace
 from bpfnb import client, protocol
 from bpfnb.errors import BpfnbError
 from bpfnb.program import MapDecl, Program
-from bpfnb.protocol import Check, Connection, MapInfo, ProbeInfo, ToTracer
+from bpfnb.protocol import COUNTERS, Check, Connection, MapInfo, ProbeInfo, ToTracer
 from bpfnb.schema import PRINTK, PRINTK_ROW, Column, Layout, Rows, Schema
 from bpfnb.session import Session
 from bpfnb.tracer.clock import Clock
@@ -65,6 +67,7 @@ class FakeTracer:
         self._maps = {name: _Entries(*arrays) for name, arrays in (maps or {}).items()}
         self._clock = Clock()
         self._refusals: list[BpfnbError] = []
+        self._counters: dict[int, int] = {}  # a session's memory of refused updates, as a descriptor
         self._writers: dict[tuple[int, str], SegmentWriter] = {}
         self._before: client.Client | None = None
         self.loaded: list[str] = []  # the sources of the programs loaded, in order
@@ -117,6 +120,10 @@ class FakeTracer:
         """Say that the kernel has let go of a stopped session."""
         self._connection.send(protocol.Detached(session._number))
 
+    def refuse_updates(self, session: Session, name: str, count: int, number: int = errno.E2BIG) -> None:
+        """Say that so many updates of a map have failed with this errno so far."""
+        os.pwrite(self._counters[session._number], struct.pack("=Q", count), 8 * (self._first(name) + number))
+
     def refuse(self, error: BpfnbError) -> None:
         """Answer the next program with this error."""
         self._refusals.append(error)
@@ -126,6 +133,8 @@ class FakeTracer:
         self._connection.close()
         self._thread.join()
         self._writers.clear()
+        while self._counters:
+            os.close(self._counters.popitem()[1])
 
     def _serve(self) -> None:
         try:
@@ -179,8 +188,17 @@ class FakeTracer:
         if program.prints:
             self._writers[request, "printk"] = SegmentWriter(PRINTK, self._publisher(request, "printk", PRINTK))
         probes = tuple(ProbeInfo(p.requested, p.requested, p.kind, "", p.function) for p in program.probes)
-        maps = tuple(self._maps[m.name].info(m) for m in program.maps if m.name in self._maps)
+        maps = tuple(self._maps[m.name].info(m, self._first(m.name)) for m in program.maps if m.name in self._maps)
+        if maps:
+            self._counters[request] = os.memfd_create("bpfnb-fake-counters", os.MFD_CLOEXEC)
+            words = len(self._maps) * COUNTERS
+            os.ftruncate(self._counters[request], 8 * words)
+            self._connection.send(protocol.CountersAdded(request, words), [self._counters[request]])
         return protocol.Loaded(request, probes, (), maps)
+
+    def _first(self, name: str) -> int:
+        """The index of a map's first counter."""
+        return list(self._maps).index(name) * COUNTERS
 
     def _publisher(self, session: int, output: str, schema: Schema) -> Callable[[Layout, int], None]:
         epoch = self._clock.epoch_ns()
@@ -209,11 +227,12 @@ class _Entries:
         self._key, self._value = keys.dtype, values.dtype
         self._entries = {k.tobytes(): v.tobytes() for k, v in zip(keys, values, strict=True)}
 
-    def info(self, declared: MapDecl) -> MapInfo:
+    def info(self, declared: MapDecl, counters: int) -> MapInfo:
         key, value = _schema(self._key, "key"), _schema(self._value, "value")
         kind = "array" if "ARRAY" in declared.macro or "HIST" in declared.macro else "hash"
+        sizes = key.size, value.size, value.size
         return MapInfo(
-            declared.name, declared.macro, kind, key, value, key.size, value.size, value.size, 1, 10240, declared.line
+            declared.name, declared.macro, kind, key, value, *sizes, 1, 10240, declared.line, counters=counters
         )
 
     def content(self) -> tuple[int, bytes]:

@@ -36,6 +36,10 @@ _GUESS = re.compile(r"((?:use of undeclared identifier|unknown type name) '(\w+)
 _DECLARED = re.compile(r"'(\w+)' declared here")
 _OF_BCC = re.compile(r"did you mean 'bcc_\w+|did you mean '\w+_'")  # functions that its macros call
 _TABLE = re.compile(r"struct (\w+)_table_t")
+_INITIALIZED = re.compile(
+    r"initializing '(?:__)?typeof(?:__)? ?\(\w+\.(?:key|leaf)\)' \(aka '([^']*)'\) with an expression of "
+    r"(incompatible )?type ('[^']*'(?: \(aka '[^']*'\))?)(.*)"
+)
 # What follows where the text of a macro of bcc's is no C: structs that nobody knows.
 _GENERATED = re.compile(
     r"____btf_map_|'\w+_table_t'|(incomplete type|declaration of) 'struct \w+_table_t'|bpfnb_|BPFNB_"
@@ -142,7 +146,7 @@ class _Reader:
         if not _CELL.fullmatch(said.file):
             return _Finding(_outside(said)) if said.severity == "error" else None
         if self.source.reaches(said.line) and self.source.is_inserted(said.line, said.column):
-            return self._about_submit(said)
+            return self._about_increment(said) or self._about_submit(said)
         place = self.source.to_cell(said.line, said.column)
         ours = self._in_our_words(said, place)
         if ours:
@@ -166,6 +170,16 @@ class _Reader:
         if macro and said.message.startswith("pasting formed"):
             return f"{macro[0]} is given something that is no name"
         return ""
+
+    def _about_increment(self, said: _Message) -> _Finding | None:
+        """A key or a number of an increment initializes a variable of ours; the user passes it."""
+        found = _INITIALIZED.search(said.message)
+        if not found:
+            return None
+        passed = f"passing {found[3]} to parameter of {found[2] or ''}type '{found[1]}'{found[4]}"
+        place = self.source.to_cell(said.line, said.column)
+        message = self._worded(said.message[: found.start()] + passed, "")[0]
+        return _Finding(Diagnostic(*place, said.severity, message))
 
     def _about_submit(self, said: _Message) -> _Finding | None:
         """What is said of our text around a submit is about what is handed over."""

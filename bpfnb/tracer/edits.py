@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from bpfnb.errors import Diagnostic
 from bpfnb.schema import Schema
 
 __all__ = ["Edit", "Handed", "Rewritten", "Submit", "assemble"]
@@ -37,7 +38,9 @@ class Handed(Struct, frozen=True):
 @dataclasses.dataclass(frozen=True)
 class Rewritten:
     """``text``: what bcc compiles. ``cell``: what the user wrote. ``submits``: where it submits to which output.
-    ``tag``: what every printk format in ``text`` begins with. ``stamped``, ``padded``: outputs, as in submits.py."""
+    ``tag``: what every printk format in ``text`` begins with. ``stamped``, ``padded``: outputs, as in submits.py.
+    ``counted``: the maps that have counters of refused updates, in the order of these. ``notes``: on what is left as it
+    is (updates.py)."""
 
     text: str
     cell: str
@@ -48,6 +51,8 @@ class Rewritten:
     tag: str = ""
     stamped: frozenset[str] = frozenset()
     padded: frozenset[str] = frozenset()
+    counted: tuple[str, ...] = ()
+    notes: tuple[Diagnostic, ...] = ()
 
     @classmethod
     def plain(cls, text: str) -> Rewritten:

@@ -28,7 +28,9 @@ __all__ = [
     "hardware_event",
     "is_jited",
     "kprobe",
+    "late_allocation",
     "lsm",
+    "mapped_array",
     "perf_buffer",
     "profile",
     "raw_tracepoint",
@@ -51,7 +53,8 @@ _SYS_BPF, _SYS_PERF_EVENT_OPEN = _NUMBERS.get(platform.machine(), (321, 298))
 _MAP_CREATE, _MAP_UPDATE, _PROG_LOAD, _OBJECT_INFO, _RAW_TRACEPOINT_OPEN = 0, 2, 5, 15, 17
 _SOCKET_FILTER, _KPROBE, _TRACEPOINT, _PERF_EVENT, _RAW_TRACEPOINT, _TRACING, _LSM = 1, 2, 5, 7, 17, 26, 29
 _TRACE_FENTRY, _LSM_MAC = 24, 27  # enum bpf_attach_type
-_PERF_EVENT_ARRAY, _RINGBUF = 4, 27
+_HASH, _ARRAY, _PERF_EVENT_ARRAY, _RINGBUF = 1, 2, 4, 27
+_NO_PREALLOC, _MMAPABLE = 1, 1024  # flags of maps
 
 _TYPE_HARDWARE, _TYPE_SOFTWARE, _TYPE_TRACEPOINT = 0, 1, 2
 _CPU_CYCLES, _CPU_CLOCK, _BPF_OUTPUT = 0, 0, 10
@@ -82,6 +85,7 @@ def _instruction(code: int, destination: int = 0, source: int = 0, immediate: in
     return struct.pack("=BBhi", code, destination | source << 4, 0, immediate)
 
 
+_LOAD_WIDE, _PSEUDO_MAP = 0x18, 1  # an lddw of a map's descriptor
 _MOVE, _MOVE_REGISTER, _ADD, _CALL, _EXIT = 0xB7, 0xBF, 0x07, 0x85, 0x95
 _RETURN_0 = _instruction(_MOVE) + _instruction(_EXIT)
 
@@ -125,6 +129,27 @@ def read_kernel_memory() -> None:
 def ring_buffer() -> None:
     """Make a ring buffer (Linux v5.8)."""
     os.close(_map(_RINGBUF, 0, 0, os.sysconf("SC_PAGE_SIZE")))
+
+
+def mapped_array() -> None:
+    """Make an array that can be mapped (Linux kernel commit fc9702273e2e "bpf: Add mmap() support for
+    BPF_MAP_TYPE_ARRAY", in v5.5)."""
+    os.close(_map(_ARRAY, 4, 8, 1, _MMAPABLE))
+
+
+def late_allocation() -> None:
+    """Load a perf event's program that uses a hash whose entries are allocated as they come.
+
+    Kernels before v6.1 refuse it, and warn of such hashes in other tracing programs (commit 34dd3bad1a6f "bpf: Relax
+    the requirement to use preallocated hash maps in tracing progs.").
+    """
+    made = _map(_HASH, 4, 4, 1, _NO_PREALLOC)
+    try:
+        use = _instruction(_LOAD_WIDE, 1, _PSEUDO_MAP, made) + _instruction(0)
+        with _program(_PERF_EVENT, use + _RETURN_0):
+            pass
+    finally:
+        os.close(made)
 
 
 def perf_buffer() -> None:
@@ -243,8 +268,8 @@ def _program(kind: int, code: bytes = _RETURN_0, *, attach_type: int = 0, target
         os.close(program)
 
 
-def _map(kind: int, key_size: int, value_size: int, entries: int) -> int:
-    return _bpf(_MAP_CREATE, struct.pack("=IIII", kind, key_size, value_size, entries))
+def _map(kind: int, key_size: int, value_size: int, entries: int, flags: int = 0) -> int:
+    return _bpf(_MAP_CREATE, struct.pack("=IIIII", kind, key_size, value_size, entries, flags))
 
 
 def _open_raw(program: int, name: str = "") -> None:

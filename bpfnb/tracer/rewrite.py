@@ -1,10 +1,10 @@
 """The C bcc gets to compile: the cell's, changed where this kernel, the printk tag or an output asks for it.
 
-Four kinds of change. What is handed to an output is shown to the compiler's type information (submits.py). Every
-format of bpf_trace_printk starts with the session's tag. A format that ends in ``\\\\n`` (C pasted out of a Python
-string) ends in a newline. And in functions on syscalls ``PT_REGS_PARMn(ctx)`` and extra parameters mean the syscall's
-n-th argument, ``PT_REGS_RC(ctx)`` its result, whether the function runs as a kprobe on the syscall's entry function or
-on the syscall's tracepoint.
+Five kinds of change. What is handed to an output is shown to the compiler's type information (submits.py). What is
+added to a map is added exactly, and counted where it is refused (updates.py). Every format of bpf_trace_printk starts
+with the session's tag. A format that ends in ``\\\\n`` (C pasted out of a Python string) ends in a newline. And in
+functions on syscalls ``PT_REGS_PARMn(ctx)`` and extra parameters mean the syscall's n-th argument, ``PT_REGS_RC(ctx)``
+its result, whether the function runs as a kprobe on the syscall's entry function or on the syscall's tracepoint.
 
 Positions. bcc compiles in three passes and adds lines in each: the struct of every TRACEPOINT_PROBE, an attribute
 before every function, a line after every ``{`` of one. Diagnostics and the verifier's line info then carry the lines
@@ -26,6 +26,7 @@ from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError, did_you_mea
 from bpfnb.program import Probe, Program
 from bpfnb.tracer.edits import Edit, Rewritten, assemble
 from bpfnb.tracer.submits import submits
+from bpfnb.tracer.updates import updates
 
 __all__ = ["Rewritten", "rewrite"]
 
@@ -34,12 +35,21 @@ Mode = Literal["kprobe", "tracepoint"]
 _MOST_VALUES = 3  # a helper takes five arguments, and the format is two of them: its address and its size
 
 
-def rewrite(program: Program, *, tag: str, syscall_mode: Mode, path: str = "", readers: str = "") -> Rewritten:
+def rewrite(
+    program: Program,
+    *,
+    tag: str,
+    syscall_mode: Mode,
+    path: str = "",
+    readers: str = "",
+    late: bool = True,
+    counting: bool = True,
+) -> Rewritten:
     """The text to compile for this kernel.
 
     ``tag``: put before every printk format; "" for none. ``path``: a file that holds the cell, for as long as the
     compiler runs; LLVM then copies the cell's own lines into the program's line info, and diagnostics name this file.
-    ``readers``: C to put before the cell (usdt.py).
+    ``readers``: C to put before the cell (usdt.py). ``late``, ``counting``: see updates.
     Raises UnsupportedError or ProgramError where a function on a syscall does what cannot mean the same everywhere.
     """
     for text in (tag, path):
@@ -50,8 +60,19 @@ def rewrite(program: Program, *, tag: str, syscall_mode: Mode, path: str = "", r
     portable = _Portable(cell, program, syscall_mode)
     edits += portable.edits()
     handed = submits(cell, cpu=program.cpu)
-    rewritten = assemble(program.source, [*edits, *handed.edits], portable.prelude() + handed.prelude + readers, path)
-    return dataclasses.replace(rewritten, submits=handed.calls, tag=tag, stamped=handed.stamped, padded=handed.padded)
+    in_tasks = all(probe.kind in _IN_TASKS or probe.target.startswith(_SYSCALL_EVENTS) for probe in program.probes)
+    made = updates(cell, late=late, in_tasks=in_tasks, counting=counting)
+    prelude = portable.prelude() + made.prelude + handed.prelude + readers
+    rewritten = assemble(program.source, [*edits, *handed.edits, *made.edits], prelude, path)
+    return dataclasses.replace(
+        rewritten,
+        submits=handed.calls,
+        tag=tag,
+        stamped=handed.stamped,
+        padded=handed.padded,
+        counted=made.counted,
+        notes=made.notes,
+    )
 
 
 def _resets(cell: Cell) -> Iterator[Edit]:
@@ -203,6 +224,9 @@ _KPROBE_PRELUDE = """\
 # A new process comes out of these by the exit tracepoint as well, with result 0; a kretprobe does not see it.
 _FORKS = ("clone", "clone3", "fork", "vfork")
 _ON_SYSCALL = {"syscall", "sysret"}
+# Probes whose programs run on behalf of a task, with interrupts enabled.
+_IN_TASKS = {*_ON_SYSCALL, "uprobe", "uretprobe", "usdt"}
+_SYSCALL_EVENTS = ("syscalls:", "raw_syscalls:")
 _PARM = re.compile(r"PT_REGS_PARM([1-6])(?:_SYSCALL)?")
 _REGISTER_MACRO = re.compile(r"PT_REGS_\w+")
 # x86-64's names of the argument registers, as PT_REGS_PARMn and PT_REGS_PARM4_SYSCALL use them.

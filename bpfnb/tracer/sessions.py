@@ -7,16 +7,29 @@ import os
 import struct
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
+from bpfnb.cell import scan
 from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError
 from bpfnb.program import MapDecl, Output, Probe, Program
-from bpfnb.protocol import Connection, Detached, Loaded, MapInfo, MapRead, ProbeInfo, SegmentAdded, ToTracer
+from bpfnb.protocol import (
+    COUNTERS,
+    Connection,
+    CountersAdded,
+    Detached,
+    Loaded,
+    MapInfo,
+    MapRead,
+    ProbeInfo,
+    SegmentAdded,
+    ToTracer,
+)
 from bpfnb.schema import PRINTK, Layout, Schema
-from bpfnb.tracer import attach, mapdump, pins, privileges, slots, usdt
+from bpfnb.tracer import attach, features, mapdump, pins, privileges, slots, syscalls, usdt
 from bpfnb.tracer.attach import Surroundings
 from bpfnb.tracer.clock import Clock
 from bpfnb.tracer.comms import CommHistory
@@ -31,6 +44,7 @@ from bpfnb.tracer.rewrite import rewrite
 from bpfnb.tracer.rings import OpenWriter, PerfSource, RingSource
 from bpfnb.tracer.segments import SegmentWriter
 from bpfnb.tracer.submits import LOST_MAP, NO_STAMP, padded_maps
+from bpfnb.tracer.updates import REFUSED_MAP, shown_entries
 
 __all__ = ["Sessions"]
 
@@ -207,21 +221,29 @@ class Sessions:
         """What is begun first ends last: links, then the last drains, then what they read from, then the programs."""
         tag = new_tag() if program.prints else ""
         around = Surroundings(folder, usdt.find_all(program, folder))
-        readers = usdt.readers(program, around.usdt)
-        source = rewrite(program, tag=tag, syscall_mode=attach.syscall_mode(), path=CELL_PATH, readers=readers)
+        source = rewrite(
+            program,
+            tag=tag,
+            syscall_mode=attach.syscall_mode(),
+            path=CELL_PATH,
+            readers=usdt.readers(program, around.usdt),
+            late=_can(features.late_allocation),
+            counting=_can(features.mapped_array),
+        )
         running = _Running(self._build(program, source, around))
         try:
             if program.prints:
                 self._read_printk(number, tag, running.stack)
             self._read_outputs(number, program, source, running)
-            running.maps = tuple(_describe(declared, running.module) for declared in _compiled_maps(program, running))
+            running.maps = _described(program, source, running.module)
             probes = self._attach(program, running, around)
+            self._send_counters(number, source, running.module)
         except BaseException:
             running.close()
             self._closer.close(running.events())
             raise
         self._running[number] = running
-        return Loaded(number, probes, running.module.warnings, running.maps)
+        return Loaded(number, probes, running.module.warnings, running.maps, source.notes)
 
     def _build(self, program: Program, source: Rewritten, around: Surroundings) -> Module:
         unsure = _conditional(program)
@@ -234,6 +256,7 @@ class Sessions:
         tables = [output.name for output in program.outputs] + [m.name for m in program.maps]
         tables += [LOST_MAP] if program.outputs else []
         tables += [name for output in sorted(source.padded) for name in padded_maps(output)]
+        tables += [REFUSED_MAP] if source.counted else []
         return self._compiler.build(
             source,
             program.cflags,
@@ -268,6 +291,13 @@ class Sessions:
             elif probe.function not in conditional:
                 raise ProgramError(f"there is no function {probe.function} in the compiled program")
         return probes
+
+    def _send_counters(self, number: int, source: Rewritten, module: Module) -> None:
+        """Hand the notebook the memory in which the programs count what their maps refuse."""
+        if source.counted:
+            fd = module.tables[REFUSED_MAP].fd
+            syscalls.freeze(fd)
+            self._connection.send(CountersAdded(number, COUNTERS * len(source.counted)), [fd])
 
     # --- reading ---
 
@@ -359,16 +389,30 @@ def _nothing_compiled(program: Program) -> ProgramError:
     return ProgramError(why, line=first.line or None)
 
 
-def _compiled_maps(program: Program, running: _Running) -> list[MapDecl]:
+def _described(program: Program, source: Rewritten, module: Module) -> tuple[MapInfo, ...]:
     """The maps that are in the compiled text, each once."""
-    return list({m.name: m for m in program.maps if m.name in running.module.tables}.values())
+    cell = scan(program.source, program.cflags)
+    declared = {m.name: m for m in program.maps if m.name in module.tables}
+    return tuple(_describe(m, source, module, shown_entries(cell, m.name)) for m in declared.values())
 
 
-def _describe(declared: MapDecl, module: Module) -> MapInfo:
-    table = module.tables[declared.name]
-    return mapdump.describe(
-        table.fd, declared.name, declared.macro, table.key, table.value, declared.line, pinned=declared.pinned
+def _describe(declared: MapDecl, source: Rewritten, module: Module, shown: int) -> MapInfo:
+    name, table = declared.name, module.tables[declared.name]
+    described = mapdump.describe(
+        table.fd, name, declared.macro, table.key, table.value, declared.line, pinned=declared.pinned
     )
+    counters = source.counted.index(name) * COUNTERS if name in source.counted else -1
+    return replace(described, counters=counters, shown=shown if described.kind == "array" else 0)
+
+
+@cache
+def _can(feature: Callable[[], None]) -> bool:
+    """Whether this kernel does something (features.py)."""
+    try:
+        feature()
+    except OSError:
+        return False
+    return True
 
 
 def _lost_counters(module: Module) -> npt.NDArray[np.uint64]:

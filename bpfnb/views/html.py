@@ -66,7 +66,7 @@ class SnapshotLike(Protocol):
     @property
     def error(self) -> str: ...
     @property
-    def maps(self) -> Sequence[tuple[str, str]]: ...
+    def maps(self) -> Sequence[tuple[str, str, int]]: ...
     @property
     def pins(self) -> Sequence[tuple[str, str]]: ...
     @property
@@ -123,7 +123,8 @@ def session_text(snapshot: SnapshotLike) -> str:
     lines += ["  " + _probe_text(probe) for probe in s.probes]
     lines += ["  " + printable(note) for note in _notes(s.probes)]
     if s.maps:
-        lines.append("  maps: " + printable(", ".join(f"{name} ({kind})" for name, kind in s.maps)))
+        maps = (f"{name} ({kind}{f', {lost:,} updates refused' if lost else ''})" for name, kind, lost in s.maps)
+        lines.append("  maps: " + printable(", ".join(maps)))
     lines += [f"  {printable(line)}" for line in _pins(s)]
     lines += ["  " + printable(note) for note in s.notes]
     if s.error:
@@ -147,7 +148,7 @@ def session_card(snapshot: SnapshotLike) -> str:
     if s.probes:
         parts.append(_probes_table(s.probes))
     if s.maps:
-        names = ", ".join(f"{code(name)} {muted(escape(kind))}" for name, kind in s.maps)
+        names = ", ".join(_map(*map_) for map_ in s.maps)
         parts.append(f'<div style="margin-top:6px">{muted("maps")} {names}</div>')
     parts += [f"<div>{muted(escape(line))}</div>" for line in _pins(s)]
     parts += [f'<div style="margin-top:6px">{muted(escape(note))}</div>' for note in s.notes]
@@ -189,6 +190,11 @@ def _pins(s: SnapshotLike) -> list[str]:
     return [
         f"{name} stays after the session, pinned at {path}: rm {shlex.quote(path)} removes it" for name, path in s.pins
     ]
+
+
+def _map(name: str, kind: str, lost: int) -> str:
+    refused = f' <span style="color:{BAD}">{lost:,} updates refused</span>' if lost else ""
+    return f"{code(name)} {muted(escape(kind))}{refused}"
 
 
 def _outputs_table(outputs: Sequence[tuple[str, int, int]]) -> str:

@@ -17,7 +17,7 @@ NOTEBOOK_SIDE = [
     {"bpfnb.schema", "bpfnb.cell", "bpfnb.memory"},
     {"bpfnb.program"},
     {"bpfnb.protocol", "bpfnb.columns", "bpfnb.padding"},
-    {"bpfnb.frames"},
+    {"bpfnb.frames", "bpfnb.refusals"},
     {"bpfnb.store", "bpfnb.client", "bpfnb.stacks", "bpfnb.accessor", "bpfnb.baseline"},
     {"bpfnb.maps"},
     {"bpfnb.views"},

@@ -88,7 +88,7 @@ def test_a_scalar_key_and_value_are_columns_of_these_names_and_types() -> None:
     df = make(numbers(k7=70, k3=30, k9=2**64 - 1)).df
     assert df.to_dict("list") == {"key": [7, 3, 9], "value": [70, 30, 2**64 - 1]}
     assert [str(t) for t in df.dtypes] == ["uint32", "uint64"]
-    assert df.attrs == {"map": "counts", "kind": "hash"}
+    assert df.attrs == {"map": "counts", "kind": "hash", "lost": 0}
 
 
 def test_structs_give_a_column_a_member() -> None:
@@ -427,7 +427,7 @@ def test_what_is_drained_is_in_no_other_frame() -> None:
     assert m.hist("linear")["count"].tolist() == [0, 0, 0, 0, 0, 0, 0, 5, 0, 1]
     frame = m.drain()
     assert dict(zip(frame.key, frame.value, strict=True)) == {7: 5, 9: 1}
-    assert frame.attrs == {"map": "counts", "kind": "hash"}
+    assert frame.attrs == {"map": "counts", "kind": "hash", "lost": 0}
     assert len(m.drain()) == 0
 
 

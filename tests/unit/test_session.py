@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -349,6 +350,25 @@ def test_a_map_of_a_session_whose_tracer_died_is_gone_with_it() -> None:
         session.wait(5)
         with pytest.raises(bpfnb.TracerDied):
             len(session.maps["counts"].df)
+
+
+def test_updates_refused_are_seen_without_asking_and_stay_after_the_end() -> None:
+    entries = {name: (np.array([1], "<u4"), np.array([10], "<u8")) for name in ("other", "counts")}
+    source = f"BPF_HASH(other, u32);\n{BOTH}"
+    with FakeTracer(maps=entries) as tracer, bpfnb.trace(source, name="both") as session:
+        counts = session.maps["counts"]
+        tracer.refuse_updates(session, "counts", 3)
+        tracer.refuse_updates(session, "counts", 2, errno.EBUSY)
+        tracer.refuse_updates(session, "counts", 9, errno.EINVAL)  # no fault of the map
+        assert (counts.lost, session.maps["other"].lost, session.lost) == (5, 0, 0)
+        said = r"5 updates .* full, with room for 10,240 entries \(3\), another program was .* \(2\); declare it larger"
+        with pytest.warns(RuntimeWarning, match=said):
+            assert counts.df.attrs["lost"] == 5
+        assert "counts (hash, 5 updates refused)" in repr(session)
+        tracer.refuse_updates(session, "counts", 4)
+        tracer.die()
+        session.wait(5)
+        assert counts.lost == 6
 
 
 def test_a_session_that_only_fills_maps_says_where_to_look() -> None:
