@@ -127,7 +127,7 @@ def submits(cell: Cell, *, cpu: bool = False) -> Submits:
     prelude = f"#define BPFNB_OUTPUTS {len(cell.outputs)}\n{_PRELUDE}"
     if stamped:
         prelude += f"#define BPFNB_STAMP {16 if cpu else 8}\n" + _STAMP % (_STAMP_CPU if cpu else "")
-    prelude += "".join(f"BPF_PERF_OUTPUT({name});\n" for output in sorted(padded) for name in padded_maps(output))
+    prelude += "".join(map(_padded_submit, sorted(padded)))
     return Submits(edits, prelude, tuple(calls), stamped, padded)
 
 
@@ -301,13 +301,31 @@ def _stamping(call: _Call, output: int, holder: str) -> Iterator[Edit]:
 
 def _choosing(call: _Call, output: int, holder: str) -> Iterator[Edit]:
     """Through the map for the padding, which is such that it, 4 and the size make a multiple of 8."""
-    names = ["__auto_type bpfnb_ctx = (", "__auto_type bpfnb_data = (", "u32 bpfnb_size = ("]
-    yield from _arguments(call, names)
-    submit = "{}.perf_submit(bpfnb_ctx, bpfnb_data, bpfnb_size); "
-    cases = [f"case {n}: bpfnb_failed = {submit.format(m)}break; " for n, m in enumerate(padded_maps(call.output), 1)]
-    choice = f"switch ((4 - bpfnb_size) & 7) {{ {''.join(cases)}default: bpfnb_failed = {submit.format(call.output)}}} "
+    yield from _arguments(call, ("__auto_type bpfnb_ctx = (", "__auto_type bpfnb_data = (", "u32 bpfnb_size = ("))
+    given = "(bpfnb_ctx, (void *)bpfnb_data, bpfnb_size)"
+    choice = f"(bpfnb_size + 4) & 7 ? bpfnb_submit_{call.output}{given} : {call.output}.perf_submit{given}; "
     after = f"if (bpfnb_failed) bpfnb_count({output}); {holder}bpfnb_failed; }})"
-    yield Edit(call.last.start, call.last.end, f"); int bpfnb_failed; {choice}{after}")
+    yield Edit(call.last.start, call.last.end, f"); int bpfnb_failed = {choice}{after}")
+
+
+def _padded_submit(output: str) -> str:
+    """The maps for each padding, and the function that chooses among them.
+
+    A function, since LLVM has ten bits for a column: what is written behind them goes to wrong lines. Different code
+    after every call, or it would make one of them, which is in no line at all.
+    """
+    maps = padded_maps(output)
+    declared = "".join(f"BPF_PERF_OUTPUT({name});\n" for name in maps)
+    cases = "".join(
+        f'    case {padding}: failed = {name}.perf_submit(ctx, data, size); __asm__ volatile("" : : "i"({padding})); break;\n'
+        for padding, name in enumerate(maps, 1)
+    )
+    head = (
+        f"static inline __attribute__((always_inline)) int bpfnb_submit_{output}(void *ctx, void *data, u32 size) {{\n"
+    )
+    return (
+        f"{declared}{head}    int failed = 0;\n    switch ((4 - size) & 7) {{\n{cases}    }}\n    return failed;\n}}\n"
+    )
 
 
 def _arguments(call: _Call, names: Sequence[str]) -> Iterator[Edit]:
