@@ -347,3 +347,20 @@ def test_what_is_longer_than_its_type_is_shown_as_bytes() -> None:
     with trace(source) as session:
         os.getppid()
     assert session.df.drop(columns="time").to_dict("records") == [{"n": 3, "rest": b"\1\2\3\4\5"}]
+
+
+def test_what_stands_behind_submits_keeps_its_line() -> None:
+    """LLVM has ten bits for a column, and what is more is added to the line."""
+    line = "p.perf_submit(ctx, &e, n); r.ringbuf_output(&e, sizeof(e), 0); u64 *v = count.lookup(&zero); *v += 1;"
+    source = f"""BPF_HASH(count, int, u64);
+    BPF_PERF_OUTPUT(p);
+    BPF_RINGBUF_OUTPUT(r, 8);
+    int f(void *ctx) {{
+        u32 e = 1; int zero = 0, n = bpf_get_prandom_u32() & 3;
+        {line}
+        return 0;
+    }}
+    """
+    with pytest.raises(bpfnb.VerifierError) as caught:
+        trace(source)
+    assert caught.value.line == 6
