@@ -29,6 +29,11 @@ CLOCKS = {"perf": "submitted", "ringbuf": "stamp", "reserve": "stamp"}
 OURS = "if (bpf_get_current_pid_tgid() >> 32 != PID) return 0;"
 
 
+def portable(value: Any) -> Any:
+    """A parameter that is also tried on other kernels."""
+    return pytest.param(value, marks=pytest.mark.portable)
+
+
 def trace(source: str, **options: Any) -> Session:
     """A session of what this process's getppid does."""
     flags = [f"-DPID={os.getpid()}"]
@@ -141,8 +146,7 @@ def test_one_instant_is_one_time_in_every_output_of_every_session() -> None:
     assert abs(wall - max(least)) < 1_000_000
 
 
-@pytest.mark.portable
-@pytest.mark.parametrize("kind", OUTPUTS)
+@pytest.mark.parametrize("kind", [portable("perf"), "ringbuf", portable("reserve")])
 def test_rows_of_two_cpus_are_in_order_of_time(kind: str) -> None:
     body = "e.ts = bpf_ktime_get_ns(); e.tid = bpf_get_current_pid_tgid();"
     seen = []
@@ -175,8 +179,7 @@ def test_a_stamped_event_is_there_at_once_and_the_last_drain_waits_for_none() ->
     assert len(session.df) == 6
 
 
-@pytest.mark.portable
-@pytest.mark.parametrize("size", [1, 3, 4, 8, 13, 44, 200])
+@pytest.mark.parametrize("size", [1, 3, 4, 8, portable(13), 44, 200])
 def test_stamps_lie_behind_events_of_any_size(size: int) -> None:
     source = f"""
     struct ev {{ char text[{size}]; }} __attribute__((packed));
@@ -212,7 +215,6 @@ def test_stamps_lie_behind_events_of_any_size(size: int) -> None:
 # --- cpu -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.portable
 @pytest.mark.parametrize("kind", OUTPUTS)
 def test_the_cpu_an_event_came_from(kind: str) -> None:
     struct, body = "u32 tid; u64 cpu;", "e.tid = bpf_get_current_pid_tgid(); e.cpu = 77;"
@@ -269,8 +271,7 @@ def short_cell(kind: str, tail: str, size: str) -> str:
     """
 
 
-@pytest.mark.portable
-@pytest.mark.parametrize("tail", ["char text[];", "u8 text[];"])
+@pytest.mark.parametrize("tail", [portable("char text[];"), "u8 text[];"])
 @pytest.mark.parametrize("kind", SUBMITS)
 def test_events_end_where_they_were_submitted_to(kind: str, tail: str) -> None:
     """GIVEN a buffer that has gone round WHEN short events follow THEN no byte of the older ones is in them."""
@@ -287,7 +288,6 @@ def test_events_end_where_they_were_submitted_to(kind: str, tail: str) -> None:
     assert df.text.tolist() == [mark * (400 if n < longs else n & 31) for n in range(longs + 320)]
 
 
-@pytest.mark.portable
 @pytest.mark.parametrize("size", [5, 9, 14])
 @pytest.mark.parametrize("kind", SUBMITS)
 def test_a_constant_size_is_believed(kind: str, size: int) -> None:
@@ -311,8 +311,7 @@ CASTS = {
 }
 
 
-@pytest.mark.portable
-@pytest.mark.parametrize("case", CASTS)
+@pytest.mark.parametrize("case", [portable(c) if c == "an array behind char" else c for c in CASTS])
 def test_what_is_handed_over_is_seen_through_casts(case: str) -> None:
     declared, given, size, value = CASTS[case]
     source = f"""
