@@ -223,7 +223,7 @@ def test_two_outputs_and_printk_side_by_side() -> None:
     flags = [f"-DPID={os.getpid()}"]
     with bpfnb.trace(source, name="three", attach={"syscall:getppid": "f"}, cflags=flags) as session:
         os.getppid()
-    assert session.df.msg.tolist() == ["hello"]
+    assert session.outputs["printk"].df.msg.tolist() == ["hello"]
     assert session.outputs["first"].df.value.tolist() == [41]
     assert session.outputs["second"].df.value.tolist() == ["abc"]
     assert set(session.outputs) == {"printk", "first", "second"}
