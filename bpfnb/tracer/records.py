@@ -64,23 +64,29 @@ PERF = Format(np.uint64, (48, 0xFFFF), 0, (0xFFFFFFFF, 9), 0)
 class Records:
     """Events found in ``data``: the i-th is ``data[start[i]:start[i] + length[i]]``, its header first.
 
-    ``stride``: where all are equally long and lie end to end, how far apart they begin; else 0.
+    ``stride``: where all take equally much room and lie end to end, how far apart they begin; else 0. ``equal``: where
+    all are known to be equally long, how long; else 0.
     """
 
     data: Bytes
     start: Ints
     length: Ints
     stride: int = 0
+    equal: int = 0
 
     def __len__(self) -> int:
         return len(self.start)
 
     def __getitem__(self, part: slice) -> Records:
         """Neighbours."""
-        return Records(self.data, self.start[part], self.length[part], self.stride)
+        return Records(self.data, self.start[part], self.length[part], self.stride, self.equal)
 
     def take(self, index: Ints) -> Records:
-        return Records(self.data, self.start[index], self.length[index])
+        return Records(self.data, self.start[index], self.length[index], equal=self.equal)
+
+    def shortened(self, lengths: Ints) -> Records:
+        """The same, so long each."""
+        return replaced(self, length=lengths, equal=0)
 
     def words(self, at: int) -> Ints:
         """Of each, the 64-bit word ``at`` bytes from its beginning."""
@@ -106,7 +112,7 @@ class Records:
         """The same, without the memory they were found in."""
         padded = _aligned(self.length)
         data = self.matrix().reshape(-1).copy() if self.stride and len(self) else self._padded(padded)
-        return Records(data, np.cumsum(padded) - padded, self.length, self.stride)
+        return Records(data, np.cumsum(padded) - padded, self.length, self.stride, self.equal)
 
     def _padded(self, lengths: Ints) -> Bytes:
         memory, starts = self.data.data, self.start.tolist()
@@ -136,7 +142,7 @@ def cut(data: Bytes, at: int, end: int, form: Format) -> tuple[list[Records], in
         if count >= _PROBE or at + count * stride >= end:
             if first & form.kind[0] == form.kind[1]:
                 starts = np.arange(at, at + count * stride, stride)
-                found.append(Records(data, starts, np.full(count, length), stride))
+                found.append(Records(data, starts, np.full(count, length), stride, int(length)))
             at += count * stride
             walk = _WALK[0]
         else:
@@ -163,7 +169,8 @@ def join(data: Bytes, parts: Sequence[Records]) -> Records:
         if right.stride != stride or left.start[-1] + stride != right.start[0]:
             stride = 0
     starts, lengths = (np.concatenate(column) for column in zip(*((p.start, p.length) for p in parts), strict=True))
-    return Records(data, starts, lengths, stride)
+    equal = parts[0].equal if len({part.equal for part in parts}) == 1 else 0
+    return Records(data, starts, lengths, stride, equal)
 
 
 def merge(parts: Sequence[Records]) -> Records:
@@ -200,44 +207,52 @@ class Shape:
             self.schema = replace(self.schema, size=self._width + 8, text_end=self._width)
 
     def write(self, records: Records, writer: SegmentWriter) -> None:
-        lengths = self._lengths(records)
-        rows = self._rows(records, lengths)
         if self._tail < 0:
-            writer.append(rows)
+            writer.append(self._rows(records))
             return
+        rows, lengths = self._rows(records), self._lengths(records)
         whole = np.empty((len(rows), self.schema.size), np.uint8)
         whole[:, : self._width] = rows
         whole[:, self._width :].view(np.int64)[:, 0] = np.cumsum(np.maximum(lengths - self._tail, 0))
-        writer.append(whole, replaced(records, length=lengths).pieces(self._tail))
+        writer.append(whole, records.shortened(lengths).pieces(self._tail))
 
     def stamps(self, records: Records) -> Ints:
         """Of each, the first word of its stamp."""
-        if records.stride and len(records) and (records.length == records.length[0]).all():
-            return records.words((int(records.length[0]) & ~7) - self._stamp)
-        words: Ints = records.data.view(np.int64)[self._stamps_begin(records) >> 3]
+        if records.equal:
+            return records.words(self._stamp_in(records.equal))
+        words: Ints = records.data.view(np.int64)[records.start + self._stamp_in(records.length) >> 3]
         return words
 
-    def _stamps_begin(self, records: Records) -> Ints:
-        begins: Ints = records.start + (records.length & ~7) - self._stamp
-        return begins
+    def _stamp_in(self, length: Any) -> Any:
+        """Where the stamp of a record of this length begins."""
+        return (length & ~7) - self._stamp
 
     def _lengths(self, records: Records) -> Ints:
         """How long the records are without stamps, and without what was filled up before these."""
         return records.length - self._stamp - 2 * (records.length & 7) if self._stamp else records.length
 
-    def _rows(self, records: Records, lengths: Ints) -> Rows:
-        if records.stride and int(lengths.min()) >= self._needed and self._stamped_in_place(records):
+    def _rows(self, records: Records) -> Rows:
+        if self._are_rows(records):
             return records.matrix()[:, : self._width]
         rows = _gathered(records.data, records.start, self.stamp_at)
+        lengths = self._lengths(records)
         short = np.flatnonzero(lengths < self._needed)
         if len(short):
             rows[short] *= np.arange(self.stamp_at) < lengths[short, None]
         if not self._stamp:
             return rows
-        return np.concatenate([rows, _gathered(records.data, self._stamps_begin(records), self._stamp)], axis=1)
+        stamps = _gathered(records.data, records.start + self._stamp_in(records.length), self._stamp)
+        return np.concatenate([rows, stamps], axis=1)
 
-    def _stamped_in_place(self, records: Records) -> bool:
-        return not self._stamp or bool((self._stamps_begin(records) - records.start == self.stamp_at).all())
+    def _are_rows(self, records: Records) -> bool:
+        """Whether they are rows as they lie."""
+        if not records.stride:
+            return False
+        if not self._stamp:
+            return int(records.length.min()) >= self._needed
+        length = records.equal
+        whole = length - self._stamp - 2 * (length & 7) >= self._needed
+        return whole and self._stamp_in(length) == self.stamp_at
 
 
 def _gathered(data: Bytes, starts: Ints, width: int) -> Rows:

@@ -264,7 +264,7 @@ class _Padding:
         self._known = {length: max(pad for other, pad in lengths if other == length) for length, _ in lengths}
 
     def cut_off(self, records: Records) -> Records:
-        return replace(records, length=records.length - self._of(records))
+        return records.shortened(records.length - self._of(records))
 
     def _of(self, records: Records) -> Ints:
         told = records.words(_PERF_ID) if self._ids else records.length

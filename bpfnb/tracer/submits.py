@@ -42,6 +42,9 @@ NO_STAMP = "it is written into a ring buffer by calls that bpfnb sees in the cel
 _LEAST_RING_BYTES = 16 << 20  # a ring smaller than this loses events at no gain; the user's number of pages is a least
 
 # 1024: BPF_F_MMAPABLE, so that counting costs the reader no system call.
+# BPFNB_TARGET: of an array handed over by its name, all of it; of a pointer, what it points to, if that is known.
+# bcc gives the maps' types to BTF in sections such as .maps.bpfnb, and leaves those it does not know alone.
+# Macros and functions, since LLVM has ten bits for a column: what stands behind more text gets wrong lines.
 _PRELUDE = f"""\
 struct {UNKNOWN} {{ char unknown; }};
 BPF_F_TABLE("array", int, u64, {LOST_MAP}, BPFNB_OUTPUTS, 1024);
@@ -49,6 +52,13 @@ static inline __attribute__((always_inline)) void bpfnb_count(int output) {{
     u64 *lost = {LOST_MAP}.lookup(&output);
     if (lost) __sync_fetch_and_add(lost, 1);
 }}
+#define BPFNB_IS_POINTER(e) __builtin_types_compatible_p(__typeof__(e), __typeof__(*(e)) *)
+#define BPFNB_TARGET(e) __typeof__(*__builtin_choose_expr( \\
+    __builtin_types_compatible_p(__typeof__(*(e)), void), (struct {UNKNOWN} *)0, \\
+    __builtin_choose_expr(BPFNB_IS_POINTER(e), e, (__typeof__(e) *)0)))
+#define BPFNB_CARRIES(number, e, size) \\
+    struct {CARRIES}##number {{ BPFNB_TARGET(e) value; size }}; static struct {CARRIES}##number {CARRIES}##number \\
+    __attribute__((section(".maps.bpfnb"), used)) = {{}};
 #define BPFNB_PAGES(n) ((n) <= 0 || (n) & ((n) - 1) || (n) * PAGE_SIZE > {_LEAST_RING_BYTES} ? \\
                         (n) : {_LEAST_RING_BYTES} / PAGE_SIZE)
 """
@@ -127,7 +137,7 @@ def submits(cell: Cell, *, cpu: bool = False) -> Submits:
     prelude = f"#define BPFNB_OUTPUTS {len(cell.outputs)}\n{_PRELUDE}"
     if stamped:
         prelude += f"#define BPFNB_STAMP {16 if cpu else 8}\n" + _STAMP % (_STAMP_CPU if cpu else "")
-    prelude += "".join(f"BPF_PERF_OUTPUT({name});\n" for output in sorted(padded) for name in padded_maps(output))
+    prelude += "".join(map(_padded_submit, sorted(padded)))
     return Submits(edits, prelude, tuple(calls), stamped, padded)
 
 
@@ -301,13 +311,27 @@ def _stamping(call: _Call, output: int, holder: str) -> Iterator[Edit]:
 
 def _choosing(call: _Call, output: int, holder: str) -> Iterator[Edit]:
     """Through the map for the padding, which is such that it, 4 and the size make a multiple of 8."""
-    names = ["__auto_type bpfnb_ctx = (", "__auto_type bpfnb_data = (", "u32 bpfnb_size = ("]
-    yield from _arguments(call, names)
-    submit = "{}.perf_submit(bpfnb_ctx, bpfnb_data, bpfnb_size); "
-    cases = [f"case {n}: bpfnb_failed = {submit.format(m)}break; " for n, m in enumerate(padded_maps(call.output), 1)]
-    choice = f"switch ((4 - bpfnb_size) & 7) {{ {''.join(cases)}default: bpfnb_failed = {submit.format(call.output)}}} "
+    yield from _arguments(call, ("__auto_type bpfnb_ctx = (", "__auto_type bpfnb_data = (", "u32 bpfnb_size = ("))
+    given = "(bpfnb_ctx, (void *)bpfnb_data, bpfnb_size)"
+    choice = f"(bpfnb_size + 4) & 7 ? bpfnb_submit_{call.output}{given} : {call.output}.perf_submit{given}; "
     after = f"if (bpfnb_failed) bpfnb_count({output}); {holder}bpfnb_failed; }})"
-    yield Edit(call.last.start, call.last.end, f"); int bpfnb_failed; {choice}{after}")
+    yield Edit(call.last.start, call.last.end, f"); int bpfnb_failed = {choice}{after}")
+
+
+def _padded_submit(output: str) -> str:
+    """The maps for each padding, and the function that chooses among them.
+
+    Different code after every call, or LLVM would make one of them, which is in no line at all.
+    """
+    maps = padded_maps(output)
+    declared = "".join(f"BPF_PERF_OUTPUT({name});\n" for name in maps)
+    cases = ""
+    for padding, name in enumerate(maps, 1):
+        apart = f'__asm__ volatile("" : : "i"({padding})); break;'
+        cases += f"    case {padding}: failed = {name}.perf_submit(ctx, data, size); {apart}\n"
+    function = f"static inline __attribute__((always_inline)) int bpfnb_submit_{output}"
+    body = f"{{\n    int failed = 0;\n    switch ((4 - size) & 7) {{\n{cases}    }}\n    return failed;\n}}\n"
+    return f"{declared}{function}(void *ctx, void *data, u32 size) {body}"
 
 
 def _arguments(call: _Call, names: Sequence[str]) -> Iterator[Edit]:
@@ -322,23 +346,15 @@ def _holder(cell: Cell, call: _Call, number: int) -> str:
     """A variable nobody reads, whose type says what the expression points to."""
     carried = _uncast(call.carried)
     e = f"({' '.join(token.text for token in carried)})"
-    # Of an array handed over by its name, all of it; of a pointer, what it points to, if that is known.
-    is_pointer = f"__builtin_types_compatible_p(__typeof__({e}), __typeof__(*{e}) *)"
-    is_void = f"__builtin_types_compatible_p(__typeof__(*{e}), void)"
-    pointer = f"__builtin_choose_expr({is_pointer}, {e}, (__typeof__({e}) *)0)"
-    target = f"__typeof__(*__builtin_choose_expr({is_void}, (struct {UNKNOWN} *)0, {pointer}))"
-    name = f"{CARRIES}{number}"
-    # bcc gives the maps' types to BTF in sections of this kind, and leaves those it does not know alone.
-    kept = '__attribute__((section(".maps.bpfnb"), used))'
     checked = size = ""
     if [t.text for t in call.size if t.text not in "()"] == [
         "sizeof",
         *(t.text for t in carried if t.text not in "()"),
     ]:
-        checked = f'_Static_assert(!{is_pointer} || sizeof({e}) == sizeof(*{e}), "{WHOLE_POINTER}"); '
+        checked = f'_Static_assert(!BPFNB_IS_POINTER({e}) || sizeof({e}) == sizeof(*{e}), "{WHOLE_POINTER}"); '
     if call.size and call.method != "perf_submit_skb" and _is_constant(cell, call.size):
-        size = f"char (*size)[{' '.join(token.text for token in call.size)}]; "
-    return f"{checked}struct {name} {{ {target} value; {size}}}; static struct {name} {name} {kept} = {{}}; "
+        size = f"char (*size)[{' '.join(token.text for token in call.size)}];"
+    return f"{checked}BPFNB_CARRIES({number}, {e}, {size}) "
 
 
 _BYTES = frozenset(

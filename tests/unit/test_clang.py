@@ -73,7 +73,7 @@ def test_a_method_is_not_declared_where_its_map_is() -> None:
 def test_a_submit_that_is_handed_no_pointer() -> None:
     text = source()
     own = message(4, compiled_at(text, "x, sizeof"), "incompatible integer to pointer conversion", "", "warning")
-    added = message(4, compiled_at(text, "__typeof__"), "indirection requires pointer operand ('u64' invalid)")
+    added = message(4, compiled_at(text, "BPFNB_CARRIES"), "indirection requires pointer operand ('u64' invalid)")
     column = CELL.split("\n")[3].index("x, sizeof") + 1
     assert diagnostics(text, own + added + added) == (
         Diagnostic(4, column, "error", "events must be given a pointer, not 'u64'"),

@@ -262,3 +262,20 @@ def test_printk_has_its_own_table() -> None:
         assert output.df["msg"].tolist() == ["hi", "the"]
         assert list(output.since(0, "msg")[2] or []) == ["hi", "the"]
         assert output.raw("comm").tolist() == [b"a".ljust(16, b"\0"), b"b".ljust(16, b"\0")]
+
+
+def test_rows_after_a_suspend_have_the_new_offset_those_before_keep_theirs() -> None:
+    epoch = 1000
+    output = Output("events", SCHEMA, epoch, KEEP)
+    writer = SegmentWriter(SCHEMA, lambda layout, fd: output.add_segment(layout, fd, epoch), lambda: epoch)
+    writer.append(events(2))
+    before = output.df
+    writer.append(events(1, 2))
+    epoch = 5000
+    writer.append(events(2, 3))
+    assert output.df["time"].astype("int64").tolist() == [1000, 1001, 1002, 5003, 5004]
+    assert before["time"].astype("int64").tolist() == [1000, 1001]
+    assert (output.clock, Output("p", PRINTK, 0, KEEP).clock) == ("ts", "submitted")
+    assert Output("n", Schema(COLUMNS, EVENT.itemsize), 0, KEEP).clock is None
+    writer.close()
+    output.finish()

@@ -79,7 +79,7 @@ def test_diagnostics_in_added_text_are_told_from_the_cells_own() -> None:
     rewritten = rewrite(program(), tag="", syscall_mode="tracepoint")
     line = rewritten.text.split("\n")[-6]
     assert "ring.ringbuf_reserve" in line
-    own, added = line.index("events.perf_submit") + 1, line.index("__typeof__") + 1
+    own, added = line.index("events.perf_submit") + 1, line.index("BPFNB_CARRIES") + 1
     assert not rewritten.is_inserted(5, own)
     assert rewritten.is_inserted(5, added)
     assert rewritten.to_cell(5, own) == (5, CELL.splitlines()[4].index("events") + 1)
