@@ -35,7 +35,7 @@ def _is_integer(column: Column) -> bool:
 
 
 class Baseline:
-    """The entries as they were at the last drain. Frozen.
+    """The entries as they were at the last drain. They do not change.
 
     ``keys``, ``values``: a row an entry; an entry's values of ``cpus`` CPUs lie ``stride`` bytes apart. ``columns``:
     those of a value that count. What does not is shown as it is.
@@ -45,6 +45,7 @@ class Baseline:
         self._keys, self._values = keys, values
         self._columns = columns
         self._cpus, self._stride = cpus, stride
+        self._scalars: np.ndarray | None = None  # of the keys, once one is asked for
 
     def since(
         self, keys: Rows, values: Rows, array: bool, columns: Sequence[Column] | None = None
@@ -53,7 +54,7 @@ class Baseline:
 
         ``columns``: those that count, if others than at the last drain.
         """
-        places = positions(keys, self._keys)
+        places = self._place(keys) if len(keys) == 1 else positions(keys, self._keys)
         known = np.flatnonzero(places >= 0)
         now, then = values[known], self._values[places[known]]
         grown = values.copy()
@@ -68,6 +69,12 @@ class Baseline:
         """The same, but for an entry that has been set since."""
         kept = (self._keys != np.frombuffer(key, np.uint8)).any(axis=1)
         return Baseline(self._keys[kept], self._values[kept], self._columns, self._cpus, self._stride)
+
+    def _place(self, key: Rows) -> npt.NDArray[np.intp]:
+        """Where one key is, without sorting them all."""
+        if self._scalars is None:
+            self._scalars = _scalars(self._keys)
+        return np.append(np.flatnonzero(self._scalars == _scalars(key)), -1)[:1]
 
     def _grown(self, now: Rows, then: Rows, columns: Sequence[Column]) -> Rows:
         new, old = (rows.reshape(-1, self._stride) for rows in (now, then))
@@ -89,8 +96,6 @@ def positions(keys: Rows, among: Rows) -> npt.NDArray[np.intp]:
     """Where each key is among others, -1 for those that are not."""
     if keys.shape == among.shape and np.array_equal(keys, among):
         return np.arange(len(keys))
-    if len(keys) == 1:
-        return np.append(np.flatnonzero((among == keys).all(axis=1)), -1)[:1]
     both = _scalars(np.concatenate([among, keys]))
     _, number = np.unique(both, return_inverse=True)
     place = np.full(len(both), -1, np.intp)

@@ -188,7 +188,7 @@ class Sessions:
         running = self._of(number)
         if running.kind(name) != "perf_event_array":
             raise ProgramError(f"{name} holds no counters")
-        opened = slots.open_counters(self._engine, running.module.tables[name].fd, kind, event)
+        opened = slots.open_counters(running.module.tables[name].fd, kind, event)
         slots.close_all(running.counters.pop(name, []))
         running.counters[name] = opened
 

@@ -3,7 +3,7 @@
     set_program(fd, index, function, module)    a function of the cell, for tail calls
     program_at(fd, index, module)               which one is there
     set_cgroup(fd, index, path)                 a cgroup (v2), by its directory
-    open_counters(engine, fd, kind, event)      a perf event on every CPU
+    open_counters(fd, kind, event)              a perf event on every CPU
     empty(fd, index)                            nothing is there any more
 
 bcc's names for them: BPF_PROG_ARRAY, BPF_CGROUP_ARRAY, BPF_PERF_ARRAY.
@@ -11,7 +11,6 @@ bcc's names for them: BPF_PROG_ARRAY, BPF_CGROUP_ARRAY, BPF_PERF_ARRAY.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import struct
@@ -23,7 +22,7 @@ from bpfnb.errors import ProgramError, UnsupportedError, near_or_all
 from bpfnb.program import EVENTS
 from bpfnb.tracer import privileges, syscalls
 from bpfnb.tracer.compiler import Module
-from bpfnb.tracer.engine import Engine
+from bpfnb.tracer.link import open_event
 from bpfnb.tracer.perfbuf import online_cpus
 
 __all__ = ["KINDS", "close_all", "empty", "open_counters", "program_at", "set_cgroup", "set_program"]
@@ -95,7 +94,7 @@ def empty(fd: int, index: bytes) -> bool:
         return syscalls.delete(fd, index)
 
 
-def open_counters(engine: Engine, fd: int, kind: str, event: str) -> list[int]:
+def open_counters(fd: int, kind: str, event: str) -> list[int]:
     """Open a counter on every CPU that is online, and put each into its CPU's entry: the descriptors that hold them,
     which are the caller's.
 
@@ -109,7 +108,7 @@ def open_counters(engine: Engine, fd: int, kind: str, event: str) -> list[int]:
     opened: list[int] = []
     try:
         for cpu in cpus:
-            opened.append(_open(engine, kind, event, cpu))
+            opened.append(_open(kind, event, cpu))
             with _explained(fd, "programs may not read this counter"):
                 syscalls.update(fd, _INDEX.pack(cpu), _INDEX.pack(opened[-1]))
     except BaseException:
@@ -118,16 +117,15 @@ def open_counters(engine: Engine, fd: int, kind: str, event: str) -> list[int]:
     return opened
 
 
-def _open(engine: Engine, kind: str, event: str, cpu: int) -> int:
-    config = list(EVENTS[kind]).index(event)  # in the order of the kernel's enum
-    with privileges.attaching():
-        fd: int = engine.lib.bpf_open_perf_event(_TYPES[kind], config, -1, cpu)
-        number = ctypes.get_errno()
-    if fd >= 0:
-        return fd
-    if number in (errno.ENOENT, errno.EOPNOTSUPP, errno.ENODEV):
-        raise UnsupportedError(f"this machine has no counter {kind}:{event} ({os.strerror(number)})")
-    raise ProgramError(f"{kind}:{event} cannot be opened: {os.strerror(number)}")
+def _open(kind: str, event: str, cpu: int) -> int:
+    number = list(EVENTS[kind]).index(event)  # in the order of the kernel's enum
+    try:
+        with privileges.attaching():
+            return open_event(_TYPES[kind], number, cpu=cpu)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.ENODEV):
+            raise UnsupportedError(f"this machine has no counter {kind}:{event} ({error.strerror})") from None
+        raise ProgramError(f"{kind}:{event} cannot be opened: {error.strerror}") from None
 
 
 def close_all(fds: list[int]) -> None:

@@ -455,6 +455,15 @@ def test_members_that_are_no_counts_are_shown_as_they_are() -> None:
         m.drain(as_is="longst")
 
 
+def test_one_entry_with_a_struct_for_a_key_is_told_from_what_was_drained() -> None:
+    keys = [struct.pack("<I16sIQ", n, b"a", 0, n) for n in range(3)]
+    m = make({key: struct.pack("<Q", 10) for key in keys}, TASK)
+    m.drain()
+    m._ask.entries |= {keys[1]: struct.pack("<Q", 14), struct.pack("<I16sIQ", 9, b"b", 0, 0): struct.pack("<Q", 5)}  # type: ignore[attr-defined]
+    assert [m.get((n, "a", 0, n)) for n in range(3)] == [None, 4, None]
+    assert (m[9, "b", 0, 0], (9, "b", 0, 1) in m) == (5, False)
+
+
 def test_entries_are_taken_out_of_the_map_itself() -> None:
     m = make(numbers(k7=70, k3=30))
     assert m.drain("entries").value.tolist() == [70, 30]
