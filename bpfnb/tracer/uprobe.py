@@ -46,7 +46,16 @@ def open_target(probe: Probe, name: str, folder: str) -> Iterator[Target]:
         with opened(path.encode(), privileges.looking) as file:
             yield Target(path, file, Elf(file.read))
     except UNREADABLE:
-        raise refused(probe, f"{path} is no program or library (ELF) of this machine") from None
+        why = (
+            "a script: name the program it runs" if _is_script(path) else "no program or library (ELF) of this machine"
+        )
+        raise refused(probe, f"{path} is {why}") from None
+
+
+def _is_script(path: str) -> bool:
+    with suppress(*UNREADABLE), opened(path.encode(), privileges.looking) as file:
+        return file.read(0, 2) == b"#!"
+    return False
 
 
 def require(probe: Probe, folder: str) -> None:
