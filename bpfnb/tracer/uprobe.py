@@ -79,6 +79,8 @@ def place(target: Target, offset: int, semaphore: int = 0, *, exit_: bool = Fals
     the event is open. Linux kernel commit 1cc33161a83d ("uprobes: Support SDT markers having reference count
     (semaphore)") (in v4.20).
     """
+    if not _PMU.exists():
+        raise UnsupportedError("this kernel has no uprobes (CONFIG_UPROBE_EVENTS is off)")
     path = ctypes.create_string_buffer(b"/proc/self/fd/%d" % target.file.fd)
     kind = int((_PMU / "type").read_text())
     if semaphore and not (_PMU / "format/ref_ctr_offset").exists():
