@@ -178,15 +178,12 @@ def kprobe() -> None:
 
 
 def uprobe() -> None:
-    """Attach programs to a function of a file, at its beginning and at its return; as bcc does it."""
+    """Attach programs to a function of a file, at its beginning and at its return."""
     file = os.memfd_create("bpfnb-check", os.MFD_CLOEXEC)
     try:
         os.write(file, bytes(os.sysconf("SC_PAGE_SIZE")))
         for returning in (0, 1):
-            try:
-                _attach(_KPROBE, _source("uprobe"), returning, _text(f"/proc/self/fd/{file}"))
-            except PermissionError:  # the kernel asks for CAP_SYS_ADMIN here, whatever else it grants to CAP_PERFMON
-                _attach_traced(f"{'pr'[returning]}:uprobes/bpfnb_check_{os.getpid()}", f"/proc/self/fd/{file}:0x0")
+            _attach(_KPROBE, _source("uprobe"), returning, _text(f"/proc/self/fd/{file}"))
     finally:
         os.close(file)
 
@@ -283,21 +280,6 @@ def _attach(
 ) -> None:
     with _program(kind) as program, _event(type_, config, place, period=period) as event:
         fcntl.ioctl(event, _SET_BPF, program)
-
-
-def _attach_traced(event: str, place: str) -> None:
-    """Attach to a uprobe made in tracefs, where it stays until it is taken out."""
-    # Opened to append: else the kernel forgets everybody's. By os.open, since Python's open() would look for the end.
-    made = os.open(tracefs.root() / "uprobe_events", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-    name = event.partition(":")[2]
-    try:
-        os.write(made, f"{event} {place}".encode())
-        try:
-            _attach(_KPROBE, _TYPE_TRACEPOINT, _tracepoint_id(name))
-        finally:
-            os.write(made, f"-:{name}".encode())
-    finally:
-        os.close(made)
 
 
 @contextmanager

@@ -5,11 +5,11 @@ reads tracefs and other people's executables (uprobes). The tracer stays user 0 
 its owner make instances. Without capabilities user 0 is merely the owner of root's files.
 
 Attaching can take CAP_SYS_ADMIN: where kernel.perf_event_paranoid is above 2, as Debian and Ubuntu set it, for every
-perf event, which probes are; elsewhere for uprobes (tried on 6.18), which bcc would otherwise put into tracefs, where
-they stay for good. So the tracer keeps that one too, but raises it only while it attaches (``attaching``); compiling
-and reading run without, but for a cell with a pinned map, which bcc opens by its number (pins.py). In the same way it
-keeps CAP_IPC_LOCK, for perf buffers larger than everybody may have (``locking``), and CAP_SYS_PTRACE, to open what
-other users' processes have mapped, for the names of their functions (``looking``).
+perf event, which probes are; elsewhere for uprobes (tried on 6.18). So the tracer keeps that one too, but raises it
+only while it attaches (``attaching``); compiling and reading run without, but for a cell with a pinned map, which bcc
+opens by its number (pins.py). In the same way it keeps CAP_IPC_LOCK, for perf buffers larger than everybody may have
+(``locking``), and CAP_SYS_PTRACE, to open what other users' processes have mapped, for the names of their functions,
+or what probes name by a path through them (``looking``).
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from bpfnb.tracer import privileges, tracefs
 from bpfnb.tracer.attach import has_kprobes
 from bpfnb.tracer.elf import function_names
 from bpfnb.tracer.uprobe import open_target
+from bpfnb.tracer.usdt import split_target
 
 __all__ = ["find"]
 
@@ -36,9 +37,9 @@ def _wild(pattern: str) -> str:
 
 def _in_file(kind: str, rest: str, pattern: str, folder: str) -> list[str]:
     path, _, name = rest.rpartition(":")
-    shorter, _, provider = path.rpartition(":")
-    if kind == "usdt" and shorter:
-        path, name = shorter, f"{provider}:{name}"
+    if kind == "usdt":
+        path, provider, name = split_target(rest)
+        name = f"{provider}:{name}" if provider else name
     with open_target(Probe(kind, rest, "", pattern, 0), path, folder) as target:
         if kind != "usdt":
             known = set(function_names(target.elf, target.path.encode(), privileges.looking))

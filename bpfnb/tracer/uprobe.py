@@ -46,7 +46,16 @@ def open_target(probe: Probe, name: str, folder: str) -> Iterator[Target]:
         with opened(path.encode(), privileges.looking) as file:
             yield Target(path, file, Elf(file.read))
     except UNREADABLE:
-        raise refused(probe, f"{path} is no program or library (ELF) of this machine") from None
+        why = (
+            "a script: name the program it runs" if _is_script(path) else "no program or library (ELF) of this machine"
+        )
+        raise refused(probe, f"{path} is {why}") from None
+
+
+def _is_script(path: str) -> bool:
+    with suppress(*UNREADABLE), opened(path.encode(), privileges.looking) as file:
+        return file.read(0, 2) == b"#!"
+    return False
 
 
 def require(probe: Probe, folder: str) -> None:
@@ -70,6 +79,8 @@ def place(target: Target, offset: int, semaphore: int = 0, *, exit_: bool = Fals
     the event is open. Linux kernel commit 1cc33161a83d ("uprobes: Support SDT markers having reference count
     (semaphore)") (in v4.20).
     """
+    if not _PMU.exists():
+        raise UnsupportedError("this kernel has no uprobes (CONFIG_UPROBE_EVENTS is off)")
     path = ctypes.create_string_buffer(b"/proc/self/fd/%d" % target.file.fd)
     kind = int((_PMU / "type").read_text())
     if semaphore and not (_PMU / "format/ref_ctr_offset").exists():

@@ -24,7 +24,7 @@ from bpfnb.tracer.elf import Elf, UsdtNote
 from bpfnb.tracer.link import Link, Place, near, on_events, refused
 from bpfnb.tracer.uprobe import Target, open_target, place
 
-__all__ = ["Usdt", "attach", "find", "find_all", "readers"]
+__all__ = ["Usdt", "attach", "find", "find_all", "readers", "split_target"]
 
 
 class Spot(NamedTuple):
@@ -53,7 +53,7 @@ class Usdt(NamedTuple):
 
 def find(probe: Probe, folder: str) -> Usdt:
     """The probe PATH:PROVIDER:NAME or PATH:NAME. AttachError, naming what there is, when it is not exactly one."""
-    name, provider, wanted = _parts(probe, folder)
+    name, provider, wanted = split_target(probe.target)
     with open_target(probe, name, folder) as target:
         notes = target.elf.usdt()
         found = [note for note in notes if _matches(note, provider, wanted)]
@@ -90,11 +90,11 @@ def attach(probe: Probe, program: int, found: Mapping[Probe, Usdt], folder: str)
         return on_events(probe, program, places, f"usdt:{usdt.path}:{usdt.label}")
 
 
-def _parts(probe: Probe, folder: str) -> tuple[str, str, str]:
+def split_target(target: str) -> tuple[str, str, str]:
     """File, provider or "", and name: a path may have colons of its own."""
-    path, _, name = probe.target.rpartition(":")
+    path, _, name = target.rpartition(":")
     shorter, _, provider = path.rpartition(":")
-    return (shorter, provider, name) if shorter else (path, "", name)
+    return (shorter, provider, name) if shorter and "/" not in provider else (path, "", name)
 
 
 def _matches(note: UsdtNote, provider: str, name: str) -> bool:

@@ -628,8 +628,8 @@ def typed() -> int:
 
 
 def python() -> int:
-    """A hundred functions called."""
-    script = "def f(): pass\nfor _ in range(100): f()"
+    """A hundred collections, and those at the end."""
+    script = "import gc\nfor _ in range(100): gc.collect()"
     run = subprocess.Popen(["/usr/bin/python3", "-I", "-S", "-c", script])
     run.wait()
     return run.pid
@@ -672,21 +672,20 @@ PROBES = {
     "lsm:file_open": Case(opens, 20, 20, NO_LSM),
     "uprobe:/bin/bash:readline": Case(typed, 3, 3),
     "uretprobe:/bin/bash:readline": Case(typed, 3, 3),
-    "usdt:/usr/bin/python3:python:function__entry": Case(python, 100, 10_000),
+    "usdt:/usr/bin/python3:python:gc__start": Case(python, 100, 110),
+    "usdt:/usr/bin/python3:gc__start": Case(python, 100, 110),
+    "uprobe:bash:readline": Case(typed, 3, 3),
     "profile:99": Case(burns, 10, 100),
     "profile:ms:10": Case(burns, 10, 100),
     "software:page-faults:100": Case(touches, 50, 200),
     "hardware:cache-misses:1000000": Case(burns, 1, 1_000_000, NO_COUNTER),
 }
-# Red until a semaphore is counted up: issue 9, point 18.
-PENDING = pytest.mark.xfail(raises=bpfnb.AttachError, reason="USDT probes with a semaphore cannot be attached")
-ROWS = [pytest.param(probe, marks=[PENDING] if probe.startswith("usdt:") else []) for probe in PROBES]
 COUNTER = 'int FN(void *ctx) { bpf_trace_printk("hit\\n"); return 0; }'
 
 
 @pytest.mark.portable
 @shown(*PROBES)
-@pytest.mark.parametrize("probe", ROWS)
+@pytest.mark.parametrize("probe", PROBES)
 def test_a_probe(shell: Shell, probe: str) -> None:
     """A row of the table of probes; and each of bcc's names for a probe on clone."""
     check(shell, text(probe), PROBES[probe])
@@ -708,6 +707,51 @@ def check(shell: Shell, probe: str, case: Case, cell: str = COUNTER) -> None:
     rows = probed.df[probed.df.pid == pid]
     assert case.least <= len(rows) <= case.most
     assert set(rows.msg) == {"hit"}
+
+
+W = """
+#include <stdio.h>
+#include <stdlib.h>
+__attribute__((noinline)) int f(int x) { __asm__ volatile(""); return x; }
+void *volatile got;
+int main(void) { while (getchar() == 10) { got = malloc(f(424242)); free(got); puts(""); fflush(stdout); } }
+"""
+
+
+@shown("uprobe:/proc/PID/exe:main", "uprobe:./w:main", "uprobe:c:malloc", "uprobe:/bin/bash:0xADDR")
+def test_files_of_probes(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.c").write_text(W)
+    subprocess.run(["gcc", "-O1", "-o", "w", "w.c"], check=True)
+
+    def run(times: int) -> int:
+        with subprocess.Popen(["./w"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as w:
+            w.communicate(b"\n" * times)
+        return w.pid
+
+    check(shell, text("uprobe:./w:main"), Case(lambda: run(0), 1, 1))
+    large = 'int FN(struct pt_regs *ctx) { if (PT_REGS_PARM1(ctx) == 424242) bpf_trace_printk("hit\\n"); return 0; }'
+    check(shell, text("uprobe:c:malloc"), Case(lambda: run(5), 5, 5), large)
+    found = re.search(r"(\w+) T f$", subprocess.run(["nm", "w"], capture_output=True, text=True).stdout, re.M)
+    assert found
+    address = text("uprobe:/bin/bash:0xADDR").replace("/bin/bash", "./w").replace("ADDR", found[1])
+    check(shell, address, Case(lambda: run(4), 4, 4))
+    with subprocess.Popen(["./w"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as w:
+
+        def go_on() -> int:
+            w.communicate(b"\n\n\n")
+            return w.pid
+
+        probe = text("uprobe:/proc/PID/exe:main").replace("PID", str(w.pid)).replace("main", "f")
+        check(shell, probe, Case(go_on, 3, 3))
+
+
+@shown("%bpf probes 'usdt:/usr/bin/python3:*'")
+def test_a_programs_probes(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    shell.run(text("%bpf probes 'usdt:/usr/bin/python3:*'"))
+    notes = subprocess.run(["readelf", "-n", "/usr/bin/python3"], capture_output=True, text=True, check=True).stdout
+    names = {f"usdt:/usr/bin/python3:python:{name}" for name in re.findall(r"Name: (\w+)", notes)}
+    assert set(capsys.readouterr().out.split()) == names
 
 
 @pytest.mark.portable

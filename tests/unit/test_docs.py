@@ -29,6 +29,10 @@ ELSEWHERE = {
     "bpfnb.testing.FakeTracer": ("tests/ipython/conftest.py", "tracer"),
     "scripts/vm run 6.1 -- COMMAND": ("tests/vm/test_kernels.py", "test_the_kernel_is_the_one_wanted"),
     "sudo -n": ("tests/kernel/test_privileges.py", "test_sudo_without_a_password_is_enough"),
+    "session.detaching": (
+        "tests/kernel/test_detaching.py",
+        "test_many_probes_stop_before_the_kernel_lets_go_of_them",
+    ),
     "kill -9": ("tests/kernel/test_lifecycle.py", "test_a_killed_notebook_leaves_nothing"),
 }
 # Code that stands in a sentence and is nothing to run, and why.
