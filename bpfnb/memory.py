@@ -18,7 +18,7 @@ __all__ = ["Memory"]
 
 _PIECE = 2 << 20  # a large page
 _SLOW_NS = 1_000_000  # for a large page; small ones for as much memory take about 0.7 ms, a large one at hand 0.1
-_AGAIN_S = 1  # after so long large pages are tried again
+_FEWEST, _MOST = 4, 64  # pieces in small pages before a large one is tried again: twice as many each time it was slow
 
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE (since 5.14; uapi/asm-generic/mman-common.h)
 _NORESERVE = 0x4000  # MAP_NORESERVE
@@ -27,7 +27,9 @@ _NORESERVE = 0x4000  # MAP_NORESERVE
 class Memory:
     """``size`` bytes of zeros, private to the process. An array over ``buffer`` keeps them; there is no close."""
 
-    _small_until = 0.0  # time.monotonic(), for all of the process
+    # For all of the process: pieces to come in small pages; and how many that will be when the next large one is slow.
+    _small = 0
+    _next = _FEWEST
 
     def __init__(self, size: int) -> None:
         size = -(-size // _PIECE) * _PIECE
@@ -44,10 +46,16 @@ class Memory:
             self._ready += _PIECE
 
     def _take(self, start: int) -> None:
-        small = time.monotonic() < Memory._small_until
+        small = Memory._small > 0
+        Memory._small -= small
         with suppress(OSError):  # without these two ways it is taken as it is written
             self._mapping.madvise(mmap.MADV_NOHUGEPAGE if small else mmap.MADV_HUGEPAGE, start, _PIECE)
             began = time.thread_time_ns()
             self._mapping.madvise(_POPULATE_WRITE, start, _PIECE)
-            if not small and time.thread_time_ns() - began > _SLOW_NS:
-                Memory._small_until = time.monotonic() + _AGAIN_S
+            if not small:
+                self._learn(slow=time.thread_time_ns() - began > _SLOW_NS)
+
+    @staticmethod
+    def _learn(*, slow: bool) -> None:
+        Memory._small = Memory._next if slow else 0
+        Memory._next = min(2 * Memory._next, _MOST) if slow else _FEWEST

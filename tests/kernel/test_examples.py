@@ -287,6 +287,7 @@ int end(void *ctx) { return say(ctx, end_); }
 
 @shown("df.bpf", """df.bpf.between("kind == 'start'", "kind == 'end'", by="pid")""")
 @shown('df.bpf.hist("latency")', 'df.bpf.top("comm")', 'df.bpf.rate("1s", by="comm")')
+@shown('df.bpf.top("pid", value="latency", agg="p99")')
 def test_what_comes_next(shell: Shell) -> None:
     """Six sleeps of 20 ms, by df.bpf."""
     sleeps: Any = shell.run(SLEEPS)
@@ -308,6 +309,9 @@ def test_what_comes_next(shell: Shell) -> None:
     histogram: Any = shell.run(text('df.bpf.hist("latency")'))
     assert histogram["count"].sum() == 6
     assert histogram.loc[histogram["count"] > 0, "high"].min() > 20_000_000
+    slowest: Any = shell.run(text('df.bpf.top("pid", value="latency", agg="p99")'))
+    assert slowest["pid"].tolist() == [threading.get_native_id()]
+    assert slowest["p99"][0] == pd.Series(pairs["latency"]).quantile(0.99)
 
 
 # --- maps ---------------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import re
-import time
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +39,7 @@ def bytes_of(memory: Memory) -> np.ndarray:
 @pytest.fixture
 def kernel_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether large pages are slow here is no matter of these tests."""
-    monkeypatch.setattr(Memory, "_small_until", 0.0)
+    monkeypatch.setattr(Memory, "_small", 0)
     monkeypatch.setattr("bpfnb.memory._SLOW_NS", 1 << 62)
 
 
@@ -71,17 +70,20 @@ def test_large_pages_are_large() -> None:
 
 
 def test_small_pages_after_a_slow_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Memory, "_small_until", 0.0)
+    """Four pieces of them, then eight, and so on; as soon as a large one is quick again, none."""
+    monkeypatch.setattr(Memory, "_small", 0)
+    monkeypatch.setattr(Memory, "_next", 4)
     monkeypatch.setattr("bpfnb.memory._SLOW_NS", -1)
-    monkeypatch.setattr("bpfnb.memory._AGAIN_S", 1000)
-    first, second, third = Memory(32 * MIB), Memory(32 * MIB), Memory(32 * MIB)
-    first.prepare(1)
-    second.prepare(1)
-    assert "hg" in fields(bytes_of(first), "VmFlags")
-    assert "nh" in fields(bytes_of(second), "VmFlags")
-    monkeypatch.setattr(Memory, "_small_until", time.monotonic() - 1)
-    third.prepare(1)
-    assert "hg" in fields(bytes_of(third), "VmFlags")
+    pieces = [Memory(2 * MIB) for _ in range(20)]
+    for piece in pieces[:16]:
+        piece.prepare(1)
+    monkeypatch.setattr("bpfnb.memory._SLOW_NS", 1 << 62)
+    monkeypatch.setattr(Memory, "_small", 0)
+    for piece in pieces[16:]:
+        piece.prepare(1)
+    found = ["nh" if "nh" in fields(bytes_of(piece), "VmFlags") else "hg" for piece in pieces]
+    assert found == ["hg", *["nh"] * 4, "hg", *["nh"] * 8, "hg", "nh", *["hg"] * 4]
+    assert Memory._next == 4
 
 
 def test_a_kernel_that_takes_nothing_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
