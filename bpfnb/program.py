@@ -31,6 +31,7 @@ __all__ = [
     "parse",
     "parse_probe",
     "split_attach",
+    "split_symbol",
 ]
 
 
@@ -316,10 +317,15 @@ def _words(count: int) -> _TargetParser:
     return check
 
 
+def split_symbol(target: str) -> tuple[str, str, str]:
+    """A uprobe's PATH, SYMBOL and OFFSET ("+0x10", or ""): C++ and Rust names have "::" in them, and no other colon."""
+    path, symbol = re.fullmatch(r"(?:(.*[^:]):(?!:(?!:)))?(.*)", target, re.S).groups("")  # type: ignore[union-attr]
+    return path, *_split_offset(symbol)
+
+
 def _user_function(kind: str, target: str, text: str) -> tuple[str, str]:
-    path, _, symbol = target.rpartition(":")
-    name, offset = _split_offset(symbol)
-    if not path or not name or "+" in name:
+    path, name, offset = split_symbol(target)
+    if not path or not name or ("+" in name and "operator+" not in name):
         raise _malformed(kind, text)
     if offset and kind == "uretprobe":
         raise ProgramError(f"uretprobe takes no offset: {text!r}", hint=f"write {_SHAPES[kind]}")

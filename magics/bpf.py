@@ -196,6 +196,10 @@ def _parsed(parser: MagicArgumentParser, words: list[str]) -> argparse.Namespace
     # argparse takes a value that starts with "-D" for the option -D, quoted or not: join it to its option.
     for at in [i for i, word in enumerate(words[:-1]) if word == "--cflags"]:
         words[at : at + 2] = [f"--cflags={words[at + 1]}"]
+    # The parameters of a C++ function have spaces between them: -a uprobe:./shop:Order::total(int, int)=f
+    for at in [i for i, word in enumerate(words) if word in ("-a", "--attach")][::-1]:
+        while len(words) > at + 2 and words[at + 1].count("(") > words[at + 1].count(")"):
+            words[at + 1 : at + 3] = [f"{words[at + 1]} {words[at + 2]}"]
     options = [option for option in parser._option_string_actions if option.startswith("--")]
     for word in words:
         if f"-{word}" in options:  # argparse would take -time for -t ime

@@ -219,8 +219,8 @@ def load_error(
     )
 
 
-# Helpers that call a function of the program, with what to do instead, and those that take a text in memory that nobody
-# writes (ARG_PTR_TO_CONST_STR).
+# Helpers that call a function of the program, with what to do instead, and those that take a text in memory that
+# is read-only to programs (ARG_PTR_TO_CONST_STR).
 _CALLING_BACK = {
     "bpf_loop": "write a loop whose rounds the compiler can count: for (int i = 0; i < 16; i++)",
     "bpf_for_each_map_elem": "read the map in Python, session.maps[NAME].df",
@@ -228,8 +228,8 @@ _CALLING_BACK = {
     "bpf_user_ringbuf_drain": None,
 }
 _READ_ONLY = {
-    "bpf_strncmp": f"compare byte by byte: {advice.BYTE_BY_BYTE}",
-    "bpf_snprintf": "hand over the values themselves, and make text of them in Python",
+    "bpf_strncmp": 'write bpf_strncmp(comm, sizeof(comm), "bash"): a text, its size, and a string literal',
+    "bpf_snprintf": 'write the format as a string literal: bpf_snprintf(to, sizeof(to), "%d", values, sizeof(values))',
 }
 
 
@@ -239,7 +239,7 @@ def _known_of_bcc(found: Refusal, log: str, cell: str) -> Refusal:
     helper = re.findall(r": \(85\) call (\w+)#", log)[-1:]
     read = scan(cell)
     if register and helper and helper[0] in _READ_ONLY and " type=" in found.summary:
-        why = f"{helper[0]} takes a text in memory that is read-only to programs, and bcc makes none."
+        why = f"{helper[0]} takes a text that nothing can change, such as a string literal."
         return found._replace(kind="read-only memory", explanation=why, hint=_READ_ONLY[helper[0]])
     if register and re.search(rf"\(18\) r{register[1]} = 0x0\b", log):
         return _without_address(found, read, helper[0] if helper else "")

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from bpfnb.errors import UnsupportedError
-from bpfnb.program import Probe
-from bpfnb.tracer import privileges
+from bpfnb.program import Probe, split_symbol
+from bpfnb.tracer import cxx, privileges
 from bpfnb.tracer.elf import UNREADABLE, Elf, File, Symbol, find_symbols, function_names, opened
 from bpfnb.tracer.link import Link, Place, near, on_events, open_event, refused
 from bpfnb.tracer.locate import find_file
@@ -26,6 +26,7 @@ from bpfnb.tracer.symbols import mapped_files
 __all__ = ["Target", "open_target", "place", "require", "uprobe"]
 
 _MAX_PLACES = 64  # functions of one name
+_FEW = 4  # names in a hint
 _NO_CODE = "no instruction that can be traced begins there"
 _PMU = Path("/sys/bus/event_source/devices/uprobe")
 
@@ -65,11 +66,11 @@ def require(probe: Probe, folder: str) -> None:
 
 def uprobe(probe: Probe, program: int, folder: str) -> Link:
     """Attach to all functions of that name: several files of a program may each have a static one."""
-    name, _, symbol = probe.target.rpartition(":")
+    name, symbol, plus = split_symbol(probe.target)
     with open_target(probe, name, folder) as target:
-        found = _find(probe, target, symbol)
+        found = _find(probe, target, symbol, plus)
         places = [Place(partial(place, target, offset, exit_=probe.kind == "uretprobe")) for offset in found.offsets]
-        return on_events(probe, program, places, f"{probe.kind}:{target.path}:{symbol}", found.note)
+        return on_events(probe, program, places, f"{probe.kind}:{target.path}:{symbol}{plus}", found.note)
 
 
 def place(target: Target, offset: int, semaphore: int = 0, *, exit_: bool = False) -> int:
@@ -94,14 +95,13 @@ class _Found(NamedTuple):
 
 
 def _resolved(probe: Probe, folder: str) -> _Found:
-    name, _, symbol = probe.target.rpartition(":")
+    name, symbol, plus = split_symbol(probe.target)
     with open_target(probe, name, folder) as target:
-        return _find(probe, target, symbol)
+        return _find(probe, target, symbol, plus)
 
 
-def _find(probe: Probe, target: Target, symbol: str) -> _Found:
+def _find(probe: Probe, target: Target, name: str, plus: str) -> _Found:
     """Where in the file a function, or an address, is."""
-    name, _, plus = symbol.partition("+")
     if name[:2] in ("0x", "0X"):
         addresses, note = [_number(probe, name)], ""
     else:
@@ -127,6 +127,8 @@ def _of_addresses(target: Target) -> str:
 
 def _addresses(probe: Probe, target: Target, name: str) -> tuple[list[int], str]:
     symbols = find_symbols(target.elf, target.path.encode(), name, privileges.looking)
+    if not symbols and cxx.is_long(name):
+        symbols = _by_long_name(probe, target, name)
     if not symbols:
         raise _no_symbol(probe, target, name)
     if len(symbols) > _MAX_PLACES:
@@ -140,14 +142,40 @@ def _addresses(probe: Probe, target: Target, name: str) -> tuple[list[int], str]
     return addresses, "; ".join(notes)
 
 
+def _by_long_name(probe: Probe, target: Target, name: str) -> list[Symbol]:
+    """The code of a function of C++ or Rust. AttachError where several are called so, with other parameters."""
+    path = target.path.encode()
+    found = cxx.find(name, function_names(target.elf, path, privileges.looking))
+    full = list(dict.fromkeys(signature.full for signature in found))
+    if len(full) > 1:
+        raise refused(probe, f"{target.path} has {len(full)} functions {name}", hint=_one_of(probe, full))
+    symbols = [s for f in found for s in find_symbols(target.elf, path, f.mangled, privileges.looking)]
+    return list({symbol.address: symbol for symbol in symbols}.values())
+
+
+def _one_of(probe: Probe, names: Sequence[str]) -> str:
+    path = split_symbol(probe.target)[0]
+    more = f", or one of {len(names) - _FEW} more" if len(names) > _FEW else ""
+    return f"write {' or '.join(f'{probe.kind}:{path}:{name}' for name in names[:_FEW])}{more}"
+
+
 def _no_symbol(probe: Probe, target: Target, symbol: str) -> Exception:
-    if "*" in symbol:
+    if "*" in symbol and not cxx.is_long(symbol):
         hint = f"name one function; %bpf probes '{probe.kind}:{target.path}:{symbol}' lists those that match"
         return refused(probe, "wildcards are not understood", hint=hint)
-    names = function_names(target.elf, target.path.encode(), privileges.looking)
-    known = [name for name in names if name[:1] == symbol[:1]]
-    close = near(symbol, known, f"{probe.kind}:{probe.target.rpartition(':')[0]}:")
+    names = list(function_names(target.elf, target.path.encode(), privileges.looking))
+    if likely := dict.fromkeys(s.full for s in cxx.related(symbol, names) if cxx.is_long(symbol) or s.bare != s.full):
+        close = _likely(probe, symbol, list(likely))
+    else:
+        known = [name for name in names if name[:1] == symbol[:1]]
+        close = near(symbol, known, f"{probe.kind}:{split_symbol(probe.target)[0]}:")
     return refused(probe, f"{target.path} has no function {symbol}", hint=close)
+
+
+def _likely(probe: Probe, symbol: str, names: Sequence[str]) -> str | None:
+    """Of functions of C++ or Rust the few that may be meant."""
+    close = near(symbol, names, f"{probe.kind}:{split_symbol(probe.target)[0]}:")
+    return close or (_one_of(probe, names) if len(names) <= _FEW else None)
 
 
 # --- functions that are chosen when a program starts ---------------------------------------------------------------

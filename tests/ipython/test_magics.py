@@ -66,6 +66,12 @@ def test_a_path_with_spaces_and_an_equals_sign(shell: Shell) -> None:
     assert [(p.requested, p.function) for p in result.probes] == [("uprobe:/opt/my app/a=b:main", "hello")]
 
 
+def test_a_function_of_cxx_has_spaces_between_its_parameters(shell: Shell) -> None:
+    wish = "uprobe:./shop:app::Order::total(int, char const*, int)"
+    result = session(shell.run(f"%%bpf c -a {wish}=hello --attach syscall:clone=hello\n{CLONE}"))
+    assert [p.requested for p in result.probes] == [wish, "syscall:clone"]
+
+
 def test_without_a_name_sessions_are_numbered_run_side_by_side_and_nothing_is_bound(shell: Shell) -> None:
     first = session(shell.run(f"%%bpf\n{HELLO}"))
     second = session(shell.run(f"%%bpf -t 10ms\n{HELLO} // another cell"))

@@ -292,10 +292,22 @@ MISTAKES = {
         VerifierError,
     ),
     "bpf_strncmp": Mistake(
-        f(f'{COMM} return §bpf_strncmp(comm, 4, "bash");'), "expected=map_value", WANT, VerifierError
+        f(f'char want[] = "bash"; {COMM} return §bpf_strncmp(comm, sizeof(comm), want);'),
+        "expected=map_value",
+        'write bpf_strncmp(comm, sizeof(comm), "bash")',
+        VerifierError,
     ),
     "bpf_strncmp as strncmp": Mistake(
-        f(f'char want[] = "bash"; {COMM} return §bpf_strncmp(comm, want, 4);'), "R2 type=fp", WANT, VerifierError
+        f(f'char want[] = "bash"; {COMM} return §bpf_strncmp(comm, want, 4);'),
+        "R2 type=fp",
+        'write bpf_strncmp(comm, sizeof(comm), "bash")',
+        VerifierError,
+    ),
+    "bpf_snprintf": Mistake(
+        f('char to[8], how[] = "%d"; u64 v[] = {1}; §bpf_snprintf(to, sizeof(to), how, v, sizeof(v)); return to[0];'),
+        "expected=map_value",
+        'write the format as a string literal: bpf_snprintf(to, sizeof(to), "%d", values, sizeof(values))',
+        VerifierError,
     ),
     "memcmp": Mistake(
         f(f'char want[] = "bash"; {COMM} return §__builtin_memcmp(comm, want, 4);'), "", WANT, VerifierError
@@ -413,13 +425,21 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
         "counter++; return counter;", "int zero = 0; u64 *count = counter.lookup(&zero); if (count) *count += 1;",
     ),
     "a literal's address": ('*v = counts.lookup("abc")', '*v; char text[] = "abc"; v = counts.lookup((u32 *)text)'),
+    "a global variable's address": (
+        "int counter = 1;", "BPF_ARRAY(counter, u64, 1);",
+        "u32 c = 0; bpf_probe_read_kernel(&c, sizeof(c), &counter); return c;",
+        "int zero = 0; u64 *c = counter.lookup(&zero); return c ? *c : 0;",
+    ),
+    "a table of pointers": ("*names[]", "names[][16]"),
+    "a float in a struct": ("float share", "u32 share"),
     "noinline": ("noinline ", ""),
     "noinline without its macro": ("__attribute__((noinline)) ", ""),
     "a callback": ("bpf_loop(4, g, &sum, 0)", "for (int i = 0; i < 16; i++) g(i, &sum)"),
     "a callback that is not static": ("int g", "static int g", "bpf_loop(4, g, &sum, 0)", "g(0, &sum)"),
     "a callback for each entry": ("bpf_for_each_map_elem(&counts, g, 0, 0); ", ""),
-    "bpf_strncmp": ('bpf_strncmp(comm, 4, "bash");', f"0; {WANT}"),
-    "bpf_strncmp as strncmp": ('char want[] = "bash"; ', "", "return bpf_strncmp(comm, want, 4);", WANT),
+    "bpf_strncmp": ("sizeof(comm), want", 'sizeof(comm), "bash"'),
+    "bpf_strncmp as strncmp": ("bpf_strncmp(comm, want, 4)", 'bpf_strncmp(comm, sizeof(comm), "bash")'),
+    "bpf_snprintf": (', how[] = "%d"', "", ", how", ', "%d"'),
     "memcmp": ('char want[] = "bash"; ', "", "return __builtin_memcmp(comm, want, 4);", WANT),
 }  # fmt: skip
 GUESS = re.compile(r"did you mean '?([\w:]+)")

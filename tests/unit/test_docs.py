@@ -25,6 +25,10 @@ WRITTEN = [name for name in DOCUMENTS if name != "docs/coverage.md"]  # by peopl
 
 # Examples that a test runs without taking their text from the document: the file, and the test in it.
 ELSEWHERE = {
+    "-a uprobe:./shop:app::Order::total(int, int)=f": (
+        "tests/kernel/test_long_names.py",
+        "test_a_function_by_its_long_name",
+    ),
     "./scripts/demo": ("tests/notebooks/test_demo.py", "test_shows_what_it_promises"),
     "bpfnb.testing.FakeTracer": ("tests/ipython/conftest.py", "tracer"),
     "scripts/vm run 6.1 -- COMMAND": ("tests/vm/test_kernels.py", "test_the_kernel_is_the_one_wanted"),

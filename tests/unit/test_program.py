@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpfnb.errors import ProgramError
-from bpfnb.program import EVENTS, Function, Probe, Program, parse, parse_probe, split_attach
+from bpfnb.program import EVENTS, Function, Probe, Program, parse, parse_probe, split_attach, split_symbol
 
 HELLO = 'int hello(void *ctx) { bpf_trace_printk("hi\\n"); return 0; }'
 
@@ -103,6 +103,12 @@ def test_a_program_travels() -> None:
         ("uprobe:/bin/bash:readline", "uprobe", "/bin/bash:readline"),
         ("u:/bin/bash:readline+4", "uprobe", "/bin/bash:readline+4"),
         ("uprobe:/bin/bash:0x1234", "uprobe", "/bin/bash:0x1234"),
+        ("uprobe:./shop:app::Order::total(int, int)", "uprobe", "./shop:app::Order::total(int, int)"),
+        (
+            "uretprobe:shop:app::Order::operator+(app::Order const&)",
+            "uretprobe",
+            "shop:app::Order::operator+(app::Order const&)",
+        ),
         ("uprobe:/opt/a=b:c/x:main", "uprobe", "/opt/a=b:c/x:main"),
         ("ur:c:malloc", "uretprobe", "c:malloc"),
         ("usdt:/usr/bin/python3:python:function__entry", "usdt", "/usr/bin/python3:python:function__entry"),
@@ -816,3 +822,20 @@ def test_a_perf_array_that_is_read_is_warned_of_once() -> None:
     """
     (warning,) = parse(cell, {"syscall:clone": "f"}).warnings
     assert (warning.line, warning.message.startswith("clock has no counter yet")) == (4, True)
+
+
+@pytest.mark.parametrize(
+    ("target", "parts"),
+    [
+        ("/bin/bash:readline", ("/bin/bash", "readline", "")),
+        ("/bin/bash:readline+0x10", ("/bin/bash", "readline", "+0x10")),
+        ("/proc/1/root/a:b/c:f", ("/proc/1/root/a:b/c", "f", "")),
+        ("./shop:app::Order::total(int, int)", ("./shop", "app::Order::total(int, int)", "")),
+        ("./shop:app::Order::total(int)+4", ("./shop", "app::Order::total(int)", "+4")),
+        ("./shop:::global", ("./shop", "::global", "")),
+        ("c:f", ("c", "f", "")),
+        ("app::total", ("", "app::total", "")),
+    ],
+)
+def test_the_parts_of_a_uprobes_target(target: str, parts: tuple[str, str, str]) -> None:
+    assert split_symbol(target) == parts
