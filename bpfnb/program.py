@@ -166,7 +166,7 @@ _SHAPES = {
     "rawtracepoint": "rawtracepoint:NAME, such as rawtracepoint:sched_switch",
     "uprobe": "uprobe:PATH:SYMBOL, uprobe:PATH:SYMBOL+OFFSET or uprobe:PATH:0xADDR, such as uprobe:/bin/bash:readline",
     "uretprobe": "uretprobe:PATH:SYMBOL, such as uretprobe:/bin/bash:readline",
-    "usdt": "usdt:PATH:PROVIDER:NAME or usdt:PATH:NAME, such as usdt:/usr/bin/python3:python:function__entry",
+    "usdt": "usdt:PATH:PROVIDER:NAME or usdt:PATH:NAME, such as usdt:/usr/bin/python3:python:gc__start",
     "profile": "profile:HERTZ, or profile:UNIT:N with hz, s, ms or us, such as profile:99 or profile:ms:10",
     "software": "software:EVENT or software:EVENT:COUNT, such as software:page-faults:100",
     "hardware": "hardware:EVENT or hardware:EVENT:COUNT, such as hardware:cache-misses:1000000",
