@@ -632,7 +632,7 @@ def typed() -> int:
 
 
 def python() -> int:
-    """A hundred collections, and those at the end."""
+    """A hundred collections of garbage, beside those at its end."""
     script = "import gc\nfor _ in range(100): gc.collect()"
     run = subprocess.Popen(["/usr/bin/python3", "-I", "-S", "-c", script])
     run.wait()
@@ -676,8 +676,8 @@ PROBES = {
     "lsm:file_open": Case(opens, 20, 20, NO_LSM),
     "uprobe:/bin/bash:readline": Case(typed, 3, 3),
     "uretprobe:/bin/bash:readline": Case(typed, 3, 3),
-    "usdt:/usr/bin/python3:python:gc__start": Case(python, 100, 110),
-    "usdt:/usr/bin/python3:gc__start": Case(python, 100, 110),
+    "usdt:/usr/bin/python3:python:gc__start": Case(python, 100, 150),
+    "usdt:/usr/bin/python3:gc__start": Case(python, 100, 150),
     "uprobe:bash:readline": Case(typed, 3, 3),
     "profile:99": Case(burns, 10, 100),
     "profile:ms:10": Case(burns, 10, 100),
