@@ -19,7 +19,7 @@ import pandas as pd
 from msgspec import Struct
 
 from bpfnb import client, frames
-from bpfnb.errors import Diagnostic, ProgramError, TracerDied, near_or_all
+from bpfnb.errors import BpfnbError, Diagnostic, ProgramError, TracerDied, near_or_all
 from bpfnb.maps import Map
 from bpfnb.origins import Origin, origin
 from bpfnb.program import Program, parse
@@ -211,7 +211,8 @@ class Session(client.Listener):
         output.add_segment(message.layout, fd, message.epoch_ns)
 
     def on_loaded(self, loaded: Loaded) -> None:
-        self.probes, self.warnings = loaded.probes, (*self.program.warnings, *loaded.warnings)
+        said = map(self.program.places.diagnostic, loaded.warnings)
+        self.probes, self.warnings = loaded.probes, (*self.program.warnings, *said)
         self._maps = {
             info.name: Map(info, _MapAccess(self, info.name), _only_sets(self.program.source, info.name))
             for info in loaded.maps
@@ -241,8 +242,10 @@ class Session(client.Listener):
         self._client = tracer
         try:
             self._number, _ = tracer.load(self.program, self)
-        except BaseException:
+        except BaseException as error:
             self._outputs.clear()  # an error's traceback may keep this session, but not its shared memory
+            if isinstance(error, BpfnbError):
+                self.program.places.error(error)
             raise
 
     def _end(self, state: str) -> None:

@@ -30,6 +30,9 @@ ELSEWHERE = {
     "scripts/vm run 6.1 -- COMMAND": ("tests/vm/test_kernels.py", "test_the_kernel_is_the_one_wanted"),
     "sudo -n": ("tests/kernel/test_privileges.py", "test_sudo_without_a_password_is_enough"),
     "kill -9": ("tests/kernel/test_lifecycle.py", "test_a_killed_notebook_leaves_nothing"),
+    '#include "events.h"': ("tests/kernel/test_cells.py", "test_outputs_and_maps_of_an_included_header_are_the_cells"),
+    "--cflags -Ifolder": ("tests/kernel/test_cells.py", "test_outputs_and_maps_of_an_included_header_are_the_cells"),
+    "<linux/sched.h>": ("tests/kernel/test_names.py", "test_the_cells_own_means_the_cells_and_the_kernels_the_kernels"),
 }
 # Code that stands in a sentence and is nothing to run, and why.
 DESCRIBED = {
