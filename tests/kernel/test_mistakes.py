@@ -291,9 +291,6 @@ MISTAKES = {
         "session.maps[NAME].df",
         VerifierError,
     ),
-    "bpf_strncmp": Mistake(
-        f(f'{COMM} return §bpf_strncmp(comm, 4, "bash");'), "expected=map_value", WANT, VerifierError
-    ),
     "bpf_strncmp as strncmp": Mistake(
         f(f'char want[] = "bash"; {COMM} return §bpf_strncmp(comm, want, 4);'), "R2 type=fp", WANT, VerifierError
     ),
@@ -412,13 +409,14 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
         "int counter;", "BPF_ARRAY(counter, u64, 1);",
         "counter++; return counter;", "int zero = 0; u64 *count = counter.lookup(&zero); if (count) *count += 1;",
     ),
-    "a literal's address": ('*v = counts.lookup("abc")', '*v; char text[] = "abc"; v = counts.lookup((u32 *)text)'),
+    "a global variable's address": ("int counter = 1", "const int counter = 1"),
+    "a table of pointers": ("const char *names[]", "const char names[][16]"),
+    "a float in a struct": ("float share", "u32 share"),
     "noinline": ("noinline ", ""),
     "noinline without its macro": ("__attribute__((noinline)) ", ""),
     "a callback": ("bpf_loop(4, g, &sum, 0)", "for (int i = 0; i < 16; i++) g(i, &sum)"),
     "a callback that is not static": ("int g", "static int g", "bpf_loop(4, g, &sum, 0)", "g(0, &sum)"),
     "a callback for each entry": ("bpf_for_each_map_elem(&counts, g, 0, 0); ", ""),
-    "bpf_strncmp": ('bpf_strncmp(comm, 4, "bash");', f"0; {WANT}"),
     "bpf_strncmp as strncmp": ('char want[] = "bash"; ', "", "return bpf_strncmp(comm, want, 4);", WANT),
     "memcmp": ('char want[] = "bash"; ', "", "return __builtin_memcmp(comm, want, 4);", WANT),
 }  # fmt: skip
