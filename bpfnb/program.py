@@ -18,6 +18,7 @@ import msgspec
 
 from bpfnb.cell import Body, Cell, Function, MapDecl, Output, scan
 from bpfnb.errors import Diagnostic, ProgramError, did_you_mean
+from bpfnb.includes import Piece, Places, expand, reachable
 
 __all__ = [
     "ENTRIES",
@@ -48,7 +49,11 @@ class Probe(msgspec.Struct, frozen=True):
 class Program(msgspec.Struct, frozen=True):
     """A parsed cell. ``prints``: it calls bpf_trace_printk. ``cflags``: for clang, ``-DX=Y`` included. ``headers``:
     "auto", "btf", or a folder of kernel headers, from the root. ``warnings``: about the text, such as of a function
-    that nothing attaches. ``cpu``: events have the number of their CPU."""
+    that nothing attaches. ``cpu``: events have the number of their CPU.
+
+    Where the cell includes headers of the user's own, ``source`` has them in it, ``cell`` is what was written, and
+    ``pieces`` say which is which: ``places`` leads from a line of ``source`` to one of the cell or of a header.
+    """
 
     source: str
     functions: tuple[Function, ...]
@@ -60,6 +65,8 @@ class Program(msgspec.Struct, frozen=True):
     headers: str = "auto"
     warnings: tuple[Diagnostic, ...] = ()
     cpu: bool = False
+    cell: str = ""
+    pieces: tuple[Piece, ...] = ()
 
     @property
     def tail_calls(self) -> tuple[str, ...]:
@@ -67,6 +74,10 @@ class Program(msgspec.Struct, frozen=True):
         attached = {probe.function for probe in self.probes}
         holds = any(declared.holds_programs for declared in self.maps)
         return tuple(f.name for f in self.functions if holds and not f.static and f.name not in attached)
+
+    @property
+    def places(self) -> Places:
+        return Places(self.cell or self.source, self.pieces)
 
 
 def parse(
@@ -81,11 +92,29 @@ def parse(
     ``attach``: probe text to function name or names, or pairs of both. ``cflags``: passed on to clang; the ``-D``
     options among them also decide ``#ifdef``. ``headers``: "auto", "btf", or a folder, from the root or with "~".
     ``cpu``: events are to have the number of their CPU.
+    Headers that the cell includes of the current folder, or of one that -I names, are read (includes.py).
     Raises ProgramError, with the line where there is one.
     """
     source = _text(source)
     if isinstance(cflags, str):
         raise ProgramError(f"cflags is a list of flags, not {cflags!r}", hint=f"write cflags={shlex.split(cflags)}")
+    text, pieces = expand(source, cflags)
+    places = Places(source, pieces)
+    try:
+        program = _parse(text, attach, cflags, headers, cpu)
+    except ProgramError as error:
+        raise places.error(error) from None
+    warnings = tuple(map(places.diagnostic, program.warnings))
+    return msgspec.structs.replace(program, cell=source if pieces else "", pieces=pieces, warnings=warnings)
+
+
+def _parse(
+    source: str,
+    attach: Mapping[str, str | Sequence[str]] | Iterable[tuple[str, str]],
+    cflags: Sequence[str],
+    headers: str,
+    cpu: bool,
+) -> Program:
     cell = scan(source, cflags)
     if not cell.tokens and not cell.macros and not cell.directives:
         raise ProgramError("the cell is empty: there is no C to compile", source=source)
@@ -100,7 +129,7 @@ def parse(
         outputs=tuple(cell.outputs),
         maps=tuple(cell.maps),
         prints=cell.mentions(cell.tokens, "bpf_trace_printk"),
-        cflags=tuple(cflags),
+        cflags=reachable(cflags),
         headers=_headers(headers),
         warnings=(*_unattached(cell, probes), *_uncounted(cell)),
         cpu=cpu,

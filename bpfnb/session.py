@@ -20,7 +20,7 @@ import pandas as pd
 from msgspec import Struct
 
 from bpfnb import client, frames
-from bpfnb.errors import Diagnostic, ProgramError, TracerDied, near_or_all
+from bpfnb.errors import BpfnbError, Diagnostic, ProgramError, TracerDied, near_or_all
 from bpfnb.maps import Map
 from bpfnb.origins import Origin, origin
 from bpfnb.program import Program, parse
@@ -215,8 +215,10 @@ class Session(client.Listener):
         output.add_segment(message.layout, fd, message.epoch_ns)
 
     def on_loaded(self, loaded: Loaded) -> None:
-        self.probes, self.warnings = loaded.probes, (*loaded.notes, *self.program.warnings, *loaded.warnings)
-        self._notes = tuple(f"line {note.line}: {note.message}" for note in loaded.notes)
+        place = self.program.places.diagnostic
+        notes = tuple(map(place, loaded.notes))
+        self.probes, self.warnings = loaded.probes, (*notes, *self.program.warnings, *map(place, loaded.warnings))
+        self._notes = tuple(f"line {note.line}: {note.message}" for note in notes)
         self._maps = {
             info.name: Map(
                 info,
@@ -254,8 +256,10 @@ class Session(client.Listener):
         self._client = tracer
         try:
             self._number, _ = tracer.load(self.program, self)
-        except BaseException:
+        except BaseException as error:
             self._outputs.clear()  # an error's traceback may keep this session, but not its shared memory
+            if isinstance(error, BpfnbError):
+                self.program.places.error(error)
             raise
 
     def _end(self, state: str) -> None:

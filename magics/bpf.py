@@ -214,10 +214,11 @@ def _parsed(parser: MagicArgumentParser, words: list[str]) -> argparse.Namespace
 
 
 def _plan(program: Program) -> str:
-    lines = [f"{p.requested} -> {p.function}() at line {p.line}" for p in program.probes]
+    at = program.places.said
+    lines = [f"{p.requested} -> {p.function}() at {at(p.line)}" for p in program.probes]
     lines += ["prints to printk"] if program.prints else []
-    lines += [f"output {o.name} ({o.kind}) at line {o.line}" for o in program.outputs]
-    lines += [f"map {m.name} ({m.macro}) at line {m.line}" for m in program.maps]
+    lines += [f"output {o.name} ({o.kind}) at {at(o.line)}" for o in program.outputs]
+    lines += [f"map {m.name} ({m.macro}) at {at(m.line)}" for m in program.maps]
     return "\n".join(lines)
 
 

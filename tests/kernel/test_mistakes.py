@@ -424,7 +424,6 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
         "int counter;", "BPF_ARRAY(counter, u64, 1);",
         "counter++; return counter;", "int zero = 0; u64 *count = counter.lookup(&zero); if (count) *count += 1;",
     ),
-    "a literal's address": ('*v = counts.lookup("abc")', '*v; char text[] = "abc"; v = counts.lookup((u32 *)text)'),
     "a global variable's address": (
         "int counter = 1;", "BPF_ARRAY(counter, u64, 1);",
         "u32 c = 0; bpf_probe_read_kernel(&c, sizeof(c), &counter); return c;",

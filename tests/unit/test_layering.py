@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 NOTEBOOK_SIDE = [
     {"bpfnb.errors", "bpfnb.origins"},
     {"bpfnb.schema", "bpfnb.cell", "bpfnb.memory"},
+    {"bpfnb.includes"},
     {"bpfnb.program"},
     {"bpfnb.protocol", "bpfnb.columns", "bpfnb.padding"},
     {"bpfnb.frames", "bpfnb.refusals"},
