@@ -41,7 +41,7 @@ from typing import Any
 import numpy as np
 
 from bpfnb.schema import Column, Layout, Schema
-from bpfnb.store import Output
+from bpfnb.store import Keep, Output
 from bpfnb.tracer.segments import SegmentWriter
 
 SCHEMA = Schema(
@@ -93,9 +93,9 @@ def touch(size: int) -> None:
 
 def measure(rows: int, comms: int) -> dict[str, float]:
     touch(rows * 120)
-    output = Output("events", SCHEMA, 1_700_000_000_000_000_000, KEEP, "perf")
+    output = Output("events", SCHEMA, 1_700_000_000_000_000_000, Keep(KEEP), "perf")
     writer = SegmentWriter(SCHEMA, output.add_segment)
-    warm = Output("warm", SCHEMA, 0, KEEP, "perf")  # what pandas and Arrow import at their first use
+    warm = Output("warm", SCHEMA, 0, Keep(KEEP), "perf")  # what pandas and Arrow import at their first use
     fill(SegmentWriter(SCHEMA, warm.add_segment), 0, 1000, 10)
     str(warm.df.tail())
     fill(writer, 0, rows, comms)
@@ -128,14 +128,14 @@ def measure(rows: int, comms: int) -> dict[str, float]:
 
 
 def measure_untouched(rows: int, comms: int) -> dict[str, dict[str, float]]:
-    warm = Output("warm", SCHEMA, 0, KEEP, "perf")
+    warm = Output("warm", SCHEMA, 0, Keep(KEEP), "perf")
     fill(SegmentWriter(SCHEMA, warm.add_segment), 0, 1000, 10)
     str(warm.df.tail())
     return {which: first_df(rows, comms) for which in ("first", "second")}
 
 
 def first_df(rows: int, comms: int) -> dict[str, float]:
-    output = Output("events", SCHEMA, 0, KEEP, "perf")
+    output = Output("events", SCHEMA, 0, Keep(KEEP), "perf")
     fill_elsewhere(output, rows, comms)
     before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     df = output.df

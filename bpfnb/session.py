@@ -26,7 +26,7 @@ from bpfnb.origins import Origin, origin
 from bpfnb.program import Program, parse
 from bpfnb.protocol import CountersAdded, Loaded, MapInfo, MapRead, ProbeInfo, SegmentAdded
 from bpfnb.refusals import Counters
-from bpfnb.store import Output, default_keep
+from bpfnb.store import Keep, Output, default_keep
 
 if TYPE_CHECKING:
     from bpfnb.views.panel import Panel
@@ -77,7 +77,7 @@ class Session(client.Listener):
         self.state = "starting"
         self.probes: tuple[ProbeInfo, ...] = ()
         self.warnings: tuple[Diagnostic, ...] = ()
-        self._keep = keep
+        self._keep = Keep(keep)
         self._outputs: dict[str, Output] = {}
         self._maps: dict[str, Map] = {}
         self._notes: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ import mmap
 import os
 import threading
 import warnings
+import weakref
 from collections import deque
 from typing import Any
 
@@ -19,7 +20,7 @@ import pandas as pd
 from bpfnb import frames
 from bpfnb.schema import LOST, PRINTK, ROWS, Layout, Schema, parts
 
-__all__ = ["Output", "default_keep"]
+__all__ = ["Keep", "Output", "default_keep"]
 
 _LEAST_KEEP, _MOST_KEEP = 256 << 20, 4 << 30
 _MUCH = 1 << 20
@@ -31,6 +32,35 @@ def default_keep() -> int:
     return min(max(memory // 8, _LEAST_KEEP), _MOST_KEEP)
 
 
+class Keep:
+    """How many bytes of rows the outputs of a session may take together. ``lock``: theirs, since each may have to let
+    rows of another go: the one that has most gives first."""
+
+    def __init__(self, size: int) -> None:
+        self.bytes = size
+        self.lock = threading.RLock()
+        self._outputs: weakref.WeakSet[Output] = weakref.WeakSet()
+
+    def add(self, output: Output) -> None:
+        with self.lock:
+            self._outputs.add(output)
+
+    def hold(self) -> None:
+        """Drop the oldest rows of the largest output until all are within the limit."""
+        while (taken := sum(output.nbytes for output in self._outputs)) > self.bytes:
+            largest = max(self._outputs, key=lambda output: output.nbytes)
+            others = taken - largest.nbytes
+            if not largest.shrink(max(self.bytes - others, self.bytes // (2 * len(self._outputs)))):
+                return  # a single row is more than the limit
+
+    def hold_undecoded(self) -> None:
+        """The same where nobody may ever ask for a frame: whole segments go."""
+        while sum(output.undecoded for output in self._outputs) > self.bytes:
+            fullest_first = sorted(self._outputs, key=lambda output: -output.undecoded)
+            if not any(output.drop_segment() for output in fullest_first):
+                return
+
+
 class Output:
     """One output of a session, by name. ``df`` is everything kept, oldest first.
 
@@ -38,21 +68,22 @@ class Output:
     the line or event), "stamp" (the time at which the program made room for the event in a ring buffer), the name of
     the member that has it, or None, where there is no ``time``. Rows are in the order of "submitted" and "stamp".
     ``names``: the columns of ``df``. ``lost``: events the kernel could not
-    deliver. ``dropped``: rows delivered and dropped again to stay within ``keep`` bytes; the rows are counted from the
-    session's beginning, so row ``dropped`` is the oldest kept.
+    deliver. ``dropped``: rows delivered and dropped again, so that the session's rows stay within ``keep`` bytes; the
+    rows are counted from the session's beginning, so row ``dropped`` is the oldest kept.
     """
 
-    def __init__(self, name: str, schema: Schema, epoch_ns: int, keep: int, kind: str = "printk") -> None:
+    def __init__(self, name: str, schema: Schema, epoch_ns: int, keep: Keep, kind: str = "printk") -> None:
         self.name = name
         self.kind = kind
         self._keep = keep
-        self._lock = threading.RLock()
+        self._lock = keep.lock
         self._schema = schema
         self._segments: deque[_Segment] = deque()
         self._table = frames.PrintkTable(epoch_ns) if schema == PRINTK else frames.Table(schema, epoch_ns)
         self._dropped_undecoded = 0
         self._lost = 0
         self._loss_said = self._drop_said = False
+        keep.add(self)
 
     def __repr__(self) -> str:
         return f"<Output {self.name}: {self.rows} rows, {self.lost} lost>"
@@ -84,6 +115,16 @@ class Output:
             return self._dropped_undecoded + self._table.begin
 
     @property
+    def nbytes(self) -> int:
+        """What the decoded rows take."""
+        return self._table.nbytes
+
+    @property
+    def undecoded(self) -> int:
+        """What the segments not yet decoded may take, in bytes."""
+        return sum(segment.size for segment in self._segments)
+
+    @property
     def df(self) -> pd.DataFrame:
         """The rows kept, as a DataFrame of its own: it never changes afterwards.
 
@@ -101,9 +142,8 @@ class Output:
             warnings.warn(text, RuntimeWarning, stacklevel=3)
         if frame.attrs["dropped"] and not self._drop_said:
             self._drop_said = True
-            text = (
-                f"the oldest {frame.attrs['dropped']:,} rows of {self.name} were let go: keep is {self._keep:,} bytes"
-            )
+            dropped, keep = frame.attrs["dropped"], self._keep.bytes
+            text = f"the oldest {dropped:,} rows of {self.name} were let go: keep is {keep:,} bytes"
             warnings.warn(text, RuntimeWarning, stacklevel=3)
         return frame
 
@@ -131,9 +171,20 @@ class Output:
         segment = _Segment(fd, self._schema, layout, epoch_ns)
         with self._lock:
             self._segments.append(segment)
-            # Undecoded segments are bounded here, where nobody may ever ask for a df; the last is still being written.
-            while len(self._segments) > 2 and sum(s.size for s in self._segments) > self._keep:
-                self._dropped_undecoded += self._segments.popleft().unread
+            self._keep.hold_undecoded()
+
+    def shrink(self, size: int) -> bool:
+        """Drop the oldest rows so that at most ``size`` bytes remain. Whether any were dropped."""
+        before = self._table.begin
+        self._table.shrink(size)
+        return self._table.begin > before
+
+    def drop_segment(self) -> bool:
+        """Let the oldest segment's rows go undecoded, unless there are but two left. Whether that was done."""
+        if len(self._segments) <= 2:
+            return False
+        self._dropped_undecoded += self._segments.popleft().unread
+        return True
 
     def finish(self) -> None:
         """The session has ended: take everything in and let go of the shared memory."""
@@ -150,7 +201,7 @@ class Output:
             segment = self._segments[0]
             complete = len(self._segments) > 1
             if segment.read_into(self._table):
-                self._table.shrink(self._keep)
+                self._keep.hold()
             if not complete:
                 break
             self._lost = max(self._lost, segment.lost)

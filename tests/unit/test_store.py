@@ -15,7 +15,7 @@ import pytest
 from bpfnb import frames
 from bpfnb.frames import PrintkTable, Table
 from bpfnb.schema import PRINTK, PRINTK_ROW, Column, Rows, Schema
-from bpfnb.store import Output
+from bpfnb.store import Keep, Output
 from bpfnb.tracer import segments
 from bpfnb.tracer.segments import SegmentWriter
 
@@ -60,7 +60,7 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def filled(schema: Schema, keep: int = KEEP, kind: str = "perf") -> Iterator[tuple[Output, SegmentWriter]]:
     """An output, and who fills it."""
-    output = Output(kind, schema, 0, keep, kind)
+    output = Output(kind, schema, 0, Keep(keep), kind)
     writer = SegmentWriter(schema, output.add_segment)
     yield output, writer
     writer.close()
@@ -253,7 +253,7 @@ def test_an_unchanged_df_costs_microseconds(
 
 
 def test_printk_has_its_own_table() -> None:
-    assert Output("printk", PRINTK, 5, KEEP).kind == "printk"
+    assert Output("printk", PRINTK, 5, Keep(KEEP)).kind == "printk"
     rows = np.zeros(2, PRINTK_ROW)
     rows["mono_ns"], rows["text_end"], rows["comm"] = [1, 2], [2, 5], [b"a", b"b"]
     with filled(PRINTK, kind="printk") as (output, writer):
@@ -266,7 +266,7 @@ def test_printk_has_its_own_table() -> None:
 
 def test_rows_after_a_suspend_have_the_new_offset_those_before_keep_theirs() -> None:
     epoch = 1000
-    output = Output("events", SCHEMA, epoch, KEEP)
+    output = Output("events", SCHEMA, epoch, Keep(KEEP))
     writer = SegmentWriter(SCHEMA, lambda layout, fd: output.add_segment(layout, fd, epoch), lambda: epoch)
     writer.append(events(2))
     before = output.df
@@ -275,7 +275,51 @@ def test_rows_after_a_suspend_have_the_new_offset_those_before_keep_theirs() -> 
     writer.append(events(2, 3))
     assert output.df["time"].astype("int64").tolist() == [1000, 1001, 1002, 5003, 5004]
     assert before["time"].astype("int64").tolist() == [1000, 1001]
-    assert (output.clock, Output("p", PRINTK, 0, KEEP).clock) == ("ts", "submitted")
-    assert Output("n", Schema(COLUMNS, EVENT.itemsize), 0, KEEP).clock is None
+    assert (output.clock, Output("p", PRINTK, 0, Keep(KEEP)).clock) == ("ts", "submitted")
+    assert Output("n", Schema(COLUMNS, EVENT.itemsize), 0, Keep(KEEP)).clock is None
     writer.close()
     output.finish()
+
+
+@DROPPING
+def test_keep_is_of_all_outputs_together() -> None:
+    rows = 20_000
+    probe = Output("probe", SCHEMA, 0, Keep(KEEP), "perf")
+    writer = SegmentWriter(SCHEMA, probe.add_segment)
+    writer.append(events(rows))
+    assert len(probe.df) == rows
+    keep = Keep(int(probe.nbytes * 1.5))
+    first, second = (Output(name, SCHEMA, 0, keep, "perf") for name in ("first", "second"))
+    writers = [SegmentWriter(SCHEMA, output.add_segment) for output in (first, second)]
+    writers[0].append(events(rows))
+    assert (len(first.df), first.dropped) == (rows, 0)  # alone, it may have all
+    writers[1].append(events(rows))
+    assert len(second.df) + second.dropped == rows
+    assert first.dropped + second.dropped > 0
+    assert first.nbytes + second.nbytes <= keep.bytes
+    assert len(first.df) + first.dropped == rows
+    for output in (first, second):
+        assert output.df["pid"].tolist() == list(range(output.dropped, rows))  # the oldest went
+        assert len(output.df) > rows // 4
+    for end in (writer, *writers):
+        end.close()
+    for output in (probe, first, second):
+        output.finish()
+
+
+def test_what_nobody_decodes_is_bounded_for_all_outputs_together(small_segments: None) -> None:
+    size = Output("one", SCHEMA, 0, Keep(KEEP), "perf")
+    writer = SegmentWriter(SCHEMA, size.add_segment)
+    keep = Keep(8 * size.undecoded)
+    outputs = [Output(name, SCHEMA, 0, keep, "perf") for name in ("first", "second", "third")]
+    writers = [SegmentWriter(SCHEMA, output.add_segment) for output in outputs]
+    for n in range(10):
+        for end in writers:
+            end.append(events(100, 100 * n))
+    assert sum(output.undecoded for output in outputs) <= keep.bytes
+    assert [output.rows for output in outputs] == [1000] * 3
+    assert sum(output.dropped for output in outputs) > 0
+    for end in (writer, *writers):
+        end.close()
+    for output in (size, *outputs):
+        output.finish()
