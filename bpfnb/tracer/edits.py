@@ -19,11 +19,13 @@ _MAIN = "/virtual/main.c"  # what bcc calls the text it is given
 
 @dataclasses.dataclass(frozen=True)
 class Submit:
-    """A call that hands an event to an output. ``line``, ``column``: of what it hands over, from 1."""
+    """A call that hands an event to an output. ``line``, ``column``: of what it hands over, from 1. ``longer``: the
+    size it says is that of a type and something that changes."""
 
     output: str
     line: int
     column: int
+    longer: bool = False
 
 
 class Handed(Struct, frozen=True):

@@ -47,7 +47,8 @@ def carried(program: Program, submits: Sequence[Submit], found: Mapping[int, Han
             )
         first.setdefault(call.output, call)
         sizes.setdefault(call.output, []).append(what.size)
-    return {name: _carried(schema, sizes[name]) for name, schema in schemas.items()}
+    longer = {submits[number].output for number in found if submits[number].longer}
+    return {name: _carried(schema, sizes[name], name in longer) for name, schema in schemas.items()}
 
 
 def without_types(program: Program) -> BpfnbError:
@@ -66,9 +67,9 @@ def without_types(program: Program) -> BpfnbError:
     return SetupError("bcc gave the kernel no type information (BTF) of this cell, so its outputs cannot be read")
 
 
-def _carried(schema: Schema, sizes: Iterable[int]) -> Carried:
+def _carried(schema: Schema, sizes: Iterable[int], longer: bool) -> Carried:
     known = frozenset(sizes)
-    if max(known) > schema.size and not any(column.kind == "tail" for column in schema.columns):
+    if (longer or max(known) > schema.size) and not any(column.kind == "tail" for column in schema.columns):
         schema = replace(schema, columns=(*schema.columns, _rest(schema)))
     return Carried(schema, frozenset() if min(known) < 0 else known)
 

@@ -133,7 +133,9 @@ def submits(cell: Cell, *, cpu: bool = False) -> Submits:
         holder = _holder(cell, call, len(calls)) if call.hands_over else ""
         edits += _edits(call, numbers[call.output], holder, is_stamped, call.output in padded)
         if call.hands_over:
-            calls.append(Submit(call.output, *cell.place(call.carried[0].start)))
+            words = [token.text for token in call.size]
+            longer = "sizeof" in words and "+" in words and not _is_constant(cell, call.size)
+            calls.append(Submit(call.output, *cell.place(call.carried[0].start), longer))
     prelude = f"#define BPFNB_OUTPUTS {len(cell.outputs)}\n{_PRELUDE}"
     if stamped:
         prelude += f"#define BPFNB_STAMP {16 if cpu else 8}\n" + _STAMP % (_STAMP_CPU if cpu else "")

@@ -338,7 +338,8 @@ def test_what_is_handed_over_is_seen_through_casts(case: str) -> None:
         assert session.outputs[name].df.value.tolist() == [value]
 
 
-def test_what_is_longer_than_its_type_is_shown_as_bytes() -> None:
+@pytest.mark.parametrize("size", ["9", "sizeof(e.head) + (n & 7)"])
+def test_what_is_longer_than_its_type_is_shown_as_bytes(size: str) -> None:
     source = f"""
     struct head {{ u32 n; }};
     struct whole {{ struct head head; u8 rest[5]; }};
@@ -346,7 +347,8 @@ def test_what_is_longer_than_its_type_is_shown_as_bytes() -> None:
     int f(void *ctx) {{
         {OURS}
         struct whole e = {{ .head = {{ 3 }}, .rest = {{ 1, 2, 3, 4, 5 }} }};
-        events.perf_submit(ctx, &e.head, 9);
+        u32 n = bpf_get_current_pid_tgid() ? 5 : 0;
+        events.perf_submit(ctx, &e.head, {size});
         return 0;
     }}
     """

@@ -129,6 +129,16 @@ def test_what_is_submitted_beyond_the_type_is_shown_as_bytes() -> None:
     assert carried(program(), calls, {0: scalar(4)})["events"].schema == scalar().schema
 
 
+def test_a_type_and_something_more_is_shown_as_both() -> None:
+    cell = perf_cell("sizeof(a) + n")
+    calls = submits(scan(cell)).calls
+    assert [column.name for column in carried(program(cell), calls, {0: scalar()})["events"].schema.columns] == [
+        *("value", "rest"),
+    ]
+    for size in ("4 + n", "sizeof(a) - n", "sizeof(a) + 4"):
+        assert not submits(scan(perf_cell(size))).calls[0].longer
+
+
 # --- casts, sizes, stamps --------------------------------------------------------------------------------------------
 
 
