@@ -31,11 +31,11 @@ from benchmarks.common import (
 )
 from bpfnb import client
 
-__all__ = ["COUNTING"]
+__all__ = ["COUNTING", "STATS", "nanoseconds", "run_time"]
 
 _ROUNDS, _CALLS = 9, 300_000
 _BOTH = "bpfnb"
-_STATS = Path("/proc/sys/kernel/bpf_stats_enabled")
+STATS = Path("/proc/sys/kernel/bpf_stats_enabled")
 
 # The maps a cell has, its statements, and whether its slow-down is to be at most 1.1 x: a hash whose entries are
 # allocated as they come gets another one with each update.
@@ -77,7 +77,7 @@ def _through_bcc(name: str, producer: Producer) -> Iterator[int]:
         yield os.getpid()
 
 
-def _run_time(process: int) -> float:
+def run_time(process: int) -> float:
     """Nanoseconds a run, of the program that ran most often of those a process holds."""
     found = []
     for file in Path(f"/proc/{process}/fdinfo").iterdir():
@@ -93,22 +93,22 @@ def side_by_side(rounds: int, calls: int) -> Figures:
     """Of each cell, ours and ("bcc ...") bcc's: nanoseconds a run, and the producer's calls a second."""
     times: dict[str, list[float]] = {}
     rates: dict[str, list[float]] = {}
-    before = _STATS.read_text()
-    _STATS.write_text("1")
+    before = STATS.read_text()
+    STATS.write_text("1")
     try:
         for _ in range(rounds):
             for name in _CELLS:
                 for prefix, through in (("", _through_bpfnb), ("bcc ", _through_bcc)):
                     with Producer(count=calls) as producer, through(name, producer) as process:
                         made, seconds = producer.run()
-                        times.setdefault(f"{prefix}{name}: run", []).append(_run_time(process))
+                        times.setdefault(f"{prefix}{name}: run", []).append(run_time(process))
                     rates.setdefault(f"{prefix}{name}: calls", []).append(made / seconds)
     finally:
-        _STATS.write_text(before)
+        STATS.write_text(before)
     return {key: min(values) for key, values in times.items()} | {key: max(values) for key, values in rates.items()}
 
 
-def _nanoseconds(value: float) -> str:
+def nanoseconds(value: float) -> str:
     return f"{value:.0f} ns"
 
 
@@ -118,7 +118,7 @@ def _contenders(quick: bool) -> dict[str, Contender]:
 
 def _rows(runs: Runs) -> list[Row]:
     def row(name: str, what: str, wanted: Wanted) -> Row:
-        key, show = (f"{name}: run", _nanoseconds) if what == "a run" else (f"{name}: calls", rate)
+        key, show = (f"{name}: run", nanoseconds) if what == "a run" else (f"{name}: calls", rate)
         bound = wanted if _CELLS[name][2] else None
         return comparison(
             runs, f"{name}: {what}", key, show, ours=_BOTH, peer=_BOTH, peer_key=f"bcc {key}", label="bcc", wanted=bound
