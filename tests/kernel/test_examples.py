@@ -366,6 +366,29 @@ def test_maps(shell: Shell) -> None:
     assert reads.maps["bytes"][large] == 40_960  # what it was at the end
 
 
+@shown("(*value)++", "BPF_HISTOGRAM(h)", "BPF_HASH(bytes, u32, u64, 10240)")
+def test_sizes_of_maps_and_additions_that_may_be_lost(shell: Shell) -> None:
+    sized: Any = shell.run(f"""%%bpf sized -a syscall:getpgid=f
+{text("BPF_HASH(bytes, u32, u64, 10240)")};
+{text("BPF_HISTOGRAM(h)")};
+int f(void *ctx) {{
+    if (bpf_get_current_pid_tgid() >> 32 != {os.getpid()}) return 0;
+    u32 key = 1;
+    u64 zero = 0, *value = bytes.lookup_or_try_init(&key, &zero);
+    if (value) {text("(*value)++")};
+    h.increment(4095);
+    h.increment(4096);
+    return 0;
+}}""")
+    os.getpgid(0)
+    sized.stop()
+    assert (sized.maps["bytes"].info.max_entries, sized.maps["bytes"][1]) == (10_240, 1)
+    assert (sized.maps["h"].info.max_entries, sized.maps["h"][4095], sized.maps["h"].lost) == (4096, 1, 1)
+    (note,) = sized.warnings
+    assert (note.severity, note.line) == ("note", 7)
+    assert note.message.endswith("exact: __sync_fetch_and_add(value, 1)")
+
+
 COUNTS = """%%bpf counts -a syscall:getpgid=f
 struct key { u32 pid; int user_stack, kernel_stack; };
 BPF_STACK_TRACE(stacks, 1024);
