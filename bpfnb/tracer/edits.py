@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
@@ -55,6 +55,7 @@ class Rewritten:
     padded: frozenset[str] = frozenset()
     counted: tuple[str, ...] = ()
     notes: tuple[Diagnostic, ...] = ()
+    increments: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def plain(cls, text: str) -> Rewritten:

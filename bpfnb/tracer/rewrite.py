@@ -72,6 +72,7 @@ def rewrite(
         padded=handed.padded,
         counted=made.counted,
         notes=made.notes,
+        increments=made.increments,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import cache, partial
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from msgspec.structs import replace
 
 from bpfnb.cell import scan
-from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError
+from bpfnb.errors import BpfnbError, Diagnostic, ProgramError, UnsupportedError
 from bpfnb.program import MapDecl, Output, Probe, Program
 from bpfnb.protocol import (
     COUNTERS,
@@ -44,7 +44,7 @@ from bpfnb.tracer.rewrite import rewrite
 from bpfnb.tracer.rings import OpenWriter, PerfSource, RingSource
 from bpfnb.tracer.segments import SegmentWriter
 from bpfnb.tracer.submits import LOST_MAP, NO_STAMP, padded_maps
-from bpfnb.tracer.updates import REFUSED_MAP, shown_entries
+from bpfnb.tracer.updates import REFUSED_MAP, narrow_notes, shown_entries
 
 __all__ = ["Sessions"]
 
@@ -243,7 +243,7 @@ class Sessions:
             self._closer.close(running.events())
             raise
         self._running[number] = running
-        return Loaded(number, probes, running.module.warnings, running.maps, source.notes)
+        return Loaded(number, probes, running.module.warnings, running.maps, _notes(source, running.maps))
 
     def _build(self, program: Program, source: Rewritten, around: Surroundings) -> Module:
         unsure = _conditional(program)
@@ -403,6 +403,12 @@ def _describe(declared: MapDecl, source: Rewritten, module: Module, shown: int) 
     )
     counters = source.counted.index(name) * COUNTERS if name in source.counted else -1
     return replace(described, counters=counters, shown=shown if described.kind == "array" else 0)
+
+
+def _notes(source: Rewritten, maps: Sequence[MapInfo]) -> tuple[Diagnostic, ...]:
+    """What the user should know of additions that are left as they are."""
+    sizes = {info.name: info.value_size for info in maps if "percpu" not in info.kind}
+    return (*source.notes, *narrow_notes(source.increments, sizes))
 
 
 @cache

@@ -23,7 +23,7 @@ none of a hash's.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from bpfnb.cell import Cell, MapDecl, Token, arguments, closing
@@ -31,7 +31,7 @@ from bpfnb.errors import Diagnostic
 from bpfnb.protocol import COUNTERS
 from bpfnb.tracer.edits import Edit
 
-__all__ = ["REFUSED_MAP", "Updates", "shown_entries", "updates"]
+__all__ = ["REFUSED_MAP", "Updates", "narrow_notes", "shown_entries", "updates"]
 
 REFUSED_MAP = "bpfnb_refused"
 _ENTRIES = 1 << 20
@@ -91,13 +91,14 @@ _ARRAYS = ('"array"', '"percpu_array"')
 
 
 class Updates(NamedTuple):
-    """What to change in the cell, what has to stand before it, the maps that have counters, in the order of these, and
-    notes on additions that are not exact."""
+    """What to change in the cell, what has to stand before it, the maps that have counters, in the order of these,
+    notes on additions that are not exact, and the first increment of each map."""
 
     edits: list[Edit]
     prelude: str
     counted: tuple[str, ...]
     notes: tuple[Diagnostic, ...]
+    increments: dict[str, tuple[int, int]]
 
 
 def updates(cell: Cell, *, late: bool, in_tasks: bool, counting: bool = True) -> Updates:
@@ -117,7 +118,20 @@ def updates(cell: Cell, *, late: bool, in_tasks: bool, counting: bool = True) ->
         prelude = _ROOMY_HISTOGRAM + _ROOMY * late + _ROOMY_PER_CPU * (late and in_tasks)
     if counted:
         prelude += f"#define BPFNB_COUNTERS {len(counted) * COUNTERS}\n{_COUNTING}"
-    return Updates(edits, prelude, counted, tuple(_notes(cell, declared)))
+    increments = {call.map: cell.place(call.tokens[0].start) for call in reversed(calls) if call.method == "increment"}
+    return Updates(edits, prelude, counted, tuple(_notes(cell, declared)), increments)
+
+
+def narrow_notes(increments: Mapping[str, tuple[int, int]], sizes: Mapping[str, int]) -> Iterator[Diagnostic]:
+    """Notes on increments of values too small for an atomic addition. ``sizes``: of the maps' values, in bytes."""
+    for name, place in increments.items():
+        if sizes.get(name, 8) not in (4, 8):
+            yield Diagnostic(
+                *place,
+                "note",
+                f"two CPUs can add to a value of {name} at the same time, and one addition is lost; "
+                "exact: values of 4 or 8 bytes",
+            )
 
 
 def shown_entries(cell: Cell, name: str) -> int:

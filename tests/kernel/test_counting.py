@@ -134,10 +134,15 @@ def test_the_maps_example_counts_every_read_of_two_dd() -> None:
     assert session.maps["sizes"].hist()["count"].to_dict() == {1: 50_000 * len(CPUS)}
 
 
-def test_values_of_two_bytes_count_as_bcc_has_them() -> None:
-    with trace("counts.increment(who, 3);", "BPF_HASH(counts, u32, u16);") as session:
+def test_values_of_two_bytes_count_as_bcc_has_them_and_are_noted() -> None:
+    maps = "BPF_HASH(counts, u32, u16); BPF_PERCPU_ARRAY(each, u16, 4);"
+    with trace("counts.increment(who, 3);\ncounts.increment(9); each.increment(0);", maps) as session:
         call([1, 1, 2])
-        assert dict(session.maps["counts"].items()) == {1: 6, 2: 3}
+        assert dict(session.maps["counts"].items()) == {1: 6, 2: 3, 9: 3}
+        (note,) = session.warnings
+        assert (note.severity, note.line) == ("note", 2)
+        assert "counts" in note.message
+        assert note.message.endswith("exact: values of 4 or 8 bytes")
 
 
 # --- refused updates ------------------------------------------------------------------------------------------------
