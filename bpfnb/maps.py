@@ -123,13 +123,19 @@ class Map:
     """
 
     def __init__(
-        self, info: MapInfo, ask: Ask, replaced: bool = False, refused: Callable[[], dict[int, int]] = dict
+        self,
+        info: MapInfo,
+        ask: Ask,
+        replaced: bool = False,
+        refused: Callable[[], dict[int, int]] = dict,
+        declared: str = "",
     ) -> None:
         """``replaced``: programs set values of this map whole, and change none in place. ``refused``: how many updates
-        by programs failed so far, by errno; 0 where it is not known."""
+        by programs failed so far, by errno; 0 where it is not known. ``declared``: where, such as "line 3", or ""."""
         self.info = info
         self._ask = ask
         self._refused = refused
+        self._declared = declared
         self._key, self._value = info.key or _NONE, info.value or _NONE
         self._replaced = replaced
         self._lock = threading.Lock()  # of what follows: held while the kernel is asked
@@ -435,7 +441,7 @@ class Map:
         from bpfnb.views.html import escape
 
         title = escape(repr(self))
-        lost = f"<div>{escape(refusals.why(self.info, self._refused()))}</div>" if self.lost else ""
+        lost = f"<div>{escape(refusals.why(self.info, self._refused(), self._declared))}</div>" if self.lost else ""
         if self.info.value is None:
             return f"<code>{title}</code>{lost}"
         try:
@@ -658,7 +664,7 @@ class Map:
         """Warn of updates that were refused, once."""
         if self.lost and not self._loss_said:
             self._loss_said = True
-            refusals.warn(self.info, self._refused())
+            refusals.warn(self.info, self._refused(), self._declared)
 
     def _may_evict(self) -> bool:
         """Whether an LRU map has come near its size: each CPU holds up to 128 free entries, at most half of them all

@@ -41,8 +41,9 @@ def total(refused: dict[int, int]) -> int:
     return sum(count for number, count in refused.items() if number in _COUNTED)
 
 
-def why(info: MapInfo, refused: dict[int, int]) -> str:
-    """What was refused and why: "298 updates of counts were refused: it is full, with room for 1,024 entries (298)"."""
+def why(info: MapInfo, refused: dict[int, int], declared: str) -> str:
+    """What was refused and why: "276 updates of m were refused: it is full, with room for 1,024 entries; declare it
+    larger (line 1)". ``declared``: where it is, or ""."""
     reasons: dict[str, int] = {}
     for number, count in refused.items():
         if number in _COUNTED:
@@ -51,15 +52,17 @@ def why(info: MapInfo, refused: dict[int, int]) -> str:
     lost = sum(reasons.values())
     text = ", ".join(reason if count == lost else f"{reason} ({count:,})" for reason, count in reasons.items())
     updates = "1 update" if lost == 1 else f"{lost:,} updates"
-    return f"{updates} of {info.name} {'was' if lost == 1 else 'were'} refused: {text}{_advice(info, refused)}"
+    return (
+        f"{updates} of {info.name} {'was' if lost == 1 else 'were'} refused: {text}{_advice(info, refused, declared)}"
+    )
 
 
-def warn(info: MapInfo, refused: dict[int, int]) -> None:
+def warn(info: MapInfo, refused: dict[int, int], declared: str) -> None:
     """Say so, at the place outside this package that asked for the map."""
     level, frame = 1, sys._getframe()
     while frame.f_back and frame.f_globals.get("__name__", "").startswith("bpfnb."):
         level, frame = level + 1, frame.f_back
-    warnings.warn(why(info, refused), RuntimeWarning, stacklevel=level)
+    warnings.warn(why(info, refused, declared), RuntimeWarning, stacklevel=level)
 
 
 def _reason(info: MapInfo, number: int) -> str:
@@ -79,6 +82,6 @@ def _reason(info: MapInfo, number: int) -> str:
     return "the entry was deleted at the same time" if number else "the kernel did not say why"
 
 
-def _advice(info: MapInfo, refused: dict[int, int]) -> str:
+def _advice(info: MapInfo, refused: dict[int, int], declared: str) -> str:
     larger = refused.keys() & {*_FULL, *((errno.EEXIST, errno.ENOMEM) if info.kind == "stack_trace" else ())}
-    return f"; declare it larger (line {info.line})" if larger and info.line else ""
+    return f"; declare it larger{declared and f' ({declared})'}" if larger else ""

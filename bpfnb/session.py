@@ -225,6 +225,7 @@ class Session(client.Listener):
                 _MapAccess(self, info.name),
                 _only_sets(self.program.source, info.name),
                 partial(self._refused, info),
+                self.program.places.said(info.line),
             )
             for info in loaded.maps
         }

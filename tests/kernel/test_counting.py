@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
@@ -381,3 +382,21 @@ def test_an_addition_that_is_not_exact_is_noted_and_the_exact_way_works() -> Non
         assert exactly.warnings == ()
         calls = call_from_two_cpus(20_000)
         assert exactly.maps["m"][1] == calls
+
+
+def test_maps_of_an_included_header_are_counted_and_noted_in_its_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "maps.h").write_text(
+        "struct unused { int a; };\n"
+        "BPF_HASH(m, u32, u64, 2);\n"
+        "static inline void add(u32 k) { u64 *v = m.lookup(&k); if (v) *v += 2; }\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with trace("add(who); m.increment(who);", '#include "maps.h"\n') as session:
+        call(range(5))
+        with pytest.warns(RuntimeWarning, match=r"3 updates .* larger \(line 2 of maps.h\)"):
+            assert len(session.maps["m"].df) == 2
+        (note,) = session.warnings
+        assert note.line == 1
+        assert "__sync_fetch_and_add(v, 2) (in maps.h, line 3)" in note.message
