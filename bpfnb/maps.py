@@ -272,8 +272,8 @@ class Map:
                         key, what it counted since the last drain is gone with it; made again, it counts from zero, but
                         is told from the one before only while it is below what that was.
         "entries"       The kernel's map is emptied, each entry being read and deleted in one step. Exact where programs
-                        insert, or set values whole (``update``): what they add to a value in place may be lost. For
-                        hashes alone.
+                        insert, or set values whole (``update``): what they add to a value in place may be lost. What
+                        there is no memory for stays for the next drain. For hashes alone.
         ""              "entries" where the cell does nothing with this hash but insert, update and delete, else
                         "differences".
 

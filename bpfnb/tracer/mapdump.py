@@ -147,7 +147,8 @@ def take(fd: int, most: int = 0) -> tuple[int, int]:
     at most so many (0: all there were), in the order they are taken in; of a hash always all.
 
     Of a hash the kernel reads and deletes each bucket under its lock (Linux kernel commit 057996380a42 "bpf: Add batch
-    ops to all htab bpf map", in v5.6). UnsupportedError where it has no such step.
+    ops to all htab bpf map", in v5.6). UnsupportedError where it has no such step. What there is no memory for stays,
+    for the next time.
     """
     m = _readable(fd)
     with _explained(m, "drained"):
@@ -156,7 +157,7 @@ def take(fd: int, most: int = 0) -> tuple[int, int]:
         if m.kind not in _HASHES:
             raise UnsupportedError(f"the kernel cannot take entries out of a map of kind {m.kind}")
         try:
-            return _in_memfd([(keys.copy(), values.copy()) for keys, values in _taken(m)])
+            return _in_memfd(list(_taken(m)))
         except _NoBatchError:
             raise UnsupportedError("this kernel cannot read and delete entries in one step (Linux 5.6 can)") from None
 
@@ -371,9 +372,14 @@ def _in_memfd(pieces: list[_Pairs]) -> tuple[int, int]:
 
 
 def _taken(m: _Map) -> Iterator[_Pairs]:
-    """All entries of a hash, a batch at a time, each as it was when it was deleted."""
-    _require_memory(m, m.shape.max_entries)  # before: what has been taken must be delivered
-    return _batches(m, syscalls.LOOKUP_AND_DELETE_BATCH)
+    """All entries of a hash, each as it was when it was deleted; no more than there is memory for, since what has been
+    taken must be delivered: the rest stays."""
+    room = _available() // (4 * m.entry_bytes)  # here and in the notebook, twice each
+    for keys, values in _batches(m, syscalls.LOOKUP_AND_DELETE_BATCH):
+        room -= len(keys)
+        yield keys.copy(), values.copy()
+        if room < len(keys):
+            return
 
 
 def _popped(m: _Map, most: int) -> _Pairs:

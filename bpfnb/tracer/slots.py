@@ -35,6 +35,7 @@ _INDEX = struct.Struct("=I")
 def set_program(fd: int, index: bytes, function: str, module: Module) -> None:
     """Put a function into a program array. ProgramError when there is no such function, or none that the array takes;
     what the verifier said of it, where it refused."""
+    _require_index(index)
     found = [program for wish, program in module.programs.items() if wish.function == function]
     if not found:
         names = dict.fromkeys(wish.function for wish in module.programs)
@@ -57,6 +58,7 @@ def _put_first(fd: int, index: bytes, programs: list[int]) -> None:
 
 def program_at(fd: int, index: bytes, module: Module) -> str | None:
     """The function that an entry of a program array calls; None where it is empty."""
+    _require_index(index)
     with _explained(fd, "its programs cannot be told"):
         data = syscalls.lookup(fd, index, _INDEX.size)  # the kernel answers with the program's number
     if data is None:
@@ -68,6 +70,7 @@ def program_at(fd: int, index: bytes, module: Module) -> str | None:
 
 def set_cgroup(fd: int, index: bytes, path: str) -> None:
     """Put a cgroup into an array, by the path of its directory, from the root. ProgramError when it is none."""
+    _require_index(index)
     if not path.startswith("/"):
         raise ProgramError(f"a cgroup is a directory, from the root, not {path!r}", hint=_where_cgroups_are())
     try:
@@ -90,6 +93,7 @@ def _where_cgroups_are() -> str | None:
 
 def empty(fd: int, index: bytes) -> bool:
     """Take out what is there; False where nothing was."""
+    _require_index(index)
     with _explained(fd, "it has no such entry"):
         return syscalls.delete(fd, index)
 
@@ -126,6 +130,11 @@ def _open(kind: str, event: str, cpu: int) -> int:
         if error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.ENODEV):
             raise UnsupportedError(f"this machine has no counter {kind}:{event} ({error.strerror})") from None
         raise ProgramError(f"{kind}:{event} cannot be opened: {error.strerror}") from None
+
+
+def _require_index(index: bytes) -> None:
+    if len(index) != _INDEX.size:
+        raise ProgramError(f"an index has {_INDEX.size} bytes, not {len(index)}")
 
 
 def close_all(fds: list[int]) -> None:

@@ -130,12 +130,19 @@ def content(count: int, memory: int) -> tuple[int, bytes]:
 
 def read(fd: int, kind: Kind) -> dict[bytes, bytes]:
     """What was dumped, taken apart; no key may be there twice."""
-    count, data = dumped(fd)
+    return apart(*dumped(fd), kind)
+
+
+def apart(count: int, data: bytes, kind: Kind) -> dict[bytes, bytes]:
     keys, begin, size = kind.key_size, -(-count * kind.key_size // 8) * 8, kind.cpus * kind.stride
     assert len(data) == begin + count * size
     found = {data[i * keys :][:keys]: data[begin + i * size :][:size] for i in range(count)}
     assert len(found) == count
     return found
+
+
+def taken(fd: int, kind: Kind) -> dict[bytes, bytes]:
+    return apart(*content(*mapdump.take(fd)), kind)
 
 
 @pytest.fixture(params=["batches", "small batches", "old kernel", "gives up"])
@@ -240,6 +247,44 @@ def test_what_has_no_entries_is_refused(kind: Kind, make: Maker) -> None:
     for act in (mapdump.dump, mapdump.clear, lambda fd: mapdump.write(fd, b"", b"")):
         with pytest.raises(UnsupportedError, match=f"of kind {kind.kind} has no entries"):
             act(fd)
+
+
+@pytest.mark.parametrize("kind", [Kind("hash"), Kind("lru_hash"), Kind("percpu_hash", 8, 8)], ids=named)
+def test_what_is_taken_is_in_the_map_no_more(kind: Kind, make: Maker) -> None:
+    fd, entries = make.filled(kind)
+    assert taken(fd, kind) == entries
+    assert read(fd, kind) == taken(fd, kind) == {}
+
+
+def test_what_there_is_no_memory_for_stays_to_be_taken_next(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = Kind("hash", 4, 8)
+    fd, entries = make.filled(kind)
+    monkeypatch.setattr(mapdump, "_BATCH_BYTES", 1)
+    monkeypatch.setattr(mapdump, "_available", lambda: 4 * 12 * 6)  # for six
+    first = taken(fd, kind)
+    assert 0 < len(first) < len(entries)
+    monkeypatch.undo()
+    rest = taken(fd, kind)
+    assert not first.keys() & rest.keys()
+    assert first | rest == entries
+
+
+@pytest.mark.parametrize("kind", [Kind("lpm_trie", 8, 4, NO_PREALLOC), Kind("array")], ids=named)
+def test_what_the_kernel_cannot_take_stays(kind: Kind, make: Maker) -> None:
+    fd, entries = make.filled(kind)
+    with pytest.raises(UnsupportedError, match=f"cannot take entries out of a map of kind {kind.kind}"):
+        mapdump.take(fd)
+    assert entries.items() <= read(fd, kind).items()
+
+
+@pytest.mark.parametrize("kind", [*HASHES, *ARRAYS], ids=named)
+def test_one_key_is_looked_up(kind: Kind, make: Maker) -> None:
+    fd, entries = make.filled(kind)
+    for key, value in entries.items():
+        assert mapdump.look_up(fd, key) == value
+    assert mapdump.look_up(fd, kind.key(ROOM + 1)) is None
+    with pytest.raises(ProgramError, match=f"keys of {kind.key_size} bytes"):
+        mapdump.look_up(fd, b"")
 
 
 def test_a_map_larger_than_memory_is_refused(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,9 +68,21 @@ def test_a_tail_call_reaches_the_function_the_notebook_put_there() -> None:
             del progs[3]
 
 
+def test_an_index_of_another_size_never_reaches_the_kernel() -> None:
+    with bpfnb.trace(TAILS, name="tails", attach={"syscall:getpgid": "first"}) as session:
+        ask = session.maps["progs"]._ask
+        for act in (
+            lambda: ask.look_up(b"\0"),
+            lambda: ask.write(b"", b"second"),
+            lambda: ask.write(b"12345678", None),
+        ):
+            with pytest.raises(ProgramError, match="an index has 4 bytes"):
+                act()
+
+
 def test_what_cannot_be_called_says_why() -> None:
     with bpfnb.trace(TAILS, name="tails", attach={"syscall:getpgid": "first"}) as session:
-        assert not session.warnings
+        assert not [w for w in session.warnings if w.severity == "warning"]
         progs = session.maps["progs"]
         with pytest.raises(ProgramError, match="no function 'secnd' to call; did you mean second"):
             progs[3] = "secnd"
@@ -118,7 +130,7 @@ int f(void *ctx) {{
 @pytest.mark.portable
 def test_a_counter_is_read_by_programs_once_it_is_open() -> None:
     with bpfnb.trace(COUNTED, name="counted", attach={"syscall:getpgid": "f"}) as session:
-        (warning,) = session.warnings
+        (warning,) = [w for w in session.warnings if w.severity == "warning"]
         assert warning.line == 9
         assert warning.message.startswith(
             "clock has no counter yet: perf_read fails with -2 (ENOENT) until one is opened"
