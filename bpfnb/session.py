@@ -472,9 +472,13 @@ def sessions() -> dict[str, Session]:
 
 
 def stop_all() -> None:
-    """Stop every running session."""
-    for session in sessions().values():
-        session.stop()
+    """Stop every running session; see ``Session.stop``."""
+    running = list(sessions().values())
+    for session in running:
+        session._stop(patience=0)
+    deadline = time.monotonic() + _DETACH_TIMEOUT
+    for session in running:
+        session._stop(patience=max(deadline - time.monotonic(), 0))
 
 
 def detaching() -> list[Session]:

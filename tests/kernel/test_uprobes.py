@@ -284,8 +284,14 @@ def libc() -> str:
     return found[1]
 
 
-@pytest.mark.portable
-@pytest.mark.parametrize(("function", "argument"), [("strlen", 1), ("memcpy", 2), ("strcmp", 1)])
+@pytest.mark.parametrize(
+    ("function", "argument"),
+    [
+        pytest.param("strlen", 1, marks=pytest.mark.portable),
+        pytest.param("memcpy", 2, marks=pytest.mark.portable),
+        ("strcmp", 1),  # under QEMU's processor one is used whose first instruction 6.1 lets nobody trace
+    ],
+)
 def test_the_implementation_of_an_ifunc_is_what_is_traced(caller: Path, function: str, argument: int) -> None:
     """libc's symbol is of a function that only chooses an implementation, when a program starts."""
     with Running(caller) as run, bpfnb.trace(COUNTS % argument, attach={f"uprobe:c:{function}": "f"}) as session:
