@@ -40,7 +40,7 @@ _PARTS = {
         "else": "",
     },
     "notebook": {
-        "page faults": r"page_fault",
+        "page faults": r"page_fault|mm_fault|populate",
         "gives pages back": r"unmap_|zap_|evict|munmap|madvise",
         "decodes": _NO_STACK,
         "else": "",
