@@ -29,6 +29,10 @@ ELSEWHERE = {
         "tests/kernel/test_long_names.py",
         "test_a_function_by_its_long_name",
     ),
+    ".venv/bin/python -m benchmarks.tables --untouched --rows 3 20": (
+        "tests/unit/test_memory.py",
+        "test_the_benchmark_of_untouched_memory",
+    ),
     "./scripts/demo": ("tests/notebooks/test_demo.py", "test_shows_what_it_promises"),
     "bpfnb.testing.FakeTracer": ("tests/ipython/conftest.py", "tracer"),
     "scripts/vm run 6.1 -- COMMAND": ("tests/vm/test_kernels.py", "test_the_kernel_is_the_one_wanted"),

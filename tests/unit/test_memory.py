@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mmap
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from bpfnb.columns import Buffer
 from bpfnb.memory import Memory
 
+ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
 THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -118,3 +121,12 @@ def test_reserved_memory_is_not_used() -> None:
     buffer.append(np.ones(1000, np.int64))
     assert buffer.all.nbytes == 800_000_000
     assert 0 < taken(buffer.all) <= 4 * MIB
+
+
+def test_the_benchmark_of_untouched_memory() -> None:
+    """Of fewer rows than the documents say."""
+    command = [sys.executable, "-m", "benchmarks.tables", "--untouched", "--rows", "0.02", "--runs", "1"]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True, timeout=60)
+    head, *lines = done.stdout.splitlines()
+    assert head.split() == ["rows", "wall", "user", "sys", "faults", "M/s"]
+    assert [line.split()[:2] for line in lines] == [["20,000", "first"], ["20,000", "second"]]
