@@ -277,8 +277,11 @@ def rate(frame: pd.DataFrame, every: str = "1s", by: str | Sequence[str] | None 
     names = [] if by is None else [by] if isinstance(by, str) else list(by)
     if missing := [name for name in names if name not in frame.columns]:
         raise ValueError(f"no column {missing[0]!r}: there are {', '.join(map(str, frame.columns))}")
-    step = pd.Timedelta(every)
-    if step <= pd.Timedelta(0):
+    try:
+        step = pd.Timedelta(every)
+    except ValueError:
+        raise ValueError(f"not an interval: {every!r}; write 1s, 100ms or 2min") from None
+    if not step > pd.Timedelta(0):
         raise ValueError(f"an interval must be longer than nothing, not {every!r}")
     start = frame["time"].dt.floor(step)
     if not names:

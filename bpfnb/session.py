@@ -85,6 +85,7 @@ class Session(client.Listener):
         self._final: dict[str, tuple[int, bytes]] = {}  # the maps' entries at the end
         self._client: client.Client | None = None
         self._number = 0
+        self._unnamed = False
         self._origin: Hashable = None  # the line an unnamed one was started from
         self._ended = threading.Event()
         self._detached = threading.Event()
@@ -283,9 +284,14 @@ class Session(client.Listener):
                 return self._outputs[name]
         if declared:
             raise ProgramError(self._why_no_output(declared[0]))
-        maps = [f"{self.name}.maps[{name!r}].df" for name in self._maps]
+        maps = [f"{self._variable}.maps[{name!r}].df" for name in self._maps]
         kept = f"; what it learns it keeps in maps: {', '.join(maps)}" if maps else ""
         raise ProgramError(f"{self.name} has no output: its C neither prints nor submits to one{kept}")
+
+    @property
+    def _variable(self) -> str:
+        """What to call this session in a line of Python: a name that was given is one of the notebook's."""
+        return "session" if self._unnamed else self.name
 
     def _since(self, row: int, by: str | None) -> tuple[int, npt.NDArray[np.int64], pd.Categorical | None]:
         return self._main().since(row, by)
@@ -294,13 +300,13 @@ class Session(client.Listener):
         if any(output.name == name for output in self.program.outputs):
             return f"output {name} is declared, but nothing in this cell submits to it"
         if any(declared.name == name for declared in self.program.maps):
-            return f"{name} is a map, not an output: {self.name}.maps[{name!r}]"
+            return f"{name} is a map, not an output: {self._variable}.maps[{name!r}]"
         declared = [output.name for output in self.program.outputs]
         return f"{self.name} has no output {name!r}{near_or_all(name, dict.fromkeys([*self._outputs, *declared]))}"
 
     def _why_no_map(self, name: str) -> str:
         if name in self._outputs:
-            return f"{name} is an output, not a map: {self.name}.outputs[{name!r}]"
+            return f"{name} is an output, not a map: {self._variable}.outputs[{name!r}]"
         return f"{self.name} has no map {name!r}{near_or_all(name, self._maps)}"
 
 
@@ -426,7 +432,7 @@ def start(program: Program, *, name: str | None = None, keep: int | None = None)
     session._run(client.connect())
     with _lock:
         if name is None:
-            session.name, session._origin = _name_for(line), line.key
+            session.name, session._origin, session._unnamed = _name_for(line), line.key, True
         previous = _running.get(session.name)
         if session.state == "running":
             _running[session.name] = session

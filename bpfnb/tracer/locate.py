@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bpfnb.errors import near_names
 from bpfnb.program import Probe
 from bpfnb.tracer import privileges
 from bpfnb.tracer.elf import UNREADABLE, Elf, opened
@@ -46,7 +47,9 @@ def find_file(probe: Probe, name: str, folder: str) -> str:
     if folder and Path(folder, name).is_file():
         hint = f"a file of the notebook's folder is {probe.kind}:./{probe.target}"
     else:
-        hint = near(name, {*_short_names(), *_programs(name[:1])}, f"{probe.kind}:") or "write its whole path"
+        rest = probe.target.removeprefix(name)
+        names = [f"{probe.kind}:{n}{rest}" for n in near_names(name, {*_short_names(), *_programs(name[:1])}, 0.75)]
+        hint = f"did you mean {' or '.join(names)}?" if names else "write its whole path"
     raise refused(probe, f"there is no library or program {name}", hint=hint)
 
 

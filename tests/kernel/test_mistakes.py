@@ -15,6 +15,8 @@ import pytest
 import bpfnb
 from bpfnb import client
 from bpfnb.errors import CompileError, ProgramError, VerifierError
+from bpfnb.tracer import attach
+from bpfnb.tracer.attach import has_kprobes
 
 ROUND = "int g(u32 i, u64 *sum) { *sum += i; return 0; }"
 EACH = "static long g(void *map, u32 *key, u64 *value, void *sum) { return 0; }\n"
@@ -504,6 +506,30 @@ def test_a_probe_that_cannot_be_says_why_and_what_there_is(probe: str, words: st
     assert error.probe == probe
     assert error.line is None
     assert hint in (error.hint or "") if hint else error.hint is None
+
+
+@pytest.mark.parametrize("probe", [probe for probe, _, hint in ATTACHMENTS if hint.startswith("did you mean")])
+def test_who_follows_the_hint_of_a_probe_attaches(probe: str) -> None:
+    cell = "int f(void *ctx) { return 0; }"
+    with pytest.raises(bpfnb.AttachError) as caught:
+        bpfnb.trace(cell, attach={probe: "f"})
+    for meant in re.findall(r"(?:mean|or) ([^ ?]+)", caught.value.hint or ""):
+        kind, _, rest = probe.partition(":")
+        whole = f"{kind}:{meant}:{rest.partition(':')[2]}" if meant.startswith("/") else meant
+        bpfnb.trace(cell, attach={whole: "f"}).stop()
+
+
+@pytest.mark.skipif(has_kprobes(), reason="a function that is there needs no other place")
+def test_who_follows_the_hint_of_a_kernel_function_attaches() -> None:
+    """Every tracepoint and system call that stands for a function, where this kernel has it."""
+    told = 0
+    for function in [*attach._TRACEPOINTS, *attach._SERVES]:
+        with pytest.raises(bpfnb.AttachError) as caught:
+            bpfnb.trace("int f(void *ctx) { return 0; }", attach={f"kprobe:{function}": "f"})
+        if found := re.search(r"-a (\S+)=f", caught.value.hint or ""):
+            told += 1
+            bpfnb.trace("int f(void *ctx) { return 0; }", attach={found[1]: "f"}).stop()
+    assert told > 20
 
 
 def test_a_probe_is_missed_before_the_cell_is_compiled() -> None:

@@ -163,6 +163,9 @@ def test_rate() -> None:
         whole, by_comm, fine = session.rate(), session.rate(by="comm"), session.rate("500ms")
         with pytest.raises(ValueError, match="no column 'nothing'"):
             session.rate(by="nothing")
+        for wrong in ("fast", "1 month", "s"):
+            with pytest.raises(ValueError, match=f"not an interval: {wrong!r}; write 1s, 100ms or 2min"):
+                session.rate(wrong)
         with pytest.raises(ValueError, match="longer than nothing"):
             session.rate("0s")
     assert whole["rate"].tolist() == [4.0, 4.0, 0.0, 1.0]
@@ -463,3 +466,14 @@ def test_a_fake_tracer_answers_for_single_keys_and_drains() -> None:
         assert (len(counts), counts.get(2)) == (0, None)
         counts[2] = 5
         assert counts.drain("entries").value.tolist() == [5]
+
+
+def test_an_unnamed_session_is_no_variable_of_the_notebook() -> None:
+    """What a message says to write must not begin with bpf1, which is bound to nothing."""
+    counting = "BPF_HASH(counts);\nint kprobe__sys_clone(void *ctx) { counts.increment(1); return 0; }"
+    entries = {"counts": (np.array([1], "<u8"), np.array([2], "<u8"))}
+    with FakeTracer(maps=entries):
+        for name, variable in ((None, "session"), ("clones", "clones")):
+            with bpfnb.trace(counting, name=name) as session, pytest.raises(bpfnb.ProgramError) as caught:
+                session.df  # noqa: B018
+            assert f"{variable}.maps['counts'].df" in str(caught.value)
