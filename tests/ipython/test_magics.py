@@ -130,6 +130,7 @@ def test_two_lines_of_a_cell_are_two_sessions_and_a_loop_is_one(
     shell.inner.user_ns["source"] = HELLO
     shell.run("import bpfnb\ndef start():\n    return bpfnb.trace(source)\na = start()\nb = start()")
     a, b = session(shell.inner.user_ns["a"]), session(shell.inner.user_ns["b"])
+    assert (a.state, b.state) == ("running", "running")
     assert bpfnb.sessions() == {a.name: a, b.name: b}
     shell.run("c, d = [bpfnb.trace(source) for _ in range(2)]")
     c, d = session(shell.inner.user_ns["c"]), session(shell.inner.user_ns["d"])

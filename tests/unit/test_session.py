@@ -417,6 +417,7 @@ def test_unnamed_sessions_of_a_script_run_side_by_side() -> None:
     with FakeTracer():
         first = bpfnb.trace(HELLO)
         second = bpfnb.trace(HELLO)
+        assert [s.state for s in (first, second)] == ["running", "running"]
         assert bpfnb.sessions() == {first.name: first, second.name: second}
         numbers = [int(s.name.removeprefix("bpf")) for s in (first, second)]
         assert numbers[1] == numbers[0] + 1
