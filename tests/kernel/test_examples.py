@@ -285,7 +285,10 @@ int end(void *ctx) { return say(ctx, end_); }
 """
 
 
-@shown("df.bpf", """df.bpf.between("kind == 'start'", "kind == 'end'", by="pid")""")
+P99 = 'top("comm", value="latency", agg="p99")'
+
+
+@shown(P99, "df.bpf", """df.bpf.between("kind == 'start'", "kind == 'end'", by="pid")""")
 @shown('df.bpf.hist("latency")', 'df.bpf.top("comm")', 'df.bpf.rate("1s", by="comm")')
 @shown('df.bpf.top("pid", value="latency", agg="p99")')
 def test_what_comes_next(shell: Shell) -> None:
@@ -306,6 +309,9 @@ def test_what_comes_next(shell: Shell) -> None:
     rates: Any = shell.run(text('df.bpf.rate("1s", by="comm")'))
     assert rates[ME].sum() == 12
     shell.inner.user_ns["df"] = pairs
+    pairs["comm"] = ME
+    quantile: Any = shell.run(f"df.bpf.{text(P99)}")
+    assert quantile["p99"].tolist() == [pairs.latency.quantile(0.99)]
     histogram: Any = shell.run(text('df.bpf.hist("latency")'))
     assert histogram["count"].sum() == 6
     assert histogram.loc[histogram["count"] > 0, "high"].min() > 20_000_000
@@ -366,27 +372,45 @@ def test_maps(shell: Shell) -> None:
     assert reads.maps["bytes"][large] == 40_960  # what it was at the end
 
 
-@shown("(*value)++", "BPF_HISTOGRAM(h)", "BPF_HASH(bytes, u32, u64, 10240)")
-def test_sizes_of_maps_and_additions_that_may_be_lost(shell: Shell) -> None:
-    sized: Any = shell.run(f"""%%bpf sized -a syscall:getpgid=f
-{text("BPF_HASH(bytes, u32, u64, 10240)")};
-{text("BPF_HISTOGRAM(h)")};
-int f(void *ctx) {{
-    if (bpf_get_current_pid_tgid() >> 32 != {os.getpid()}) return 0;
-    u32 key = 1;
-    u64 zero = 0, *value = bytes.lookup_or_try_init(&key, &zero);
-    if (value) {text("(*value)++")};
-    h.increment(4095);
-    h.increment(4096);
+FULL = """%%bpf reads -a syscall:getpgid=f
+{hash};
+{histogram};
+BPF_TABLE("lru_hash", u32, u64, recent, 128);
+BPF_HASH(racy, u32, u64, 16);
+int f(struct pt_regs *ctx) {{
+    u32 n = PT_REGS_PARM1(ctx), zero = 0;
+    if (bpf_get_current_pid_tgid() >> 32 != {pid}) return 0;
+    bytes.increment(n);
+    h.increment(n);
+    recent.increment(n);
+    u64 *value = racy.lookup(&zero);
+    if (value) {racy};
     return 0;
-}}""")
-    os.getpgid(0)
-    sized.stop()
-    assert (sized.maps["bytes"].info.max_entries, sized.maps["bytes"][1]) == (10_240, 1)
-    assert (sized.maps["h"].info.max_entries, sized.maps["h"][4095], sized.maps["h"].lost) == (4096, 1, 1)
-    (note,) = sized.warnings
-    assert (note.severity, note.line) == ("note", 7)
-    assert note.message.endswith("exact: __sync_fetch_and_add(value, 1)")
+}}
+"""
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@shown("(*value)++", 'reads.maps["bytes"].lost', "reads.lost", 'df.attrs["full"]')
+@shown("BPF_HISTOGRAM(h)", "BPF_HASH(bytes, u32, u64, 10240)")
+def test_full_maps(shell: Shell) -> None:
+    """12,000 keys into a map of 10,240, a histogram of 4,096 buckets, an LRU map of 128."""
+    made = 12_000
+    names = {"hash": "BPF_HASH(bytes, u32, u64, 10240)", "histogram": "BPF_HISTOGRAM(h)", "racy": "(*value)++"}
+    cell = FULL.format(pid=os.getpid(), **{key: text(name) for key, name in names.items()})
+    reads: Any = shell.run(cell)
+    (note,) = [warning for warning in reads.warnings if warning.severity == "note"]
+    assert (note.line, "__sync_fetch_and_add(value, 1)" in note.message) == (12, True)
+    for number in range(made):
+        _libc.getpgid(number)
+    assert shell.run(text('reads.maps["bytes"].lost')) == made - 10_240
+    assert len(reads.maps["bytes"]) == 10_240
+    assert shell.run(text("reads.lost")) == 0
+    assert reads.maps["h"].df.value.sum() == 4096
+    assert reads.maps["h"].lost == made - 4096
+    for name, full in (("recent", True), ("bytes", False)):
+        shell.inner.user_ns["df"] = reads.maps[name].df
+        assert bool(shell.run("df.attrs.get('full')" if not full else text('df.attrs["full"]'))) is full
 
 
 COUNTS = """%%bpf counts -a syscall:getpgid=f
@@ -446,7 +470,7 @@ def test_arrays_of_the_kernels_objects(shell: Shell) -> None:
     assert filled.df.within.tolist() == [-11, 1 if place else -11]  # EAGAIN: none is there
 
 
-@shown('session.maps["counts"].df', '.reduced("sum")', 'maps["stacks"].folded(maps["counts"])')
+@shown('session.maps["counts"].df', "pid=", '.reduced("sum")', 'maps["stacks"].folded(maps["counts"])')
 def test_maps_of_every_cpu_and_stacks(shell: Shell) -> None:
     counts: Any = shell.run(COUNTS.replace("PID", str(os.getpid())))
     mine = os.sched_getaffinity(0)
@@ -464,7 +488,10 @@ def test_maps_of_every_cpu_and_stacks(shell: Shell) -> None:
     ) | dict.fromkeys(mine, 10)
     total: Any = shell.run(f'maps["calls"]{text(".reduced(" + chr(34) + "sum" + chr(34) + ")")}')
     assert total.value.tolist() == [10 * len(mine)]
-    folded: Any = shell.run(text('maps["stacks"].folded(maps["counts"])'))
+    code = text('maps["stacks"].folded(maps["counts"])')
+    folded: Any = shell.run(code)
+    pd.testing.assert_frame_equal(folded, shell.run(code[:-1] + f", {text('pid=')}{os.getpid()})"))  # type: ignore[call-overload]
+    assert len(shell.run(code[:-1] + f", {text('pid=')}1)")) == 0  # type: ignore[arg-type]
     assert folded["count"].sum() == 10 * len(mine)
     assert folded["stack"].str.contains("getpgid").all()
     counts.stop()

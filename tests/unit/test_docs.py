@@ -65,6 +65,7 @@ DESCRIBED = {
     "items_lookup_batch()": "bcc's",
     "trace_fields()": "bcc's",
     "BPF(text)": "bcc's",
+    "cleanup()": "bcc's",
     "kernel.bpf_stats_enabled": "a setting of the kernel's",
     "struct bpf_wq": "the kernel's",
 }
@@ -160,7 +161,6 @@ def test_examples_are_found() -> None:
 
 
 SCRIPTS = [
-    "",
     "./scripts/test",
     "./scripts/lab",
     "scripts/setup",
@@ -174,19 +174,17 @@ SCRIPTS = [
     "scripts/bench",
     "scripts/bench --quick",
     "scripts/bench --quick ring gil",
+    "scripts/bench counting",
     "scripts/bench --install --json FILE",
-    "",
-][1:-1]
+]
 MODULES = [
-    "",
     ".venv/bin/python -m pytest tests/unit",
     ".venv/bin/python -m benchmarks.headers",
     ".venv/bin/python -m benchmarks.headers --kernel 6.12 --runs 1",
     "--kernel 6.12 --runs 7 --only rubyflow",
     "python -m benchmarks.coverage",
     "--kernel host",
-    "",
-][1:-1]
+]
 INTERFACE = ["bpfnb.trace", "bpfnb.program.parse"]
 
 
