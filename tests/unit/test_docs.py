@@ -65,7 +65,6 @@ DESCRIBED = {
     "items_lookup_batch()": "bcc's",
     "trace_fields()": "bcc's",
     "BPF(text)": "bcc's",
-    "cleanup()": "bcc's",
     "kernel.bpf_stats_enabled": "a setting of the kernel's",
     "struct bpf_wq": "the kernel's",
 }
