@@ -36,6 +36,7 @@ ELSEWHERE = {
     "./scripts/demo": ("tests/notebooks/test_demo.py", "test_shows_what_it_promises"),
     "bpfnb.testing.FakeTracer": ("tests/ipython/conftest.py", "tracer"),
     "scripts/vm run 6.1 -- COMMAND": ("tests/vm/test_kernels.py", "test_the_kernel_is_the_one_wanted"),
+    ".ci/run": ("tests/unit/test_packaging.py", "test_is_strict_bash_and_executable"),
     "sudo -n": ("tests/kernel/test_privileges.py", "test_sudo_without_a_password_is_enough"),
     "session.detaching": (
         "tests/kernel/test_detaching.py",
@@ -166,6 +167,8 @@ SCRIPTS = [
     "scripts/setup --test",
     "scripts/check --fix",
     "scripts/test",
+    "scripts/test --full",
+    "scripts/test --full tests/unit -k views",
     "scripts/test tests/unit -k program",
     "scripts/lock",
     "scripts/lock --upgrade",
@@ -174,6 +177,7 @@ SCRIPTS = [
     "scripts/bench --quick",
     "scripts/bench --quick ring gil",
     "scripts/bench counting",
+    "scripts/bench --quick ring perf first parts",
     "scripts/bench --install --json FILE",
 ]
 MODULES = [
