@@ -137,6 +137,7 @@ def _first_rows(runs: Runs) -> list[Row]:
         what = f"first time in a process, {millions} M events"
         rows += [
             row(f"{what}: delivered", "delivered", count),
+            row(f"{what}: lost in silence, worst run", "unsaid", count, worst=True, wanted=nothing()),
             row(f"{what}: events per CPU second, read", "per_reader_cpu", rate),
             row(f"{what}: events per CPU second, to the DataFrame", "per_cpu", rate),
             row(f"{what}: processor time for the DataFrame", "frame_cpu", seconds),
