@@ -176,7 +176,7 @@ SCRIPTS = [
     "scripts/bench",
     "scripts/bench --quick",
     "scripts/bench --quick ring gil",
-    "scripts/bench counting",
+    "scripts/bench added",
     "scripts/bench --quick ring perf first parts",
     "scripts/bench --install --json FILE",
 ]
