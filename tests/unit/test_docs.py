@@ -46,9 +46,6 @@ ELSEWHERE = {
     '#include "events.h"': ("tests/kernel/test_cells.py", "test_outputs_and_maps_of_an_included_header_are_the_cells"),
     "--cflags -Ifolder": ("tests/kernel/test_cells.py", "test_outputs_and_maps_of_an_included_header_are_the_cells"),
     "<linux/sched.h>": ("tests/kernel/test_names.py", "test_the_cells_own_means_the_cells_and_the_kernels_the_kernels"),
-    'reads.maps["bytes"].lost': ("tests/kernel/test_counting.py", "test_what_a_full_map_refuses_is_counted"),
-    "reads.lost": ("tests/kernel/test_counting.py", "test_what_a_full_map_refuses_is_counted"),
-    'df.attrs["full"]': ("tests/kernel/test_counting.py", "test_a_full_lru_map_says_so"),
 }
 # Code that stands in a sentence and is nothing to run, and why.
 DESCRIBED = {
