@@ -531,7 +531,7 @@ def test_the_options_of_a_cell(shell: Shell, capsys: pytest.CaptureFixture[str])
     works(option(shell, "-a PROBE=FN", PROBE="syscall:getpgid"))
     works(option(shell, "-a PROBE=FN", PROBE="syscall:getpgid=FN -a syscall:getpgrp"))  # may be repeated
     kept = option(shell, "--keep 512M")
-    assert kept.outputs["events"]._keep == 512 << 20
+    assert kept.outputs["events"]._keep.bytes == 512 << 20
     works(kept)
     works(option(shell, "-D X=Y"), rows=2)
     works(option(shell, "--cflags FLAGS", FLAGS="'-Wall -DX=3'"), rows=3)
