@@ -232,7 +232,7 @@ def test_ctrl_c_ends_the_trace_and_keeps_it(shell: Shell, capsys: pytest.Capture
 
 def test_keep(shell: Shell) -> None:
     result = session(shell.run(f"%%bpf hello --keep 2M\n{HELLO}"))
-    assert result.outputs["printk"]._keep == 2 << 20
+    assert result.outputs["printk"]._keep.bytes == 2 << 20
 
 
 BAD_CELLS = [
