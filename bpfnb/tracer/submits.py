@@ -65,8 +65,10 @@ static inline __attribute__((always_inline)) void bpfnb_count(int output) {{
 
 # The stamp lies on a multiple of 8, and so that the size can be told: the bytes before it that are none of the event's
 # are as many as the length is more than a multiple of 8 (records.py reads it).
-# __asm__ makes what is copied lie in memory, as it does for the helper that would have read it: the verifier then looks
-# at it as it would have. A copy byte by byte could be too many instructions.
+# __asm__ makes what is copied lie in memory, as it does for the helper that would have read it, and reads its last
+# byte: the verifier then refuses what it would have refused the helper, a pointer that may be NULL or a size beyond the
+# object. bpf_probe_read_kernel would give zeros there, or whatever the kernel has. A copy byte by byte could be too
+# many instructions.
 _STAMP = """\
 #define BPFNB_ROOM(size) ((size) + 2 * (-(size) & 7) + BPFNB_STAMP)
 static inline __attribute__((always_inline)) void bpfnb_stamp(void *room, u64 size) {
@@ -75,7 +77,8 @@ static inline __attribute__((always_inline)) void bpfnb_stamp(void *room, u64 si
     *(u64 *)room = bpf_ktime_get_ns();%s
 }
 #define BPFNB_COPY(to, from, size) ({ \\
-    __asm__ volatile("" : : "r"(from) : "memory"); \\
+    u64 bpfnb_last; \\
+    __asm__ volatile("%%0 = *(u8 *)(%%1 + 0)" : "=r"(bpfnb_last) : "r"((void *)(from) + (size) - 1) : "memory"); \\
     if ((size) <= 64 * __alignof__(*(from))) __builtin_memcpy(to, from, size); \\
     else bpf_probe_read_kernel(to, size, from); })
 """

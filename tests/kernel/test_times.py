@@ -359,6 +359,32 @@ def test_what_is_longer_than_its_type_is_shown_as_bytes(size: str) -> None:
     assert session.df.drop(columns="time").to_dict("records") == [{"n": 3, "rest": b"\1\2\3\4\5"}]
 
 
+@pytest.mark.parametrize(
+    ("check", "size"),
+    [
+        ("if (!e) return 0;", "500"),  # beyond the map's value
+        ("", "sizeof(*e)"),  # NULL, where there is no such key
+        ("u64 one = 1; e = (void *)&one;", "500"),  # beyond the stack
+    ],
+)
+def test_what_the_verifier_refuses_ringbuf_output_is_refused_where_events_are_stamped(check: str, size: str) -> None:
+    """Else these events would be zeros, or whatever the kernel has there."""
+    source = f"""
+    struct big {{ u32 n; char text[300]; }};
+    BPF_RINGBUF_OUTPUT(events, 8);
+    BPF_HASH(held, u32, struct big);
+    int f(void *ctx) {{
+        u32 key = 1;
+        struct big *e = held.lookup(&key); {check}
+        events.ringbuf_output(e, {size}, 0);
+        return 0;
+    }}
+    """
+    with pytest.raises(bpfnb.VerifierError) as caught:
+        trace(source)
+    assert caught.value.line == 8
+
+
 def test_what_stands_behind_submits_keeps_its_line() -> None:
     """LLVM has ten bits for a column, and what is more is added to the line."""
     line = "p.perf_submit(ctx, &e, n); r.ringbuf_output(&e, sizeof(e), 0); u64 *v = count.lookup(&zero); *v += 1;"
