@@ -217,11 +217,12 @@ def _padded(cell: Cell, calls: Sequence[_Call]) -> frozenset[str]:
     changing = set()
     for call in calls:
         if call.method == "perf_submit" and len(call.args) == 3 and all(call.args):
-            sizes.setdefault(call.output, set()).add(" ".join(token.text for token in call.size))
+            whole = _is_of_whole(call.size, call.carried)
+            sizes.setdefault(call.output, set()).add("" if whole else " ".join(token.text for token in call.size))
             if not _is_constant(cell, call.size):
                 changing.add(call.output)
-    # Of one type all are: so sizes written as sizeof(data) and sizeof(struct data_t) are one.
-    several = {o for o, texts in sizes.items() if len(texts) > 1 and not all(t.startswith("sizeof") for t in texts)}
+    # Of one type all are: so all that are the size of what is handed over are one. Others may be padded to one length.
+    several = {output for output, texts in sizes.items() if len(texts) > 1}
     return frozenset(changing | several)
 
 
@@ -352,14 +353,22 @@ def _holder(cell: Cell, call: _Call, number: int) -> str:
     carried = _uncast(call.carried)
     e = f"({' '.join(token.text for token in carried)})"
     checked = size = ""
-    if [t.text for t in call.size if t.text not in "()"] == [
-        "sizeof",
-        *(t.text for t in carried if t.text not in "()"),
-    ]:
+    if _words(call.size) == ["sizeof", *_words(carried)]:
         checked = f'_Static_assert(!BPFNB_IS_POINTER({e}) || sizeof({e}) == sizeof(*{e}), "{WHOLE_POINTER}"); '
     if call.size and call.method != "perf_submit_skb" and _is_constant(cell, call.size):
         size = f"char (*size)[{' '.join(token.text for token in call.size)}];"
     return f"{checked}BPFNB_CARRIES({number}, {e}, {size}) "
+
+
+def _is_of_whole(size: Sequence[Token], carried: list[Token]) -> bool:
+    """Whether a size is written as that of what an argument points to: ``&e, sizeof(e)`` or ``p, sizeof(*p)``."""
+    pointer = _uncast(carried)
+    whole = _words(pointer[1:] if pointer[0].text == "&" else pointer)
+    return _words(size) in (["sizeof", *whole], ["sizeof", "*", *_words(pointer)])
+
+
+def _words(tokens: Sequence[Token]) -> list[str]:
+    return [token.text for token in tokens if token.text not in "()"]
 
 
 _BYTES = frozenset(

@@ -340,6 +340,34 @@ def test_what_is_handed_over_is_seen_through_casts(case: str) -> None:
         assert session.outputs[name].df.value.tolist() == [value]
 
 
+def test_events_of_two_constant_sizes_that_perf_pads_to_one_length() -> None:
+    """GIVEN 13 and 16 bytes, of which perf makes 20 each THEN the longer ones keep their last bytes."""
+    source = f"""
+    struct line {{ u32 n; char text[12]; }};
+    BPF_PERF_OUTPUT(events);
+    BPF_ARRAY(count, u32, 1);
+    int f(void *ctx) {{
+        {OURS}
+        struct line e = {{}};
+        int zero = 0;
+        u32 *n = count.lookup(&zero);
+        if (!n) return 0;
+        e.n = *n;
+        __builtin_memset(e.text, '!', sizeof(e.text));
+        if (*n & 1) events.perf_submit(ctx, &e, sizeof(e) - 3);
+        else events.perf_submit(ctx, &e, sizeof(e));
+        *n += 1;
+        return 0;
+    }}
+    """
+    with trace(source) as session:
+        os.sched_setaffinity(0, {min(before := os.sched_getaffinity(0))})
+        for _ in range(4):
+            os.getppid()
+        os.sched_setaffinity(0, before)
+    assert session.df.text.tolist() == ["!" * 12, "!" * 9] * 2
+
+
 @pytest.mark.parametrize("size", ["9", "sizeof(e.head) + (n & 7)"])
 def test_what_is_longer_than_its_type_is_shown_as_bytes(size: str) -> None:
     source = f"""

@@ -175,7 +175,7 @@ def perf_cell(*sizes: str, before: str = "") -> str:
     ("cell", "is_padded"),
     [
         (perf_cell("sizeof(a)"), False),
-        (perf_cell("sizeof(a)", "sizeof(u64)"), False),
+        (perf_cell("sizeof(a)", "sizeof a"), False),
         (perf_cell("sizeof a"), False),
         (perf_cell("SIZE", before="#define SIZE (4 + sizeof(u32))\n"), False),
         (perf_cell("(u32)8"), False),
@@ -187,6 +187,8 @@ def perf_cell(*sizes: str, before: str = "") -> str:
         (perf_cell("SIZE(4)", before="#define SIZE(x) (x)\n"), True),
         (perf_cell("g(4)"), True),
         (perf_cell("5", "8"), True),  # which of the two it was must be told
+        (perf_cell("sizeof(a)", "sizeof(a) - 3"), True),
+        (perf_cell("sizeof(a)", "sizeof(struct head)"), True),
     ],
 )
 def test_sizes_that_change_are_submitted_through_maps_for_each_padding(cell: str, is_padded: bool) -> None:
