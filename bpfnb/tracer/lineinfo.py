@@ -13,7 +13,7 @@ import bisect
 import ctypes
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,12 +46,13 @@ def find(btf: bytes, function: str, path: str) -> Lines:
     ``btf``: the cell's type information, which has the names. ``path``: the file the cell was compiled as.
     """
     strings = _strings(btf)
+    cell = Path(path).read_bytes().split(b"\n")
     section = _offset(strings, f".bpf.fn.{function}")
     for held in memory():
         for header in _HEADER.finditer(held):
             records = _records(held, header.start(), section)
             if records:
-                starts, lines = zip(*(_placed(record, strings, path.encode()) for record in records), strict=True)
+                starts, lines = zip(*(_placed(record, strings, path.encode(), cell) for record in records), strict=True)
                 return Lines(starts, lines)
     return Lines()
 
@@ -94,8 +95,19 @@ def _records(memory: memoryview, at: int, section: int) -> list[tuple[int, ...]]
     return []
 
 
-def _placed(record: tuple[int, ...], strings: bytes, path: bytes) -> tuple[int, int]:
+def _placed(record: tuple[int, ...], strings: bytes, path: bytes, cell: Sequence[bytes]) -> tuple[int, int]:
     """A record's instruction and line, which is 0 where the file is another."""
-    offset, file, _, place = record
-    ours = strings[file : strings.index(b"\0", file)] == path
-    return offset // _INSTRUCTION_SIZE, place >> 10 if ours else 0
+    offset, file, text, place = record
+    if _string(strings, file) != path:
+        return offset // _INSTRUCTION_SIZE, 0
+    return offset // _INSTRUCTION_SIZE, _line(place >> 10, _string(strings, text), cell)
+
+
+def _line(line: int, quoted: bytes, cell: Sequence[bytes]) -> int:
+    """The line that LLVM quotes. Ten bits are for the column, and LLVM adds a greater one's others to the line's."""
+    meant = (n for n in range(line, 0, -1) if n & line == n and n <= len(cell) and cell[n - 1] == quoted)
+    return next(meant, line)
+
+
+def _string(strings: bytes, at: int) -> bytes:
+    return strings[at : strings.index(b"\0", at)]

@@ -413,9 +413,11 @@ def test_what_the_verifier_refuses_ringbuf_output_is_refused_where_events_are_st
     assert caught.value.line == 8
 
 
-def test_what_stands_behind_submits_keeps_its_line() -> None:
+@pytest.mark.parametrize("times", [1, 3, 12])
+def test_what_stands_behind_submits_and_increments_keeps_its_line(times: int) -> None:
     """LLVM has ten bits for a column, and what is more is added to the line."""
-    line = "p.perf_submit(ctx, &e, n); r.ringbuf_output(&e, sizeof(e), 0); u64 *v = count.lookup(&zero); *v += 1;"
+    submits = "p.perf_submit(ctx, &e, n); count.increment(zero); r.ringbuf_output(&e, sizeof(e), 0); "
+    line = f"{submits * times}u64 *v = count.lookup(&zero); *v += 1;"
     source = f"""BPF_HASH(count, int, u64);
     BPF_PERF_OUTPUT(p);
     BPF_RINGBUF_OUTPUT(r, 8);
