@@ -559,9 +559,9 @@ def _handed(types: Types, holder: int) -> Handed:
     members = {member.name: member.type_id for member in types.members(holder)}
     value = members["value"]
     size = types.size(types.all[types.plain(members["size"])].ref) if "size" in members else -1
-    if types.all[value].name == UNKNOWN:
-        return Handed(None, size)
     plain = types.all[types.plain(value)]
+    if plain.name == UNKNOWN:
+        return Handed(None, size)
     try:
         schema = schema_of(types, value, "value")
     except UnsupportedError as error:

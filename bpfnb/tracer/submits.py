@@ -43,6 +43,7 @@ _LEAST_RING_BYTES = 16 << 20  # a ring smaller than this loses events at no gain
 
 # 1024: BPF_F_MMAPABLE, so that counting costs the reader no system call.
 # BPFNB_TARGET: of an array handed over by its name, all of it; of a pointer, what it points to, if that is known.
+# The type has a name of its own since clang takes a compound literal within a struct for one outside of functions.
 # bcc gives the maps' types to BTF in sections such as .maps.bpfnb, and leaves those it does not know alone.
 # Macros and functions, since LLVM has ten bits for a column: what stands behind more text gets wrong lines.
 _PRELUDE = f"""\
@@ -57,7 +58,9 @@ static inline __attribute__((always_inline)) void bpfnb_count(int output) {{
     __builtin_types_compatible_p(__typeof__(*(e)), void), (struct {UNKNOWN} *)0, \\
     __builtin_choose_expr(BPFNB_IS_POINTER(e), e, (__typeof__(e) *)0)))
 #define BPFNB_CARRIES(number, e, size) \\
-    struct {CARRIES}##number {{ BPFNB_TARGET(e) value; size }}; static struct {CARRIES}##number {CARRIES}##number \\
+    typedef BPFNB_TARGET(e) bpfnb_type_##number; \\
+    struct {CARRIES}##number {{ bpfnb_type_##number value; size }}; \\
+    static struct {CARRIES}##number {CARRIES}##number \\
     __attribute__((section(".maps.bpfnb"), used)) = {{}};
 #define BPFNB_PAGES(n) ((n) <= 0 || (n) & ((n) - 1) || (n) * PAGE_SIZE > {_LEAST_RING_BYTES} ? \\
                         (n) : {_LEAST_RING_BYTES} / PAGE_SIZE)

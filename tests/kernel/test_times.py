@@ -317,6 +317,7 @@ CASTS = {
     "a pointer to u8": ("u8 b[3] = {1, 2, 3}; u8 *p = b;", "p", "2", b"\1\2"),
     "a number's bytes": ("u64 n = 258;", "(void *)(u8 *)&n", "sizeof(n)", 258),
     "one byte": ("u8 n = 5;", "&n", "sizeof(n)", 5),
+    "a compound literal": ("u64 n = PID;", "&(u64){ n - PID + 7 }", "sizeof(u64)", 7),
 }
 
 
