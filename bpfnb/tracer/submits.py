@@ -37,7 +37,7 @@ LOST_MAP = "bpfnb_lost"  # one counter an output, in the order they are declared
 
 WHOLE_POINTER = "is given the size of a pointer, not of what it points to"  # the compiler's error says so
 
-NO_STAMP = "it is written into a ring buffer by calls that bpfnb sees in the cell, with sizes known when it is compiled"
+NO_STAMP = "that takes calls that bpfnb sees in the cell, with sizes known when it is compiled"
 
 _LEAST_RING_BYTES = 16 << 20  # a ring smaller than this loses events at no gain; the user's number of pages is a least
 
