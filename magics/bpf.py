@@ -192,6 +192,10 @@ class BpfMagics(Magics):
         return None
 
 
+# IPython opens the text with the mark of a literal block, and takes %bpf for the name of both magics.
+BpfMagics.bpf.__doc__ = (BpfMagics.bpf.__doc__ or "").replace("::\n\n  %bpf [", "  %%bpf [", 1)
+
+
 def _parsed(parser: MagicArgumentParser, words: list[str]) -> argparse.Namespace:
     # argparse takes a value that starts with "-D" for the option -D, quoted or not: join it to its option.
     for at in [i for i, word in enumerate(words[:-1]) if word == "--cflags"]:

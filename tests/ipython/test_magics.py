@@ -403,6 +403,7 @@ def test_a_wrong_command_says_what_there_is(shell: Shell, line: str) -> None:
 
 def test_help_is_the_docstring_and_the_options(shell: Shell) -> None:
     text = shell.inner.find_cell_magic("bpf").__doc__
+    assert text.startswith("  %%bpf [-a PROBE=FN]")
     for word in (
         "--attach",
         "--time",
