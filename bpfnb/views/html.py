@@ -116,7 +116,9 @@ _HEAD = f"{MUTED};font-weight:normal;font-size:11px"
 def session_text(snapshot: SnapshotLike) -> str:
     """A session for a terminal: ``<Session clones: running, 12 rows, 0 lost>``, then a line a probe."""
     s = snapshot
-    facts = [printable(s.state), count(s.rows, "row"), f"{s.lost:,} lost"]
+    facts = [printable(s.state)]
+    if _has_rows(s):
+        facts += [count(s.rows, "row"), f"{s.lost:,} lost"]
     if s.dropped:
         facts.append(f"{s.dropped:,} dropped by keep")
     lines = [f"<Session {printable(s.name)}: {', '.join(facts)}>"]
@@ -142,7 +144,9 @@ def session_card(snapshot: SnapshotLike) -> str:
     ]
     if s.dropped:
         facts.append(_fact("dropped by keep", f"{s.dropped:,}", WARN))
-    parts = [_header(s), f'<table style="{_TABLE};margin:6px 0 8px">{_tr(facts)}</table>']
+    parts = [_header(s)]
+    if _has_rows(s):
+        parts.append(f'<table style="{_TABLE};margin:6px 0 8px">{_tr(facts)}</table>')
     if len(s.outputs) > 1:
         parts.append(_outputs_table(s.outputs))
     if s.probes:
@@ -155,6 +159,11 @@ def session_card(snapshot: SnapshotLike) -> str:
     if s.error:
         parts.append(f'<div style="color:{BAD};margin-top:8px">{escape(s.error)}</div>')
     return card("".join(parts))
+
+
+def _has_rows(s: SnapshotLike) -> bool:
+    """Whether rows are counted: a session that only keeps maps has none, and "0 rows" would look like a failure."""
+    return bool(s.outputs or not s.maps)
 
 
 def _probe_text(probe: Probe) -> str:

@@ -211,6 +211,15 @@ def test_session_text_says_what_was_asked_and_what_came_of_it() -> None:
     ]
 
 
+def test_a_session_of_maps_alone_counts_no_rows() -> None:
+    counting = snapshot(rows=0, outputs=(), maps=(("counts", "hash", 0),))
+    assert pages.session_text(counting).startswith("<Session clones: running>\n")
+    assert "row" not in Page(pages.session_card(counting)).text
+    both = snapshot(maps=(("counts", "hash", 0),), outputs=(("events", 12, 0),))
+    assert pages.session_text(both).startswith("<Session clones: running, 12 rows, 0 lost>\n")
+    assert "rows/s" in Page(pages.session_card(both)).text
+
+
 def test_card_shows_the_numbers_and_makes_loss_loud() -> None:
     calm, lossy = pages.session_card(snapshot()), pages.session_card(snapshot(lost=7, dropped=1_234))
     assert "3rows/s on average" in Page(calm).text
