@@ -285,7 +285,7 @@ class Session(client.Listener):
         if declared:
             raise ProgramError(self._why_no_output(declared[0]))
         maps = [f"{self._variable}.maps[{name!r}].df" for name in self._maps]
-        kept = f"; what it learns it keeps in maps: {', '.join(maps)}" if maps else ""
+        kept = f"; its results are in maps: {', '.join(maps)}" if maps else ""
         raise ProgramError(f"{self.name} has no output: its C neither prints nor submits to one{kept}")
 
     @property

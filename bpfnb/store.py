@@ -143,7 +143,10 @@ class Output:
         if frame.attrs["dropped"] and not self._drop_said:
             self._drop_said = True
             dropped, keep = frame.attrs["dropped"], self._keep.bytes
-            text = f"the oldest {dropped:,} rows of {self.name} were let go: keep is {keep:,} bytes"
+            text = (
+                f"the oldest {dropped:,} rows of {self.name} were dropped: keep is {keep:,} bytes "
+                "(set by --keep, or keep= of bpfnb.trace)"
+            )
             warnings.warn(text, RuntimeWarning, stacklevel=3)
         return frame
 

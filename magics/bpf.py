@@ -220,7 +220,7 @@ def _parsed(parser: MagicArgumentParser, words: list[str]) -> argparse.Namespace
 def _plan(program: Program) -> str:
     at = program.places.said
     lines = [f"{p.requested} -> {p.function}() at {at(p.line)}" for p in program.probes]
-    lines += ["prints to printk"] if program.prints else []
+    lines += ["prints with bpf_trace_printk"] if program.prints else []
     lines += [f"output {o.name} ({o.kind}) at {at(o.line)}" for o in program.outputs]
     lines += [f"map {m.name} ({m.macro}) at {at(m.line)}" for m in program.maps]
     return "\n".join(lines)

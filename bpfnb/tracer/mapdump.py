@@ -483,7 +483,7 @@ def _explained(m: _Map, what: str) -> Iterator[None]:
 
 def _reason(m: _Map, error: OSError) -> str:
     if error.errno == errno.E2BIG:
-        return f"it has room for {m.shape.max_entries:,} entries"
+        return f"it has room for {m.shape.max_entries:,} {'entry' if m.shape.max_entries == 1 else 'entries'}"
     if error.errno == errno.EPERM:  # the kernel does not say which
         return "it was declared for programs alone (BPF_F_RDONLY, BPF_F_WRONLY), or is frozen"
     if error.errno == errno.EINVAL:

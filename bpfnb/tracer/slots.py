@@ -150,7 +150,8 @@ def _explained(fd: int, refused: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.E2BIG:
-            reason = f"it has room for {syscalls.map_shape(fd).max_entries:,} entries"
+            room = syscalls.map_shape(fd).max_entries
+            reason = f"it has room for {room:,} {'entry' if room == 1 else 'entries'}"
         else:
             reason = refused if error.errno in (errno.EINVAL, errno.EBADF) else error.strerror or str(error)
         raise ProgramError(f"the map cannot be changed: {reason}") from None

@@ -225,7 +225,7 @@ def _fact(label: str, value: str, colour: str = "") -> str:
 def sessions_table(snapshots: Sequence[SnapshotLike]) -> str:
     """``%bpf list`` for a notebook."""
     if not snapshots:
-        return card("No session.")
+        return card("No session is running.")
     rows = []
     for s in snapshots:
         probes = "<br>".join(code(probe.requested) for probe in s.probes)
@@ -237,7 +237,7 @@ def sessions_table(snapshots: Sequence[SnapshotLike]) -> str:
 def sessions_text(snapshots: Sequence[SnapshotLike]) -> str:
     """``%bpf list`` for a terminal."""
     if not snapshots:
-        return "No session."
+        return "No session is running."
     rows = []
     for s in snapshots:
         probes = printable(", ".join(probe.requested for probe in s.probes))

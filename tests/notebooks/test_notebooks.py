@@ -211,7 +211,7 @@ def live(nb: Executed) -> None:
     for session in ("clones", "syncs"):
         (verdict,) = re.findall(rf"^{session} +(\d+) +(\d+) +(\d+)$", nb.text("exactness"), re.M)
         assert verdict == {"clones": ("340", "340", "0"), "syncs": ("28", "28", "0")}[session]
-    assert nb.text("sessions") == "No session."
+    assert nb.text("sessions") == "No session is running."
 
 
 def records(nb: Executed) -> None:

@@ -127,7 +127,7 @@ def test_a_segment_is_followed_by_the_next(monkeypatch: pytest.MonkeyPatch) -> N
     assert session.snapshot().rows == 600
 
 
-@pytest.mark.filterwarnings("ignore:the oldest .* were let go:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:the oldest .* were dropped:RuntimeWarning")
 def test_memory_is_bounded_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest rows go, whether anybody asks for the frame meanwhile or not; nothing is counted twice."""
     monkeypatch.setattr(segments, "_ROW_BYTES", 40 * 1000)

@@ -31,7 +31,7 @@ TAILED = Schema((*COLUMNS, Column("args", "tail", "S", 32)), EVENT.itemsize, tim
 KEEP = 1 << 30
 
 
-DROPPING = pytest.mark.filterwarnings("ignore:the oldest .* were let go:RuntimeWarning")
+DROPPING = pytest.mark.filterwarnings("ignore:the oldest .* were dropped:RuntimeWarning")
 
 
 def events(count: int, first: int = 0) -> Rows:
@@ -160,7 +160,7 @@ def test_dropped_rows_are_said_once(small_segments: None) -> None:
         assert len(output.df) == 100
         writer.append(events(2_000))
         with pytest.warns(
-            RuntimeWarning, match=r"the oldest [0-9,]+ rows of perf were let go: keep is 30,000 bytes"
+            RuntimeWarning, match=r"the oldest [0-9,]+ rows of perf were dropped: keep is 30,000 bytes"
         ) as said:
             df = output.df
         assert f"{df.attrs['dropped']:,} rows" in str(said[0].message)

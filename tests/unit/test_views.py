@@ -237,8 +237,8 @@ def test_list_aligns_and_may_be_empty() -> None:
     assert first.split() == ["clones", "running", "4", "s", "12", "0", "syscall:clone"]
     assert second.split() == ["s", "running", "1", "h", "01", "min", "1,000,000", "3", "syscall:clone"]
     assert head.index("probes") == first.index("syscall") == second.index("syscall")
-    assert pages.sessions_text([]) == "No session."
-    assert Page(pages.sessions_table([])).text == "No session."
+    assert pages.sessions_text([]) == "No session is running."
+    assert Page(pages.sessions_table([])).text == "No session is running."
 
 
 def test_checks_tell_what_is_needed_from_what_would_be_nice() -> None:
