@@ -158,6 +158,7 @@ def test_examples_are_found() -> None:
 
 
 SCRIPTS = [
+    "./scripts/setup",
     "./scripts/test",
     "./scripts/lab",
     "scripts/setup",
