@@ -136,34 +136,38 @@ def narrow_notes(increments: Mapping[str, tuple[int, int]], sizes: Mapping[str, 
 
 def shown_entries(cell: Cell, name: str) -> int:
     """Of an array that is made larger than bcc makes it, the entries bcc has; 0 for other maps."""
-    args = _declaration(cell, name)
-    macro, rest = (args[0][0].text, args[1:]) if args else ("", [])
-    return _BCC_HISTOGRAM if macro in ("BPF_HISTOGRAM", "BPF_HIST") and _histogram_is_array(rest) else 0
+    declared = _declarations(cell, name)
+    roomy = [macro in ("BPF_HISTOGRAM", "BPF_HIST") and _histogram_is_array(args) for macro, args in declared]
+    return _BCC_HISTOGRAM if roomy and all(roomy) else 0
 
 
 # --- declarations ---------------------------------------------------------------------------------------------------
 
 
-def _declaration(cell: Cell, name: str) -> list[list[Token]]:
-    """The macro that declares a map, and its arguments; [] where another macro has written that."""
-    macro = next((m.macro for m in cell.maps if m.name == name), "")
-    for i, token in enumerate(cell.tokens[:-1]):
-        if token.text == macro and cell.tokens[i + 1].text == "(":
-            args = arguments(cell.tokens, i + 1)
-            if any([t.text for t in arg] == [name] for arg in args):
-                return [[token], *args]
-    return []
+def _declarations(cell: Cell, name: str) -> list[tuple[str, list[list[Token]]]]:
+    """The macros that declare a map, and their arguments; [] where another macro has written these.
+
+    There are several where the preprocessor chooses among them.
+    """
+    found: list[tuple[str, list[list[Token]]]] = []
+    for macro in dict.fromkeys(m.macro for m in cell.maps if m.name == name):
+        at = [i for i, token in enumerate(cell.tokens[:-1]) if token.text == macro and cell.tokens[i + 1].text == "("]
+        args = [arguments(cell.tokens, i + 1) for i in at]
+        found += [(macro, a) for a in args if any([t.text for t in arg] == [name] for arg in a)] or [(macro, [])]
+    return found
 
 
 def _is_array(cell: Cell, name: str) -> bool:
     """Whether the map is surely an array: a key it does not have is past its end."""
-    args = _declaration(cell, name)
-    macro = args[0][0].text if args else next(m.macro for m in cell.maps if m.name == name)
+    return all(_declares_array(macro, args) for macro, args in _declarations(cell, name))
+
+
+def _declares_array(macro: str, args: Sequence[Sequence[Token]]) -> bool:
     if macro.startswith(("BPF_ARRAY", "BPF_PERCPU_ARRAY")):
         return macro not in ("BPF_ARRAY_OF_MAPS",)
     if macro == "BPF_HISTOGRAM":
-        return bool(args) and _histogram_is_array(args[1:])
-    return bool(args) and [t.text for t in args[1]] in ([kind] for kind in _ARRAYS)
+        return bool(args) and _histogram_is_array(args)
+    return bool(args) and [t.text for t in args[0]] in ([kind] for kind in _ARRAYS)
 
 
 def _histogram_is_array(args: Sequence[Sequence[Token]]) -> bool:
@@ -302,8 +306,11 @@ def _notes(cell: Cell, declared: dict[str, MapDecl]) -> Iterator[Diagnostic]:
 
 
 def _is_per_cpu(cell: Cell, name: str) -> bool:
-    args = _declaration(cell, name)
-    return any("percpu" in t.text.lower() for arg in args[:2] for t in arg)
+    return any(
+        "percpu" in text.lower()
+        for macro, args in _declarations(cell, name)
+        for text in (macro, *(token.text for token in (args[0] if args else [])))
+    )
 
 
 def _looks_up(tokens: Sequence[Token], i: int, shared: set[str]) -> bool:

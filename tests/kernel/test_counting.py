@@ -316,6 +316,20 @@ def test_a_key_that_is_there_is_not_lost_to_insert() -> None:
         assert session.maps["m"].lost == 0
 
 
+@pytest.mark.parametrize("condition", ["defined(NOTHING)", "!defined(NOTHING)"])
+def test_a_map_that_the_preprocessor_chooses_counts_as_what_it_is(condition: str) -> None:
+    maps = f"""
+#if {condition}
+BPF_ARRAY(m, u64, 4);
+#else
+BPF_HASH(m, int, u64);
+#endif"""
+    with trace("m.increment(who);", maps) as session:
+        call([1, 3, 3])
+        assert session.maps["m"].lost == 0
+        assert {key: value for key, value in session.maps["m"].items() if value} == {1: 1, 3: 2}
+
+
 def test_the_value_of_a_call_is_what_it_was() -> None:
     body = """
         u32 k = who; u64 v = 1;
