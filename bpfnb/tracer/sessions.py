@@ -48,6 +48,8 @@ from bpfnb.tracer.updates import REFUSED_MAP, narrow_notes, shown_entries
 
 __all__ = ["Sessions"]
 
+_PERF_EVENT_ARRAY = 4  # BPF_MAP_TYPE_
+
 
 class _Running:
     """A session: its module, and ``stack``, which undoes all that was done with it, the last first."""
@@ -310,7 +312,9 @@ class Sessions:
             raise without_types(program)
         what = carried(program, source.submits, module.carried)
         lost = _lost_counters(module)
-        for index, output in enumerate(program.outputs):
+        # Of those of one name the preprocessor has chosen one. They have the last one's counter (submits.py).
+        outputs = {output.name: (index, output) for index, output in enumerate(program.outputs)}
+        for index, output in outputs.values():
             if output.name not in what or output.name not in module.tables:
                 continue
             open_writer = partial(self._writer, number, output.name, stack)
@@ -367,7 +371,7 @@ def _reader(
     lost: Callable[[], int],
 ) -> RingSource | PerfSource:
     fd, stamped = module.tables[output.name].fd, output.name in source.stamped
-    if output.kind == "perf":
+    if syscalls.map_shape(fd).type == _PERF_EVENT_ARRAY:
         more = [module.tables[name].fd for name in padded_maps(output.name)] if output.name in source.padded else []
         return PerfSource(fd, what.schema, open_writer, lost, sizes=what.sizes, padded=more, cpu=program.cpu)
     if program.cpu and not stamped:

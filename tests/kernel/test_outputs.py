@@ -113,6 +113,37 @@ def test_every_member_is_a_column_with_its_value(kind: str) -> None:
     assert session.lost == 0
 
 
+@pytest.mark.parametrize("flag", ["-DNOTHING", "-DRING"])
+@pytest.mark.parametrize("condition", ["defined(RING)", "!defined(RING)"])
+def test_an_output_may_be_what_the_preprocessor_chooses(condition: str, flag: str) -> None:
+    kinds = [OUTPUTS["ringbuf"], OUTPUTS["perf"]]
+    if condition.startswith("!"):
+        kinds.reverse()
+    (first, submit), (second, other) = kinds
+    source = f"""
+#if {condition}
+{first}
+#else
+{second}
+#endif
+int f(void *ctx) {{
+    u64 data = bpf_get_current_pid_tgid() >> 32;
+    if (data != PID) return 0;
+#if {condition}
+    {submit}
+#else
+    {other}
+#endif
+    return 0;
+}}"""
+    flags = [flag, f"-DPID={os.getpid()}"]
+    with bpfnb.trace(source, name="events", attach={"syscall:sync": "f"}, cflags=flags) as session:
+        _libc.sync()
+    output = session.outputs["events"]
+    assert output.clock == ("stamp" if flag == "-DRING" else "submitted")
+    assert output.df.value.tolist() == [os.getpid()]
+
+
 @pytest.mark.parametrize("kind", OUTPUTS)
 def test_an_event_is_in_the_dataframe_within_a_tenth_of_a_second(kind: str) -> None:
     with start(kind) as session:
