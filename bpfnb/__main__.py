@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import bpfnb
 
@@ -19,16 +21,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # the marks are not in every terminal's character set
     report = bpfnb.doctor()
-    if options.json:
-        print(json.dumps({"ok": report.ok, "rows": report.records()}, indent=2))
-    else:
-        print(report)
+    text = json.dumps({"ok": report.ok, "rows": report.records()}, indent=2) if options.json else str(report)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # such as into head, which has read enough; Python would flush once more at its exit
+        with Path(os.devnull).open("wb") as devnull:
+            os.dup2(devnull.fileno(), sys.stdout.fileno())
     return 0 if report.ok else 1
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="bpfnb", description="Explore a live Linux kernel from a Jupyter notebook: %%load_ext bpfnb"
+        prog="bpfnb", description="Trace a live Linux kernel from a Jupyter notebook. There: %load_ext bpfnb"
     )
     parser.add_argument("--version", action="version", version=f"bpfnb {bpfnb.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

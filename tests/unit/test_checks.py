@@ -702,6 +702,7 @@ class TestCommand:
             return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
         assert "doctor" in run("--help")
+        assert " %load_ext bpfnb" in run("--help")
         assert "Exit status" in run("doctor", "--help")
         assert run("--version") == f"bpfnb {bpfnb.__version__}\n"
 
@@ -709,12 +710,25 @@ class TestCommand:
         pyproject = Path(__file__).parents[2].joinpath("pyproject.toml").read_text()
         assert '[project.scripts]\nbpfnb = "bpfnb.__main__:main"\n' in pyproject
 
+    CODE = (
+        "import bpfnb; from bpfnb.__main__ import main; from bpfnb.protocol import Check\n"
+        "import importlib; doctor = importlib.import_module('bpfnb.doctor')\n"
+        "bpfnb.doctor = lambda: doctor.Report([Check('bcc', 'required', True, '0.26')]); main(['doctor'])"
+    )
+
+    def test_a_reader_may_stop_early(self) -> None:
+        """As ``bpfnb doctor | head`` does."""
+        reading, writing = os.pipe()
+        os.close(reading)
+        try:
+            done = subprocess.run([sys.executable, "-c", self.CODE], stdout=writing, stderr=subprocess.PIPE, check=True)
+        finally:
+            os.close(writing)
+        assert done.stderr == b""
+
     def test_marks_that_the_terminal_has_not(self) -> None:
-        code = (
-            "import bpfnb; from bpfnb.__main__ import main; from bpfnb.protocol import Check\n"
-            "import importlib; doctor = importlib.import_module('bpfnb.doctor')\n"
-            "bpfnb.doctor = lambda: doctor.Report([Check('bcc', 'required', True, '0.26')]); main(['doctor'])"
-        )
         environment = os.environ | {"PYTHONIOENCODING": "ascii"}
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+        done = subprocess.run(
+            [sys.executable, "-c", self.CODE], capture_output=True, text=True, check=True, env=environment
+        )
         assert "? ok" in done.stdout
