@@ -456,7 +456,7 @@ def _name_for(line: Origin) -> str:
 def _say_replaced(session: Session, line: Origin, *, named: bool) -> None:
     """Note on a session that it replaced another, and say so: in a notebook always, else where no name asked for it."""
     which = "the session of that name" if named else "the one started from the same line before"
-    note = f"replaces {which}, which is stopped; its DataFrame stays"
+    note = f"replaces {which}, which is stopped"
     session.warnings += (Diagnostic(0, 0, "note", f"{session.name} {note}"),)
     more = "" if named else "; those with names of their own run side by side"
     if line.notebook:

@@ -232,7 +232,8 @@ def _id_columns(counts: pd.DataFrame, kernel: str | None, user: str | None) -> l
     sides = [bool(_KERNEL_COLUMN.search(name)) - bool(_USER_COLUMN.search(name)) for name in found]
     if len(found) == 2 and sides[0] != sides[1]:
         return found if sides[0] < sides[1] else found[::-1]
-    which = f"these may be: {', '.join(found)}" if found else "no integer column has stack in its name"
+    columns = ", ".join(found or map(str, counts.columns))
+    which = f"these may be: {columns}" if found else f"no integer column has stack in its name (there are {columns})"
     raise ProgramError(f"which columns are stack ids? {which}; name them: kernel=..., user=...")
 
 

@@ -441,7 +441,7 @@ def test_a_named_session_notes_what_it_replaces() -> None:
         first = bpfnb.trace(HELLO, name="hello")
         assert first.warnings == ()
         second = bpfnb.trace(HELLO, name="hello")
-        note = "hello replaces the session of that name, which is stopped; its DataFrame stays"
+        note = "hello replaces the session of that name, which is stopped"
         assert second.warnings == (Diagnostic(0, 0, "note", note),)
         assert note in repr(second)
         second.stop()
