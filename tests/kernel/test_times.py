@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from portable import portable
 
 import bpfnb
 from bpfnb.session import Session
@@ -27,11 +28,6 @@ OUTPUTS = {
 }
 CLOCKS = {"perf": "submitted", "ringbuf": "stamp", "reserve": "stamp"}
 OURS = "if (bpf_get_current_pid_tgid() >> 32 != PID) return 0;"
-
-
-def portable(value: Any) -> Any:
-    """A parameter that is also tried on other kernels."""
-    return pytest.param(value, marks=pytest.mark.portable)
 
 
 def trace(source: str, **options: Any) -> Session:

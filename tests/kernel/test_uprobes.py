@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from portable import portable
 
 import bpfnb
 from bpfnb import client
@@ -125,8 +126,7 @@ def told(answer: str) -> list[tuple[int, int, str, int]]:
     return [(int(n), int(big), text, int(small)) for n, big, text, small in rows]
 
 
-@pytest.mark.portable
-@pytest.mark.parametrize("build", ["plain", "semaphores", "fixed", "unoptimised"])
+@pytest.mark.parametrize("build", ["plain", portable("semaphores"), "fixed", portable("unoptimised")])
 def test_a_usdt_probe_gives_what_the_program_passes(programs: dict[str, Path], build: str) -> None:
     """In registers, in memory and as constants, elsewhere at each place; also into wider and narrower variables."""
     with (
@@ -287,8 +287,8 @@ def libc() -> str:
 @pytest.mark.parametrize(
     ("function", "argument"),
     [
-        pytest.param("strlen", 1, marks=pytest.mark.portable),
-        pytest.param("memcpy", 2, marks=pytest.mark.portable),
+        portable("strlen", 1),
+        ("memcpy", 2),
         ("strcmp", 1),  # under QEMU's processor one is used whose first instruction 6.1 lets nobody trace
     ],
 )
