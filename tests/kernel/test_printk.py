@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,7 +139,11 @@ def test_flags_read_as_ftrace_shows_them() -> None:
     theirs = [line.split("[", 1)[1].split()[1] for line in text.splitlines() if line and line[0] != "#"]
     df = session.df
     assert len(df) > 500
-    assert df["flags"].value_counts().to_dict() == {flags: theirs.count(flags) for flags in set(theirs)}
+    ours = Counter(df["flags"])
+    assert len(theirs) == len(df)
+    # Each instance records for itself, one after the other: in between a task may become due (the "n").
+    differing = sum(((ours - Counter(theirs)) + (Counter(theirs) - ours)).values())
+    assert differing <= len(df) / 100, (ours, Counter(theirs))
 
 
 def test_two_sessions_and_a_foreign_reader_do_not_meet(tmp_path: Path) -> None:
