@@ -63,7 +63,8 @@ def rewrite(
     in_tasks = all(probe.kind in _IN_TASKS or probe.target.startswith(_SYSCALL_EVENTS) for probe in program.probes)
     made = updates(cell, late=late, in_tasks=in_tasks, counting=counting)
     prelude = portable.prelude() + made.prelude + handed.prelude + readers
-    rewritten = assemble(program.source, [*edits, *handed.edits, *made.edits], prelude, path)
+    # An increment begins where a submit does that gives its key: what is around it comes first.
+    rewritten = assemble(program.source, [*edits, *made.edits, *handed.edits], prelude, path)
     return dataclasses.replace(
         rewritten,
         submits=handed.calls,

@@ -341,6 +341,20 @@ def test_the_value_of_a_call_is_what_it_was() -> None:
         assert set(session.maps["seen"].keys()) == {0, 7, 117, 107}  # E2BIG is 7, EEXIST 17
 
 
+def test_results_of_submits_are_counted() -> None:
+    maps = "BPF_PERF_OUTPUT(p); BPF_RINGBUF_OUTPUT(r, 8); BPF_HASH(m, int); BPF_HASH(n, int);"
+    body = """
+        u64 e = who;
+        m.increment(p.perf_submit(ctx, &e, sizeof(e))); m.increment(r.ringbuf_output(&e, sizeof(e), 0), 2);
+        n.increment(5, p.perf_submit(ctx, &e, sizeof(e)) + 1); n.increment(m.update(&which, &e));
+    """
+    with trace(body, maps) as session:
+        call(range(3))
+    assert session.maps["m"].get(0) == 9
+    assert dict(session.maps["n"].items()) == {5: 3, 0: 3}
+    assert (session.outputs["p"].rows, session.outputs["r"].rows) == (6, 3)
+
+
 @pytest.mark.portable
 def test_a_full_lru_map_says_so() -> None:
     """What it evicts nobody counts."""
