@@ -54,10 +54,10 @@ class EventsAccessor:
         return "\n".join(lines)
 
     def rate(self, every: str = "1s", by: Names | None = None) -> pd.DataFrame:
-        """Events per second in each interval of ``every``, in one column a value of ``by``.
+        """Events per second in each interval of ``every``, with ``by`` a column for each value.
 
         float64, indexed by time (the intervals' beginnings, without gaps); without ``by`` the single column "rate", of
-        several columns a column a tuple. ``every`` is a pandas interval ("100ms"). ValueError for an unknown column or
+        several columns for each tuple. ``every`` is a pandas interval ("100ms"). ValueError for an unknown column or
         interval.
         """
         _require(self._frame, ["time", *_names(by)])
@@ -147,9 +147,9 @@ class EventsAccessor:
         """How many values of a column lie in each bucket, in one column of counts or one a value of ``by``.
 
         Columns: low, high (float64: a bucket holds low <= value < high; infinite where it is open), label (text:
-        "[2, 4)"), count (int64), or instead of count a column a value of ``by``, of several columns a column a tuple.
-        A row a bucket, lowest first, from the first that holds a value to the last. ``attrs["missing"]`` counts the
-        rows left out, whose value is NaN, NaT or infinite, or whose ``by`` is missing; the counts add up to all the
+        "[2, 4)"), count (int64), or instead of count a column for each value of ``by``, of several for each tuple.
+        A row for each bucket, lowest first, from the first that holds a value to the last. ``attrs["missing"]`` counts
+        the rows left out, whose value is NaN, NaT or infinite, or whose ``by`` is missing; the counts add up to all the
         others.
 
         "log2" has the buckets of bpftrace's hist(): (..., 0) for all negative values, [0], [1], [2, 4), [4, 8) to

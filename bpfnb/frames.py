@@ -266,8 +266,8 @@ class RateMeter:
 def rate(frame: pd.DataFrame, every: str = "1s", by: str | Sequence[str] | None = None) -> pd.DataFrame:
     """Events per second (float64) in intervals of ``every`` (a pandas offset, "100ms"), indexed by time.
 
-    One column a value of column ``by``, of several a column a tuple, or the single column "rate". ValueError for an
-    unknown column or interval, or when the frame has no times.
+    One column for each value of column ``by``, of several for each tuple, or the single column "rate". ValueError for
+    an unknown column or interval, or when the frame has no times.
     """
     if not isinstance(frame.dtypes.get("time"), pd.DatetimeTZDtype):
         raise ValueError(

@@ -170,15 +170,15 @@ class Map:
     def df(self) -> pd.DataFrame:
         """Every entry, a row each: the key's columns, then the value's, as events have them (bpfnb.schema.Column).
 
-        A number as a key is the column "key", as a value "value"; a struct gives a column a member. A name that the key
-        and the value share becomes "key.NAME" and "value.NAME". Rows are in the kernel's order, an array's in that of
-        its index. ``df.attrs``: "map", "kind" and "lost"; of an LRU map "full": it has so many entries that it may have
-        evicted others, which nobody counts. BPF_HISTOGRAM without a stated size has 4,096 buckets: the first 64 are
-        shown, and more up to the last that is not zero. Some kinds differ:
+        A number as a key is the column "key", as a value "value"; a struct gives a column for each member. A name that
+        the key and the value share becomes "key.NAME" and "value.NAME". Rows are in the kernel's order, an array's in
+        that of its index. ``df.attrs``: "map", "kind" and "lost"; of an LRU map "full": it has so many entries that it
+        may have evicted others, which nobody counts. BPF_HISTOGRAM without a stated size has 4,096 buckets: the first
+        64 are shown, and more up to the last that is not zero. Some kinds differ:
 
-            per-CPU         a row a key and CPU, with ``cpu`` (int16) after the key's columns; see ``reduced``
+            per-CPU         a row for each key and CPU, with ``cpu`` (int16) after the key's columns; see ``reduced``
             lpm_trie        the key is ``prefixlen`` (uint32) and ``data``, unless its struct names them otherwise
-            stack_trace     a row a frame: ``stack`` (int32), ``depth`` (int16, 0 is the innermost), ``address``
+            stack_trace     a row for each frame: ``stack`` (int32), ``depth`` (int16, 0 is the innermost), ``address``
                             (uint64); with BPF_F_STACK_BUILD_ID instead ``status``, ``build_id``, ``offset`` (uint64)
             array_of_maps, hash_of_maps   the value is ``map_id`` (uint32), the kernel's number of the inner map
             queue, stack    no key; only the value that would be taken next: the kernel shows no other
@@ -186,7 +186,7 @@ class Map:
         return self._frame(*self._read())
 
     def reduced(self, how: str = "sum") -> pd.DataFrame:
-        """A row a key: a per-CPU map's values over all CPUs, by "sum", "max", "min" or "mean".
+        """A row for each key: a per-CPU map's values over all CPUs, by "sum", "max", "min" or "mean".
 
         Sums are 64 bits wide, means float64. Values that are no numbers are left out. Other maps are as in ``df``.
         """
@@ -217,7 +217,7 @@ class Map:
 
             low, high    float64: the bucket holds the values from low to below high
             label        the same as text: "[4, 8)", "[1K, 2K)" where K is 1024; of a single value "[4]"
-            count        int64; or instead a column a value of ``by``, of several columns a column a tuple
+            count        int64; or instead a column for each value of ``by``, of several columns for each tuple
 
         A per-CPU map's counts are added up. ProgramError when keys and values are not of this form.
         """

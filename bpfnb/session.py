@@ -119,13 +119,16 @@ class Session(client.Listener):
     def rate(self, every: str = "1s", by: str | Sequence[str] | None = None) -> pd.DataFrame:
         """Events per second (float64) of the main output, in intervals of ``every``, indexed by time (UTC).
 
-        One column a value of column ``by`` ("comm", "pid", ...), else the column "rate". ValueError for an unknown
-        column or interval.
+        One column for each value of column ``by`` ("comm", "pid", ...), else the column "rate". ValueError for an
+        unknown column or interval.
         """
         return frames.rate(self.df, every, by)
 
     def live(self, by: str | None = None) -> Panel:
-        """Show a panel with the rate over the last minute, Pause and Stop; a line a value of column ``by``."""
+        """Show a panel: the rate over the last minute, Pause and Stop; with ``by`` a line for each value of it.
+
+        ProgramError for a session without output, ValueError for an unknown column.
+        """
         from bpfnb.views.panel import show
 
         return show([self], by=by)
@@ -425,8 +428,10 @@ def start(program: Program, *, name: str | None = None, keep: int | None = None)
     """Run a parsed program; see ``trace``."""
     if name is not None:
         check_name(name)
-    if keep is not None and keep <= 0:
-        raise ProgramError(f"keep must be a positive number of bytes, not {keep}")
+    if keep is not None and (not isinstance(keep, int) or keep <= 0):
+        raise ProgramError(
+            f"keep must be a positive whole number of bytes, not {keep!r}", hint="write keep=512 << 20 for 512M"
+        )
     line = origin()
     session = Session(name or "bpf", program, keep or default_keep())
     session._run(client.connect())

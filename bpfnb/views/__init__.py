@@ -15,11 +15,10 @@ __all__ = ["live"]
 def live(*sessions: Traced, by: str | None = None) -> Panel:
     """Show sessions in one panel: events per second over the last minute, totals, Pause and Stop.
 
-    A line a session, or with ``by`` a line a value of that column ("comm", "pid", ...), the small ones summed as
-    "other". The panel ends with its sessions and leaves its last picture in the notebook.
+    A line for each session, or with ``by`` for each value of that column ("comm", "pid", ...), the small ones summed
+    as "other". The panel ends with its sessions and leaves its last picture in the notebook.
 
-    ProgramError for no session or something that is none, UnsupportedError for a session without output, ValueError
-    for an unknown column.
+    ProgramError for no session, something that is none, or a session without output; ValueError for an unknown column.
     """
     if not sessions:
         raise ProgramError("live() needs a session: bpfnb.live(clones)")

@@ -67,7 +67,7 @@ class _Moment(NamedTuple):
 def show(sessions: Sequence[Traced], by: str | None = None) -> Panel:
     """Make a panel, show it in the cell being run, and have it painted.
 
-    Raises what a session's meter raises: UnsupportedError without an output, ValueError for an unknown column.
+    Raises what a session's meter raises: ProgramError without an output, ValueError for an unknown column.
     """
     meters = [session.meter(by) for session in sessions]
     for meter in meters:

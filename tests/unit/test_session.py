@@ -275,6 +275,8 @@ def test_a_name_must_be_an_identifier(name: str) -> None:
 def test_keep_must_be_positive() -> None:
     with FakeTracer(), pytest.raises(bpfnb.ProgramError, match="positive"):
         bpfnb.trace(HELLO, name="hello", keep=0)
+    with FakeTracer(), pytest.raises(bpfnb.ProgramError, match="whole number of bytes, not '1G'"):
+        bpfnb.trace(HELLO, name="hello", keep="1G")  # type: ignore[arg-type]
 
 
 BOTH = (
