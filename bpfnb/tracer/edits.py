@@ -20,12 +20,13 @@ _MAIN = "/virtual/main.c"  # what bcc calls the text it is given
 @dataclasses.dataclass(frozen=True)
 class Submit:
     """A call that hands an event to an output. ``line``, ``column``: of what it hands over, from 1. ``longer``: the
-    size it says is that of a type and something that changes."""
+    size it says is that of a type and something that changes. ``reserves``: it only makes room for one."""
 
     output: str
     line: int
     column: int
     longer: bool = False
+    reserves: bool = False
 
 
 class Handed(Struct, frozen=True):

@@ -33,8 +33,12 @@ def carried(program: Program, submits: Sequence[Submit], found: Mapping[int, Han
     schemas: dict[str, Schema] = {}
     sizes: dict[str, list[int]] = {}
     first: dict[str, Submit] = {}
+    reserved: dict[str, int] = {}  # the most that is reserved for an event, in bytes
     for number, what in sorted(found.items()):
         call = submits[number]
+        if call.reserves:
+            reserved[call.output] = max(reserved.get(call.output, 0), what.size)
+            continue
         schema = _described(program, call, what)
         if schemas.setdefault(call.output, schema) != schema:
             raise ProgramError(
@@ -48,6 +52,7 @@ def carried(program: Program, submits: Sequence[Submit], found: Mapping[int, Han
         first.setdefault(call.output, call)
         sizes.setdefault(call.output, []).append(what.size)
     longer = {submits[number].output for number in found if submits[number].longer}
+    longer |= {name for name, size in reserved.items() if name in schemas and size > schemas[name].size}
     return {name: _carried(schema, sizes[name], name in longer) for name, schema in schemas.items()}
 
 

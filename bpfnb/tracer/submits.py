@@ -8,7 +8,7 @@ counts what a full buffer refuses. So each such call becomes a statement express
 
 The variable is never read. Its struct, ``____bpfnb_carries_N``, ends in the program's BTF, as exact as the compiler is:
 its member ``value`` is of the type handed over, or ``struct ____bpfnb_unknown`` where that is void. Where the size
-given is a constant, ``size`` points to an array of so many chars.
+given is a constant, ``size`` points to an array of so many chars. ``ringbuf_reserve`` has a size alone.
 
 Two things that the kernel does not do are added, where the text shows that they can be.
 
@@ -23,6 +23,7 @@ through one of eight maps, according to its padding: all lead to the same buffer
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -101,7 +102,7 @@ _METHODS = {
     "perf_submit": _Method(1, "error", 2),
     "perf_submit_skb": _Method(2, "error", 3),
     "ringbuf_output": _Method(0, "error", 1),
-    "ringbuf_reserve": _Method(-1, "pointer"),
+    "ringbuf_reserve": _Method(-1, "pointer", 0),
     "ringbuf_submit": _Method(0, "none"),
     "ringbuf_discard": _Method(0, "none"),
 }
@@ -135,13 +136,16 @@ def submits(cell: Cell, *, cpu: bool = False) -> Submits:
     edits = list(_rings(cell))
     calls: list[Submit] = []
     for call in found:
-        is_stamped = call.output in stamped
-        holder = _holder(cell, call, len(calls)) if call.hands_over else ""
-        edits += _edits(call, numbers[call.output], holder, is_stamped, call.output in padded)
+        holder = ""
         if call.hands_over:
+            holder = _holder(cell, call, len(calls))
             words = [token.text for token in call.size]
             longer = "sizeof" in words and "+" in words and not _is_constant(cell, call.size)
             calls.append(Submit(call.output, *cell.place(call.carried[0].start), longer))
+        elif call.method == "ringbuf_reserve" and _is_constant(cell, call.size):
+            holder = f"BPFNB_CARRIES({len(calls)}, (void *)0, {_size(call)}) "
+            calls.append(Submit(call.output, *cell.place(call.size[0].start), reserves=True))
+        edits += _edits(call, numbers[call.output], holder, call.output in stamped, call.output in padded)
     prelude = f"#define BPFNB_OUTPUTS {len(cell.outputs)}\n{_PRELUDE}"
     if stamped:
         prelude += f"#define BPFNB_STAMP {16 if cpu else 8}\n" + _STAMP % (_STAMP_CPU if cpu else "")
@@ -299,7 +303,7 @@ def _around(call: _Call, output: int, holder: str) -> tuple[str, str]:
         case "error":
             return "({ int bpfnb_failed = ", f"; if (bpfnb_failed) bpfnb_count({output}); {holder}bpfnb_failed; }})"
         case "pointer":
-            return "({ void *bpfnb_room = ", f"; if (!bpfnb_room) bpfnb_count({output}); bpfnb_room; }})"
+            return "({ void *bpfnb_room = ", f"; if (!bpfnb_room) bpfnb_count({output}); {holder}bpfnb_room; }})"
     return "({ ", f"; {holder}(void)0; }})"
 
 
@@ -313,7 +317,7 @@ def _stamping(call: _Call, output: int, holder: str) -> Iterator[Edit]:
         )
         yield from _arguments(call, ("__auto_type bpfnb_data = (", "enum { bpfnb_size = (", "u64 bpfnb_flags = ("))
     else:
-        done = stamp % "" + "bpfnb_room; })"
+        done = stamp % "" + f"{holder}bpfnb_room; }})"
         yield from _arguments(call, ("u64 bpfnb_size = (",))
     yield Edit(call.last.start, call.last.end, f"); {room}{done}")
 
@@ -354,13 +358,24 @@ def _arguments(call: _Call, names: Sequence[str]) -> Iterator[Edit]:
 def _holder(cell: Cell, call: _Call, number: int) -> str:
     """A variable nobody reads, whose type says what the expression points to."""
     carried = _uncast(call.carried)
-    e = f"({' '.join(token.text for token in carried)})"
+    e = f"({_text(carried)})"
     checked = size = ""
     if _words(call.size) == ["sizeof", *_words(carried)]:
         checked = f'_Static_assert(!BPFNB_IS_POINTER({e}) || sizeof({e}) == sizeof(*{e}), "{WHOLE_POINTER}"); '
     if call.size and call.method != "perf_submit_skb" and _is_constant(cell, call.size):
-        size = f"char (*size)[{' '.join(token.text for token in call.size)}];"
+        size = _size(call)
     return f"{checked}BPFNB_CARRIES({number}, {e}, {size}) "
+
+
+def _size(call: _Call) -> str:
+    """A member whose type says how large the event is."""
+    return f"char (*size)[{_text(call.size)}];"
+
+
+def _text(tokens: Sequence[Token]) -> str:
+    """Tokens as they stand in the cell, on one line: ``1 << 4`` has two that must not come apart."""
+    gaps = [False, *(after.start > before.end for before, after in itertools.pairwise(tokens))]
+    return "".join(" " * gap + token.text for gap, token in zip(gaps, tokens, strict=True))
 
 
 def _is_of_whole(size: Sequence[Token], carried: list[Token]) -> bool:

@@ -384,6 +384,30 @@ def test_what_is_longer_than_its_type_is_shown_as_bytes(size: str) -> None:
     assert session.df.drop(columns="time").to_dict("records") == [{"n": 3, "rest": b"\1\2\3\4\5"}]
 
 
+@pytest.mark.parametrize("stamped", [True, False])
+def test_what_is_reserved_beyond_the_type_is_shown_as_bytes(stamped: bool) -> None:
+    """GIVEN 24 bytes reserved for a u64, in a ring with stamps and in one without THEN all 24 are there."""
+    more = "" if stamped else "u32 n = who & 3; r.ringbuf_output(&who, 8 + (n & 0), 0);"  # this size is no constant
+    source = f"""
+    BPF_RINGBUF_OUTPUT(r, 8);
+    int f(void *ctx) {{
+        {OURS}
+        u64 who = 9; {more}
+        u64 *q = r.ringbuf_reserve(24);
+        if (!q) return 0;
+        q[0] = 1; q[1] = 2; q[2] = 3;
+        r.ringbuf_submit(q, 0);
+        return 0;
+    }}
+    """
+    with trace(source) as session:
+        os.getppid()
+    output = session.outputs["r"]
+    assert output.clock == ("stamp" if stamped else None)
+    row = output.df.iloc[-1]
+    assert (row.value, row.rest) == (1, (2).to_bytes(8, "little") + (3).to_bytes(8, "little"))
+
+
 @pytest.mark.parametrize(
     ("check", "size"),
     [

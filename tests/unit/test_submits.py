@@ -36,7 +36,12 @@ def scalar(size: int = -1, dtype: str = "<u8", *, is_bytes: bool = False) -> Han
 
 def test_every_call_that_hands_something_over_has_a_number_and_a_place() -> None:
     found = submits(scan(CELL))
-    assert found.calls == (Submit("events", 5, 38), Submit("ring", 5, 81), Submit("ring", 7, 48))
+    assert found.calls == (
+        Submit("events", 5, 38),
+        Submit("ring", 5, 81),
+        Submit("ring", 6, 38, reserves=True),
+        Submit("ring", 7, 48),
+    )
     text = rewrite(program(), tag="", syscall_mode="tracepoint").text
     assert text.count("bpfnb_count(0)") == 1  # perf_submit
     assert text.count("bpfnb_count(1)") == 2  # ringbuf_output and ringbuf_reserve; ringbuf_submit cannot fail
@@ -87,13 +92,24 @@ def test_diagnostics_in_added_text_are_told_from_the_cells_own() -> None:
 
 def test_all_submits_of_an_output_agree() -> None:
     calls = submits(scan(CELL)).calls
-    assert carried(program(), calls, {0: scalar(8), 1: scalar(), 2: scalar()}) == {
+    assert carried(program(), calls, {0: scalar(8), 1: scalar(), 2: Handed(None, 8), 3: scalar()}) == {
         "events": Carried(scalar().schema, frozenset({8})),
         "ring": Carried(scalar().schema, frozenset()),
     }
     with pytest.raises(ProgramError, match=r"line 7: ring is given something else here than in line 5") as caught:
-        carried(program(), calls, {0: scalar(), 1: scalar(), 2: scalar(dtype="<u4")})
+        carried(program(), calls, {0: scalar(), 1: scalar(), 3: scalar(dtype="<u4")})
     assert caught.value.column == 48
+
+
+def test_more_reserved_than_the_type_has_is_shown() -> None:
+    calls = submits(scan(CELL)).calls
+    (carries,) = carried(program(), calls, {2: Handed(None, 24), 3: scalar()}).values()
+    assert [column.name for column in carries.schema.columns] == ["value", "rest"]
+
+
+def test_a_size_may_have_operators_of_two_characters() -> None:
+    cell = "BPF_PERF_OUTPUT(p);\nint f(void *ctx) { char a[16]; p.perf_submit(ctx, a, 1 << 4); return 0; }"
+    assert "char (*size)[1 << 4];" in rewrite(program(cell), tag="", syscall_mode="kprobe").text
 
 
 def test_a_call_that_was_not_compiled_says_nothing() -> None:
