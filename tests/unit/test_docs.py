@@ -175,7 +175,7 @@ SCRIPTS = [
     "scripts/bench --quick",
     "scripts/bench --quick ring gil",
     "scripts/bench added",
-    "scripts/bench --quick ring perf first parts",
+    "scripts/bench --quick added ring perf first",
     "scripts/bench --install --json FILE",
 ]
 MODULES = [
