@@ -224,9 +224,7 @@ class Client:
             self._hello.set_result(message)
             return
         if isinstance(message, SegmentAdded):
-            with self._lock:
-                listener = self._listeners.get(message.session)
-            if listener:
+            if listener := self._listener(message.session):
                 listener.on_segment(message, fds[0])
             return
         if isinstance(message, Detached):
@@ -236,15 +234,11 @@ class Client:
                 listener.on_detached()
             return
         if isinstance(message, CountersAdded):
-            with self._lock:
-                listener = self._listeners.get(message.session)
-            if listener:
+            if listener := self._listener(message.session):
                 listener.on_counters(message, fds[0])
             return
         if isinstance(message, MapRead) and not message.request:
-            with self._lock:
-                listener = self._listeners.get(message.session)
-            if listener:
+            if listener := self._listener(message.session):
                 listener.on_map(message, _content(fds[0]))
             return
         with self._lock:
@@ -264,14 +258,15 @@ class Client:
         if not (future and _settle(future, lambda f: f.set_result(message))) and isinstance(message, Loaded):
             self._connection.send(protocol.Stop(next(self._requests), message.request))
 
+    def _listener(self, session: int) -> Listener | None:
+        with self._lock:
+            return self._listeners.get(session)
+
     def _give_back(self, reply: Any) -> None:
         """What has been taken out of a map for somebody who was interrupted: the session keeps it for the next."""
         message, data = reply if isinstance(reply, tuple) else (None, b"")
-        if message and message.taken:
-            with self._lock:
-                listener = self._listeners.get(message.session)
-            if listener:
-                listener.on_map(message, data)
+        if message and message.taken and (listener := self._listener(message.session)):
+            listener.on_map(message, data)
 
     def _end(self) -> None:
         """The tracer is gone: everybody who waits and every session hears why."""
