@@ -28,6 +28,7 @@ from bpfnb.protocol import (
     Connection,
     CountersAdded,
     Detached,
+    Ended,
     FromTracer,
     Hello,
     Loaded,
@@ -58,6 +59,8 @@ class Listener:
 
     def on_map(self, message: MapRead, data: bytes) -> None:
         """A map as it was at the session's end; or, with ``taken``, entries whose taker was interrupted."""
+
+    def on_ended(self, message: Ended) -> None: ...
 
     def on_detached(self) -> None: ...
 
@@ -232,6 +235,14 @@ class Client:
                 listener = self._listeners.pop(message.session, None)
             if listener:
                 listener.on_detached()
+            return
+        if isinstance(message, Ended):
+            with self._lock:
+                listener = self._listeners.get(message.session)
+                if not message.detaching:
+                    self._listeners.pop(message.session, None)
+            if listener:
+                listener.on_ended(message)
             return
         if isinstance(message, CountersAdded):
             if listener := self._listener(message.session):

@@ -32,6 +32,7 @@ __all__ = [
     "Connection",
     "CountersAdded",
     "Detached",
+    "Ended",
     "Failed",
     "FindProbes",
     "FindSymbols",
@@ -295,6 +296,16 @@ class Detached(Struct, tag=True, frozen=True):
     session: int
 
 
+class Ended(Struct, tag=True, frozen=True):
+    """A session ended without having been asked to: what it had is delivered, its maps too, and none of its programs
+    runs any more. ``reason``: one line. ``detaching``: as in Stopped.
+    """
+
+    session: int
+    reason: str
+    detaching: int = 0
+
+
 class MapRead(Struct, tag=True, frozen=True):
     """A map's entries, in a memfd that travels along: ``count`` keys end to end, then, on the next multiple of 8, the
     entries' values, ``cpus`` times ``value_stride`` bytes each.
@@ -390,6 +401,7 @@ FromTracer = (
     | CountersAdded
     | Stopped
     | Detached
+    | Ended
     | MapRead
     | MapValue
     | MapWritten

@@ -24,7 +24,7 @@ from bpfnb.errors import BpfnbError, Diagnostic, ProgramError, TracerDied, near_
 from bpfnb.maps import Map
 from bpfnb.origins import Origin, origin
 from bpfnb.program import Program, parse
-from bpfnb.protocol import CountersAdded, Loaded, MapInfo, MapRead, ProbeInfo, SegmentAdded
+from bpfnb.protocol import CountersAdded, Ended, Loaded, MapInfo, MapRead, ProbeInfo, SegmentAdded
 from bpfnb.refusals import Counters
 from bpfnb.store import Keep, Output, default_keep
 
@@ -37,6 +37,7 @@ Value = TypeVar("Value")
 
 
 _DETACH_TIMEOUT = 0.5  # seconds
+_STOPPED = "stopped"  # the reason, where nothing else ended it
 
 
 class Snapshot(Struct, frozen=True):
@@ -50,7 +51,7 @@ class Snapshot(Struct, frozen=True):
     seconds: float  # since it started, until it ended
     probes: tuple[ProbeInfo, ...]
     outputs: tuple[tuple[str, int, int], ...]  # name, rows, lost
-    error: str = ""
+    reason: str = ""  # why it ended
     maps: tuple[tuple[str, str, int], ...] = ()  # name, kind, updates refused
     pins: tuple[tuple[str, str], ...] = ()  # name of a map, the file it is pinned at
     notes: tuple[str, ...] = ()  # such as that it replaces another
@@ -64,6 +65,7 @@ class Session(client.Listener):
     ``maps``        every map by name
     ``probes``      one entry a probe: .requested .attached .kind .note
     ``state``       "running", "stopped" or "failed" (the tracer died; what was collected remains)
+    ``reason``      why it ended, in one line: "stopped" by ``stop``, or what else ended it; "" while it runs
     ``detaching``   whether it has stopped and the kernel is still letting go of what it was attached by
     ``lost``        events known lost, over all outputs
     ``warnings``    about the cell: "note"s on additions to maps that are not exact, functions nothing attaches, the
@@ -75,6 +77,7 @@ class Session(client.Listener):
         self.name = name
         self.program = program
         self.state = "starting"
+        self.reason = ""
         self.probes: tuple[ProbeInfo, ...] = ()
         self.warnings: tuple[Diagnostic, ...] = ()
         self._keep = Keep(keep)
@@ -151,7 +154,7 @@ class Session(client.Listener):
             seconds=(self._finished or time.monotonic()) - self._started,
             probes=self.probes,
             outputs=outputs,
-            error=str(self._error or ""),
+            reason=self.reason,
             maps=tuple((name, map_.info.kind, map_.lost) for name, map_ in self._maps.items()),
             pins=tuple((name, map_.info.pinned) for name, map_ in self._maps.items() if map_.info.pinned),
             notes=(*(w.message for w in self.warnings if w.severity == "note" and not w.line), *self._notes),
@@ -180,7 +183,7 @@ class Session(client.Listener):
                     return  # on_death said the rest
                 if not left:
                     self._detached.set()
-                self._end("stopped")
+                self._end("stopped", _STOPPED)
         if self.detaching:
             self._detached.wait(patience)
 
@@ -245,6 +248,11 @@ class Session(client.Listener):
         else:
             self._final[message.map] = message.count, data
 
+    def on_ended(self, message: Ended) -> None:
+        if not message.detaching:
+            self._detached.set()
+        self._end("stopped", message.reason)
+
     def on_detached(self) -> None:
         self._detached.set()
 
@@ -253,7 +261,7 @@ class Session(client.Listener):
         if self.state == "stopped":
             return
         self._error = error
-        self._end("failed")
+        self._end("failed", error.message)
 
     # --- inside ---
 
@@ -267,11 +275,14 @@ class Session(client.Listener):
                 self.program.places.error(error)
             raise
 
-    def _end(self, state: str) -> None:
+    def _end(self, state: str, reason: str) -> None:
+        if self.state in ("stopped", "failed"):
+            return  # it has ended otherwise while it was being stopped
         for output in self._outputs.values():
             output.finish()
         if self._counters:
             self._counters.keep()
+        self.reason = reason
         self.state = state
         self._finished = time.monotonic()
         _unregister(self)

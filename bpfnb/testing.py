@@ -116,6 +116,11 @@ class FakeTracer:
         """Say that an output has lost so many events so far."""
         self._writers[session._number, output].set_lost(total)
 
+    def end(self, session: Session, reason: str, detaching: int = 0) -> None:
+        """End a session unasked, as a failed source would. On return it has heard."""
+        self._connection.send(protocol.Ended(session._number, reason, detaching))
+        self._client.find_probes("", 0)
+
     def detached(self, session: Session) -> None:
         """Say that the kernel has let go of a stopped session."""
         self._connection.send(protocol.Detached(session._number))

@@ -146,7 +146,7 @@ class _Service:
         """The answer; None when it has been sent, with a descriptor."""
         match message:
             case protocol.Load(request, program, folder):
-                return self._sessions.start(request, program, folder)
+                self._sessions.start(request, program, folder, self._connection.send)
             case protocol.Stop(request, session):
                 self._sessions.stop(session, lambda left: self._connection.send(protocol.Stopped(request, left)))
             case protocol.ReadMap(request, session, name):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import threading
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import cache, partial
@@ -21,6 +23,7 @@ from bpfnb.protocol import (
     Connection,
     CountersAdded,
     Detached,
+    Ended,
     Loaded,
     MapInfo,
     MapRead,
@@ -88,18 +91,30 @@ class Sessions:
         self._drainer = Drainer()
         self._clock = Clock()
         self._closer = Closer()
+        self._lock = threading.Lock()  # for bookkeeping, never held while waiting
         self._running: dict[int, _Running] = {}
+        self._starting: dict[int, str] = {}  # and why they are to end as soon as they run
+        self._detaching: dict[int, int] = {}  # attachments of ended ones that the kernel still has to let go of
         self._comms: CommHistory | None = None
         self._printing: set[int] = set()
 
-    def start(self, number: int, program: Program, folder: str = "") -> Loaded:
-        """Compile, load and attach. On any error nothing stays attached. ``folder``: see Load."""
+    def start(self, number: int, program: Program, folder: str, reply: Callable[[Loaded], None]) -> None:
+        """Compile, load, attach, and ``reply``. On any error nothing stays attached. ``folder``: see Load."""
+        self._starting[number] = ""
         try:
             with self._closer.paused():
-                return self._start(number, program, folder)
+                running, loaded = self._start(number, program, folder)
+            reply(loaded)
+            with self._lock:
+                self._running[number] = running
         except BpfnbError as error:
             error.source = error.source or program.source
             raise
+        finally:
+            with self._lock:
+                reason = self._starting.pop(number)
+        if reason:
+            self.end(number, reason)
 
     def stop(self, number: int, reply: Callable[[int], None]) -> None:
         """Take the programs off, deliver the rest, and the maps as they are then, free, and ``reply``: how many
@@ -107,16 +122,50 @@ class Sessions:
 
         A session unknown or stopped is no error.
         """
-        running = self._running.pop(number, None)
+        running = self._take(number)
         if not running:
-            reply(0)
+            reply(self._detaching.get(number, 0))
             return
         try:
             with self._closer.paused():
                 self._finish(number, running)
             reply(len(running.events()))
         finally:
-            self._closer.close(running.events(), partial(self._say_detached, number))
+            self._let_go(number, running)
+
+    def end(self, number: int, reason: str) -> None:
+        """Have a session end that nobody asked to: it is stopped, in a thread of its own, and the notebook hears why.
+
+        ``reason``: one line. May be called from any thread, again, and for a session that is only starting.
+        """
+        with self._lock:
+            if number in self._starting:
+                self._starting[number] = self._starting[number] or reason
+                return
+            running = self._running.pop(number, None)
+        if running:
+            threading.Thread(target=self._end, args=(number, running, reason), name="bpfnb-end", daemon=True).start()
+
+    def _end(self, number: int, running: _Running, reason: str) -> None:
+        try:
+            with self._closer.paused():
+                self._finish(number, running)
+        except Exception:
+            traceback.print_exc()  # it ends for a reason already, of which this may be a part
+        with suppress(OSError):  # the notebook is gone
+            self._connection.send(Ended(number, reason, len(running.events())))
+        self._let_go(number, running)
+
+    def _take(self, number: int) -> _Running | None:
+        """Whoever takes a session ends it."""
+        with self._lock:
+            return self._running.pop(number, None)
+
+    def _let_go(self, number: int, running: _Running) -> None:
+        events = running.events()
+        if events:
+            self._detaching[number] = len(events)
+        self._closer.close(events, partial(self._say_detached, number))
 
     def _finish(self, number: int, running: _Running) -> None:
         try:
@@ -136,11 +185,14 @@ class Sessions:
         What the kernel is slow to close it closes when this process ends.
         """
         with self._closer.paused():
-            silence([link for running in self._running.values() for link in running.links])
-            while self._running:
-                self._running.popitem()[1].close()
+            with self._lock:
+                ending, self._running = list(self._running.values()), {}
+            silence([link for running in ending for link in running.links])
+            for running in ending:
+                running.close()
 
     def _say_detached(self, number: int) -> None:
+        self._detaching.pop(number, None)
         with suppress(OSError):  # the notebook is gone
             self._connection.send(Detached(number))
 
@@ -219,7 +271,7 @@ class Sessions:
 
     # --- starting ---
 
-    def _start(self, number: int, program: Program, folder: str) -> Loaded:
+    def _start(self, number: int, program: Program, folder: str) -> tuple[_Running, Loaded]:
         """What is begun first ends last: links, then the last drains, then what they read from, then the programs."""
         tag = new_tag() if program.prints else ""
         around = Surroundings(folder, usdt.find_all(program, folder))
@@ -244,8 +296,7 @@ class Sessions:
             running.close()
             self._closer.close(running.events())
             raise
-        self._running[number] = running
-        return Loaded(number, probes, running.module.warnings, running.maps, _notes(source, running.maps))
+        return running, Loaded(number, probes, running.module.warnings, running.maps, _notes(source, running.maps))
 
     def _build(self, program: Program, source: Rewritten, around: Surroundings) -> Module:
         unsure = _conditional(program)

@@ -64,7 +64,7 @@ class SnapshotLike(Protocol):
     @property
     def outputs(self) -> Sequence[tuple[str, int, int]]: ...
     @property
-    def error(self) -> str: ...
+    def reason(self) -> str: ...
     @property
     def maps(self) -> Sequence[tuple[str, str, int]]: ...
     @property
@@ -129,8 +129,8 @@ def session_text(snapshot: SnapshotLike) -> str:
         lines.append("  maps: " + printable(", ".join(maps)))
     lines += [f"  {printable(line)}" for line in _pins(s)]
     lines += ["  " + printable(note) for note in s.notes]
-    if s.error:
-        lines.append("  " + printable(s.error))
+    if why := _ending(s):
+        lines.append("  " + printable(why))
     return "\n".join(lines)
 
 
@@ -156,8 +156,9 @@ def session_card(snapshot: SnapshotLike) -> str:
         parts.append(f'<div style="margin-top:6px">{muted("maps")} {names}</div>')
     parts += [f"<div>{muted(escape(line))}</div>" for line in _pins(s)]
     parts += [f'<div style="margin-top:6px">{muted(escape(note))}</div>' for note in s.notes]
-    if s.error:
-        parts.append(f'<div style="color:{BAD};margin-top:8px">{escape(s.error)}</div>')
+    if why := _ending(s):
+        colour = BAD if s.state == "failed" else WARN
+        parts.append(f'<div style="color:{colour};margin-top:8px">{escape(why)}</div>')
     return card("".join(parts))
 
 
@@ -199,6 +200,11 @@ def _pins(s: SnapshotLike) -> list[str]:
     return [
         f"{name} stays after the session, pinned at {path}: rm {shlex.quote(path)} removes it" for name, path in s.pins
     ]
+
+
+def _ending(s: SnapshotLike) -> str:
+    """Why a session ended, unless somebody stopped it."""
+    return "" if s.reason == "stopped" else s.reason
 
 
 def _map(name: str, kind: str, lost: int) -> str:

@@ -1,43 +1,5 @@
-"""The kernel lane: real BPF on the kernel under us.
+"""The kernel lane: real BPF on the kernel under us."""
 
-BPFNB_KERNEL_TESTS: unset runs where possible, 0 skips, 1 insists.
-"""
+from tracing import _tracing, no_leaks
 
-from __future__ import annotations
-
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-from lanes import require_tracing
-from leaks import Baseline
-
-import bpfnb
-from bpfnb import client
-
-NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-sys.path.insert(0, str(NOTEBOOKS))  # for workload.py
-
-
-@pytest.fixture(scope="session")
-def _tracing() -> Iterator[int]:
-    """A tracer for all tests of the lane; its process id."""
-    try:
-        yield require_tracing()
-    finally:
-        client.close()
-
-
-@pytest.fixture(autouse=True)
-def no_leaks(_tracing: int) -> Iterator[None]:
-    """As in every lane, and nothing may be left in the tracer either. A test may end the tracer; we then start one."""
-    pid = client.connect().hello().pid
-    baseline = Baseline(pid)
-    yield
-    running = list(bpfnb.sessions())
-    bpfnb.stop_all()
-    assert not running, f"sessions left running: {running}"
-    if client.connect().hello().pid == pid:
-        left = baseline.check()
-        assert not left, "left behind: " + "; ".join(left)
+__all__ = ["_tracing", "no_leaks"]

@@ -239,9 +239,35 @@ def test_when_the_tracer_dies_the_rows_stay() -> None:
         tracer.die()
         assert session.wait(5)
         assert (session.state, len(session.df), session.lost) == ("failed", 1, 2)
+        assert "the tracer process ended" in session.reason
         assert bpfnb.sessions() == {}
         session.stop()
         assert session.state == "failed"
+
+
+def test_a_session_ended_by_the_tracer_says_why_and_keeps_its_rows() -> None:
+    with FakeTracer() as tracer:
+        session = bpfnb.trace(HELLO, name="hello")
+        assert session.reason == ""
+        tracer.printk(session, [("bash", 1, "x")])
+        tracer.end(session, "its source failed", detaching=1)
+        assert session.wait(5)
+        assert (session.state, session.reason, len(session.df)) == ("stopped", "its source failed", 1)
+        assert "its source failed" in repr(session)
+        assert "its source failed" in session._repr_html_()
+        assert bpfnb.sessions() == {}
+        assert session.detaching
+        tracer.detached(session)
+        session.stop()
+        assert (session.reason, session.detaching, tracer.stopped) == ("its source failed", False, [])
+
+
+def test_one_that_was_stopped_says_so_once() -> None:
+    with FakeTracer():
+        session = bpfnb.trace(HELLO, name="hello")
+        session.stop()
+        assert session.reason == "stopped"
+        assert repr(session).count("stopped") == 1
 
 
 def test_stopping_from_many_threads_stops_once() -> None:

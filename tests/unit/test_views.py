@@ -85,7 +85,7 @@ def snapshot(**changes: Any) -> Snapshot:
     probe = ProbeInfo("syscall:clone", "tracepoint:syscalls:sys_enter_clone", "tracepoint", "no kprobes", "hello")
     plain = {
         "name": "clones", "state": "running", "rows": 12, "lost": 0, "dropped": 0, "seconds": 4.0, "probes": (probe,),
-        "outputs": (("printk", 12, 0),), "error": "",
+        "outputs": (("printk", 12, 0),), "reason": "",
     }  # fmt: skip
     return Snapshot(**{**plain, **changes})
 
@@ -132,7 +132,7 @@ class Page(html.parser.HTMLParser):
 def hostile_snapshot() -> Snapshot:
     probe = ProbeInfo(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE)
     outputs = ((HOSTILE, 1, 1), ("other", 2, 0))
-    return snapshot(name=HOSTILE, state=HOSTILE, error=HOSTILE, probes=(probe,), outputs=outputs, lost=1, dropped=3)
+    return snapshot(name=HOSTILE, state=HOSTILE, reason=HOSTILE, probes=(probe,), outputs=outputs, lost=1, dropped=3)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_session_text_says_what_was_asked_and_what_came_of_it() -> None:
     assert pages.session_text(twice).splitlines() == [head, one, one, "  no kprobes"]  # a note is said once
     assert Page(pages.session_card(twice)).text.count("no kprobes") == 1
     plain = ProbeInfo("kprobe:vfs_read", "kprobe:vfs_read", "kprobe", "", "f")
-    dead = snapshot(state="failed", rows=1, lost=2_000, dropped=5, probes=(plain,), error="the tracer died")
+    dead = snapshot(state="failed", rows=1, lost=2_000, dropped=5, probes=(plain,), reason="the tracer died")
     assert pages.session_text(dead).splitlines() == [
         "<Session clones: failed, 1 row, 2,000 lost, 5 dropped by keep>",
         "  kprobe:vfs_read (kprobe), runs f",

@@ -28,7 +28,7 @@ BOOT_LIMIT = 300  # seconds; a quiet machine takes 15
 PYTEST = [
     *("env", "BPFNB_KERNEL_TESTS=1", "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1"),
     "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1",  # importing plugins takes ten seconds there
-    *(sys.executable, "-m", "pytest", "tests/kernel", *([] if WHOLE else ["-m", "portable"])),
+    *(sys.executable, "-m", "pytest", "tests/kernel", "tests/faults", *([] if WHOLE else ["-m", "portable"])),
     *("-p", "pytest_timeout", "-o", "timeout=300", "-p", "no:cacheprovider", "-v", "--color=no", "--durations=10"),
 ]
 
