@@ -14,14 +14,13 @@ import resource
 import select
 import signal
 import socket
-import struct
 import sys
 import traceback
 
 from bpfnb import protocol
 from bpfnb.errors import BpfnbError, InternalError
 from bpfnb.protocol import Connection, FromTracer, ToTracer
-from bpfnb.tracer import privileges, tracefs
+from bpfnb.tracer import peer, privileges, tracefs
 
 __all__ = ["main"]
 
@@ -54,7 +53,10 @@ def _guard(worker: int) -> int:
 
 def _work(sock: socket.socket, guardian: int) -> None:
     connection: Connection[ToTracer] = Connection(sock, ToTracer)
-    watched = [os.pidfd_open(pid) for pid in (guardian, _client_of(sock)) if pid]
+    try:
+        watched = [os.pidfd_open(guardian), *filter(None, [peer.watch(sock)])]
+    except ProcessLookupError:  # one of them was quick to end
+        return
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -81,12 +83,6 @@ class _Ended(Exception):
 
 def _end(number: int, frame: object) -> None:
     raise _Ended
-
-
-def _client_of(sock: socket.socket) -> int:
-    """The process that made the socketpair; 0 when it lives in a PID namespace we cannot see into."""
-    pid: int = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
-    return pid
 
 
 def _wait(connection: Connection[ToTracer], watched: list[int]) -> bool:
