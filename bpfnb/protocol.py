@@ -7,6 +7,7 @@ byte (SCM_RIGHTS). Never pickle: the tracer is the privileged side, and must not
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -62,6 +63,7 @@ __all__ = [
 _HEADER = struct.Struct("<IB")
 _MAX_BODY = 64 << 20  # a verifier log may be 16 MiB; anything much larger is not ours
 _MAX_FDS = 250  # the kernel's SCM_MAX_FD is 253
+_READ = 1 << 16  # bytes at once
 COUNTERS = 128  # of refused updates, a map: one an errno
 _STRANGER = "the peer does not speak this protocol"
 
@@ -415,71 +417,128 @@ Incoming = TypeVar("Incoming")
 
 
 class Connection(Generic[Incoming]):
-    """One end of the socketpair. ``send`` may be called from any thread, ``receive`` from one."""
+    """One end of the socketpair. ``send`` may be called from any thread, ``receive`` from one.
 
-    def __init__(self, sock: socket.socket, incoming: object) -> None:
+    ``descriptors``: whether messages may bring some; if not, the kernel closes those that come along.
+    """
+
+    def __init__(self, sock: socket.socket, incoming: object, *, descriptors: bool = True) -> None:
         self._socket = sock
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[Incoming] = msgspec.msgpack.Decoder(incoming)
         self._sending = threading.Lock()
+        self._descriptors = descriptors
         self._bytes = bytearray()
         self._fds: deque[int] = deque()
+        self.size = 0  # of the message received last, in bytes
 
     def fileno(self) -> int:
         return self._socket.fileno()
 
     def send(self, message: Struct, fds: Sequence[int] = ()) -> None:
         """Send one message. OSError when the other end is gone."""
-        body = self._encoder.encode(message)
-        frame = _HEADER.pack(len(body), len(fds)) + body
+        frame = self.frame(message, fds)
         with self._sending:
             sent = socket.send_fds(self._socket, [frame], fds) if fds else self._socket.send(frame)
             if sent < len(frame):
                 self._socket.sendall(memoryview(frame)[sent:])
+
+    def frame(self, message: Struct, fds: Sequence[int] = ()) -> bytes:
+        """A message as it travels."""
+        body = self._encoder.encode(message)
+        return _HEADER.pack(len(body), len(fds)) + body
+
+    def send_some(self, data: bytes | memoryview, fds: Sequence[int] = ()) -> int:
+        """Send as much of a frame as goes without waiting: how many bytes. The descriptors go with the first of them.
+
+        For one thread at a time, and not together with ``send``. OSError when the other end is gone.
+        """
+        try:
+            if fds:
+                return socket.send_fds(self._socket, [data], fds, socket.MSG_DONTWAIT)
+            return self._socket.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            if error.errno == errno.ETOOMANYREFS:  # this user has as many descriptors under way as it may
+                return 0
+            raise
 
     def receive(self) -> tuple[Incoming, list[int]]:
         """Wait for one message and its descriptors, which the caller owns.
 
         EOFError when the other end is gone, or is none of ours.
         """
-        length, count = _HEADER.unpack(self._take(_HEADER.size))
-        if length > _MAX_BODY or count > _MAX_FDS:
-            raise EOFError(_STRANGER)
-        body = self._take(length)
-        try:
-            message = self._decoder.decode(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            raise EOFError(_STRANGER) from None
-        if count > len(self._fds):
-            raise EOFError(_STRANGER)
-        return message, [self._fds.popleft() for _ in range(count)]
+        while (taken := self._next()) is None:
+            self._read(0)
+        return taken
 
-    def pending(self) -> bool:
-        """Whether bytes of a next message are already here, so that polling the socket would not show them."""
-        return bool(self._bytes)
+    def poll(self) -> Incoming | None:
+        """The next message if all of it is here, without waiting; for a connection without descriptors.
+
+        EOFError as ``receive``.
+        """
+        taken = self._next()
+        if taken is None:
+            with suppress(BlockingIOError):
+                self._read(socket.MSG_DONTWAIT)
+            taken = self._next()
+        return taken[0] if taken else None
 
     def close(self) -> None:
         """End the conversation: a receive() waiting in another thread gets EOFError. Idempotent."""
-        with suppress(OSError):  # the peer was faster
-            self._socket.shutdown(socket.SHUT_RDWR)
+        self.hang_up()
         self._socket.close()
         while self._fds:
             os.close(self._fds.popleft())
+
+    def hang_up(self) -> None:
+        """End the conversation, and leave the descriptor to whoever is using it: receive() then gets EOFError."""
+        with suppress(OSError):  # the peer was faster
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def abandon(self) -> None:
         """Let go of this end without ending the conversation, which another process holds on to."""
         self._socket.close()
 
-    def _take(self, size: int) -> bytes:
-        while len(self._bytes) < size:
-            try:
-                data, fds, _, _ = socket.recv_fds(self._socket, 1 << 16, _MAX_FDS)
-            except OSError as error:
-                raise EOFError(str(error)) from None
-            self._fds.extend(fds)
-            if not data:
-                raise EOFError("the peer closed the connection")
-            self._bytes += data
-        taken = bytes(self._bytes[:size])
-        del self._bytes[:size]
-        return taken
+    def _next(self) -> tuple[Incoming, list[int]] | None:
+        """The message that has arrived whole, if one has."""
+        if len(self._bytes) < _HEADER.size:
+            return None
+        length, count = _HEADER.unpack_from(self._bytes)
+        if length > _MAX_BODY or count > _MAX_FDS:
+            raise EOFError(_STRANGER)
+        end = _HEADER.size + length
+        if len(self._bytes) < end:
+            return None
+        with memoryview(self._bytes) as data:
+            message = self._decoded(data[_HEADER.size : end])
+        del self._bytes[:end]
+        self.size = end
+        if not self._descriptors:
+            return message, []
+        if count > len(self._fds):
+            raise EOFError(_STRANGER)
+        return message, [self._fds.popleft() for _ in range(count)]
+
+    def _decoded(self, body: memoryview) -> Incoming:
+        try:
+            with body:
+                return self._decoder.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            raise EOFError(_STRANGER) from None
+
+    def _read(self, flags: int) -> None:
+        try:
+            if self._descriptors:
+                data, fds, _, _ = socket.recv_fds(self._socket, _READ, _MAX_FDS, flags)
+                self._fds.extend(fds)
+            else:
+                data = self._socket.recv(_READ, flags)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise EOFError(str(error)) from None
+        if not data:
+            raise EOFError("the peer closed the connection")
+        self._bytes += data

@@ -129,7 +129,7 @@ class _Bench:
     def __init__(self, engine: Engine, headers_there: bool) -> None:
         self._engine = engine
         self._headers_there = headers_there
-        self._compiler = Compiler(engine, [])
+        self._compiler = Compiler(engine)
         if headers_there:
             engine.compile("int warm(void *ctx) { return 0; }")
 

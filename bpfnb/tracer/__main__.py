@@ -1,33 +1,45 @@
 """The tracer process. Its standard input is the socketpair to the one notebook it serves.
 
-A guardian that does nothing but wait, and the worker it forks, which does the work (and has a process of its own to
+A supervisor that does nothing but wait, and the worker it forks, which does the work (and has a process of its own to
 compile in, compiler.py). Whichever of the two is killed, the other removes what the kernel would not remove by itself
 (a tracefs instance outlives its maker; programs, maps and links do not). The worker ends when the notebook does: at the
 socket's end of file, or, where a forked child of the notebook still holds the socket, at the death of its maker.
+
+Signals are blocked in all of the worker's threads and read from a descriptor by its main one. A handler would be called
+wherever that thread is: in the middle of a conversation, or within a ``try`` that takes what it raises for its own.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
-import platform
 import resource
 import select
 import signal
 import socket
 import sys
 import traceback
+from collections.abc import Collection
+from contextlib import suppress
 
 from bpfnb import protocol
-from bpfnb.errors import BpfnbError, InternalError
-from bpfnb.protocol import Connection, FromTracer, ToTracer
+from bpfnb.errors import BpfnbError
+from bpfnb.protocol import Connection, ToTracer
 from bpfnb.tracer import peer, privileges, tracefs
+from bpfnb.tracer.outbox import Outbox
+from bpfnb.tracer.service import Service
 
 __all__ = ["main"]
 
 _MAX_DESCRIPTORS = 1 << 16  # a probe takes two; the compiling process closes as many
+_POLITE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PATIENCE = 1.0  # seconds for the notebook to read what is left at the end
+_LOOK_AGAIN = 50  # milliseconds, while there is no room for requests
 
 
 def main() -> int:
+    # Before there is a second process or thread: what comes from now on waits until somebody reads it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _POLITE)
     sock = socket.socket(fileno=os.dup(0))
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -36,141 +48,87 @@ def main() -> int:
     worker = os.fork()
     if worker:
         sock.close()
-        return _guard(worker)
+        return _supervise(worker)
     _work(sock, guardian)
     return 0
 
 
-def _guard(worker: int) -> int:
-    # A polite signal to both must not end the guardian before the worker has cleaned up.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: os.kill(worker, number))
+# --- the supervisor -----------------------------------------------------------------------------------------------
+
+
+def _supervise(worker: int) -> int:
+    """Hand signals on, wait for the worker's end, and clean up after it: its exit status."""
+    pidfd = os.pidfd_open(worker)
     privileges.drop()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+    while os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        number = signal.sigwait({*_POLITE, signal.SIGCHLD})
+        if number != signal.SIGCHLD:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, number)  # by its descriptor: a number may be another's by now
     _, status = os.waitpid(worker, 0)
     tracefs.sweep(worker)
     return os.waitstatus_to_exitcode(status) & 0xFF
 
 
+# --- the worker ---------------------------------------------------------------------------------------------------
+
+
 def _work(sock: socket.socket, guardian: int) -> None:
-    connection: Connection[ToTracer] = Connection(sock, ToTracer)
-    try:
-        watched = [os.pidfd_open(guardian), *filter(None, [peer.watch(sock)])]
-    except ProcessLookupError:  # one of them was quick to end
-        return
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _end)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, _MAX_DESCRIPTORS), most))
     try:
-        service = _Service(connection, watched)
-    except BpfnbError as error:
-        connection.send(protocol.Failed.of(0, error))
+        ends = {_signals(), os.pidfd_open(guardian), *filter(None, [peer.watch(sock)])}
+    except ProcessLookupError:  # one of them was quick to end
         return
+    connection: Connection[ToTracer] = Connection(sock, ToTracer, descriptors=False)
+    outbox = Outbox(connection)
     try:
-        watched.append(service.compiler.pidfd)
-        while _wait(connection, watched):
-            message, _ = connection.receive()
-            service.answer(message)
-    except (EOFError, BrokenPipeError, ConnectionResetError, _Ended):
-        pass  # the notebook is gone, or we were asked to go
-    finally:
-        service.close()
+        service = Service(outbox)
+    except BpfnbError as error:
+        outbox.send(protocol.Failed.of(0, error))
+        outbox.close(_PATIENCE)
+        return
+    status = 0
+    try:
+        _attend(connection, service, {*ends, service.compiler.pidfd})
+    except EOFError:
+        pass  # the notebook is gone, or is none
+    except BaseException:
+        traceback.print_exc()
+        status = 70
+    service.close()
+    outbox.close(_PATIENCE)
+    sys.stderr.flush()
+    os._exit(status)  # whatever the threads are at: with its descriptors the kernel lets go of all there is
 
 
-class _Ended(Exception):
-    """A signal asked the worker to end."""
+def _attend(connection: Connection[ToTracer], service: Service, ends: Collection[int]) -> None:
+    """Take in requests until one of ``ends`` is readable, or the notebook has hung up."""
+    poll = select.poll()
+    for fd in ends:
+        poll.register(fd, select.POLLIN)
+    while True:
+        accepting = service.accepting
+        message = connection.poll() if accepting else None
+        if message is not None:
+            service.accept(message, connection.size)
+        poll.register(connection.fileno(), select.POLLRDHUP | (select.POLLIN if accepting else 0))
+        ready = poll.poll(0 if message is not None else None if accepting else _LOOK_AGAIN)
+        if any(fd in ends or event & ~select.POLLIN for fd, event in ready):
+            return
 
 
-def _end(number: int, frame: object) -> None:
-    raise _Ended
-
-
-def _wait(connection: Connection[ToTracer], watched: list[int]) -> bool:
-    """Wait for a message: False when the notebook, the guardian or the compiling process died instead."""
-    if connection.pending():
-        return True
-    ready, _, _ = select.select([connection.fileno(), *watched], [], [])
-    return not set(watched) & set(ready)
-
-
-class _Service:
-    """Answers the notebook's requests, one at a time."""
-
-    def __init__(self, connection: Connection[ToTracer], watched: list[int]) -> None:
-        self._connection = connection
-        privileges.require()
-        privileges.mount_tracefs()
-        # It shows the kernel's addresses to those who had CAP_SYSLOG when they opened it.
-        kallsyms = os.open("/proc/kallsyms", os.O_RDONLY | os.O_CLOEXEC)
-        privileges.drop()
-        tracefs.sweep_orphans()
-        # Imported only now: bcc brings LLVM, whose threads and memory are to begin without the dropped capabilities.
-        from bpfnb.tracer.compiler import Compiler
-        from bpfnb.tracer.engine import Engine
-        from bpfnb.tracer.sessions import Sessions
-        from bpfnb.tracer.symbols import Symbols
-
-        engine = Engine()
-        self.compiler = Compiler(engine, watched)  # forks, so before there are threads
-        self._sessions = Sessions(engine, self.compiler, connection)
-        self._symbols = Symbols(kallsyms, privileges.looking)
-        connection.send(protocol.Hello(os.getpid(), engine.version, platform.release()))
-
-    def answer(self, message: ToTracer) -> None:
-        try:
-            reply = self._reply(message)
-        except BpfnbError as error:
-            reply = protocol.Failed.of(message.request, error)
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            raise
-        except Exception as error:
-            bug = InternalError(
-                f"the tracer failed: {type(error).__name__}: {error}", remote_traceback=traceback.format_exc()
-            )
-            reply = protocol.Failed.of(message.request, bug)
-        if reply:
-            self._connection.send(reply)
-
-    def close(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # we are ending already
-        self._sessions.stop_all()
-        self._symbols.close()
-        self.compiler.close()
-
-    def _reply(self, message: ToTracer) -> FromTracer | None:
-        """The answer; None when it has been sent, with a descriptor."""
-        match message:
-            case protocol.Load(request, program, folder):
-                self._sessions.start(request, program, folder, self._connection.send)
-            case protocol.Stop(request, session):
-                self._sessions.stop(session, lambda left: self._connection.send(protocol.Stopped(request, left)))
-            case protocol.ReadMap(request, session, name):
-                self._sessions.read_map(request, session, name)
-            case protocol.LookupMap(request, session, name, key):
-                return protocol.MapValue(request, self._sessions.look_up(session, name, key))
-            case protocol.TakeMap(request, session, name, most):
-                self._sessions.take_map(request, session, name, most)
-            case protocol.WriteMap(request, session, name, key, value):
-                return protocol.MapWritten(request, self._sessions.write_map(session, name, key, value))
-            case protocol.ClearMap(request, session, name):
-                self._sessions.clear_map(session, name)
-                return protocol.MapWritten(request)
-            case protocol.OpenCounter(request, session, name, kind, event):
-                self._sessions.open_counter(session, name, kind, event)
-                return protocol.MapWritten(request)
-            case protocol.FindSymbols(request, pid, addresses):
-                return protocol.Symbols(request, *self._symbols.find(pid, addresses))
-            case protocol.FindProbes(request, pattern, limit, folder):
-                from bpfnb.tracer import probes
-
-                names, more = probes.find(pattern, limit, folder)
-                return protocol.ProbeNames(request, names, more)
-            case protocol.RunChecks(request):
-                from bpfnb.tracer import checks
-
-                return protocol.Checks(request, checks.run())
-        return None
+def _signals() -> int:
+    """A descriptor that is readable when a polite signal has come: signalfd(2)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    mask = (ctypes.c_ulong * (1024 // (8 * ctypes.sizeof(ctypes.c_ulong))))()
+    for number in _POLITE:
+        mask[0] |= 1 << (number - 1)
+    fd: int = libc.signalfd(-1, ctypes.byref(mask), os.O_CLOEXEC | os.O_NONBLOCK)
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), "signalfd")
+    return fd
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 LLVM ends the process it runs in when a stack frame is too large or an operation has no BPF for it, and bcc leaks what
 it compiled. So the worker, before it has threads, forks a process that warms LLVM once and forks again for each cell:
 the child compiles, has the kernel load the programs, passes their descriptors to the worker and exits. Whatever becomes
-of it, the worker and the other sessions live on.
+of it, the worker and the other sessions live on. Every job travels with a socket of its own, on which it is answered:
+so no answer can be taken for another's, and a worker that closes its end has the child killed.
 
 The child also writes down how to load the same without compiling (recipes.py). A cell that comes again unchanged is
 then the worker's own work, and a tenth of it.
@@ -18,9 +19,12 @@ import select
 import signal
 import socket
 import sys
+import threading
+import time
 import traceback
-from collections.abc import Hashable, Sequence
-from contextlib import nullcontext, suppress
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,7 +40,7 @@ from bpfnb.errors import (
     UnsupportedError,
 )
 from bpfnb.program import MapDecl
-from bpfnb.protocol import Connection
+from bpfnb.protocol import Connection, Failed
 from bpfnb.schema import Schema
 from bpfnb.tracer import clashes as clashing
 from bpfnb.tracer import constants, failures, headers, lineinfo, mapdump, privileges, recipes, syscalls
@@ -48,7 +52,7 @@ from bpfnb.tracer.lineinfo import Lines
 from bpfnb.tracer.recipes import Kept, Recipe
 from bpfnb.tracer.submits import CARRIES, UNKNOWN
 
-__all__ = ["CELL_PATH", "Compiler", "LoadWish", "Module", "Table"]
+__all__ = ["CELL_PATH", "Cancel", "CancelledError", "Compiler", "LoadWish", "Module", "Table"]
 
 # While a cell is compiled it is a file of this name: LLVM copies the lines from there that the verifier will quote.
 _CELL_FD = 200
@@ -58,6 +62,8 @@ CELL_PATH = f"/proc/self/fd/{_CELL_FD}"
 _MOST_DESCRIPTORS = 250  # descriptors that one message can carry (the kernel's SCM_MAX_FD is 253)
 _MOST_RECIPES = 16
 _PATIENCE = 60.0  # seconds for a cell; an ordinary one takes a tenth of one
+_MOST_AT_ONCE = 4  # cells compiled side by side, so that one that hangs holds up no other
+_CLOSING = 2.0  # seconds for the compiling process to end by itself
 
 # In C a call of an unknown function is but a warning, and then the verifier speaks in riddles. A function that ends
 # without a value works by accident.
@@ -110,14 +116,50 @@ class Module:
             os.close(self.tables.popitem()[1].fd)
 
 
+class CancelledError(Exception):
+    """What was waited for is not wanted any more."""
+
+
+class Cancel:
+    """Lets one thread end what another one waits for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._cancelled = False
+        self._end: Callable[[], object] | None = None
+
+    def cancel(self) -> None:
+        """End what is waited for now, and all that would be waited for later. From any thread."""
+        with self._lock:
+            self._cancelled = True
+            if self._end:
+                self._end()
+
+    def check(self) -> None:
+        """CancelledError when it was cancelled."""
+        if self._cancelled:
+            raise CancelledError
+
+    @contextmanager
+    def by(self, end: Callable[[], object]) -> Iterator[None]:
+        """What is waited for inside is ended by calling ``end``, from another thread. Raises CancelledError."""
+        with self._lock:
+            self.check()
+            self._end = end
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._end = None
+
+
 class Compiler:
-    """The worker's hold on the compiling process. ``watched``: descriptors whose readiness ends every wait.
+    """The worker's hold on the compiling process; ``build`` may be called from several threads at once.
 
     ``pidfd`` becomes readable when the process has ended. It cannot be had again: by then the worker has threads.
     """
 
-    def __init__(self, engine: Engine, watched: Sequence[int]) -> None:
-        self._watched = watched
+    def __init__(self, engine: Engine) -> None:
         ours, theirs = socket.socketpair()
         sys.stderr.flush()
         self._pid = os.fork()
@@ -125,7 +167,7 @@ class Compiler:
             _serve(engine, theirs)
         self.pidfd = os.pidfd_open(self._pid)
         theirs.close()
-        self._connection: Connection[_Answer] = Connection(ours, _Answer)
+        self._connection: Connection[_Nothing] = Connection(ours, _Nothing)
         self._kept: Kept[_Built] = Kept(_MOST_RECIPES)
 
     def build(
@@ -136,21 +178,25 @@ class Compiler:
         tables: Sequence[str] = (),
         headers_wish: str = "auto",
         pinned: Sequence[MapDecl] = (),
+        cancel: Cancel | None = None,
     ) -> Module:
         """Compile a cell, or take what was compiled of it before, and load what is wished for; functions and tables
         that are not in the compiled text are left out. ``headers_wish``: see headers.choose. ``pinned``: those of its
-        maps that are.
+        maps that are. ``cancel``: what ends the wait, with CancelledError.
 
         CompileError, VerifierError, PrivilegeError, SetupError.
         """
+        cancel = cancel or Cancel()
         if len(loads) + len(tables) > _MOST_DESCRIPTORS:
             raise UnsupportedError(
                 f"a cell can have at most {_MOST_DESCRIPTORS} programs and maps, not {len(loads) + len(tables)}"
             )
         flags = (*_WARNINGS, *cflags)
-        tree = headers.choose(headers_wish)
-        # What a folder of the user's holds may change.
-        kept = not pinned and headers_wish in ("auto", "btf") and recipes.decided(source.text, cflags)
+        ours = headers_wish in ("auto", "btf")
+        # A folder of the user's is looked at by the child: a file there may keep whoever opens it waiting for ever.
+        tree = headers.choose(headers_wish) if ours else headers.Tree()
+        # And what it holds may change.
+        kept = not pinned and ours and recipes.decided(source.text, cflags)
         job = _Job(
             source.text,
             source.cell,
@@ -161,13 +207,22 @@ class Compiler:
             source.tag,
             kept,
             tuple(pinned),
+            headers_folder="" if ours else headers_wish,
         )
         # All that the compiler is told, but for the tag; and what it finds out by itself.
         key = (replace(job, text=source.text.replace(source.tag, ""), tag=""), recipes.formats(source.text))
-        return self._again(source, job, key) or self._anew(source, job, key)
+        return self._again(source, job, key) or self._anew(source, job, key, cancel)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the compiling process has ended."""
+        return bool(select.select([self.pidfd], [], [], 0)[0])
 
     def close(self) -> None:
+        """End the compiling process, and what it compiles."""
         self._connection.close()
+        if not select.select([self.pidfd], [], [], _CLOSING)[0]:
+            os.kill(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)
         os.close(self.pidfd)
 
@@ -183,19 +238,19 @@ class Compiler:
             return None
         return _module(source, job, built, fds)
 
-    def _anew(self, source: Rewritten, job: _Job, key: Hashable) -> Module:
-        built, fds = self._compile_with_types(source, job)
+    def _anew(self, source: Rewritten, job: _Job, key: Hashable, cancel: Cancel) -> Module:
+        built, fds = self._compile_with_types(source, job, cancel)
         if built.recipe:
             self._kept.put(key, built)
         return _module(source, job, built, fds)
 
-    def _compile_with_types(self, source: Rewritten, job: _Job) -> tuple[_Built, list[int]]:
+    def _compile_with_types(self, source: Rewritten, job: _Job, cancel: Cancel) -> tuple[_Built, list[int]]:
         """The types most programs use are parsed quickly; one that needs another pays for parsing them all, and one
         with a name of its own that the headers have too for parsing them anew."""
         first: CompileError | None = None
         while True:
             try:
-                built, fds = self._compile(source, job)
+                built, fds = self._compile(source, job, cancel)
                 again = _with_other_headers(job, built.log)  # of macros defined twice clang but warns
                 if again == job:
                     return replace(built, clashes=job.clashes), fds
@@ -210,12 +265,20 @@ class Compiler:
                 first = first or error
             job = again
 
-    def _compile(self, source: Rewritten, job: _Job) -> tuple[_Built, list[int]]:
-        self._connection.send(job)
-        ready, _, _ = select.select([self._connection.fileno(), *self._watched], [], [])
-        if set(self._watched) & set(ready):
-            raise EOFError("the notebook has ended")
-        answer, fds = self._connection.receive()
+    def _compile(self, source: Rewritten, job: _Job, cancel: Cancel) -> tuple[_Built, list[int]]:
+        ours, theirs = socket.socketpair()
+        answers: Connection[_Answer] = Connection(ours, _Answer)
+        try:
+            with theirs, cancel.by(answers.hang_up):
+                self._connection.send(job, [theirs.fileno()])
+                theirs.close()
+                answer, fds = answers.receive()
+        except (OSError, EOFError) as error:
+            cancel.check()
+            select.select([self.pidfd], [], [], _CLOSING)  # if it has ended, ``ended`` is to say so
+            raise InternalError(f"the compiling process has not answered: {error}") from None
+        finally:
+            answers.close()
         if not isinstance(answer, _Built):
             raise _error(answer, source)
         return answer, fds
@@ -240,8 +303,8 @@ def _module(source: Rewritten, job: _Job, built: _Built, fds: Sequence[int]) -> 
         for table, fd in zip(built.tables, fds[len(programs) :], strict=True)
     }
     warnings = (*clashing.warnings(source.cell, built.clashes), *failures.diagnostics(source, built.log))
-    if job.tree.warning:
-        warnings = (Diagnostic(0, 0, "warning", job.tree.warning), *warnings)
+    if warning := job.tree.warning or built.warning:
+        warnings = (Diagnostic(0, 0, "warning", warning), *warnings)
     refused = {answer.function: _error(answer, source) for answer in built.refused}
     return Module(programs, tables, built.carried, warnings, refused)
 
@@ -251,7 +314,7 @@ def _module(source: Rewritten, job: _Job, built: _Built, fds: Sequence[int]) -> 
 
 class _Job(Struct, frozen=True):
     """``tag``: the printk tag in the text, or "". ``kept``: whether a recipe is wanted. ``clashes``: names
-    of the cell's own that the headers must not have."""
+    of the cell's own that the headers must not have. ``headers_folder``: the headers to take instead of ``tree``'s."""
 
     text: str
     cell: str
@@ -263,6 +326,11 @@ class _Job(Struct, frozen=True):
     kept: bool
     pinned: tuple[MapDecl, ...] = ()
     clashes: tuple[Clash, ...] = ()
+    headers_folder: str = ""
+
+
+class _Nothing(Struct, frozen=True):
+    """What the compiling process says where it is asked: answers go elsewhere."""
 
 
 class _Table(Struct, frozen=True):
@@ -272,7 +340,8 @@ class _Table(Struct, frozen=True):
 
 
 class _Built(Struct, tag=True, frozen=True):
-    """``loaded``: indices of the wishes; their descriptors travel along, in this order, and then the tables'."""
+    """``loaded``: indices of the wishes; their descriptors travel along, in this order, and then the tables'.
+    ``warning``: about the headers of ``headers_folder``."""
 
     loaded: tuple[int, ...]
     tables: tuple[_Table, ...]
@@ -281,6 +350,7 @@ class _Built(Struct, tag=True, frozen=True):
     recipe: Recipe | None
     refused: tuple[_NotLoaded, ...] = ()
     clashes: tuple[Clash, ...] = ()
+    warning: str = ""
 
 
 class _NotCompiled(Struct, tag=True, frozen=True):
@@ -305,6 +375,12 @@ class _NoAddress(Struct, tag=True, frozen=True):
     compiling: str
 
 
+class _NoHeaders(Struct, tag=True, frozen=True):
+    """There are no headers in the folder that was named."""
+
+    failed: Failed
+
+
 class _OtherMap(Struct, tag=True, frozen=True):
     """What is pinned where the cell's map should be is another."""
 
@@ -324,7 +400,7 @@ class _Crashed(Struct, tag=True, frozen=True):
     log: str
 
 
-_Answer = _Built | _NotCompiled | _NotLoaded | _NoAddress | _OtherMap | _Bug | _Crashed
+_Answer = _Built | _NotCompiled | _NotLoaded | _NoAddress | _NoHeaders | _OtherMap | _Bug | _Crashed
 
 
 # --- the compiling process ----------------------------------------------------------------------------------------
@@ -335,17 +411,15 @@ def _serve(engine: Engine, sock: socket.socket) -> NoReturn:
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the worker has them blocked
         # What the worker has open, its socket to the notebook above all, must not outlive it here.
         kept = sock.fileno()
         os.closerange(3, kept)
         os.closerange(kept + 1, 1 << 16)
-        connection: Connection[_Job] = Connection(sock, _Job)
         # The first cell must not pay for LLVM's start. Where this fails, that cell fails too, and says why.
         with suppress(Exception):
             engine.compile("int warm(void *ctx) { return 0; }")
-        while True:
-            job, _ = connection.receive()
-            _attend(engine, connection, job)
+        _Children(engine, Connection(sock, _Job)).run()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         os._exit(0)
     except BaseException:
@@ -353,32 +427,91 @@ def _serve(engine: Engine, sock: socket.socket) -> NoReturn:
         os._exit(70)
 
 
-def _attend(engine: Engine, connection: Connection[_Job], job: _Job) -> None:
-    log = os.memfd_create("bpfnb-compile")
-    child = os.fork()
-    if child == 0:
-        _run(engine, connection, job, log)
-    status = _await(child, connection)
-    if status != 0:
-        connection.send(_Crashed(status, _text(log)))
-    os.close(log)
+class _Child:
+    """A process that compiles. ``answers``: where its job is answered, as long as the worker wants to know."""
+
+    def __init__(self, pid: int, answers: Connection[_Nothing], log: int) -> None:
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+        self.answers = answers
+        self.log = log
+        self.until = time.monotonic() + _PATIENCE
+        self.killed = False
+
+    def kill(self) -> None:
+        self.killed = True
+        os.kill(self.pid, signal.SIGKILL)  # nobody has waited for it yet, so it is still this one
+
+    def reap(self) -> None:
+        """Take in how it ended, and say so where it ended without an answer."""
+        _, status = os.waitpid(self.pid, 0)
+        if status != 0:
+            with suppress(OSError):  # the worker does not want to know any more
+                code = None if self.killed else os.waitstatus_to_exitcode(status)
+                self.answers.send(_Crashed(code, _text(self.log)))
+        os.close(self.pidfd)
+        os.close(self.log)
+        self.answers.abandon()
 
 
-def _await(child: int, connection: Connection[_Job]) -> int | None:
-    """A child's exit status; None when it was ended, for taking too long or because the worker hung up."""
-    pidfd = os.pidfd_open(child)
-    ready, _, _ = select.select([pidfd, connection.fileno()], [], [], _PATIENCE)
-    if ready and pidfd not in ready:
-        # The worker has hung up, or has its answer already and asks for more: then the child is about to exit.
-        ready, _, _ = select.select([pidfd], [], [], 1.0)
-    if not ready:
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    os.close(pidfd)
-    return os.waitstatus_to_exitcode(status) if ready else None
+class _Children:
+    """The compiling process's children, each for a job; a few at a time."""
+
+    def __init__(self, engine: Engine, connection: Connection[_Job]) -> None:
+        self._engine = engine
+        self._connection = connection
+        self._poll = select.poll()
+        self._poll.register(connection.fileno(), select.POLLIN)
+        self._waiting: deque[tuple[_Job, Connection[_Nothing]]] = deque()
+        self._running: list[_Child] = []
+
+    def run(self) -> NoReturn:
+        """EOFError when the worker has hung up."""
+        try:
+            while True:
+                self._step({fd for fd, _ in self._poll.poll(self._timeout())})
+        finally:
+            for child in self._running:
+                child.kill()
+
+    def _timeout(self) -> float | None:
+        """Milliseconds until the next child has taken too long."""
+        if not self._running:
+            return None
+        return max(min(child.until for child in self._running) - time.monotonic(), 0) * 1000 + 1
+
+    def _step(self, ready: set[int]) -> None:
+        for child in list(self._running):
+            if child.pidfd in ready:
+                self._poll.unregister(child.pidfd)
+                self._poll.unregister(child.answers.fileno())
+                self._running.remove(child)
+                child.reap()
+            elif not child.killed and (child.answers.fileno() in ready or time.monotonic() > child.until):
+                # The worker has hung up; or it takes too long. What is waited for now is the process's end alone.
+                self._poll.modify(child.answers.fileno(), 0)
+                child.kill()
+        if self._connection.fileno() in ready:
+            job, (fd,) = self._connection.receive()
+            self._waiting.append((job, Connection(socket.socket(fileno=fd), _Nothing)))
+        while self._waiting and len(self._running) < _MOST_AT_ONCE:
+            self._start(*self._waiting.popleft())
+
+    def _start(self, job: _Job, answers: Connection[_Nothing]) -> None:
+        log = os.memfd_create("bpfnb-compile")
+        pid = os.fork()
+        if pid == 0:
+            self._connection.abandon()
+            for other in self._running:
+                other.answers.abandon()
+            _run(self._engine, answers, job, log)
+        child = _Child(pid, answers, log)
+        self._running.append(child)
+        self._poll.register(child.pidfd, select.POLLIN)
+        self._poll.register(answers.fileno(), select.POLLRDHUP)
 
 
-def _run(engine: Engine, connection: Connection[_Job], job: _Job, log: int) -> NoReturn:
+def _run(engine: Engine, answers: Connection[_Nothing], job: _Job, log: int) -> NoReturn:
     """One job, in a process of its own. All that is written goes to ``log``."""
     try:
         os.dup2(log, 1)
@@ -387,17 +520,24 @@ def _run(engine: Engine, connection: Connection[_Job], job: _Job, log: int) -> N
         os.write(cell, job.cell.encode())
         os.dup2(cell, _CELL_FD)
         answer, fds = _do(engine, job)
-        connection.send(answer, fds)
+        answers.send(answer, fds)
     except BaseException:
-        connection.send(_Bug(traceback.format_exc()))
+        with suppress(OSError):
+            answers.send(_Bug(traceback.format_exc()))
     os._exit(0)
 
 
 def _do(engine: Engine, job: _Job) -> tuple[_Answer, list[int]]:
     inherited = _btf_descriptors()  # what was compiled to warm up
+    tree = job.tree
+    if job.headers_folder:
+        try:
+            tree = headers.choose(job.headers_folder)
+        except BpfnbError as error:
+            return _NoHeaders(Failed.of(0, error)), []
     try:
         with privileges.attaching() if job.pinned else nullcontext():  # see pins.py
-            compiled = engine.compile(job.text, (*job.cflags, *_other_headers(job)), tree=job.tree)
+            compiled = engine.compile(job.text, (*job.cflags, *_other_headers(job)), tree=tree)
     except Exception as error:
         ctypes.CDLL(None).fflush(None)  # bcc writes some of its complaints through C's buffered stdout
         return _NotCompiled(str(error), _text(2)), []
@@ -438,6 +578,7 @@ def _do(engine: Engine, job: _Job) -> tuple[_Answer, list[int]]:
         log,
         recipe,
         tuple(refused),
+        warning=tree.warning if job.headers_folder else "",
     )
     return built, [*(fd for fd, _ in programs), *handed]
 
@@ -589,6 +730,8 @@ def _error(answer: _Answer, source: Rewritten) -> BpfnbError:
             return failures.load_error(source, function, number, log, lines, compiling)
         case _NoAddress(function, line, name, compiling):
             return failures.address_error(source, function, line, name, compiling)
+        case _NoHeaders(failed):
+            return failed.exception()
         case _OtherMap(line, message, hint):
             return ProgramError(message, line=line, hint=hint)
         case _Bug(trace):

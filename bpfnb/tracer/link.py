@@ -150,12 +150,14 @@ def silence(links: Sequence[Link]) -> None:
 class Closer:
     """Closes events that the kernel is slow to close, in threads of its own, so that nobody waits.
 
-    Each close holds a lock of the kernel's that attaching, and making tracefs instances, want as well.
+    Each close holds a lock of the kernel's that attaching, and making tracefs instances, want as well: so there is one
+    at a time, however many sessions are let go of.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._pausing = 0
+        self._closing = threading.Lock()
 
     def close(self, fds: list[int], done: Callable[[], None] = lambda: None) -> None:
         """Close these descriptors some time; then call ``done``, in another thread."""
@@ -178,7 +180,8 @@ class Closer:
         while fds:
             with self._changed:
                 self._changed.wait_for(lambda: not self._pausing)
-            os.close(fds.pop())
+            with self._closing:
+                os.close(fds.pop())
         done()
 
 

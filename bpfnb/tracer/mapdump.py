@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -142,22 +142,22 @@ def dump(fd: int) -> tuple[int, int]:
         return _in_memfd(_entries(m))
 
 
-def take(fd: int, most: int = 0) -> tuple[int, int]:
+def take(fd: int, most: int = 0, over: Callable[[], bool] = lambda: False) -> tuple[int, int]:
     """Entries as ``dump`` gives them, taken out of the map: what one call gives, no other does. Of a queue or a stack
     at most so many (0: all there were), in the order they are taken in; of a hash always all.
 
     Of a hash the kernel reads and deletes each bucket under its lock (Linux kernel commit 057996380a42 "bpf: Add batch
     ops to all htab bpf map", in v5.6). UnsupportedError where it has no such step. What there is no memory for stays,
-    for the next time.
+    for the next time; so does the rest, once ``over`` says so.
     """
     m = _readable(fd)
     with _explained(m, "drained"):
         if m.kind in _QUEUES:
-            return _in_memfd([_popped(m, most)])
+            return _in_memfd([_popped(m, most, over)])
         if m.kind not in _HASHES:
             raise UnsupportedError(f"the kernel cannot take entries out of a map of kind {m.kind}")
         try:
-            return _in_memfd(list(_taken(m)))
+            return _in_memfd(list(_taken(m, over)))
         except _NoBatchError:
             raise UnsupportedError("this kernel cannot read and delete entries in one step (Linux 5.6 can)") from None
 
@@ -371,21 +371,21 @@ def _in_memfd(pieces: list[_Pairs]) -> tuple[int, int]:
     return sum(len(keys) for keys, _ in pieces), fd
 
 
-def _taken(m: _Map) -> Iterator[_Pairs]:
+def _taken(m: _Map, over: Callable[[], bool]) -> Iterator[_Pairs]:
     """All entries of a hash, each as it was when it was deleted; no more than there is memory for, since what has been
     taken must be delivered: the rest stays."""
     room = _available() // (4 * m.entry_bytes)  # here and in the notebook, twice each
     for keys, values in _batches(m, syscalls.LOOKUP_AND_DELETE_BATCH):
         room -= len(keys)
         yield keys.copy(), values.copy()
-        if room < len(keys):
+        if room < len(keys) or over():
             return
 
 
-def _popped(m: _Map, most: int) -> _Pairs:
+def _popped(m: _Map, most: int, over: Callable[[], bool]) -> _Pairs:
     """Values taken out of a queue or a stack: no more than it has room for, however fast programs put more in."""
     values: list[bytes] = []
-    while len(values) < (most or m.shape.max_entries):
+    while len(values) < (most or m.shape.max_entries) and not over():
         value = syscalls.pop(m.fd, m.shape.value_size)
         if value is None:
             break

@@ -21,6 +21,7 @@ import os
 import re
 import struct
 import sys
+import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from typing import Generic, NamedTuple, TypeVar
@@ -37,25 +38,29 @@ Value = TypeVar("Value")
 
 
 class Kept(Generic[Value]):
-    """The values last used, by their keys."""
+    """The values last used, by their keys; for any thread."""
 
     def __init__(self, most: int) -> None:
         self._most = most
+        self._lock = threading.Lock()
         self._values: OrderedDict[Hashable, Value] = OrderedDict()
 
     def get(self, key: Hashable) -> Value | None:
-        if key in self._values:
-            self._values.move_to_end(key)
-        return self._values.get(key)
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+            return self._values.get(key)
 
     def put(self, key: Hashable, value: Value) -> None:
-        self._values[key] = value
-        self._values.move_to_end(key)
-        while len(self._values) > self._most:
-            self._values.popitem(last=False)
+        with self._lock:
+            self._values[key] = value
+            self._values.move_to_end(key)
+            while len(self._values) > self._most:
+                self._values.popitem(last=False)
 
     def forget(self, key: Hashable) -> None:
-        self._values.pop(key, None)
+        with self._lock:
+            self._values.pop(key, None)
 
 
 class Code(Struct, frozen=True):

@@ -7,8 +7,8 @@ import os
 import struct
 import threading
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, partial
 
 import numpy as np
@@ -16,11 +16,10 @@ import numpy.typing as npt
 from msgspec.structs import replace
 
 from bpfnb.cell import scan
-from bpfnb.errors import BpfnbError, Diagnostic, ProgramError, UnsupportedError
+from bpfnb.errors import BpfnbError, Diagnostic, ProgramError, UnsupportedError, near_or_all
 from bpfnb.program import MapDecl, Output, Probe, Program
 from bpfnb.protocol import (
     COUNTERS,
-    Connection,
     CountersAdded,
     Detached,
     Ended,
@@ -29,18 +28,18 @@ from bpfnb.protocol import (
     MapRead,
     ProbeInfo,
     SegmentAdded,
-    ToTracer,
 )
 from bpfnb.schema import PRINTK, Layout, Schema
 from bpfnb.tracer import attach, features, mapdump, pins, privileges, slots, syscalls, usdt
 from bpfnb.tracer.attach import Surroundings
 from bpfnb.tracer.clock import Clock
 from bpfnb.tracer.comms import CommHistory
-from bpfnb.tracer.compiler import CELL_PATH, Compiler, Module
+from bpfnb.tracer.compiler import CELL_PATH, Cancel, CancelledError, Compiler, Module
 from bpfnb.tracer.drainer import Drainer
 from bpfnb.tracer.edits import Rewritten
 from bpfnb.tracer.engine import Engine
 from bpfnb.tracer.link import Closer, Link, silence
+from bpfnb.tracer.outbox import Outbox
 from bpfnb.tracer.outputs import Carried, carried, without_types
 from bpfnb.tracer.printk import PrintkSource, new_tag
 from bpfnb.tracer.rewrite import rewrite
@@ -52,10 +51,14 @@ from bpfnb.tracer.updates import REFUSED_MAP, narrow_notes, shown_entries
 __all__ = ["Sessions"]
 
 _PERF_EVENT_ARRAY = 4  # BPF_MAP_TYPE_
+_TAKING_TIMEOUT = 5.0  # seconds for those who take entries out of a map when their session ends
 
 
 class _Running:
-    """A session: its module, and ``stack``, which undoes all that was done with it, the last first."""
+    """A session: its module, and ``stack``, which undoes all that was done with it, the last first.
+
+    Its module is there for as long as anybody uses it: the session itself, until it is closed, and requests.
+    """
 
     def __init__(self, module: Module) -> None:
         self.module = module
@@ -63,65 +66,149 @@ class _Running:
         self.maps: tuple[MapInfo, ...] = ()
         self.links: list[Link] = []
         self.counters: dict[str, list[int]] = {}  # the descriptors that hold a perf array's, by its name
+        self.over = False  # it is being ended: no request begins any more
+        self._changed = threading.Condition()
+        self._users = 1
+        self._taking = 0
 
-    def kind(self, name: str) -> str:
-        """The kernel's name of a map's type."""
-        return next(info.kind for info in self.maps if info.name == name)
+    def info(self, name: str) -> MapInfo:
+        """A map of the session; ProgramError where there is none of this name."""
+        for info in self.maps:
+            if info.name == name:
+                return info
+        raise ProgramError(f"the session has no map {name!r}{near_or_all(name, [info.name for info in self.maps])}")
+
+    def table(self, name: str) -> int:
+        """The descriptor of a map there is."""
+        return self.module.tables[self.info(name).name].fd
+
+    @contextmanager
+    def used(self, *, taking: bool = False) -> Iterator[None]:
+        """The module is there inside; ``taking``: entries are taken out of a map. ProgramError when it is over."""
+        with self._changed:
+            if self.over:
+                raise _ended()
+            self._users += 1
+            self._taking += taking
+        try:
+            yield
+        finally:
+            self._leave(taking)
+
+    def hold(self) -> None:
+        """Keep the module until ``release``, also after the session has been closed."""
+        with self._changed:
+            self._users += 1
+
+    def release(self) -> None:
+        self._leave(False)
+
+    def end(self) -> None:
+        """Take no more requests, and wait for those who take entries out of a map: they end with what they have."""
+        with self._changed:
+            self.over = True
+            self._changed.wait_for(lambda: not self._taking, _TAKING_TIMEOUT)
 
     def close(self) -> None:
+        self.over = True
         try:
             self.stack.close()
         finally:
-            for opened in self.counters.values():
-                slots.close_all(opened)
-            self.module.close()
+            self.release()
 
     def events(self) -> list[int]:
         """The descriptors that are left when it is closed: no program runs at them, but closing them may take long."""
         return [fd for link in self.links for fd in link.events]
 
+    def _leave(self, taking: bool) -> None:
+        with self._changed:
+            self._users -= 1
+            self._taking -= taking
+            self._changed.notify_all()
+            last = not self._users
+        if last:
+            for opened in self.counters.values():
+                slots.close_all(opened)
+            self.module.close()
+
+
+class _Starting:
+    """A session on its way. ``reason``: why it is to end as soon as it runs, or ""."""
+
+    def __init__(self) -> None:
+        self.cancel = Cancel()
+        self.reason = ""
+        self.done = threading.Event()
+        self._lock = threading.Lock()
+        self._attaching = False
+
+    def attach(self) -> None:
+        """From here on programs may run. CancelledError when it was cancelled."""
+        with self._lock:
+            self.cancel.check()
+            self._attaching = True
+
+    def give_up(self) -> None:
+        """Have no program run any more, nor begin to. What is compiled is let go; what is being attached is waited for,
+        and taken off."""
+        with self._lock:
+            self.cancel.cancel()
+        if self._attaching:
+            self.done.wait()
+
 
 class Sessions:
-    """The running sessions, by number, and what they share."""
+    """The sessions, by number, and what they share; for any thread."""
 
-    def __init__(self, engine: Engine, compiler: Compiler, connection: Connection[ToTracer]) -> None:
+    def __init__(self, engine: Engine, compiler: Compiler, outbox: Outbox) -> None:
         self._engine = engine
         self._compiler = compiler
-        self._connection = connection
+        self._outbox = outbox
         self._drainer = Drainer()
         self._clock = Clock()
         self._closer = Closer()
         self._lock = threading.Lock()  # for bookkeeping, never held while waiting
         self._running: dict[int, _Running] = {}
-        self._starting: dict[int, str] = {}  # and why they are to end as soon as they run
+        self._starting: dict[int, _Starting] = {}
         self._detaching: dict[int, int] = {}  # attachments of ended ones that the kernel still has to let go of
+        self._naming = threading.Lock()  # held while the history of names is made or removed
         self._comms: CommHistory | None = None
         self._printing: set[int] = set()
 
+    def expect(self, number: int) -> None:
+        """Know of a session that will be started: from now on it can be stopped."""
+        with self._lock:
+            self._starting[number] = _Starting()
+
     def start(self, number: int, program: Program, folder: str, reply: Callable[[Loaded], None]) -> None:
-        """Compile, load, attach, and ``reply``. On any error nothing stays attached. ``folder``: see Load."""
-        self._starting[number] = ""
+        """Compile, load, attach, and ``reply``: a session that was announced (``expect``). On any error nothing stays
+        attached. ``folder``: see Load."""
+        starting = self._starting[number]
         try:
-            with self._closer.paused():
-                running, loaded = self._start(number, program, folder)
+            running, loaded = self._start(number, program, folder, starting)
             reply(loaded)
             with self._lock:
                 self._running[number] = running
+        except CancelledError:
+            raise ProgramError("the session was stopped before it ran") from None
         except BpfnbError as error:
             error.source = error.source or program.source
             raise
         finally:
             with self._lock:
-                reason = self._starting.pop(number)
-        if reason:
-            self.end(number, reason)
+                del self._starting[number]
+            starting.done.set()
+        if starting.reason:
+            self.end(number, starting.reason)
 
     def stop(self, number: int, reply: Callable[[int], None]) -> None:
         """Take the programs off, deliver the rest, and the maps as they are then, free, and ``reply``: how many
         attachments are still to be let go of. They are closed behind; the notebook hears when that is done.
 
-        A session unknown or stopped is no error.
+        A session unknown or stopped is no error. One that is being compiled is given up at once.
         """
+        if starting := self._starting.get(number):
+            starting.give_up()
         running = self._take(number)
         if not running:
             reply(self._detaching.get(number, 0))
@@ -140,7 +227,7 @@ class Sessions:
         """
         with self._lock:
             if number in self._starting:
-                self._starting[number] = self._starting[number] or reason
+                self._starting[number].reason = self._starting[number].reason or reason
                 return
             running = self._running.pop(number, None)
         if running:
@@ -152,8 +239,7 @@ class Sessions:
                 self._finish(number, running)
         except Exception:
             traceback.print_exc()  # it ends for a reason already, of which this may be a part
-        with suppress(OSError):  # the notebook is gone
-            self._connection.send(Ended(number, reason, len(running.events())))
+        self._outbox.send(Ended(number, reason, len(running.events())))
         self._let_go(number, running)
 
     def _take(self, number: int) -> _Running | None:
@@ -169,6 +255,7 @@ class Sessions:
 
     def _finish(self, number: int, running: _Running) -> None:
         try:
+            running.end()
             running.stack.close()
             for info in running.maps:
                 if info.value:
@@ -187,45 +274,55 @@ class Sessions:
         with self._closer.paused():
             with self._lock:
                 ending, self._running = list(self._running.values()), {}
+                starting = list(self._starting.values())
+            for session in starting:
+                session.cancel.cancel()
             silence([link for running in ending for link in running.links])
             for running in ending:
                 running.close()
 
     def _say_detached(self, number: int) -> None:
         self._detaching.pop(number, None)
-        with suppress(OSError):  # the notebook is gone
-            self._connection.send(Detached(number))
+        self._outbox.send(Detached(number))
 
     # --- maps ---
 
     def read_map(self, request: int, number: int, name: str) -> None:
         """Send a map's entries, as MapRead has them."""
-        self._send_map(request, number, name, mapdump.dump, self._of(number))
+        running = self._of(number)
+        with running.used():
+            self._send_map(request, number, name, mapdump.dump, running)
 
     def take_map(self, request: int, number: int, name: str, most: int) -> None:
         """Send entries, taken out of the map."""
-        self._send_map(request, number, name, partial(mapdump.take, most=most), self._of(number), taken=True)
+        if most < 0:
+            raise ProgramError(f"{most} entries cannot be taken")
+        running = self._of(number)
+        with running.used(taking=True):
+            take = partial(mapdump.take, most=most, over=lambda: running.over)
+            self._send_map(request, number, name, take, running, taken=True)
 
     def look_up(self, number: int, name: str, key: bytes) -> bytes | None:
         running = self._of(number)
-        fd = running.module.tables[name].fd
-        if running.kind(name) == "prog_array":
-            function = slots.program_at(fd, key, running.module)
-            return function.encode() if function is not None else None
-        return mapdump.look_up(fd, key)
+        with running.used():
+            fd = running.table(name)
+            if running.info(name).kind == "prog_array":
+                function = slots.program_at(fd, key, running.module)
+                return function.encode() if function is not None else None
+            return mapdump.look_up(fd, key)
 
     def write_map(self, number: int, name: str, key: bytes, value: bytes | None) -> bool:
         running = self._of(number)
-        tables = running.module.tables
-        kind, fd = running.kind(name), tables[name].fd
-        if kind in slots.KINDS:
-            return self._write_slot(running, kind, fd, key, value)
-        if value is not None and kind.endswith("_of_maps"):  # it is the inner map's name
-            inner = value.decode(errors="replace")
-            if inner not in tables:
-                raise ProgramError(f"there is no map {inner!r} to put into {name}")
-            value = struct.pack("=I", tables[inner].fd)
-        return mapdump.write(fd, key, value)
+        with running.used():
+            kind, fd = running.info(name).kind, running.table(name)
+            if kind in slots.KINDS:
+                return self._write_slot(running, kind, fd, key, value)
+            if value is not None and kind.endswith("_of_maps"):  # it is the inner map's name
+                inner = value.decode(errors="replace")
+                if inner not in running.module.tables:
+                    raise ProgramError(f"there is no map {inner!r} to put into {name}")
+                value = struct.pack("=I", running.module.tables[inner].fd)
+            return mapdump.write(fd, key, value)
 
     def _write_slot(self, running: _Running, kind: str, fd: int, key: bytes, value: bytes | None) -> bool:
         if value is None:
@@ -240,19 +337,23 @@ class Sessions:
     def open_counter(self, number: int, name: str, kind: str, event: str) -> None:
         """Fill a perf array with a counter, for as long as the session runs; it takes the place of one before it."""
         running = self._of(number)
-        if running.kind(name) != "perf_event_array":
-            raise ProgramError(f"{name} holds no counters")
-        opened = slots.open_counters(running.module.tables[name].fd, kind, event)
-        slots.close_all(running.counters.pop(name, []))
-        running.counters[name] = opened
+        with running.used():
+            if running.info(name).kind != "perf_event_array":
+                raise ProgramError(f"{name} holds no counters")
+            opened = slots.open_counters(running.table(name), kind, event)
+            slots.close_all(running.counters.pop(name, []))
+            running.counters[name] = opened
 
     def clear_map(self, number: int, name: str) -> None:
-        mapdump.clear(self._of(number).module.tables[name].fd)
+        running = self._of(number)
+        with running.used():
+            mapdump.clear(running.table(name))
 
     def _of(self, number: int) -> _Running:
-        if number not in self._running:
-            raise ProgramError("the session has ended")
-        return self._running[number]
+        with self._lock:
+            if number not in self._running:
+                raise _ended()
+            return self._running[number]
 
     def _send_map(
         self,
@@ -263,15 +364,15 @@ class Sessions:
         running: _Running,
         taken: bool = False,
     ) -> None:
-        count, fd = read(running.module.tables[name].fd)
+        count, fd = read(running.table(name))
         try:
-            self._connection.send(MapRead(request, number, name, count, taken), [fd])
+            self._outbox.send(MapRead(request, number, name, count, taken), [fd])
         finally:
             os.close(fd)
 
     # --- starting ---
 
-    def _start(self, number: int, program: Program, folder: str) -> tuple[_Running, Loaded]:
+    def _start(self, number: int, program: Program, folder: str, starting: _Starting) -> tuple[_Running, Loaded]:
         """What is begun first ends last: links, then the last drains, then what they read from, then the programs."""
         tag = new_tag() if program.prints else ""
         around = Surroundings(folder, usdt.find_all(program, folder))
@@ -284,13 +385,15 @@ class Sessions:
             late=_can(features.late_allocation),
             counting=_can(features.mapped_array),
         )
-        running = _Running(self._build(program, source, around))
+        running = _Running(self._build(program, source, around, starting.cancel))
         try:
-            if program.prints:
-                self._read_printk(number, tag, running.stack)
-            self._read_outputs(number, program, source, running)
-            running.maps = _described(program, source, running.module)
-            probes = self._attach(program, running, around)
+            with self._closer.paused():
+                starting.attach()
+                if program.prints:
+                    self._read_printk(number, tag, running.stack)
+                self._read_outputs(number, program, source, running)
+                running.maps = _described(program, source, running.module)
+                probes = self._attach(program, running, around, starting.cancel)
             self._send_counters(number, source, running.module)
         except BaseException:
             running.close()
@@ -298,7 +401,7 @@ class Sessions:
             raise
         return running, Loaded(number, probes, running.module.warnings, running.maps, _notes(source, running.maps))
 
-    def _build(self, program: Program, source: Rewritten, around: Surroundings) -> Module:
+    def _build(self, program: Program, source: Rewritten, around: Surroundings, cancel: Cancel) -> Module:
         unsure = _conditional(program)
         for probe in program.probes:
             if probe.function not in unsure and probe not in around.usdt:
@@ -317,14 +420,18 @@ class Sessions:
             list(dict.fromkeys(tables)),
             program.headers,
             [m for m in program.maps if "PINNED" in m.macro],
+            cancel,
         )
 
-    def _attach(self, program: Program, running: _Running, around: Surroundings) -> tuple[ProbeInfo, ...]:
+    def _attach(
+        self, program: Program, running: _Running, around: Surroundings, cancel: Cancel
+    ) -> tuple[ProbeInfo, ...]:
         links = running.links
         # First of all at the end, so that no probe sees events when another, its counterpart, sees none any more.
         running.stack.callback(silence, links)
         unsure = _conditional(program)
         for probe in self._compiled(program, running.module):
+            cancel.check()
             if probe.function in unsure:  # now it is sure; the others were asked for before they were compiled
                 attach.require(probe, around.folder)
             with privileges.attaching():
@@ -350,7 +457,7 @@ class Sessions:
         if source.counted:
             fd = module.tables[REFUSED_MAP].fd
             syscalls.freeze(fd)
-            self._connection.send(CountersAdded(number, COUNTERS * len(source.counted)), [fd])
+            self._outbox.send(CountersAdded(number, COUNTERS * len(source.counted)), [fd])
 
     # --- reading ---
 
@@ -388,8 +495,7 @@ class Sessions:
         epoch = self._clock.epoch_ns
 
         def publish(layout: Layout, fd: int) -> None:
-            with suppress(BrokenPipeError, ConnectionResetError):  # the notebook is gone: nobody will read it
-                self._connection.send(SegmentAdded(number, output, schema, layout, epoch()), [fd])
+            self._outbox.send(SegmentAdded(number, output, schema, layout, epoch()), [fd])
 
         writer = SegmentWriter(schema, publish, epoch)
         stack.callback(writer.close)
@@ -397,19 +503,25 @@ class Sessions:
 
     def _share_comms(self, number: int, stack: ExitStack) -> CommHistory:
         """The history of names, there while any session prints."""
-        if self._comms is None:
-            self._comms = CommHistory()
-            self._drainer.add(self._comms.fds, self._comms.drain)
-        self._printing.add(number)
-        stack.callback(self._release_comms, number)
-        return self._comms
+        with self._naming:
+            if self._comms is None:
+                self._comms = CommHistory()
+                self._drainer.add(self._comms.fds, self._comms.drain)
+            self._printing.add(number)
+            stack.callback(self._release_comms, number)
+            return self._comms
 
     def _release_comms(self, number: int) -> None:
-        self._printing.discard(number)
-        if self._comms and not self._printing:
-            self._drainer.remove(self._comms.fds)
-            self._comms.close()
-            self._comms = None
+        with self._naming:
+            self._printing.discard(number)
+            if self._comms and not self._printing:
+                self._drainer.remove(self._comms.fds)
+                self._comms.close()
+                self._comms = None
+
+
+def _ended() -> ProgramError:
+    return ProgramError("the session has ended")
 
 
 def _reader(

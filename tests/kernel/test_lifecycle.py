@@ -217,7 +217,7 @@ def test_a_request_to_a_dead_tracer_raises() -> None:
 def test_an_interrupted_start_attaches_nothing() -> None:
     """Ctrl-C while the tracer compiles: the session that arrives afterwards is undone."""
     code = f"""
-import bpfnb, os, signal, threading
+import bpfnb, os, signal, threading, time
 from bpfnb import client
 pid = client.connect().hello().pid
 os.kill(pid, signal.SIGSTOP)
@@ -227,10 +227,16 @@ try:
 except KeyboardInterrupt:
     print("interrupted")
 os.kill(pid, signal.SIGCONT)
-client.connect().find_probes("nothing", 1)   # answered after the load and the stop that undoes it
-client.connect().find_probes("nothing", 1)
-programs = [f for f in os.listdir(f"/proc/{{pid}}/fdinfo")
+def programs_of(pid):
+    return [f for f in os.listdir(f"/proc/{{pid}}/fdinfo")
             if "prog_id" in open(f"/proc/{{pid}}/fdinfo/{{f}}").read()]
+seen = 0
+for _ in range(300):  # it may have been loaded before it was undone
+    time.sleep(0.01)
+    programs = programs_of(pid)
+    seen = 0 if programs else seen + 1
+    if seen == 100:
+        break
 print(bpfnb.sessions(), programs)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

@@ -281,7 +281,7 @@ from bpfnb.tracer.rewrite import rewrite
 from msgspec.structs import replace
 
 engine = Engine()
-compiler = Compiler(engine, [])
+compiler = Compiler(engine)
 
 def build(source, tag):
     program = parse(source, ATTACH, FLAGS)

@@ -1,0 +1,200 @@
+"""The notebook's requests, and who answers them.
+
+The worker's main thread takes requests in and hands them to threads: those of one session are answered in the order
+they came, those of different sessions side by side. ``Stop`` goes past all of them: whatever else goes on, a session
+that is stopped is off at once. What is taken in is bounded, and so are the threads.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+import traceback
+from collections.abc import Hashable
+from functools import partial
+
+from bpfnb import protocol
+from bpfnb.errors import BpfnbError, InternalError, ProgramError
+from bpfnb.protocol import FromTracer, ToTracer
+from bpfnb.tracer import privileges, tracefs
+from bpfnb.tracer.lanes import Lanes
+from bpfnb.tracer.outbox import Outbox
+
+__all__ = ["Numbers", "Service"]
+
+_MAX_THREADS = 32
+_MAX_STOPPING = 16
+_MAX_BYTES = 64 << 20  # of requests taken in and not answered yet
+_MIN_BYTES = 256 << 10  # what a request counts at least: it costs more than its text
+_MAX_NUMBER = 1 << 63
+
+
+class Service:
+    """Answers requests. ``accept`` and ``close`` are for the main thread; neither waits for one that is under way.
+
+    ``compiler``: has a process of its own, whose end is the worker's.
+    """
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._numbers = Numbers()
+        self._lock = threading.Lock()
+        self._pending = 0  # bytes
+        self._closing = False
+        privileges.require()
+        privileges.mount_tracefs()
+        # It shows the kernel's addresses to those who had CAP_SYSLOG when they opened it.
+        kallsyms = os.open("/proc/kallsyms", os.O_RDONLY | os.O_CLOEXEC)
+        privileges.drop()
+        tracefs.sweep_orphans()
+        # Imported only now: bcc brings LLVM, whose threads and memory are to begin without the dropped capabilities.
+        from bpfnb.tracer.compiler import Compiler
+        from bpfnb.tracer.engine import Engine
+        from bpfnb.tracer.sessions import Sessions
+        from bpfnb.tracer.symbols import Symbols
+
+        engine = Engine()
+        self.compiler = Compiler(engine)  # forks, so before there are threads
+        self._sessions = Sessions(engine, self.compiler, outbox)
+        self._symbols = Symbols(kallsyms, privileges.looking)
+        self._requests = Lanes("bpfnb-request", _MAX_THREADS)
+        self._stops = Lanes("bpfnb-stop", _MAX_STOPPING)
+        outbox.send(protocol.Hello(os.getpid(), engine.version, platform.release()))
+
+    @property
+    def accepting(self) -> bool:
+        """Whether there is room for another request: a notebook that asks and does not read is not heard any more."""
+        return self._pending < _MAX_BYTES and not self._outbox.full
+
+    def accept(self, message: ToTracer, size: int) -> None:
+        """Take in a request of so many bytes, to be answered by a thread."""
+        try:
+            self._numbers.use(message.request)
+        except ProgramError as error:
+            self._outbox.send(protocol.Failed.of(message.request, error))
+            return
+        weight = size + _MIN_BYTES
+        with self._lock:
+            self._pending += weight
+        lanes = self._stops if isinstance(message, protocol.Stop) else self._requests
+        if isinstance(message, protocol.Load):
+            self._sessions.expect(message.request)
+        lanes.put(_lane(message), partial(self._run, message, weight))
+
+    def close(self) -> None:
+        """End every session, and the compiling process. What is being answered is left alone: the process ends."""
+        self._closing = True
+        self._sessions.stop_all()
+        self.compiler.close()
+
+    def _run(self, message: ToTracer, weight: int) -> None:
+        try:
+            if isinstance(message, protocol.Stop) or self._outbox.wait_for_room():
+                self._answer(message)
+        finally:
+            with self._lock:
+                self._pending -= weight
+
+    def _answer(self, message: ToTracer) -> None:
+        try:
+            reply = self._reply(message)
+            if reply:
+                self._outbox.send(reply)
+        except BpfnbError as error:
+            self._fail(message.request, error)
+        except Exception as error:
+            bug = InternalError(
+                f"the tracer failed: {type(error).__name__}: {error}", remote_traceback=traceback.format_exc()
+            )
+            self._fail(message.request, bug)
+
+    def _fail(self, request: int, error: BpfnbError) -> None:
+        if self._closing or self.compiler.ended:
+            return  # it failed because the worker ends, and that is what the notebook will hear
+        failed = protocol.Failed.of(request, error)
+        try:
+            self._outbox.send(failed)
+        except UnicodeEncodeError:  # names of files need not be text
+            message = failed.message.encode(errors="backslashreplace").decode()
+            self._outbox.send(protocol.Failed(request, failed.error, message, {}))
+
+    def _reply(self, message: ToTracer) -> FromTracer | None:
+        """The answer; None when it has been sent."""
+        sessions = self._sessions
+        match message:
+            case protocol.Load(request, program, folder):
+                sessions.start(request, program, folder, self._outbox.send)
+            case protocol.Stop(request, session):
+                sessions.stop(session, lambda left: self._outbox.send(protocol.Stopped(request, left)))
+            case protocol.ReadMap(request, session, name):
+                sessions.read_map(request, session, name)
+            case protocol.LookupMap(request, session, name, key):
+                return protocol.MapValue(request, sessions.look_up(session, name, key))
+            case protocol.TakeMap(request, session, name, most):
+                sessions.take_map(request, session, name, most)
+            case protocol.WriteMap(request, session, name, key, value):
+                return protocol.MapWritten(request, sessions.write_map(session, name, key, value))
+            case protocol.ClearMap(request, session, name):
+                sessions.clear_map(session, name)
+                return protocol.MapWritten(request)
+            case protocol.OpenCounter(request, session, name, kind, event):
+                sessions.open_counter(session, name, kind, event)
+                return protocol.MapWritten(request)
+            case protocol.FindSymbols(request, pid, addresses):
+                _require_addresses(pid, addresses)
+                return protocol.Symbols(request, *self._symbols.find(pid, addresses))
+            case protocol.FindProbes(request, pattern, limit, folder):
+                from bpfnb.tracer import probes
+
+                if limit < 0:
+                    raise ProgramError(f"there cannot be {limit} probes at most")
+                names, more = probes.find(pattern, limit, folder)
+                return protocol.ProbeNames(request, names, more)
+            case protocol.RunChecks(request):
+                from bpfnb.tracer import checks
+
+                return protocol.Checks(request, checks.run())
+        return None
+
+
+def _lane(message: ToTracer) -> Hashable:
+    """What requests are answered one after the other."""
+    match message:
+        case protocol.Load(request):
+            return request
+        case protocol.FindSymbols() | protocol.FindProbes() | protocol.RunChecks():
+            return type(message).__name__
+    return message.session
+
+
+def _require_addresses(pid: int, addresses: tuple[int, ...]) -> None:
+    if not 0 <= pid < 1 << 31:
+        raise ProgramError(f"there is no process {pid}")
+    for address in addresses:
+        if not 0 <= address < 1 << 64:
+            raise ProgramError(f"{address} is no address")
+
+
+class Numbers:
+    """The numbers of requests: each is used once.
+
+    They rise, but callers may overtake each other a little, so the last ones are remembered.
+    """
+
+    _REMEMBERED = 4096
+
+    def __init__(self) -> None:
+        self._used: set[int] = set()
+        self._highest = 0
+
+    def use(self, number: int) -> None:
+        """ProgramError for a number that was used, may have been, or is none."""
+        if not 0 < number < _MAX_NUMBER:
+            raise ProgramError(f"{number} is no number of a request")
+        if number in self._used or number <= self._highest - self._REMEMBERED:
+            raise ProgramError(f"the request's number, {number}, has been used before")
+        self._used.add(number)
+        self._highest = max(self._highest, number)
+        if len(self._used) > 2 * self._REMEMBERED:
+            self._used = {n for n in self._used if n > self._highest - self._REMEMBERED}
