@@ -18,6 +18,8 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Its exit status: 0 when tracing works, 1 when it does not, 2 when it was called wrongly."""
     options = _parser().parse_args(arguments)
+    if options.command == "setup":
+        return _setup(options)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # the marks are not in every terminal's character set
     report = bpfnb.doctor()
@@ -35,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="bpfnb", description="Trace a live Linux kernel from a Jupyter notebook. There: %load_ext bpfnb"
     )
     parser.add_argument("--version", action="version", version=f"bpfnb {bpfnb.__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     doctor = commands.add_parser(
         "doctor",
         help="say whether this machine can trace, and what it lacks",
@@ -43,7 +45,54 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 when tracing works, 1 when something required is missing.",
     )
     doctor.add_argument("--json", action="store_true", help="as JSON: ok, and rows")
+    install = commands.add_parser(
+        "setup",
+        help="let the members of a group trace, without making them root",
+        description=_SETUP,
+        epilog="Exit status: 0 when all is done, 1 when something went wrong.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = install.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--group", metavar="NAME", help="who may trace: the members of this group, which is made if needed"
+    )
+    what.add_argument("--undo", action="store_true", help="remove all that was made, of every version")
+    install.add_argument(
+        "--by", choices=("systemd", "sudo"), default="", help="what starts tracers, instead of what runs"
+    )
+    install.add_argument("--wheels", metavar="DIR", type=Path, help="take the packages from this folder: no downloads")
+    install.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     return parser
+
+
+_SETUP = """\
+Let the members of a group trace this machine from their notebooks, without sudo.
+
+Makes /opt/bpfnb/VERSION: a copy of bpfnb's tracer that only root can change, for the distribution's own Python, with
+packages whose hashes are known. systemd starts it for members of the group, by a socket, with no more rights than
+tracing takes; where systemd does not run, sudo does, by a rule for this one program. The notebook finds it by itself.
+Nothing of the caller's environment and settings is used, but this step itself runs, and copies, the bpfnb that it is a
+command of: run it from a copy that you trust. Run again, it does what is missing.
+"""
+
+
+def _setup(options: argparse.Namespace) -> int:
+    from bpfnb import setup
+
+    try:
+        wheels = options.wheels.absolute() if options.wheels else None
+        steps = setup.undo() if options.undo else setup.install(options.group, by=options.by, wheels=wheels)
+        setup.run(steps, lambda words: print(words, flush=True), dry=options.dry_run)
+    except bpfnb.BpfnbError as error:
+        print(f"bpfnb setup: {error}", *filter(None, [error.hint]), sep="; ", file=sys.stderr)
+        return 1
+    if not steps:
+        print("nothing to do")
+    if options.group and not options.dry_run:
+        print(
+            f"members of the group {options.group} can trace: usermod -aG {options.group} NAME; then NAME logs in anew"
+        )
+    return 0
 
 
 if __name__ == "__main__":

@@ -12,16 +12,14 @@ import itertools
 import os
 import socket
 import subprocess
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from bpfnb import protocol
+from bpfnb import protocol, ways
 from bpfnb.errors import PrivilegeError, TracerDied
 from bpfnb.program import Program
 from bpfnb.protocol import (
@@ -39,13 +37,6 @@ from bpfnb.protocol import (
 )
 
 __all__ = ["Client", "Listener", "close", "connect", "replace", "start_in_background"]
-
-# One thread until privileges are dropped, since they are a thread's own: numpy's OpenBLAS would start more on import.
-_BOOT = (
-    "import os, runpy, sys; os.environ['OPENBLAS_NUM_THREADS'] = '1'; sys.path.insert(0, sys.argv.pop(1)); "
-    "runpy.run_module('bpfnb.tracer', run_name='__main__')"
-)
-_NEEDED = (2, 38, 39)  # CAP_DAC_READ_SEARCH, CAP_PERFMON, CAP_BPF
 
 
 class Listener:
@@ -70,11 +61,18 @@ class Listener:
 class Client:
     """A conversation with one tracer. ``died`` is set, and stays set, once the tracer is gone."""
 
-    def __init__(self, sock: socket.socket, process: subprocess.Popen[bytes] | None = None, log: int = -1) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        process: subprocess.Popen[bytes] | None = None,
+        log: int = -1,
+        way: ways.Way = ways.Way("direct"),  # noqa: B008 (it is frozen)
+    ) -> None:
         self.died: TracerDied | None = None
         self._connection: Connection[FromTracer] = Connection(sock, FromTracer)
         self._process = process
         self._log = log
+        self.way = way
         self._requests = itertools.count(1)
         self._lock = threading.Lock()
         self._waiting: dict[int, Future[Any]] = {}
@@ -86,20 +84,24 @@ class Client:
     @classmethod
     def launch(cls) -> Client:
         """Start a tracer; it imports bcc and warms LLVM while we return. PrivilegeError when there is no way to."""
-        command = _command()
+        way = ways.choose()
+        if way.socket:
+            return cls(ways.connect(way), way=way)
         ours, theirs = socket.socketpair()
         # A memfd, not a pipe: nobody has to read it while the tracer runs, and its last words are still there after.
         log = os.memfd_create("bpfnb-tracer-log", os.MFD_CLOEXEC)
         fcntl.fcntl(log, fcntl.F_SETFL, os.O_APPEND)  # several processes write to it
         try:
-            process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=log, stderr=log, start_new_session=True)
+            process = subprocess.Popen(
+                way.command, stdin=theirs.fileno(), stdout=log, stderr=log, start_new_session=True
+            )
         except BaseException:
             ours.close()
             os.close(log)
             raise
         finally:
             theirs.close()
-        return cls(ours, process, log)
+        return cls(ours, process, log, way)
 
     def hello(self) -> Hello:
         """Wait until the tracer is up. Raises what kept it from coming up."""
@@ -224,7 +226,11 @@ class Client:
 
     def _hear(self, message: FromTracer, fds: list[int]) -> None:
         if isinstance(message, Hello):
-            self._hello.set_result(message)
+            if other := ways.check(self.way, message.version, message.build):
+                self._hello.set_exception(other)
+                self._connection.close()  # nothing more of it would be understood
+            else:
+                self._hello.set_result(message)
             return
         if isinstance(message, SegmentAdded):
             if listener := self._listener(message.session):
@@ -284,7 +290,7 @@ class Client:
         self._connection.close()
         status = self._process.wait() if self._process else None
         output = _last_words(self._log)
-        error: Exception = _death(status, output)
+        error = self._death(status, output)
         with self._lock:
             self.died = error if isinstance(error, TracerDied) else TracerDied(str(error))
             waiting, self._waiting = list(self._waiting.values()), {}
@@ -293,6 +299,14 @@ class Client:
             _settle(future, lambda f: f.set_exception(error))
         for listener in listeners:
             listener.on_death(self.died)
+
+    def _death(self, status: int | None, output: str) -> Exception:
+        if output.lstrip().startswith("sudo:"):
+            return ways.refused()
+        how = "" if status is None else f" (signal {-status})" if status < 0 else f" (exit status {status})"
+        message = f"the tracer process ended{how}; what was collected so far is kept"
+        hint = "the journal has its last words: journalctl -t bpfnb" if self.way.socket else None
+        return TracerDied(message, status=status, output=output, hint=hint)
 
 
 def _folder() -> str:
@@ -319,44 +333,12 @@ def _settle(future: Future[Any], act: Callable[[Future[Any]], None]) -> bool:
     return True
 
 
-def _death(status: int | None, output: str) -> Exception:
-    if output.lstrip().startswith("sudo:"):
-        return PrivilegeError(
-            "tracing needs root, and sudo will not give it without a password",
-            hint="start Jupyter as root, or allow this user `sudo -n`: a NOPASSWD rule for this notebook's Python",
-        )
-    how = "" if status is None else f" (signal {-status})" if status < 0 else f" (exit status {status})"
-    return TracerDied(f"the tracer process ended{how}; what was collected so far is kept", status=status, output=output)
-
-
 def _last_words(log: int) -> str:
     if log < 0:
         return ""
     text = os.pread(log, 1 << 16, max(os.fstat(log).st_size - (1 << 16), 0)).decode(errors="replace")
     os.close(log)
     return text
-
-
-def _command() -> list[str]:
-    """How to start a tracer with privileges: directly when we have them, else through sudo."""
-    # The tracer runs the very bpfnb that is imported here, in isolated mode: no user site, no current directory.
-    python = [sys.executable, "-I", "-c", _BOOT, str(Path(__file__).parent.parent)]
-    if os.geteuid() == 0 or _inherits_capabilities():
-        return python
-    if any(os.access(Path(folder, "sudo"), os.X_OK) for folder in os.get_exec_path()):
-        return ["sudo", "-n", "--", *python]
-    raise PrivilegeError(
-        f"user {os.geteuid()} may not trace, and there is no sudo",
-        hint="start Jupyter as root, or with CAP_BPF, CAP_PERFMON and CAP_DAC_READ_SEARCH as ambient capabilities",
-    )
-
-
-def _inherits_capabilities() -> bool:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapAmb:"):
-            mask = int(line.split()[1], 16)
-            return all(mask >> capability & 1 for capability in _NEEDED)
-    return False
 
 
 # --- the one tracer of this process -------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, overload
 
 import msgspec
 
-from bpfnb import client, session
+from bpfnb import client, session, ways
 from bpfnb.errors import BpfnbError, PrivilegeError, TracerDied
 from bpfnb.protocol import Check
 from bpfnb.views.notebook import notebook
@@ -119,7 +119,13 @@ def _machine() -> list[Check]:
     except BpfnbError as error:
         return [_failed("tracer", error), *_alone(error)]
     started = Check("tracer", "required", True, f"runs as process {hello.pid}, with bcc {hello.bcc}")
-    return [started, _traced(), *rows]
+    return [started, _traced(), _way(tracer.way), *rows]
+
+
+def _way(way: ways.Way) -> Check:
+    """How the tracer was reached, and what that means."""
+    whose = "with this notebook's own bpfnb" if way.own else "with root's own copy of bpfnb"
+    return Check("way to the tracer", "info", True, f"{way}, {whose}")
 
 
 def _failed(name: str, error: BpfnbError) -> Check:
@@ -159,8 +165,9 @@ def _alone(error: BpfnbError) -> list[Check]:
     """What the tracer would have found out, by a process of its own, with the most rights there are."""
     python = [sys.executable, "-I", "-c", _ALONE, str(Path(__file__).parent.parent)]
     commands = [python]
-    if not isinstance(error, PrivilegeError) and client._command()[0] == "sudo":
-        commands.insert(0, ["sudo", "-n", "--", *python])
+    with suppress(BpfnbError):
+        if not isinstance(error, PrivilegeError) and ways.choose().kind == "sudo":
+            commands.insert(0, ["sudo", "-n", "--", *python])
     for command in commands:
         with suppress(OSError, subprocess.SubprocessError, msgspec.MsgspecError):
             done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE, check=True)

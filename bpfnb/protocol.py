@@ -239,11 +239,14 @@ class FindSymbols(Struct, tag=True, frozen=True):
 
 
 class Hello(Struct, tag=True, frozen=True):
-    """The tracer is up: its own process id, the versions of bcc and the kernel."""
+    """The tracer is up: its own process id, the versions of bcc and the kernel, and its own: release.version() and
+    build(). These fields stay as they are for good: whoever is of another version is told by them."""
 
     pid: int
     bcc: str
     kernel: str
+    version: str = ""
+    build: str = ""
 
 
 class Loaded(Struct, tag=True, frozen=True):

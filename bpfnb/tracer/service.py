@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Hashable
 from functools import partial
 
-from bpfnb import protocol
+from bpfnb import protocol, release
 from bpfnb.errors import BpfnbError, InternalError, ProgramError
 from bpfnb.protocol import FromTracer, ToTracer
 from bpfnb.tracer import privileges, tracefs
@@ -60,7 +60,8 @@ class Service:
         self._symbols = Symbols(kallsyms, privileges.looking)
         self._requests = Lanes("bpfnb-request", _MAX_THREADS)
         self._stops = Lanes("bpfnb-stop", _MAX_STOPPING)
-        outbox.send(protocol.Hello(os.getpid(), engine.version, platform.release()))
+        about = (engine.version, platform.release(), release.version(), release.build())
+        outbox.send(protocol.Hello(os.getpid(), *about))
 
     @property
     def accepting(self) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import pwd
-import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from namespaces import opened
 
 NOBODY = pwd.getpwnam("nobody")
 ROOT = Path(__file__).parents[2]
@@ -32,15 +32,6 @@ PRINTS = 'int f(void *ctx) { bpf_trace_printk("x\\n"); return 0; }'
 SILENT = "int f(void *ctx) { return 0; }"
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-
-
-def opened(folder: Path, shadow: Path) -> list[str]:
-    """Commands that let everybody reach ``folder``, where a parent (root's home, say) is closed to others."""
-    closed = [p for p in reversed(folder.parents) if not p.stat().st_mode & stat.S_IXOTH]
-    if not closed:
-        return []
-    place = shadow / folder.relative_to(closed[0])
-    return [f"mkdir -p '{place}'", f"mount --bind '{folder}' '{place}'", f"mount --rbind '{shadow}' '{closed[0]}'"]
 
 
 def as_nobody(source: str, tmp_path: Path, *, sudoers: str = "", ambient: bool = False) -> list[str]:

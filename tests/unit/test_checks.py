@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import bpfnb
-from bpfnb import client
+from bpfnb import client, ways
 from bpfnb.__main__ import main
 from bpfnb.errors import BpfnbError, PrivilegeError, SetupError, TracerDied
 from bpfnb.protocol import Check
@@ -625,7 +625,7 @@ class TestWithoutTracer:
             return subprocess.CompletedProcess(command, 0, b"[]")
 
         monkeypatch.setattr(subprocess, "run", run)
-        monkeypatch.setattr(client, "_command", lambda: ["sudo", "-n", "--", sys.executable])
+        monkeypatch.setattr(ways, "choose", lambda: ways.Way("sudo", ways.with_sudo()))
         self.examine(monkeypatch, SetupError("no bcc"))
         assert [command[0] for command in asked] == ["sudo", sys.executable]
         asked.clear()

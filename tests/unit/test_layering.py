@@ -9,25 +9,27 @@ from pathlib import Path
 
 import pytest
 
+from bpfnb import release
+
 ROOT = Path(__file__).parents[2]
 
 # Lower layers first: a module imports only from its own layer's left.
 NOTEBOOK_SIDE = [
-    {"bpfnb.errors", "bpfnb.origins"},
+    {"bpfnb.errors", "bpfnb.origins", "bpfnb.release"},
     {"bpfnb.schema", "bpfnb.cell", "bpfnb.memory"},
     {"bpfnb.includes"},
     {"bpfnb.program"},
     {"bpfnb.protocol", "bpfnb.columns", "bpfnb.padding"},
-    {"bpfnb.frames", "bpfnb.refusals"},
+    {"bpfnb.frames", "bpfnb.refusals", "bpfnb.ways"},
     {"bpfnb.store", "bpfnb.client", "bpfnb.stacks", "bpfnb.accessor", "bpfnb.baseline"},
     {"bpfnb.maps"},
     {"bpfnb.views"},
-    {"bpfnb.session", "bpfnb.doctor"},
+    {"bpfnb.session", "bpfnb.doctor", "bpfnb.setup"},
     {"bpfnb"},
     {"bpfnb.testing", "bpfnb.__main__"},
     {"magics"},
 ]
-SHARED = {"bpfnb.errors", "bpfnb.schema", "bpfnb.cell", "bpfnb.program", "bpfnb.protocol"}
+SHARED = {f"bpfnb.{name}" for name in release.SHARED}
 
 
 def modules() -> dict[str, Path]:

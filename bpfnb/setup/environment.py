@@ -1,0 +1,184 @@
+"""Root's own Python environment, with the tracer and what it imports, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from bpfnb import release, ways
+from bpfnb.errors import SetupError
+from bpfnb.setup import texts
+
+__all__ = ["LOCK", "PYTHON", "Command", "lock_digest", "make", "plan", "python_version", "remove", "run", "strangers"]
+
+PYTHON = "/usr/bin/python3"  # the distribution's: root's, and kept up to date
+LOCK = Path(__file__).with_name("tracer.lock")
+_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
+_MAX_WHEEL = 1 << 28
+_TIMEOUT = 600  # seconds; of a command that may download
+
+_INIT = '"""The tracer of bpfnb, without its notebook side: installed by `bpfnb setup`."""\n'
+_METADATA = "Metadata-Version: 2.1\nName: bpfnb\nVersion: {version}\n"
+# Everything the tracer will import, found before anybody relies on it; and bcc, which is the distribution's.
+_TRY = """\
+import pkgutil
+import bpfnb.tracer, bpfnb.tracer.engine
+for module in pkgutil.iter_modules(bpfnb.tracer.__path__, "bpfnb.tracer."):
+    if not module.name.endswith("__main__"):
+        __import__(module.name)
+from bpfnb.errors import BpfnbError
+try:
+    print(bpfnb.tracer.engine.find_bcc())
+except BpfnbError as error:
+    raise SystemExit("; ".join(filter(None, (str(error), error.hint))))
+"""
+
+Command = Sequence[str | Path]
+
+
+def run(command: Command) -> str:
+    """Run a command as if nobody had called us: a clean environment, from /. What it wrote; SetupError if it fails."""
+    words = [str(word) for word in command]
+    try:
+        done = subprocess.run(
+            words, cwd="/", env=_ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SetupError(f"{words[0]} failed: {error}") from None
+    if done.returncode:
+        said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
+        raise SetupError(f"{' '.join(words)} failed: {said[-1] if said else f'exit status {done.returncode}'}")
+    return done.stdout.decode(errors="replace").strip()
+
+
+def lock_digest() -> str:
+    return hashlib.blake2b(LOCK.read_bytes(), digest_size=8).hexdigest()
+
+
+def python_version() -> str:
+    """Of the distribution's Python, as "3.11". SetupError where there is none, or an older one than bpfnb needs."""
+    try:
+        version = run([PYTHON, "-I", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"])
+    except SetupError:
+        raise SetupError(f"there is no {PYTHON}: install your distribution's Python") from None
+    if tuple(map(int, version.split("."))) < (3, 10):
+        raise SetupError(f"{PYTHON} is Python {version}: bpfnb needs 3.10 or newer")
+    try:
+        run([PYTHON, "-I", "-c", "import ensurepip, venv"])
+    except SetupError:
+        raise SetupError(
+            f"{PYTHON} has no venv: install your distribution's package (Debian, Ubuntu: python3-venv)"
+        ) from None
+    return version
+
+
+def plan(folder: Path, wheels: Path | None) -> list[str]:
+    """What ``make`` does, a line a step, for people."""
+    packages = f"the wheels in {wheels}" if wheels else "the package index"
+    source = LOCK.parent.parent
+    return [
+        f"make {folder} with {PYTHON} -I -m venv",
+        f"install the packages of {LOCK.name} into it from {packages}, checking their hashes",
+        f"copy the tracer of bpfnb {release.version()} into it from {source}: this step trusts that copy{_who(source)}",
+        f"write {ways.launcher_of(release.version())}, which starts it with an empty environment, in /",
+        f"check that nobody but root can write to {folder}, and that the tracer and bcc can be imported",
+    ]
+
+
+def make(folder: Path, wheels: Path | None) -> None:
+    """Make the environment, in the place of one that is there. Until all is done, that stays as it is."""
+    new, old = _beside(folder, "new"), _beside(folder, "old")
+    for left in (new, old):
+        if left.exists():
+            shutil.rmtree(left)
+    try:
+        run([PYTHON, "-I", "-m", "venv", new])
+        python = new / "bin" / "python3"
+        _install_packages(python, wheels)
+        run([python, "-I", "-m", "pip", "--isolated", "uninstall", "-qq", "-y", "pip", "setuptools"])
+        _copy_tracer(python)
+        launcher = new / "bin" / "bpfnb-tracer"
+        launcher.write_text(texts.LAUNCHER.format(folder=folder))
+        launcher.chmod(0o755)
+        if found := next(strangers(new), ""):
+            raise SetupError(found)
+        run([python, "-I", "-c", _TRY])
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    finally:
+        for left in (new, old):
+            if left.exists():
+                shutil.rmtree(left)
+
+
+def strangers(folder: Path, *, inside: bool = True) -> Iterator[str]:
+    """Whatever lets somebody other than root change a folder, in words: on the way to it, and ``inside`` it."""
+    for path in (*folder.parents, folder, *(folder.rglob("*") if inside else ())):
+        if not path.exists() and not path.is_symlink():
+            continue
+        status = path.lstat()
+        if status.st_uid != 0:
+            yield f"{path} belongs to user {status.st_uid}, not to root"
+        elif not stat.S_ISLNK(status.st_mode) and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            yield f"others than root can write to {path}"
+
+
+def remove(folder: Path) -> None:
+    """Remove an environment, and what is left of making one."""
+    for path in (folder, _beside(folder, "new"), _beside(folder, "old")):
+        if path.exists():
+            shutil.rmtree(path)
+
+
+def _beside(folder: Path, what: str) -> Path:
+    return folder.with_name(f".{what}-{folder.name}")
+
+
+def _who(source: Path) -> str:
+    found = next(strangers(source), "")
+    return f" ({found})" if found else ""
+
+
+def _install_packages(python: Path, wheels: Path | None) -> None:
+    """Packages of the lock file; pip takes none whose hash is another. Of its settings only /etc/pip.conf counts."""
+    command: list[str | Path] = [python, "-I", "-m", "pip", "--isolated", "install", "-qq", "--no-input"]
+    command += ["--disable-pip-version-check", "--no-cache-dir", "--no-deps", "--only-binary", ":all:"]
+    with tempfile.TemporaryDirectory(prefix="bpfnb-setup-") as name:
+        copied = Path(name)
+        shutil.copyfile(LOCK, copied / LOCK.name)
+        if wheels:
+            # pip reads a wheel twice, to check its hash and to unpack it: nobody may change it in between.
+            _copy_wheels(wheels, copied)
+            command += ["--no-index", "--find-links", copied]
+        run([*command, "--require-hashes", "-r", copied / LOCK.name])
+
+
+def _copy_wheels(wheels: Path, to: Path) -> None:
+    found = sorted(wheels.glob("*.whl"))
+    if not found:
+        raise SetupError(f"there are no wheels in {wheels}")
+    for wheel in found:
+        if not wheel.is_file() or wheel.stat().st_size > _MAX_WHEEL:
+            raise SetupError(f"{wheel} is not a wheel")
+        shutil.copyfile(wheel, to / wheel.name)
+
+
+def _copy_tracer(python: Path) -> None:
+    source = LOCK.parent.parent
+    site = Path(run([python, "-I", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]))
+    for name in release.tracer_files():
+        target = site / "bpfnb" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, target)
+    (site / "bpfnb" / "__init__.py").write_text(_INIT)
+    version = release.version()
+    about = site / f"bpfnb-{version}.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(_METADATA.format(version=version))
+    run([python, "-I", "-m", "compileall", "-q", site / "bpfnb"])
