@@ -12,10 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from test_privileges import NOBODY, ROOT, opened
+from namespaces import ROOT, opened
+from test_privileges import NOBODY
 
 import bpfnb
-from bpfnb import client
+from bpfnb import client, ways
 from bpfnb.protocol import Check
 
 Rows = dict[str, Check]
@@ -257,10 +258,9 @@ def test_tracefs_is_mounted_by_the_tracer() -> None:
 
 def test_a_tracer_that_dies(monkeypatch: pytest.MonkeyPatch) -> None:
     """With its last words, and the next one starts."""
-    module = importlib.import_module("bpfnb.client")
     boot = "import sys; sys.exit('libLLVM is broken')"
     client.close()
-    monkeypatch.setattr(module, "_BOOT", boot)
+    monkeypatch.setattr(ways, "_BOOT", boot)
     rows = examined()
     assert "libLLVM is broken" in rows["tracer"].found
     assert rows["BPF programs"].ok

@@ -229,6 +229,9 @@ def hostile() -> Iterator[tuple[Path, dict[str, str]]]:
         for name in ("numpy", "msgspec", "sitecustomize", "usercustomize", "struct", "socket", "bpfnb", "bcc"):
             (folder / name).mkdir()
             (folder / name / "__init__.py").write_text(trap)
+    library = next(line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libz" in line)
+    shutil.copy(library, tmp_path / "x.so")
+    (tmp_path / "x.so").chmod(0o755)
     environment = {
         "PYTHONPATH": str(tmp_path),
         "PYTHONSTARTUP": str(tmp_path / "numpy/__init__.py"),
