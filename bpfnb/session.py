@@ -37,6 +37,7 @@ Value = TypeVar("Value")
 
 
 _DETACH_TIMEOUT = 0.5  # seconds
+_DECODE_TIMEOUT = 0.5  # seconds of a stop; what is left is decoded when somebody asks for it
 _STOPPED = "stopped"  # the reason, where nothing else ended it
 
 
@@ -278,8 +279,9 @@ class Session(client.Listener):
     def _end(self, state: str, reason: str) -> None:
         if self.state in ("stopped", "failed"):
             return  # it has ended otherwise while it was being stopped
+        deadline = time.monotonic() + _DECODE_TIMEOUT
         for output in self._outputs.values():
-            output.finish()
+            output.finish(deadline)
         if self._counters:
             self._counters.keep()
         self.reason = reason

@@ -5,12 +5,15 @@ The thread that talks to the tracer adds segments; whoever wants rows decodes wh
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import threading
+import time
 import warnings
 import weakref
 from collections import deque
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -189,26 +192,28 @@ class Output:
         self._dropped_undecoded += self._segments.popleft().unread
         return True
 
-    def finish(self) -> None:
-        """The session has ended: take everything in and let go of the shared memory."""
+    def finish(self, deadline: float = math.inf) -> None:
+        """The session has ended: take everything in and let go of the shared memory. What cannot be taken in before
+        ``deadline`` (by time.monotonic) stays until somebody asks for it."""
         with self._lock:
-            self._decode()
-            self._lost = self.lost
-            self._segments.clear()
+            while self._segments and time.monotonic() < deadline:
+                self._lost = self.lost
+                self._decode(1)
+                if not self._segments[0].unread:
+                    self._segments.popleft()
 
-    def _decode(self) -> None:
-        unread = sum(segment.unread for segment in self._segments)
+    def _decode(self, most: int | None = None) -> None:
+        """Take in what is new, of at most so many segments; those that are complete and read are let go."""
+        unread = sum(segment.unread for segment in islice(self._segments, most))
         if unread:
             self._table.reserve(unread)
-        while self._segments:
+        for _ in range(min(len(self._segments), most or len(self._segments))):
             segment = self._segments[0]
-            complete = len(self._segments) > 1
             if segment.read_into(self._table):
                 self._keep.hold()
-            if not complete:
-                break
-            self._lost = max(self._lost, segment.lost)
-            self._segments.popleft()
+            if len(self._segments) > 1:
+                self._lost = max(self._lost, segment.lost)
+                self._segments.popleft()
 
 
 class _Segment:

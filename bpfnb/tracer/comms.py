@@ -8,6 +8,7 @@ instead (task_newtask and task_rename, in an instance of their own) and so know 
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import deque
 from contextlib import suppress
@@ -22,6 +23,8 @@ __all__ = ["CommHistory"]
 
 _UNKNOWN = b"<...>"
 _MOST_TASKS = 1 << 16
+_MOST_RENAMES = 1 << 16  # remembered: some 12 MiB. A task can rename itself a million times a second
+_SNAPSHOT_PAUSE = 10  # times as long as the last one took, before the next
 _HORIZON_NS = 5_000_000_000  # names given up longer ago are not asked for: events are read within milliseconds
 _KILOBYTES = 512  # a name change is 60 bytes: about 8,000 a CPU between two drains
 
@@ -29,12 +32,18 @@ Name = tuple[int, bytes]  # since when (nanoseconds, monotonic), called what
 
 
 class CommHistory:
-    """Names over time. ``fds`` become readable when the instance is half full and wants a ``drain``."""
+    """Names over time. ``fds`` become readable when the instance is half full and wants a ``drain``.
+
+    Several threads may use it: a source's last drain is taken by whoever ends its session.
+    """
 
     def __init__(self) -> None:
         self._names: dict[int, list[Name]] = {}
         self._renames: deque[tuple[int, int]] = deque()  # when and who, oldest first
         self._lost = 0
+        self._stale = False  # whether changes were lost since the last snapshot
+        self._next_snapshot = 0
+        self._lock = threading.Lock()
         self._new = fields_of("task/task_newtask")
         self._rename = fields_of("task/task_rename")
         self._instance = Instance(f"{PREFIX}{os.getpid()}-comm", _KILOBYTES)
@@ -48,21 +57,30 @@ class CommHistory:
             raise
 
     def drain(self) -> bool:
-        """Take in what has changed. Whoever wants names for events drains those events first, then this.
+        """Take in what has changed until now. Whoever wants names for events drains those events first, then this.
 
         Returns False: nothing is ever held back (see Drainer)."""
-        self._forget()
-        events = self._instance.drain()
-        if len(events):
-            self._learn(events)
-        lost = self._instance.lost() if len(events) else self._lost
-        if lost != self._lost:
-            self._lost = lost
-            self._snapshot()
+        with self._lock:
+            self._forget()
+            events, _ = self._instance.drain(time.monotonic_ns())
+            if len(events):
+                self._learn(events)
+                lost = self._instance.lost()
+                self._stale |= lost != self._lost
+                self._lost = lost
+            if self._stale and time.monotonic_ns() >= self._next_snapshot:
+                self._snapshot()
         return False
 
     def lookup(self, pids: npt.NDArray[np.int32], times: npt.NDArray[np.int64]) -> npt.NDArray[np.bytes_]:
         """The names (S16) of tasks ``pids`` at ``times`` (nanoseconds, monotonic)."""
+        with self._lock:
+            return self._lookup(pids, times)
+
+    def close(self) -> None:
+        self._instance.close()
+
+    def _lookup(self, pids: npt.NDArray[np.int32], times: npt.NDArray[np.int64]) -> npt.NDArray[np.bytes_]:
         names = np.empty(len(pids), "S16")
         distinct, inverse = np.unique(pids, return_inverse=True)
         order = np.argsort(inverse, kind="stable")
@@ -70,11 +88,9 @@ class CommHistory:
             history = self._history(int(pid))
             since = np.array([when for when, _ in history])
             latest = np.searchsorted(since, times[where], side="right") - 1
-            names[where] = np.array([name for _, name in history], "S16")[np.maximum(latest, 0)]
+            # The last one for what came before the first that is remembered.
+            names[where] = np.array([*(name for _, name in history), _UNKNOWN], "S16")[latest]
         return names
-
-    def close(self) -> None:
-        self._instance.close()
 
     def _history(self, pid: int) -> list[Name]:
         known = self._names.get(pid)
@@ -105,15 +121,17 @@ class CommHistory:
         At the beginning of a drain, so that what this drain brings is there for the events that came with it.
         """
         horizon = time.monotonic_ns() - _HORIZON_NS
-        while self._renames and self._renames[0][0] < horizon:
-            history = self._names.get(self._renames.popleft()[1], [])
-            if len(history) > 1 and history[1][0] < horizon:
+        while self._renames and (self._renames[0][0] < horizon or len(self._renames) > _MOST_RENAMES):
+            when, pid = self._renames.popleft()
+            history = self._names.get(pid, [])
+            if len(history) > 1 and history[1][0] <= when:
                 del history[0]
         while len(self._names) > _MOST_TASKS:
             del self._names[next(iter(self._names))]
 
     def _snapshot(self) -> None:
         """The names of all tasks alive, for those that were there before we watched or while we lost sight."""
+        began = time.monotonic_ns()
         for task in Path("/proc").glob("[0-9]*/task/[0-9]*"):
             pid = int(task.name)
             history = self._names.setdefault(pid, [])
@@ -121,6 +139,9 @@ class CommHistory:
             if name != _UNKNOWN and (not history or history[-1][1] != name):
                 history.append((0 if not history else history[-1][0] + 1, name))
         self._names = {pid: history for pid, history in self._names.items() if history}
+        self._stale = False
+        now = time.monotonic_ns()
+        self._next_snapshot = now + _SNAPSHOT_PAUSE * (now - began)
 
 
 def _name_now(pid: int) -> bytes:

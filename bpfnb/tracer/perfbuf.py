@@ -75,13 +75,16 @@ class CpuBuffer:
         """Up to where it has been written."""
         return self._words[_HEAD]
 
-    def move(self, out: Bytes, head: int) -> None:
-        """Take what lies between ``tail`` and ``head``."""
+    def copy(self, out: Bytes) -> None:
+        """What lies behind ``tail``, as much as fits."""
         begin = self.tail % self.size
         whole = min(len(out), self.size - begin)  # the rest of it lies at the buffer's beginning
         out[:whole] = self._data[begin : begin + whole]
         out[whole:] = self._data[: len(out) - whole]
-        self.tail = self._words[_TAIL] = head
+
+    def release(self, tail: int) -> None:
+        """Give back the room of what has been copied."""
+        self.tail = self._words[_TAIL] = tail
 
     def close(self) -> None:
         """Out of the map, then away. Idempotent."""

@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from bpfnb.schema import PRINTK_ROW
 from bpfnb.tracer.comms import CommHistory
+from bpfnb.tracer.drainer import FILLING
 from bpfnb.tracer.segments import SegmentWriter
-from bpfnb.tracer.tracefs import PREFIX, Events, Instance, fields_of, join
+from bpfnb.tracer.tracefs import PREFIX, Events, Instance, Ints, fields_of, join
 
 __all__ = ["PrintkSource", "new_tag"]
 
@@ -29,6 +30,8 @@ _ALPHABET = string.ascii_letters
 _TAG_LENGTH = 8  # one register's worth: that LLVM stores as one number, which recipes.py finds and replaces
 _TOTAL_KILOBYTES = 32 << 10  # of buffer, over all CPUs
 _NEWLINE = 10
+_STEP = 4 << 20  # bytes read at a time, over all CPUs; making them rows takes some ten times as much
+_CHUNK = 1 << 14  # lines made into rows at a time
 
 
 def new_tag() -> str:
@@ -37,7 +40,9 @@ def new_tag() -> str:
 
 
 class PrintkSource:
-    """A session's printk output. ``fds`` are readable when lines wait; ``drain`` moves them to the segment."""
+    """A session's printk output. ``fds`` are readable when lines wait; ``drain`` moves some of them to the segment."""
+
+    tick = False
 
     def __init__(self, tag: str, comms: CommHistory, writer: SegmentWriter) -> None:
         self._tag = len(tag)
@@ -58,32 +63,51 @@ class PrintkSource:
             self.close()
             raise
 
-    def drain(self, *, last: bool = False) -> bool:
-        """Move what has been printed to the segment, in time order.
+    def drain(self, *, last: bool = False) -> int:
+        """Move some of what has been printed to the segment, in time order; all of it, if this is the ``last``: all
+        that was printed before this began, so that it ends, whoever goes on printing.
 
-        CPUs are read one after the other, so a line younger than the start of this drain may come before older ones
-        still unread elsewhere: it is held back until the next drain, unless this is the ``last``. Returns whether any
-        is.
+        CPUs are read one after the other, so a line may come before older ones still unread elsewhere: what is younger
+        than what has been read of every CPU is held back until the next drain.
         """
         now = time.monotonic_ns()
-        events = join([self._held, self._instance.drain()])
+        reached = self._step(now)
+        while last and reached < now:
+            reached = self._step(now)
+        if last:
+            self._append(self._held)
+            self._held = join([])
+        return FILLING if reached < now else len(self._held) > 0
+
+    def _step(self, until: int) -> int:
+        """Up to what time, at most ``until``, all is read now."""
+        fresh, reached = self._instance.drain(until, _STEP, self._far_ahead())
+        events = join([self._held, fresh])
         # Names change before the events that see them: drained after those events, the history is complete.
         self._comms.drain()
-        ripe = np.ones(len(events), bool) if last else events.time <= now
+        ripe = events.time <= reached
         self._held = _compact(events.take(np.flatnonzero(~ripe)))
         chosen = np.flatnonzero(ripe)
         self._append(events.take(chosen[np.argsort(events.time[chosen], kind="stable")]))
         if len(events):
             self._writer.set_lost(self._instance.lost())
-        return len(self._held) > 0
+        return reached
+
+    def _far_ahead(self) -> Ints:
+        """CPUs of which so much is held back that others are to catch up first. One of which nothing is held back is
+        the last, and is read."""
+        sizes = np.bincount(self._held.cpu, self._held.length) if len(self._held) else np.empty(0)
+        return np.flatnonzero(sizes > _STEP // 2)
 
     def close(self) -> None:
         """Remove the instance. Idempotent."""
         self._instance.close()
 
     def _append(self, events: Events) -> None:
-        if not len(events):
-            return
+        for begin in range(0, len(events), _CHUNK):
+            self._append_chunk(events.take(np.arange(begin, min(begin + _CHUNK, len(events)))))
+
+    def _append_chunk(self, events: Events) -> None:
         text, lengths = self._messages(events)
         pids = events.read(self._fields["common_pid"], "<i4").astype(np.int32)
         rows = np.zeros(len(events), PRINTK_ROW)
@@ -112,5 +136,7 @@ def _compact(events: Events) -> Events:
     """The same events without the pages they were cut from, which would be kept alive for a few lines."""
     if not len(events):
         return join([])
-    data = np.concatenate([events.data[s : s + n] for s, n in zip(events.start, events.length, strict=True)])
-    return Events(data, np.cumsum(events.length) - events.length, events.length, events.time, events.cpu)
+    memory, starts = events.data.data, events.start.tolist()
+    pieces = [memory[at : at + size] for at, size in zip(starts, events.length.tolist(), strict=True)]
+    begins = np.cumsum(events.length) - events.length
+    return Events(np.frombuffer(b"".join(pieces), np.uint8), begins, events.length, events.time, events.cpu)

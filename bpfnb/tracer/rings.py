@@ -1,8 +1,8 @@
 """BPF_RINGBUF_OUTPUT and BPF_PERF_OUTPUT: from the kernel's buffers, which we see as memory, to a session's segments.
 
 Each is a source for drainer.py. ``fds`` become readable when events wait, not for every one of them, so both ``tick``;
-``drain`` moves what there is; ``schema`` describes the rows it writes, records as they lay in the buffer. What the
-buffers refused the programs themselves have counted; ``lost`` gives the count.
+``drain`` moves some of what there is; ``schema`` describes the rows it writes, records as they lay in the buffer. What
+the buffers refused the programs themselves have counted; ``lost`` gives the count.
 
 The maps' descriptors stay the caller's, and have to outlive the source.
 """
@@ -32,6 +32,9 @@ __all__ = ["OpenWriter", "PerfSource", "RingSource"]
 OpenWriter = Callable[[Schema], SegmentWriter]  # the writer stays the caller's to close
 
 _STEP = 1 << 20  # bytes of a ring read before their space is given back
+_RING_TURN = 16 << 20  # bytes of a ring read in one drain: all, where the cell does not ask for more
+_PERF_TURN = 8 << 20  # of all CPUs' buffers together
+_MOST_RECORD = 1 << 16  # of perf: its size is a u16
 _PIECES = 32  # so many of equal records are faster written one after the other than as one of different ones
 _CHUNK = 1 << 14  # perf's records made into rows at a time
 _FILLING = 4  # a buffer this part of which was full is read again sooner
@@ -39,8 +42,8 @@ _FILLING = 4  # a buffer this part of which was full is read again sooner
 # perf_event_header, then what PERF_SAMPLE_TIME, PERF_SAMPLE_ID (where there are several maps) and PERF_SAMPLE_RAW add:
 # u64 time, u64 id, u32 size. The header's u16 misc says what does not concern us: the CPU is noted there.
 _PERF_HEADER, _PERF_TIME, _PERF_ID, _PERF_CPU = 20, 8, 16, 4
-# An event's time is read before its record can be seen. In between the CPU may be interrupted, or be a virtual one
-# that does not run.
+# An event's time is read before its record can be seen (and a ring's event is stamped after it has got its place). In
+# between the CPU may be interrupted, or be a virtual one that does not run.
 _SLACK_NS = 5_000_000
 # bpf_ktime_get_ns() is the kernel's clock for NMIs, which may be off by a little while the clock is adjusted.
 _JITTER_NS = 20_000
@@ -91,25 +94,38 @@ class RingSource:
         self._writer = open_writer(self.schema)
 
     def drain(self, *, last: bool = False) -> int:
-        """Move what has been submitted to the segment, up to an event that is reserved but not yet submitted.
+        """Move what has been submitted to the segment, up to an event that is reserved but not yet submitted; of much
+        a part, unless this is the ``last``.
 
         Of stamped events the youngest are held back until the next drain, unless this is the ``last``.
         """
         now = time.monotonic_ns()
         begin, end = self._at, self._producer[0]
         if self._stamped:
-            self._drain_stamped(end, now, last)
-        else:
-            while self._at < end and self._step(end):
-                pass
+            self._learn(end, now)
+        more = self._take_turn(end)
+        while last and more:
+            more = self._take_turn(end)
+        if last and len(self._held):
+            self._held = self._write_until(_FOREVER, [self._held], 0)
         self._writer.set_lost(self._lost())
-        return FILLING if end - begin > self._size // _FILLING else len(self._held) > 0
+        return FILLING if more or end - begin > self._size // _FILLING else len(self._held) > 0
 
     def close(self) -> None:
         """Let go of the ring. Idempotent."""
         self._consumer.release()
         self._producer.release()
         self._data = np.empty(0, np.uint8)
+
+    def _take_turn(self, end: int) -> bool:
+        """Move some of what lies before ``end``. Whether there is more of it that is ready."""
+        begin, turn = self._at, min(end, self._at + _RING_TURN)
+        if self._stamped:
+            self._drain_stamped(turn, whole=turn == end)
+        else:
+            while self._at < turn and self._step(turn):
+                pass
+        return begin < self._at < end and turn < end
 
     def _step(self, end: int) -> bool:
         """Read some of what lies before ``end``, and give back its space; False when what comes next is not ready."""
@@ -122,21 +138,29 @@ class RingSource:
         self._release(self._at + until - at)
         return until > at
 
-    def _drain_stamped(self, end: int, now: int, last: bool) -> None:
+    def _learn(self, position: int, now: int) -> None:
+        """Note that what will be reserved behind a position is younger than ``now``."""
+        if self._known[-1][0] == position:
+            self._known.pop()
+        self._known.append((position, now))
+
+    def _drain_stamped(self, end: int, *, whole: bool) -> None:
         """Events lie in the order of their reservation, and are stamped a moment later, on some CPU much later.
 
-        What was reserved behind the position ``end`` was so after ``now``, and is stamped later still. So when all
-        before ``end`` has been read, no older stamp than ``now`` can come any more; as long as an event before it is
-        not submitted, none older than at the last position that was reached.
+        What was reserved behind a position that is known was so after it was looked at, and is stamped later still. So
+        when all before it has been read, no older stamp than that time can come any more; as long as an event before
+        it is not submitted, none older than at the last known position that was reached. Where only a part of a large
+        ring is read, we take it that stamps are no later than ``_SLACK_NS``.
         """
         base = self._at - self._at % self._size
         found, until = cut(self._data, self._at - base, end - base, RING)
         if len(found) > _PIECES:
             found = [join(self._data, found)]
-        self._known.append((end, now))
         while len(self._known) > 1 and self._known[1][0] <= base + until:
             self._known.popleft()
-        ripe = _FOREVER if last else self._known[0][1] - _JITTER_NS
+        ripe = self._known[0][1] - _JITTER_NS
+        if found and not whole:
+            ripe = max(ripe, int(self._shape.stamps(found[-1][-1:])[0]) - _SLACK_NS)
         self._held = self._write_until(ripe, [part for part in (self._held, *found) if len(part)], base)
         self._release(base + until)
 
@@ -163,6 +187,9 @@ class RingSource:
     def _release(self, position: int) -> None:
         self._at = position
         self._consumer[0] = position
+
+
+Waiting = list[tuple[CpuBuffer, int]]  # buffers, and up to where they are to be read
 
 
 class PerfSource:
@@ -206,40 +233,52 @@ class PerfSource:
             raise
 
     def drain(self, *, last: bool = False) -> int:
-        """Move what has been submitted to the segment.
+        """Move what has been submitted to the segment; of much a part, unless this is the ``last``.
 
-        CPUs are read one after the other, so an event younger than the start of this drain may come before older ones
-        still unread elsewhere: it is held back until the next drain, unless this is the ``last``.
+        CPUs are read one after the other, so an event may come before older ones still unread elsewhere: what is
+        younger than the start of this drain, or than what has been read of every CPU, is held back until the next
+        drain, unless this is the ``last``.
         """
         now = time.monotonic_ns()
         self._buffers.watch(now)
         waiting = [(buffer, head) for buffer in self._buffers.all if (head := buffer.head()) != buffer.tail]
         filling = any(head - buffer.tail > buffer.size // _FILLING for buffer, head in waiting)
-        if waiting or len(self._held):
-            self._write(self._take(waiting), _FOREVER if last else now - _SLACK_NS)
+        more = self._take_turn(waiting, now)
+        while last and more:
+            more = self._take_turn(more, now)
+        if last and len(self._held):
+            self._write(self._held, _FOREVER)
         self._writer.set_lost(self._lost())
-        return FILLING if filling else len(self._held) > 0
+        return FILLING if filling or more else len(self._held) > 0
 
     def close(self) -> None:
         """Take the buffers out of the map and free them. Idempotent."""
         self._buffers.close()
 
-    def _take(self, waiting: list[tuple[CpuBuffer, int]]) -> Records:
-        """What was held back, and what lies before the heads of these buffers."""
+    def _take_turn(self, waiting: Waiting, now: int) -> Waiting:
+        """Move some of what lies before the heads of these buffers; those of which something is left."""
+        if not waiting and not len(self._held):
+            return []
+        until = now
         at = len(self._held.data)
-        data = np.empty(at + sum(head - buffer.tail for buffer, head in waiting), np.uint8)
+        share = max(_PERF_TURN // max(len(waiting), 1), _MOST_RECORD)
+        sizes = [min(head - buffer.tail, share + _MOST_RECORD) for buffer, head in waiting]
+        data = np.empty(at + sum(sizes), np.uint8)
         data[:at] = self._held.data
         parts = [replace(self._held, data=data)]
-        for buffer, head in waiting:
-            end = at + head - buffer.tail
-            buffer.move(data[at:end], head)
-            found = cut(data, at, end, PERF)[0]
+        for (buffer, head), size in zip(waiting, sizes, strict=True):
+            buffer.copy(data[at : at + size])
+            found, end = cut(data, at, at + min(size, share), PERF)
+            buffer.release(buffer.tail + end - at)
+            if buffer.tail != head:
+                until = min(until, int(found[-1].words(_PERF_TIME)[-1]) if found else 0)
             if self._cpu:
                 for records in found:
                     data.view(np.int16)[(records.start + _PERF_CPU) >> 1] = buffer.cpu
             parts += found if self._padding is None else [self._padding.cut_off(records) for records in found]
-            at = end
-        return join(data, parts)
+            at += size
+        self._write(join(data, parts), until - _SLACK_NS)
+        return [(buffer, head) for buffer, head in waiting if buffer.tail != head]
 
     def _write(self, records: Records, until: int) -> None:
         times = records.words(_PERF_TIME)

@@ -52,6 +52,7 @@ __all__ = ["Sessions"]
 
 _PERF_EVENT_ARRAY = 4  # BPF_MAP_TYPE_
 _TAKING_TIMEOUT = 5.0  # seconds for those who take entries out of a map when their session ends
+_Source = RingSource | PerfSource | PrintkSource
 
 
 class _Running:
@@ -70,6 +71,7 @@ class _Running:
         self._changed = threading.Condition()
         self._users = 1
         self._taking = 0
+        self.failure = ""  # why an output could not be read to its end
 
     def info(self, name: str) -> MapInfo:
         """A map of the session; ProgramError where there is none of this name."""
@@ -216,6 +218,8 @@ class Sessions:
         try:
             with self._closer.paused():
                 self._finish(number, running)
+            if running.failure:
+                self._say_ended(number, running.failure, running)
             reply(len(running.events()))
         finally:
             self._let_go(number, running)
@@ -239,8 +243,11 @@ class Sessions:
                 self._finish(number, running)
         except Exception:
             traceback.print_exc()  # it ends for a reason already, of which this may be a part
-        self._outbox.send(Ended(number, reason, len(running.events())))
+        self._say_ended(number, reason, running)
         self._let_go(number, running)
+
+    def _say_ended(self, number: int, reason: str, running: _Running) -> None:
+        self._outbox.send(Ended(number, reason, len(running.events())))
 
     def _take(self, number: int) -> _Running | None:
         """Whoever takes a session ends it."""
@@ -390,7 +397,7 @@ class Sessions:
             with self._closer.paused():
                 starting.attach()
                 if program.prints:
-                    self._read_printk(number, tag, running.stack)
+                    self._read_printk(number, tag, running)
                 self._read_outputs(number, program, source, running)
                 running.maps = _described(program, source, running.module)
                 probes = self._attach(program, running, around, starting.cancel)
@@ -480,16 +487,30 @@ class Sessions:
                 reader = _reader(
                     program, source, module, output, what[output.name], open_writer, partial(_at, lost, index)
                 )
-            stack.callback(reader.close)
-            self._drainer.add(reader.fds, reader.drain, tick=reader.tick)
-            stack.callback(self._drainer.remove, reader.fds, last=partial(reader.drain, last=True))
+            self._read(number, output.name, reader, running)
 
-    def _read_printk(self, number: int, tag: str, stack: ExitStack) -> None:
-        comms = self._share_comms(number, stack)
-        source = PrintkSource(tag, comms, self._writer(number, "printk", stack, PRINTK))
-        stack.callback(source.close)
-        self._drainer.add(source.fds, source.drain)
-        stack.callback(self._drainer.remove, source.fds, last=partial(source.drain, last=True))
+    def _read_printk(self, number: int, tag: str, running: _Running) -> None:
+        comms = self._share_comms(number, running.stack)
+        source = PrintkSource(tag, comms, self._writer(number, "printk", running.stack, PRINTK))
+        self._read(number, "printk", source, running)
+
+    def _read(self, number: int, output: str, source: _Source, running: _Running) -> None:
+        """Have a source drained until the session closes. One that fails ends its session."""
+
+        def failed(error: Exception) -> None:
+            traceback.print_exception(error)
+            running.failure = f"{output} could not be read any further: {type(error).__name__}: {error}".splitlines()[0]
+            self.end(number, running.failure)
+
+        def last() -> None:
+            try:
+                source.drain(last=True)
+            except Exception as error:
+                failed(error)
+
+        running.stack.callback(source.close)
+        self._drainer.add(source.fds, source.drain, tick=source.tick, fail=failed)
+        running.stack.callback(self._drainer.remove, source.fds, last=last)
 
     def _writer(self, number: int, output: str, stack: ExitStack, schema: Schema) -> SegmentWriter:
         epoch = self._clock.epoch_ns
@@ -506,7 +527,7 @@ class Sessions:
         with self._naming:
             if self._comms is None:
                 self._comms = CommHistory()
-                self._drainer.add(self._comms.fds, self._comms.drain)
+                self._drainer.add(self._comms.fds, self._comms.drain, fail=self._names_failed)
             self._printing.add(number)
             stack.callback(self._release_comms, number)
             return self._comms
@@ -518,6 +539,11 @@ class Sessions:
                 self._drainer.remove(self._comms.fds)
                 self._comms.close()
                 self._comms = None
+
+    def _names_failed(self, error: Exception) -> None:
+        traceback.print_exception(error)
+        for number in list(self._printing):
+            self.end(number, f"tasks' names could not be read any further: {type(error).__name__}: {error}")
 
 
 def _ended() -> ProgramError:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +24,7 @@ __all__ = [
     "Events",
     "Field",
     "Instance",
+    "Ints",
     "dynamic_fields",
     "fields_of",
     "join",
@@ -38,6 +38,8 @@ __all__ = [
 PREFIX = "bpfnb-"
 _MOUNTS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 _BATCH = 256  # pages parsed at a time: enough for numpy, 1 MiB of memory
+_LEAST_PAGES = 16  # of a CPU in one step, however many CPUs there are
+_EVERYTHING = 1 << 40  # pages
 
 Ints = npt.NDArray[np.int64]
 
@@ -164,6 +166,44 @@ def parse_pages(pages: npt.NDArray[np.uint8], cpu: int) -> Events:
     return Events(pages.reshape(-1), starts, lengths, times, np.full(len(starts), cpu, np.int16))
 
 
+class Pipe:
+    """One CPU's pages. ``reached``: up to what time (of the trace clock) its events have been read.
+
+    It is ``behind`` when the last step ended before all was read that lay there.
+    """
+
+    def __init__(self, cpu: int, path: Path, page: int) -> None:
+        self.cpu = cpu
+        self.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        self.reached = 0
+        self.behind = True
+        self._page = page
+
+    def read(self, until: int, most: int) -> tuple[list[Events], int]:
+        """What was recorded up to time ``until``, from at most ``most`` pages, and how many pages that took.
+
+        Events of one CPU are in the order of their times, so what follows a younger one need not be looked at: else
+        there would be no end where it is written as fast as we read. The last page may hold younger ones.
+        """
+        found: list[Events] = []
+        taken = 0
+        self.behind = True
+        while self.behind and taken < most:
+            pages = np.empty((min(_BATCH, most - taken), self._page), np.uint8)
+            filled = 0
+            while filled < len(pages) and _read(self.fd, pages[filled]):
+                filled += 1
+            taken += filled
+            if filled:
+                found.append(parse_pages(pages[:filled], self.cpu))
+                # A page begins with its time. It may hold nothing but discarded events.
+                self.reached = max(int(pages[filled - 1, :8].view(np.int64)[0]), found[-1].time.max(initial=0))
+            if filled < len(pages) or self.reached > until:
+                self.reached = max(self.reached, until)
+                self.behind = False
+        return found, taken
+
+
 class Instance:
     """A tracefs instance: a trace buffer of our own, so that no other reader is disturbed and none disturbs us.
 
@@ -181,7 +221,7 @@ class Instance:
                 " instance",
                 hint="start Jupyter as root, or allow this user `sudo -n`",
             ) from None
-        self._pipes: dict[int, int] = {}
+        self._pipes: list[Pipe] = []
         try:
             self.write("trace_clock", "mono")
             self.write("buffer_size_kb", str(kilobytes))
@@ -202,39 +242,39 @@ class Instance:
     def open_pipes(self) -> list[int]:
         """Open every CPU's pipe; the descriptors become readable when something is there."""
         for directory in sorted((self.path / "per_cpu").glob("cpu*")):
-            cpu = int(directory.name[3:])
-            self._pipes[cpu] = os.open(directory / "trace_pipe_raw", os.O_RDONLY | os.O_NONBLOCK)
-        return list(self._pipes.values())
+            self._pipes.append(Pipe(int(directory.name[3:]), directory / "trace_pipe_raw", self._page))
+        return [pipe.fd for pipe in self._pipes]
 
-    def drain(self) -> Events:
-        """All that has been recorded since the last call, CPU by CPU."""
-        return join([events for cpu, fd in self._pipes.items() for events in self._drain_cpu(cpu, fd)])
+    def drain(self, until: int, size: int = 0, waiting: Ints | tuple[()] = ()) -> tuple[Events, int]:
+        """What was recorded up to time ``until`` (of the trace clock) and not read yet, and a little more.
+
+        ``size``: a part of it, about so many bytes over all CPUs, which are read evenly. ``waiting``: CPUs that are not
+        read this time. Also the time up to which nothing is unread: ``until`` if that was all.
+        """
+        pipes = [pipe for pipe in self._pipes if pipe.cpu not in set(waiting)]
+        left = size // self._page if size else _EVERYTHING
+        share = left // max(sum(pipe.behind for pipe in pipes), 1)
+        batches = []
+        for pipe in pipes:
+            events, taken = pipe.read(until, max(min(share, left), _LEAST_PAGES))
+            batches += events
+            left -= taken
+        return join(batches), min([until, *(pipe.reached for pipe in self._pipes)])
 
     def lost(self) -> int:
         """Events overwritten before we read them, or dropped, since the instance was made."""
         total = 0
-        for cpu in self._pipes:
-            stats = (self.path / f"per_cpu/cpu{cpu}/stats").read_text()
+        for pipe in self._pipes:
+            stats = (self.path / f"per_cpu/cpu{pipe.cpu}/stats").read_text()
             total += sum(int(n) for n in re.findall(r"^(?:overrun|dropped events): (\d+)", stats, re.M))
         return total
 
     def close(self) -> None:
         """Remove the instance and all it holds. Idempotent."""
         while self._pipes:
-            os.close(self._pipes.popitem()[1])
+            os.close(self._pipes.pop().fd)
         with suppress(FileNotFoundError):
             self.path.rmdir()
-
-    def _drain_cpu(self, cpu: int, fd: int) -> Iterator[Events]:
-        while True:
-            pages = np.empty((_BATCH, self._page), np.uint8)
-            filled = 0
-            while filled < _BATCH and _read(fd, pages[filled]):
-                filled += 1
-            if filled:
-                yield parse_pages(pages[:filled], cpu)
-            if filled < _BATCH:
-                return
 
     def _page_size(self) -> int:
         # Sub-buffers can be larger than a page since Linux v6.8.

@@ -280,6 +280,33 @@ def everything(worker: Worker, kind: str, count: int) -> dict[str, Any]:
         }
 
 
+def turns(worker: Worker, kind: str, count: int) -> dict[str, Any]:
+    """A backlog of two CPUs, unequal, read in small turns."""
+    cpus = sorted(os.sched_getaffinity(0))[:2]
+    before = rings._RING_TURN, rings._PERF_TURN
+    try:
+        rings._RING_TURN = rings._PERF_TURN = 1 << 17
+        with Traced(worker, kind, text_of(kind, pages=1024), EVENT) as traced:
+            with producing_elsewhere(cpus, count):
+                produce(range(count), cpus[1])
+            answers = []
+            while not answers or answers[-1] == FILLING:
+                answers.append(traced.source.drain())
+            steps = len(answers)
+            traced.source.drain(last=True)
+            produce(range(count), cpus[0])
+            traced.source.drain(last=True)
+            times = traced.column(traced.source.schema.time) if kind == "perf" else np.zeros(1, np.int64)
+            return {
+                "steps": steps,
+                "sum": traced.count + traced.lost,
+                "sorted": all(np.all(np.diff(seqs) > 0) for seqs in traced.by_cpu().values()),
+                "late": int(np.sum(times < np.maximum.accumulate(times))),
+            }
+    finally:
+        rings._RING_TURN, rings._PERF_TURN = before
+
+
 def lengths(worker: Worker, kind: str, count: int) -> dict[str, Any]:
     """Each event as long as its number says, from 24 bytes to 39; nobody says so to the source."""
     size = "24 + (event.n & 15)"
@@ -476,7 +503,7 @@ def calls_of(drainer: Drainer, answer: int, tick: bool) -> int:
 SCENARIOS: dict[str, Callable[..., dict[str, Any]]] = {
     f.__name__: f
     for f in (
-        *(everything, lengths, tails, discards, overflow, delays, held_back, late_cpu),
+        *(everything, turns, lengths, tails, discards, overflow, delays, held_back, late_cpu),
         *(few_descriptors, little_memory, pace),
     )
 }
@@ -523,6 +550,15 @@ def test_every_event_arrives_once_and_in_order_or_is_counted(run: Run, kind: str
     assert found["late"] <= 2
     if kind == "perf":
         assert 0 < found["now"] < 60e9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_backlog_is_read_in_turns(run: Run, kind: str) -> None:
+    found = run("turns", kind, 20_000)
+    assert found["steps"] > 8
+    assert found["sum"] == 80_000
+    assert found["sorted"]
+    assert found["late"] <= 2
 
 
 @pytest.mark.portable

@@ -150,6 +150,31 @@ def test_the_last_drain_holds_nothing_back(ring: Ring) -> None:
     assert ring.rows == [(19 * MS, 2), (20 * MS, 1), (21 * MS, 0)]
 
 
+def test_a_backlog_is_read_in_turns_and_stays_in_order(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GIVEN more than a turn takes, and stamps that step back WHEN it is drained THEN each drain takes a part, and what
+    may still be older than what comes next waits."""
+    monkeypatch.setattr(rings, "_RING_TURN", 400)
+    for n in range(100):
+        ring.add(n, MS * (10 + n - 2 * (n % 3)))
+    reads, rows = [], []
+    while ring.read < ring.position:
+        answer = ring.drain(200 * MS)
+        assert answer == rings.FILLING or ring.read == ring.position
+        reads.append(ring.read)
+        rows.append(len(ring.rows))
+    assert len(reads) == 8
+    assert rows[0] < rows[1] < rows[2] < rows[-1] == 100
+    assert ring.rows == sorted((MS * (10 + n - 2 * (n % 3)), n) for n in range(100))
+
+
+def test_the_last_drain_takes_every_turn(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rings, "_RING_TURN", 50)
+    for n in range(100):
+        ring.add(n, (100 - n) * MS)
+    ring.drain(200 * MS, last=True)
+    assert ring.rows == [((100 - n) * MS, n) for n in range(99, -1, -1)]
+
+
 def test_it_goes_on_beyond_the_rings_end_and_past_what_is_discarded(ring: Ring) -> None:
     now = 0
     for n in range(2000):

@@ -131,6 +131,20 @@ def test_what_was_read_of_a_segment_is_not_kept_in_memory() -> None:
         assert_events(output, 0, 200_001)
 
 
+def test_ending_takes_no_longer_than_it_may_and_loses_nothing(pair: tuple[Output, SegmentWriter]) -> None:
+    output, writer = pair
+    writer.append(events(250), tails(250))
+    writer.set_lost(3)
+    writer.close()
+    output.finish(deadline=0)  # long past
+    assert mapped() > 0
+    assert (output.rows, output.lost) == (250, 3)
+    assert output.df.ts.tolist() == list(range(250))
+    output.finish()
+    assert mapped() == 0
+    assert (output.rows, output.lost, len(output.df)) == (250, 3, 250)
+
+
 def test_lost_is_what_was_last_said(pair: tuple[Output, SegmentWriter]) -> None:
     output, writer = pair
     writer.set_lost(3)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bpfnb.tracer.tracefs import Events, Field, join, parse_pages
+from bpfnb.tracer.tracefs import Events, Field, Pipe, join, parse_pages
 
 PAGE = 4096
 
@@ -80,6 +83,41 @@ def test_the_flags_of_a_page_that_missed_events_are_not_its_length(flags: int) -
     page = Page(1)
     page.event(1, b"only")
     assert parsed([page.bytes(1, flags)]) == page.records
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Iterator[Pipe]:
+    """600 pages of one CPU, with an event at 10, 20, 30, ... each; every third event discarded."""
+    made = []
+    for n in range(1, 601):
+        page = Page(10 * n)
+        page.discarded(0, 8) if n % 3 == 0 else page.event(0, b"line")
+        made.append(page.bytes(10 * n))
+    (tmp_path / "trace_pipe_raw").write_bytes(b"".join(made))
+    opened = Pipe(0, tmp_path / "trace_pipe_raw", PAGE)
+    yield opened
+    os.close(opened.fd)
+
+
+def times(batches: list[Events]) -> list[int]:
+    return [time for events in batches for time in events.time.tolist()]
+
+
+def test_a_step_reads_so_many_pages_and_says_how_far_it_came(pipe: Pipe) -> None:
+    found, pages = pipe.read(until=1 << 60, most=5)
+    assert (times(found), pages, pipe.reached, pipe.behind) == ([10, 20, 40, 50], 5, 50, True)
+    found, pages = pipe.read(until=1 << 60, most=1)  # it has nothing but a discarded event
+    assert (times(found), pages, pipe.reached, pipe.behind) == ([], 1, 60, True)
+    found, pages = pipe.read(until=5 << 20, most=1 << 20)
+    assert (len(times(found)), pages, pipe.reached, pipe.behind) == (396, 594, 5 << 20, False)
+
+
+def test_reading_ends_soon_after_what_is_younger(pipe: Pipe) -> None:
+    """Whoever writes as fast as we read: what lay there when reading began is all that is read."""
+    found, pages = pipe.read(until=100, most=1 << 20)
+    assert pages == 256  # a batch
+    assert times(found)[-1] == 2560
+    assert not pipe.behind
 
 
 def test_an_empty_page_has_nothing() -> None:
