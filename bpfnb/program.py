@@ -23,6 +23,7 @@ from bpfnb.includes import Piece, Places, expand, reachable
 __all__ = [
     "ENTRIES",
     "EVENTS",
+    "KINDS",
     "RAW",
     "Function",
     "MapDecl",
@@ -202,6 +203,7 @@ _SHAPES = {
     "hardware": "hardware:EVENT or hardware:EVENT:COUNT, such as hardware:cache-misses:1000000",
     "lsm": "lsm:HOOK, such as lsm:file_open",
 }
+KINDS = tuple(_SHAPES)
 # Names of include/uapi/linux/perf_event.h (PERF_COUNT_SW_*, PERF_COUNT_HW_*) as perf(1) spells them, and bpftrace's
 # other names for them. A probe's target always carries the former.
 EVENTS: dict[str, dict[str, tuple[str, ...]]] = {

@@ -15,7 +15,7 @@ os.environ.clear()
 os.environ.update(PATH="/usr/sbin:/usr/bin:/sbin:/bin", LANG="C.UTF-8", OPENBLAS_NUM_THREADS="1")
 os.chdir("/")
 os.umask(0o022)
-del sys.argv[1:]
+sys.argv[1:] = ["--service"]
 runpy.run_module("bpfnb.tracer", run_name="__main__", alter_sys=True)
 """
 
@@ -68,6 +68,7 @@ TimeoutStopSec=60
 CapabilityBoundingSet=CAP_BPF CAP_PERFMON CAP_DAC_READ_SEARCH CAP_SYS_ADMIN CAP_SYS_PTRACE CAP_IPC_LOCK CAP_SYSLOG
 NoNewPrivileges=yes
 CacheDirectory=bpfnb
+LogsDirectory=bpfnb
 ProtectSystem=strict
 ProtectHome=read-only
 ReadOnlyPaths=/proc/sys /sys

@@ -23,10 +23,13 @@ from collections.abc import Collection
 from contextlib import suppress
 
 from bpfnb import protocol
-from bpfnb.errors import BpfnbError
+from bpfnb.errors import BpfnbError, SetupError
 from bpfnb.protocol import Connection, ToTracer
 from bpfnb.tracer import peer, privileges, tracefs
+from bpfnb.tracer.audit import Audit
 from bpfnb.tracer.outbox import Outbox
+from bpfnb.tracer.peer import Peer
+from bpfnb.tracer.policy import Policy
 from bpfnb.tracer.service import Service
 
 __all__ = ["main"]
@@ -37,26 +40,27 @@ _PATIENCE = 1.0  # seconds for the notebook to read what is left at the end
 _LOOK_AGAIN = 50  # milliseconds, while there is no room for requests
 
 
-def main() -> int:
+def main(*, service: bool = False) -> int:
+    """``service``: it was started for whoever may connect (policy.py), as the launcher of ``bpfnb setup`` does."""
     # Before there is a second process or thread: what comes from now on waits until somebody reads it.
     signal.pthread_sigmask(signal.SIG_BLOCK, _POLITE)
     sock = socket.socket(fileno=os.dup(0))
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    guardian = os.getpid()
+    guardian, who = os.getpid(), peer.of(sock)
     worker = os.fork()
     if worker:
         sock.close()
-        return _supervise(worker)
-    _work(sock, guardian)
+        return _supervise(worker, who, service)
+    _work(sock, guardian, service)
     return 0
 
 
 # --- the supervisor -----------------------------------------------------------------------------------------------
 
 
-def _supervise(worker: int) -> int:
+def _supervise(worker: int, who: Peer, service: bool) -> int:
     """Hand signals on, wait for the worker's end, and clean up after it: its exit status."""
     pidfd = os.pidfd_open(worker)
     privileges.drop()
@@ -68,13 +72,16 @@ def _supervise(worker: int) -> int:
                 signal.pidfd_send_signal(pidfd, number)  # by its descriptor: a number may be another's by now
     _, status = os.waitpid(worker, 0)
     tracefs.sweep(worker)
+    if status:
+        with suppress(SetupError):  # the policy has a mistake: the worker has said so
+            Audit(Policy(who, service=service).audit, who).died(worker, os.waitstatus_to_exitcode(status))
     return os.waitstatus_to_exitcode(status) & 0xFF
 
 
 # --- the worker ---------------------------------------------------------------------------------------------------
 
 
-def _work(sock: socket.socket, guardian: int) -> None:
+def _work(sock: socket.socket, guardian: int, by_service: bool) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, _MAX_DESCRIPTORS), most))
     try:
@@ -84,7 +91,7 @@ def _work(sock: socket.socket, guardian: int) -> None:
     connection: Connection[ToTracer] = Connection(sock, ToTracer, descriptors=False)
     outbox = Outbox(connection)
     try:
-        service = Service(outbox)
+        service = Service(outbox, peer.of(sock), by_service)
     except BpfnbError as error:
         outbox.send(protocol.Failed.of(0, error))
         outbox.close(_PATIENCE)
@@ -132,4 +139,4 @@ def _signals() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(service="--service" in sys.argv[1:]))

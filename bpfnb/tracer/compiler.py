@@ -43,16 +43,17 @@ from bpfnb.program import MapDecl
 from bpfnb.protocol import Connection, Failed
 from bpfnb.schema import Schema
 from bpfnb.tracer import clashes as clashing
-from bpfnb.tracer import constants, failures, headers, lineinfo, mapdump, privileges, recipes, syscalls
+from bpfnb.tracer import confine, constants, failures, headers, lineinfo, mapdump, privileges, recipes, syscalls
 from bpfnb.tracer.btf import INT, STRUCT, Types, schema_of
 from bpfnb.tracer.clashes import Clash
+from bpfnb.tracer.confine import NO_LIMITS, Confinement, Guard
 from bpfnb.tracer.edits import Handed, Rewritten
 from bpfnb.tracer.engine import Compiled, Engine, Function
 from bpfnb.tracer.lineinfo import Lines
 from bpfnb.tracer.recipes import Kept, Recipe
 from bpfnb.tracer.submits import CARRIES, UNKNOWN
 
-__all__ = ["CELL_PATH", "Cancel", "CancelledError", "Compiler", "LoadWish", "Module", "Table"]
+__all__ = ["CELL_PATH", "Cancel", "CancelledError", "Compiler", "LoadWish", "Module", "NotAllowed", "Table"]
 
 # While a cell is compiled it is a file of this name: LLVM copies the lines from there that the verifier will quote.
 _CELL_FD = 200
@@ -86,6 +87,14 @@ class Table(Struct, frozen=True):
     fd: int
     key: Schema | None
     value: Schema | None
+
+
+class NotAllowed(BpfnbError):
+    """A program does what the policy does not allow; whoever knows the policy says it in full."""
+
+    def __init__(self, what: str, line: int) -> None:
+        super().__init__(f"programs that {what} are not allowed", line=line or None)
+        self.what = what
 
 
 class Module:
@@ -178,11 +187,13 @@ class Compiler:
         tables: Sequence[str] = (),
         headers_wish: str = "auto",
         pinned: Sequence[MapDecl] = (),
+        confinement: Confinement = NO_LIMITS,
         cancel: Cancel | None = None,
     ) -> Module:
         """Compile a cell, or take what was compiled of it before, and load what is wished for; functions and tables
         that are not in the compiled text are left out. ``headers_wish``: see headers.choose. ``pinned``: those of its
-        maps that are. ``cancel``: what ends the wait, with CancelledError.
+        maps that are. ``confinement``: what programs may not do; NotAllowed where one does.
+        ``cancel``: what ends the wait, with CancelledError.
 
         CompileError, VerifierError, PrivilegeError, SetupError.
         """
@@ -207,6 +218,7 @@ class Compiler:
             source.tag,
             kept,
             tuple(pinned),
+            confinement=confinement,
             headers_folder="" if ours else headers_wish,
         )
         # All that the compiler is told, but for the tag; and what it finds out by itself.
@@ -326,6 +338,7 @@ class _Job(Struct, frozen=True):
     kept: bool
     pinned: tuple[MapDecl, ...] = ()
     clashes: tuple[Clash, ...] = ()
+    confinement: Confinement = NO_LIMITS
     headers_folder: str = ""
 
 
@@ -381,6 +394,13 @@ class _NoHeaders(Struct, tag=True, frozen=True):
     failed: Failed
 
 
+class _Forbidden(Struct, tag=True, frozen=True):
+    """A function does what the policy does not allow (confine.py). ``line``: of the cell, or 0."""
+
+    what: str
+    line: int
+
+
 class _OtherMap(Struct, tag=True, frozen=True):
     """What is pinned where the cell's map should be is another."""
 
@@ -400,7 +420,7 @@ class _Crashed(Struct, tag=True, frozen=True):
     log: str
 
 
-_Answer = _Built | _NotCompiled | _NotLoaded | _NoAddress | _NoHeaders | _OtherMap | _Bug | _Crashed
+_Answer = _Built | _NotCompiled | _NotLoaded | _NoAddress | _Forbidden | _NoHeaders | _OtherMap | _Bug | _Crashed
 
 
 # --- the compiling process ----------------------------------------------------------------------------------------
@@ -560,6 +580,11 @@ def _do(engine: Engine, job: _Job) -> tuple[_Answer, list[int]]:
             refused.append(refusal)
             _forget_log()
             continue
+        if found := confine.forbidden(function.instructions, job.confinement, linked.constant_bytes):
+            lines = lineinfo.find(btf, load.function, CELL_PATH) if (btf := _btf(inherited)) else Lines()
+            return _Forbidden(found.what, lines.line(found.instruction) or 0), []
+        if job.confinement.guard:
+            fd, function = _guarded(fd, function, job.confinement.guard)
         programs.append((fd, function))
         loaded.append(index)
     btf = _btf(inherited)
@@ -581,6 +606,14 @@ def _do(engine: Engine, job: _Job) -> tuple[_Answer, list[int]]:
         warning=tree.warning if job.headers_folder else "",
     )
     return built, [*(fd for fd, _ in programs), *handed]
+
+
+def _guarded(fd: int, function: Function, guard: Guard) -> tuple[int, Function]:
+    """The program loaded once more with a guard, which the kernel is told no lines of: it has refused none of them."""
+    attributes = syscalls.program_attributes(fd, function.licence, function.version)
+    os.close(fd)
+    function = function._replace(instructions=confine.guarded(function.instructions, guard))
+    return syscalls.load_program(attributes, function.instructions), function
 
 
 def _other_map(compiled: Compiled, declared: MapDecl) -> _OtherMap | None:
@@ -622,6 +655,10 @@ class _Linked:
         self._object: constants.Object | None = None
         self.constants: tuple[int, bytes] | None = None
         self.nowhere: list[tuple[str, int, str]] = []
+
+    @property
+    def constant_bytes(self) -> bytes:
+        return self.constants[1] if self.constants else b""
 
     def function(self, name: str) -> Function:
         function = self._compiled.function(name)
@@ -732,6 +769,8 @@ def _error(answer: _Answer, source: Rewritten) -> BpfnbError:
             return failures.address_error(source, function, line, name, compiling)
         case _NoHeaders(failed):
             return failed.exception()
+        case _Forbidden(what, line):
+            return NotAllowed(what, line)
         case _OtherMap(line, message, hint):
             return ProgramError(message, line=line, hint=hint)
         case _Bug(trace):

@@ -18,8 +18,11 @@ from bpfnb import protocol, release
 from bpfnb.errors import BpfnbError, InternalError, ProgramError
 from bpfnb.protocol import FromTracer, ToTracer
 from bpfnb.tracer import privileges, tracefs
+from bpfnb.tracer.audit import Audit
 from bpfnb.tracer.lanes import Lanes
 from bpfnb.tracer.outbox import Outbox
+from bpfnb.tracer.peer import Peer
+from bpfnb.tracer.policy import Policy
 
 __all__ = ["Numbers", "Service"]
 
@@ -36,8 +39,9 @@ class Service:
     ``compiler``: has a process of its own, whose end is the worker's.
     """
 
-    def __init__(self, outbox: Outbox) -> None:
+    def __init__(self, outbox: Outbox, who: Peer, by_service: bool = False) -> None:
         self._outbox = outbox
+        self._policy = Policy(who, service=by_service)
         self._numbers = Numbers()
         self._lock = threading.Lock()
         self._pending = 0  # bytes
@@ -49,6 +53,7 @@ class Service:
         privileges.drop()
         tracefs.sweep_orphans()
         # Imported only now: bcc brings LLVM, whose threads and memory are to begin without the dropped capabilities.
+        from bpfnb.tracer import uprobe
         from bpfnb.tracer.compiler import Compiler
         from bpfnb.tracer.engine import Engine
         from bpfnb.tracer.sessions import Sessions
@@ -56,7 +61,8 @@ class Service:
 
         engine = Engine()
         self.compiler = Compiler(engine)  # forks, so before there are threads
-        self._sessions = Sessions(engine, self.compiler, outbox)
+        uprobe.restrict(self._policy.check_file)
+        self._sessions = Sessions(engine, self.compiler, outbox, self._policy, Audit(self._policy.audit, who))
         self._symbols = Symbols(kallsyms, privileges.looking)
         self._requests = Lanes("bpfnb-request", _MAX_THREADS)
         self._stops = Lanes("bpfnb-stop", _MAX_STOPPING)
@@ -144,6 +150,7 @@ class Service:
                 return protocol.MapWritten(request)
             case protocol.FindSymbols(request, pid, addresses):
                 _require_addresses(pid, addresses)
+                self._policy.check_symbols(pid)
                 return protocol.Symbols(request, *self._symbols.find(pid, addresses))
             case protocol.FindProbes(request, pattern, limit, folder):
                 from bpfnb.tracer import probes
@@ -155,7 +162,7 @@ class Service:
             case protocol.RunChecks(request):
                 from bpfnb.tracer import checks
 
-                return protocol.Checks(request, checks.run())
+                return protocol.Checks(request, (*checks.run(), self._policy.check()))
         return None
 
 

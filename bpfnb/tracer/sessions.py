@@ -32,15 +32,17 @@ from bpfnb.protocol import (
 from bpfnb.schema import PRINTK, Layout, Schema
 from bpfnb.tracer import attach, features, mapdump, pins, privileges, slots, syscalls, usdt
 from bpfnb.tracer.attach import Surroundings
+from bpfnb.tracer.audit import Audit
 from bpfnb.tracer.clock import Clock
 from bpfnb.tracer.comms import CommHistory
-from bpfnb.tracer.compiler import CELL_PATH, Cancel, CancelledError, Compiler, Module
+from bpfnb.tracer.compiler import CELL_PATH, Cancel, CancelledError, Compiler, Module, NotAllowed
 from bpfnb.tracer.drainer import Drainer
 from bpfnb.tracer.edits import Rewritten
 from bpfnb.tracer.engine import Engine
 from bpfnb.tracer.link import Closer, Link, silence
 from bpfnb.tracer.outbox import Outbox
 from bpfnb.tracer.outputs import Carried, carried, without_types
+from bpfnb.tracer.policy import Policy, spoken_time
 from bpfnb.tracer.printk import PrintkSource, new_tag
 from bpfnb.tracer.rewrite import rewrite
 from bpfnb.tracer.rings import OpenWriter, PerfSource, RingSource
@@ -162,7 +164,9 @@ class _Starting:
 class Sessions:
     """The sessions, by number, and what they share; for any thread."""
 
-    def __init__(self, engine: Engine, compiler: Compiler, outbox: Outbox) -> None:
+    def __init__(self, engine: Engine, compiler: Compiler, outbox: Outbox, policy: Policy, audit: Audit) -> None:
+        self._policy = policy
+        self._audit = audit
         self._engine = engine
         self._compiler = compiler
         self._outbox = outbox
@@ -187,14 +191,21 @@ class Sessions:
         attached. ``folder``: see Load."""
         starting = self._starting[number]
         try:
+            self._policy.check_load(program)
             running, loaded = self._start(number, program, folder, starting)
             reply(loaded)
             with self._lock:
                 self._running[number] = running
         except CancelledError:
             raise ProgramError("the session was stopped before it ran") from None
+        except NotAllowed as error:
+            refused = self._policy.refused_instruction(error.what, error.line or 0)
+            refused.source = program.source
+            self._audit.refused(number, program, refused)
+            raise refused from None
         except BpfnbError as error:
             error.source = error.source or program.source
+            self._audit.refused(number, program, error)
             raise
         finally:
             with self._lock:
@@ -220,6 +231,8 @@ class Sessions:
                 self._finish(number, running)
             if running.failure:
                 self._say_ended(number, running.failure, running)
+            else:
+                self._audit.ended(number, "stopped by its user")
             reply(len(running.events()))
         finally:
             self._let_go(number, running)
@@ -247,6 +260,7 @@ class Sessions:
         self._let_go(number, running)
 
     def _say_ended(self, number: int, reason: str, running: _Running) -> None:
+        self._audit.ended(number, reason)
         self._outbox.send(Ended(number, reason, len(running.events())))
 
     def _take(self, number: int) -> _Running | None:
@@ -280,13 +294,14 @@ class Sessions:
         """
         with self._closer.paused():
             with self._lock:
-                ending, self._running = list(self._running.values()), {}
+                ending, self._running = self._running, {}
                 starting = list(self._starting.values())
             for session in starting:
                 session.cancel.cancel()
-            silence([link for running in ending for link in running.links])
-            for running in ending:
+            silence([link for running in ending.values() for link in running.links])
+            for number, running in ending.items():
                 running.close()
+                self._audit.ended(number, "the notebook or the tracer ended")
 
     def _say_detached(self, number: int) -> None:
         self._detaching.pop(number, None)
@@ -388,7 +403,7 @@ class Sessions:
             tag=tag,
             syscall_mode=attach.syscall_mode(),
             path=CELL_PATH,
-            readers=usdt.readers(program, around.usdt),
+            readers=self._policy.confinement.prelude + usdt.readers(program, around.usdt),
             late=_can(features.late_allocation),
             counting=_can(features.mapped_array),
         )
@@ -402,11 +417,22 @@ class Sessions:
                 running.maps = _described(program, source, running.module)
                 probes = self._attach(program, running, around, starting.cancel)
             self._send_counters(number, source, running.module)
+            self._limit_time(number, running)
+            self._audit.started(number, program, probes)
         except BaseException:
             running.close()
             self._closer.close(running.events())
             raise
         return running, Loaded(number, probes, running.module.warnings, running.maps, _notes(source, running.maps))
+
+    def _limit_time(self, number: int, running: _Running) -> None:
+        """The session ends when the time is over that the policy allows."""
+        if (seconds := self._policy.rules.max_time) is not None:
+            reason = f"the policy allows sessions of at most {spoken_time(seconds)}"
+            timer = threading.Timer(seconds, self.end, (number, reason))
+            timer.daemon = True
+            timer.start()
+            running.stack.callback(timer.cancel)
 
     def _build(self, program: Program, source: Rewritten, around: Surroundings, cancel: Cancel) -> Module:
         unsure = _conditional(program)
@@ -427,6 +453,7 @@ class Sessions:
             list(dict.fromkeys(tables)),
             program.headers,
             [m for m in program.maps if "PINNED" in m.macro],
+            self._policy.confinement,
             cancel,
         )
 

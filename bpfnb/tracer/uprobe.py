@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from bpfnb.errors import UnsupportedError
+from bpfnb.errors import PrivilegeError, UnsupportedError
 from bpfnb.program import Probe, split_symbol
 from bpfnb.tracer import cxx, privileges
 from bpfnb.tracer.elf import UNREADABLE, Elf, File, Symbol, find_symbols, function_names, opened
@@ -23,7 +23,7 @@ from bpfnb.tracer.link import Link, Place, near, on_events, open_event, refused
 from bpfnb.tracer.locate import find_file
 from bpfnb.tracer.symbols import mapped_files
 
-__all__ = ["Target", "open_target", "place", "require", "uprobe"]
+__all__ = ["Target", "open_target", "place", "require", "restrict", "uprobe"]
 
 _MAX_PLACES = 64  # functions of one name
 _FEW = 4  # names in a hint
@@ -39,13 +39,26 @@ class Target(NamedTuple):
     elf: Elf
 
 
+_check_file: Callable[[int, str], None] | None = None
+
+
+def restrict(check: Callable[[int, str], None]) -> None:
+    """Have every file of a probe checked when it is open: by its owner's number, and its path. For this process."""
+    global _check_file
+    _check_file = check
+
+
 @contextmanager
 def open_target(probe: Probe, name: str, folder: str) -> Iterator[Target]:
     """The file of a probe. AttachError when there is none, or it is no program or library of this machine."""
     path = find_file(probe, name, folder)
     try:
         with opened(path.encode(), privileges.looking) as file:
+            if _check_file:
+                _check_file(file.stat.st_uid, path)
             yield Target(path, file, Elf(file.read))
+    except PrivilegeError:  # which is an OSError, too
+        raise
     except UNREADABLE:
         why = (
             "a script: name the program it runs" if _is_script(path) else "no program or library (ELF) of this machine"

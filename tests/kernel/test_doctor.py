@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from namespaces import ROOT, opened
-from test_privileges import NOBODY
+from test_privileges import NOBODY, SHADOW
 
 import bpfnb
 from bpfnb import client, ways
@@ -186,7 +186,7 @@ def inside(*commands: str, bounding: str = "") -> list[str]:
 
 def as_nobody(*, ambient: bool = False) -> tuple[int, Rows]:
     """The command as a user without sudo; ``ambient``: with the three capabilities."""
-    shadow = Path("/run/bpfnb-test-shadow")
+    shadow = SHADOW
     commands = ["umask 022", f"mkdir -p {shadow} && mount -t tmpfs -o mode=755 none {shadow}"]
     for number, folder in enumerate({Path(sys.base_prefix), ROOT, Path(sys.prefix)}):
         commands += opened(folder, shadow / str(number))

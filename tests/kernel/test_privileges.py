@@ -6,6 +6,7 @@ import os
 import pwd
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from namespaces import opened
 
 NOBODY = pwd.getpwnam("nobody")
 ROOT = Path(__file__).parents[2]
+SHADOW = Path(f"/run/bpfnb-test-shadow-{os.getpid()}")  # there while a test runs; its contents in its namespace
 CODE = """
 import bpfnb, os
 from bpfnb import client
@@ -34,8 +36,10 @@ SILENT = "int f(void *ctx) { return 0; }"
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 
 
-def as_nobody(source: str, tmp_path: Path, *, sudoers: str = "", ambient: bool = False) -> list[str]:
-    """Run a trace as user nobody, sudo granting what ``sudoers`` says; the lines it printed."""
+def as_nobody(
+    code: str, tmp_path: Path, *, sudoers: str = "", ambient: bool = False, prepare: Sequence[str] = ()
+) -> list[str]:
+    """Run Python as user nobody, sudo granting what ``sudoers`` says, after these commands; the lines it printed."""
     rules = tmp_path / "sudoers.d"
     rules.mkdir()
     (rules / "bpfnb-test").write_text(sudoers)
@@ -46,17 +50,18 @@ def as_nobody(source: str, tmp_path: Path, *, sudoers: str = "", ambient: bool =
         become += ["--inh-caps", capabilities, "--ambient-caps", capabilities]
     commands = [
         "umask 022",
-        "mkdir -p /run/bpfnb-test-shadow && mount -t tmpfs -o mode=755 none /run/bpfnb-test-shadow",
+        f"mkdir -p {SHADOW} && mount -t tmpfs -o mode=755 none {SHADOW}",
     ]
     for number, folder in enumerate({Path(sys.base_prefix), ROOT, Path(sys.prefix)}):
-        commands += opened(folder, Path(f"/run/bpfnb-test-shadow/{number}"))
+        commands += opened(folder, SHADOW / str(number))
+    commands += prepare
     if Path("/etc/sudoers.d").is_dir():
         commands.append(f"mount --bind '{rules}' /etc/sudoers.d")
     commands.append('exec "$@"')
     inside = ["unshare", "--mount", "sh", "-ec", "\n".join(commands), "sh"]
     try:
         done = subprocess.run(
-            [*inside, *become, sys.executable, "-c", CODE.format(source=source)],
+            [*inside, *become, sys.executable, "-c", code],
             capture_output=True,
             text=True,
             timeout=60,
@@ -64,7 +69,7 @@ def as_nobody(source: str, tmp_path: Path, *, sudoers: str = "", ambient: bool =
             check=False,
         )
     finally:
-        Path("/run/bpfnb-test-shadow").rmdir()
+        SHADOW.rmdir()
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -114,7 +119,7 @@ def test_the_other_bcc_of_pypi_is_told_apart(tmp_path: Path) -> None:
 
 
 def test_without_rights_the_error_names_the_ways(tmp_path: Path) -> None:
-    kind, message, hint = as_nobody(PRINTS, tmp_path)
+    kind, message, hint = as_nobody(CODE.format(source=PRINTS), tmp_path)
     assert kind == "PrivilegeError True"
     assert message.startswith("nobody may not trace; members of the group bpfnb may once an administrator runs: sudo ")
     assert message.endswith("bpfnb setup --group bpfnb")
@@ -123,15 +128,18 @@ def test_without_rights_the_error_names_the_ways(tmp_path: Path) -> None:
 
 
 def test_sudo_without_a_password_is_enough(tmp_path: Path) -> None:
-    assert as_nobody(PRINTS, tmp_path, sudoers="nobody ALL=(root) NOPASSWD: ALL\n") == ["loaded by user 0", "rows 1"]
+    assert as_nobody(CODE.format(source=PRINTS), tmp_path, sudoers="nobody ALL=(root) NOPASSWD: ALL\n") == [
+        "loaded by user 0",
+        "rows 1",
+    ]
 
 
 def test_three_capabilities_load_and_attach(tmp_path: Path) -> None:
-    assert as_nobody(SILENT, tmp_path, ambient=True) == [f"loaded by user {NOBODY.pw_uid}"]
+    assert as_nobody(CODE.format(source=SILENT), tmp_path, ambient=True) == [f"loaded by user {NOBODY.pw_uid}"]
 
 
 def test_three_capabilities_cannot_read_printk_and_say_so(tmp_path: Path) -> None:
-    kind, message, hint = as_nobody(PRINTS, tmp_path, ambient=True)
+    kind, message, hint = as_nobody(CODE.format(source=PRINTS), tmp_path, ambient=True)
     assert kind == "PrivilegeError True"
     assert "tracefs instance" in message
     assert "sudo -n" in hint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import re
 import shlex
 import subprocess
@@ -16,6 +17,9 @@ from examples import DOCUMENTS, EXAMPLES, SHOWN, Example, read, shown
 import bpfnb
 from benchmarks.__main__ import GROUPS
 from bpfnb import frames, program
+from bpfnb.tracer import policy
+from bpfnb.tracer.peer import Peer
+from bpfnb.tracer.policy import Policy, Rules
 from magics import bpf as magic
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,6 +56,15 @@ DESCRIBED = {
     "%%bpf [NAME] [-a PROBE=FN ...] [-t DURATION] [--live] [--keep SIZE] [-D X=Y] [--cflags FLAGS]": "options, below",
     "bpf_ktime_get_ns()": "a helper; the cells with it run",
     "kernel.perf_event_paranoid": "a setting of the kernel's",
+    # docs/reference.md, of the policy file; tests/unit/test_policy.py and tests/kernel/test_enforcing.py have them all
+    "[default]": "a section",
+    "[user root]": "a section",
+    "[audit]": "a section",
+    "%s": "a conversion of printf's",
+    "processes = own": "a line of the file",
+    "kernel_memory = no": "a line of the file",
+    "syscall sysret uprobe uretprobe usdt": "a value",
+    "journalctl -t bpfnb -o json": "systemd's",
     # docs/architecture.md
     "notebook kernel (any user)                        tracer (holds the privileges)": "a picture",
     "bpfnb/": "a picture; the modules in it are compared below",
@@ -187,6 +200,27 @@ MODULES = [
     "--kernel host",
 ]
 INTERFACE = ["bpfnb.trace", "bpfnb.program.parse"]
+
+
+@shown("# /etc/bpfnb/policy.conf")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's file is a policy")
+def test_the_policy_is_one(tmp_path: Path) -> None:
+    text = EXAMPLES["# /etc/bpfnb/policy.conf"].text.replace("group students", "group 5").replace("alice", "6")
+    (tmp_path / "policy").write_text(text)
+    tmp_path.chmod(0o755)
+    (tmp_path / "policy").chmod(0o644)
+    student, alice, other = (
+        Policy(Peer(1, uid, gid, frozenset()), path=tmp_path / "policy") for uid, gid in ((7, 5), (6, 6), (8, 8))
+    )
+    assert (student.rules.own_processes, student.rules.kernel_memory, student.rules.max_time) == (True, False, 600)
+    assert alice.rules == Rules()
+    assert not other.rules.trace
+    assert (other.audit.to, other.audit.required) == ("journal", True)
+
+
+def test_the_keys_of_a_policy_are_those_in_the_reference() -> None:
+    text = (ROOT / "docs/reference.md").read_text().partition("## The policy file")[2]
+    assert re.findall(r"^\| `(\w+)` \|", text, re.M) == [*policy.KEYS, *policy.AUDIT_KEYS]
 
 
 @shown(*SCRIPTS)
