@@ -176,6 +176,15 @@ def test_the_doctor_shows_the_way(listening: Machine, group: int) -> None:
     assert f"{SOCKET}, with root's own copy of bpfnb" in way
 
 
+def test_the_services_own_rules_hold_where_there_is_no_policy(listening: Machine, group: int) -> None:
+    code = "import bpfnb; print([row.found for row in bpfnb.doctor() if row.name == 'policy'][0])"
+    (said,) = as_nobody(listening, code, group)
+    assert said == (
+        "there is no /etc/bpfnb/policy.conf: user nobody has no signals, overrides or lsm, no pinned maps"
+        "; sessions are noted in the journal"
+    )
+
+
 def test_who_is_no_member_gets_the_one_line_that_says_how(listening: Machine) -> None:
     expected = (
         f"PrivilegeError: nobody may not trace; members of the group {GROUP} may: an administrator runs: "
