@@ -30,6 +30,7 @@ from bpfnb.protocol import (
     FromTracer,
     Hello,
     Loaded,
+    MapLost,
     MapRead,
     SegmentAdded,
     Stopped,
@@ -50,6 +51,8 @@ class Listener:
 
     def on_map(self, message: MapRead, data: bytes) -> None:
         """A map as it was at the session's end; or, with ``taken``, entries whose taker was interrupted."""
+
+    def on_map_lost(self, message: MapLost) -> None: ...
 
     def on_ended(self, message: Ended) -> None: ...
 
@@ -123,17 +126,17 @@ class Client:
         assert isinstance(reply, Loaded)
         return number, reply
 
-    def stop(self, number: int) -> int:
+    def stop(self, number: int) -> Stopped:
         """Stop a session. On return its programs are off and all it had is delivered.
 
-        How many of its attachments the kernel still has to let go of; ``on_detached`` follows where there are any.
+        ``on_detached`` follows where the kernel has still to let go of attachments, or large maps are still to be read.
         """
         reply = self._ask(protocol.Stop(next(self._requests), number))  # interrupted, the session goes on hearing
         assert isinstance(reply, Stopped)
-        if not reply.detaching:
+        if not reply.detaching and not reply.maps:
             with self._lock:
                 self._listeners.pop(number, None)
-        return reply.detaching
+        return reply
 
     def read_map(self, session: int, name: str) -> tuple[int, bytes]:
         """How many entries a map of a session has, and their bytes, as MapRead lays them out."""
@@ -245,7 +248,7 @@ class Client:
         if isinstance(message, Ended):
             with self._lock:
                 listener = self._listeners.get(message.session)
-                if not message.detaching:
+                if not message.detaching and not message.maps:
                     self._listeners.pop(message.session, None)
             if listener:
                 listener.on_ended(message)
@@ -253,6 +256,10 @@ class Client:
         if isinstance(message, CountersAdded):
             if listener := self._listener(message.session):
                 listener.on_counters(message, fds[0])
+            return
+        if isinstance(message, MapLost):
+            if listener := self._listener(message.session):
+                listener.on_map_lost(message)
             return
         if isinstance(message, MapRead) and not message.request:
             if listener := self._listener(message.session):

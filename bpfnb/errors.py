@@ -2,6 +2,7 @@
 
     BpfnbError
      +- ProgramError      (also ValueError)       the cell or a call asks for something that cannot be
+     |   +- MapError                              a map whose entries were not read before its session was gone
      +- CompileError                              clang refused the C
      +- VerifierError                             the kernel's verifier refused the program
      +- AttachError                               the program is fine, the probe is not
@@ -32,6 +33,7 @@ __all__ = [
     "CompileError",
     "Diagnostic",
     "InternalError",
+    "MapError",
     "PrivilegeError",
     "ProgramError",
     "SetupError",
@@ -100,6 +102,10 @@ class BpfnbError(Exception):
 
 class ProgramError(BpfnbError, ValueError):
     """The cell, or a call's arguments, asks for something that cannot be."""
+
+
+class MapError(ProgramError):
+    """The entries of a map are not there: it was too large to be read when its session ended. Says how large."""
 
 
 class CompileError(BpfnbError):

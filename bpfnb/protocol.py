@@ -43,6 +43,7 @@ __all__ = [
     "Loaded",
     "LookupMap",
     "MapInfo",
+    "MapLost",
     "MapRead",
     "MapValue",
     "MapWritten",
@@ -288,35 +289,38 @@ class CountersAdded(Struct, tag=True, frozen=True):
 class Stopped(Struct, tag=True, frozen=True):
     """No program of the session runs any more, and all it had is delivered.
 
-    ``detaching``: how many of its attachments the kernel still has to let go of; where there are any, Detached follows.
+    ``detaching``: how many of its attachments the kernel still has to let go of. ``maps``: those too large to be waited
+    for; for each MapRead or MapLost follows. Where there are any of either, Detached is the last of the session.
     """
 
     request: int
     detaching: int = 0
+    maps: tuple[str, ...] = ()
 
 
 class Detached(Struct, tag=True, frozen=True):
-    """The kernel has let go of all that a stopped session was attached by."""
+    """The kernel has let go of all that a stopped session was attached by, and its maps have been read."""
 
     session: int
 
 
 class Ended(Struct, tag=True, frozen=True):
     """A session ended without having been asked to: what it had is delivered, its maps too, and none of its programs
-    runs any more. ``reason``: one line. ``detaching``: as in Stopped.
+    runs any more. ``reason``: one line. ``detaching``, ``maps``: as in Stopped.
     """
 
     session: int
     reason: str
     detaching: int = 0
+    maps: tuple[str, ...] = ()
 
 
 class MapRead(Struct, tag=True, frozen=True):
     """A map's entries, in a memfd that travels along: ``count`` keys end to end, then, on the next multiple of 8, the
     entries' values, ``cpus`` times ``value_stride`` bytes each.
 
-    Also sent unasked (``request`` 0) for every map before Stopped: a session's maps outlive it. ``taken``: the entries
-    are no longer in the map.
+    Also sent unasked (``request`` 0) for every map when its session ends, before Stopped or, for large ones, after it:
+    a session's maps outlive it. ``taken``: the entries are no longer in the map.
     """
 
     request: int
@@ -324,6 +328,14 @@ class MapRead(Struct, tag=True, frozen=True):
     map: str
     count: int
     taken: bool = False
+
+
+class MapLost(Struct, tag=True, frozen=True):
+    """Instead of MapRead when a session ends: why a map's entries could not be read, and how large it was."""
+
+    session: int
+    map: str
+    message: str
 
 
 class MapValue(Struct, tag=True, frozen=True):
@@ -408,6 +420,7 @@ FromTracer = (
     | Detached
     | Ended
     | MapRead
+    | MapLost
     | MapValue
     | MapWritten
     | Symbols

@@ -20,11 +20,11 @@ import pandas as pd
 from msgspec import Struct
 
 from bpfnb import client, frames
-from bpfnb.errors import BpfnbError, Diagnostic, ProgramError, TracerDied, near_or_all
+from bpfnb.errors import BpfnbError, Diagnostic, MapError, ProgramError, TracerDied, near_or_all
 from bpfnb.maps import Map
 from bpfnb.origins import Origin, origin
 from bpfnb.program import Program, parse
-from bpfnb.protocol import CountersAdded, Ended, Loaded, MapInfo, MapRead, ProbeInfo, SegmentAdded
+from bpfnb.protocol import CountersAdded, Ended, Loaded, MapInfo, MapLost, MapRead, ProbeInfo, SegmentAdded
 from bpfnb.refusals import Counters
 from bpfnb.store import Keep, Output, default_keep
 
@@ -38,6 +38,7 @@ Value = TypeVar("Value")
 
 _DETACH_TIMEOUT = 0.5  # seconds
 _DECODE_TIMEOUT = 0.5  # seconds of a stop; what is left is decoded when somebody asks for it
+_MAP_TIMEOUT = 15.0  # seconds; the tracer reads for ten
 _STOPPED = "stopped"  # the reason, where nothing else ended it
 
 
@@ -86,7 +87,9 @@ class Session(client.Listener):
         self._maps: dict[str, Map] = {}
         self._notes: tuple[str, ...] = ()
         self._counters: Counters | None = None
-        self._final: dict[str, tuple[int, bytes]] = {}  # the maps' entries at the end
+        # The maps' entries at the end, or why they are not there; those in ``_behind`` may still be on their way.
+        self._final: dict[str, tuple[int, bytes] | MapError] = {}
+        self._behind: frozenset[str] = frozenset()
         self._client: client.Client | None = None
         self._number = 0
         self._unnamed = False
@@ -158,7 +161,11 @@ class Session(client.Listener):
             reason=self.reason,
             maps=tuple((name, map_.info.kind, map_.lost) for name, map_ in self._maps.items()),
             pins=tuple((name, map_.info.pinned) for name, map_ in self._maps.items() if map_.info.pinned),
-            notes=(*(w.message for w in self.warnings if w.severity == "note" and not w.line), *self._notes),
+            notes=(
+                *(w.message for w in self.warnings if w.severity == "note" and not w.line),
+                *self._notes,
+                *(entries.message for entries in list(self._final.values()) if isinstance(entries, MapError)),
+            ),
         )
 
     # --- its life ---
@@ -179,11 +186,12 @@ class Session(client.Listener):
         with self._stopping:
             if self.state == "running" and self._client:
                 try:
-                    left = self._client.stop(self._number)
+                    reply = self._client.stop(self._number)
                 except TracerDied:
                     return  # on_death said the rest
-                if not left:
+                if not reply.detaching:
                     self._detached.set()
+                self._behind = frozenset(reply.maps)
                 self._end("stopped", _STOPPED)
         if self.detaching:
             self._detached.wait(patience)
@@ -249,9 +257,13 @@ class Session(client.Listener):
         else:
             self._final[message.map] = message.count, data
 
+    def on_map_lost(self, message: MapLost) -> None:
+        self._final[message.map] = MapError(message.message)
+
     def on_ended(self, message: Ended) -> None:
         if not message.detaching:
             self._detached.set()
+        self._behind = frozenset(message.maps)
         self._end("stopped", message.reason)
 
     def on_detached(self) -> None:
@@ -259,6 +271,8 @@ class Session(client.Listener):
 
     def on_death(self, error: TracerDied) -> None:
         self._detached.set()
+        for name in self._behind - set(self._final):
+            self._final[name] = MapError(f"the map {name} had not been read when the tracer ended")
         if self.state == "stopped":
             return
         self._error = error
@@ -289,6 +303,15 @@ class Session(client.Listener):
         self._finished = time.monotonic()
         _unregister(self)
         self._ended.set()
+
+    def _last_entries(self, name: str) -> tuple[int, bytes] | MapError | None:
+        """A map's entries at the end, waited for where it was so large that it is read behind ``stop``."""
+        deadline = time.monotonic() + _MAP_TIMEOUT
+        while name in self._behind and name not in self._final and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if name in self._behind and name not in self._final:
+            return MapError(f"the map {name} has not been read yet")
+        return self._final.get(name)
 
     def _refused(self, info: MapInfo) -> dict[int, int]:
         return self._counters.of(info) if self._counters else {}
@@ -346,9 +369,12 @@ class _MapAccess:
     def read(self) -> tuple[int, bytes]:
         session = self._session
         if not self.running:
-            if self._name not in session._final:
+            entries = session._last_entries(self._name)
+            if entries is None:
                 raise session._error or ProgramError(f"{session.name} ended before its map {self._name} could be read")
-            return session._final[self._name]
+            if isinstance(entries, MapError):
+                raise MapError(entries.message)
+            return entries
         return self._client().read_map(session._number, self._name)
 
     def look_up(self, key: bytes) -> bytes | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from bpfnb import client, protocol
+from bpfnb import protocol, ways
 from bpfnb.protocol import Connection, FromTracer
 
 
@@ -21,9 +21,8 @@ class RawTracer:
 
     def __init__(self, seconds: float = 20) -> None:
         self.sock, theirs = socket.socketpair()
-        self._process = subprocess.Popen(
-            client._command(), stdin=theirs, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
-        )
+        command, null, pipe = ways.choose().command, subprocess.DEVNULL, subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=theirs, stdout=null, stderr=pipe, start_new_session=True)
         theirs.close()
         self.sock.settimeout(seconds)
         self._connection: Connection[FromTracer] = Connection(self.sock, FromTracer)

@@ -48,12 +48,12 @@ def main(*, service: bool = False) -> int:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    guardian, who = os.getpid(), peer.of(sock)
+    supervisor, who = os.getpid(), peer.of(sock)
     worker = os.fork()
     if worker:
         sock.close()
         return _supervise(worker, who, service)
-    _work(sock, guardian, service)
+    _work(sock, supervisor, service)
     return 0
 
 
@@ -81,11 +81,11 @@ def _supervise(worker: int, who: Peer, service: bool) -> int:
 # --- the worker ---------------------------------------------------------------------------------------------------
 
 
-def _work(sock: socket.socket, guardian: int, by_service: bool) -> None:
+def _work(sock: socket.socket, supervisor: int, by_service: bool) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, _MAX_DESCRIPTORS), most))
     try:
-        ends = {_signals(), os.pidfd_open(guardian), *filter(None, [peer.watch(sock)])}
+        ends = {_signals(), os.pidfd_open(supervisor), *filter(None, [peer.watch(sock)])}
     except ProcessLookupError:  # one of them was quick to end
         return
     connection: Connection[ToTracer] = Connection(sock, ToTracer, descriptors=False)

@@ -19,7 +19,9 @@ Reading a queue or a stack gives its head alone: the kernel has no way to look p
 from __future__ import annotations
 
 import errno
+import math
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -29,13 +31,13 @@ from typing import NamedTuple
 import numpy as np
 from msgspec.structs import replace
 
-from bpfnb.errors import ProgramError, UnsupportedError
+from bpfnb.errors import MapError, ProgramError, UnsupportedError
 from bpfnb.protocol import MapInfo
 from bpfnb.schema import Column, Rows, Schema
 from bpfnb.tracer import syscalls
 from bpfnb.tracer.syscalls import MapShape
 
-__all__ = ["clear", "describe", "dump", "kind", "look_up", "take", "write"]
+__all__ = ["Limit", "clear", "describe", "dump", "kind", "look_up", "take", "take_all", "write"]
 
 # include/uapi/linux/bpf.h, enum bpf_map_type, as bpftool spells them.
 _KINDS = (
@@ -130,16 +132,23 @@ def describe(
     )
 
 
-def dump(fd: int) -> tuple[int, int]:
+class Limit(NamedTuple):
+    """How much of a map is read: so many ``bytes`` of entries, ``until`` a time of time.monotonic()."""
+
+    bytes: int
+    until: float
+
+
+def dump(fd: int, limit: Limit = Limit(1 << 62, math.inf)) -> tuple[int, int]:  # noqa: B008 (immutable)
     """How many entries a map has, and a memfd with all of them, the caller's to close.
 
     Each key is there once, each value as the kernel gave it; entries that came or went meanwhile are there or not. An
     array of maps has only the slots that are filled. UnsupportedError for a kind that holds nothing to read;
-    ProgramError where memory does not suffice or the map may not be read.
+    MapError for more than ``limit`` allows; ProgramError where memory does not suffice or the map may not be read.
     """
     m = _readable(fd)
     with _explained(m, "read"):
-        return _in_memfd(_entries(m))
+        return _in_memfd(_entries(m, limit))
 
 
 def take(fd: int, most: int = 0, over: Callable[[], bool] = lambda: False) -> tuple[int, int]:
@@ -160,6 +169,19 @@ def take(fd: int, most: int = 0, over: Callable[[], bool] = lambda: False) -> tu
             return _in_memfd(list(_taken(m, over)))
         except _NoBatchError:
             raise UnsupportedError("this kernel cannot read and delete entries in one step (Linux 5.6 can)") from None
+
+
+def take_all(fd: int, limit: Limit) -> tuple[int, int]:
+    """All that is in a queue or a stack, as ``take``; MapError, and nothing taken, where it may hold more than
+    ``limit`` allows, and where that takes too long."""
+    m = _readable(fd)
+    if m.shape.max_entries * m.entry_bytes > limit.bytes:
+        raise _too_large(m, m.shape.max_entries, "room for ")
+    count, entries = take(fd, over=lambda: time.monotonic() > limit.until)
+    if time.monotonic() > limit.until:
+        os.close(entries)
+        raise _too_large(m, m.shape.max_entries, "room for ")
+    return count, entries
 
 
 def look_up(fd: int, key: bytes) -> bytes | None:
@@ -268,21 +290,24 @@ def _plain(name: str, size: int) -> Schema:
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
-def _entries(m: _Map) -> list[_Pairs]:
+def _entries(m: _Map, limit: Limit) -> list[_Pairs]:
     """All keys and values, in pieces."""
+    if m.kind in _ARRAYS:
+        _require_within(m, m.shape.max_entries, limit, "")
     if m.kind in _QUEUES:
         head = syscalls.lookup(m.fd, b"", m.shape.value_size)
         return [] if head is None else [_as_rows(m, {b"": head})]
     try:
-        return _copied(m)
+        return _copied(m, limit)
     except _NoBatchError:
-        return [_as_rows(m, _walk(m))]
+        return [_as_rows(m, _walk(m, limit))]
 
 
-def _copied(m: _Map) -> list[_Pairs]:
+def _copied(m: _Map, limit: Limit) -> list[_Pairs]:
     found, seen = [], 0
     for keys, values in _batches(m, syscalls.LOOKUP_BATCH):
         seen += len(keys)
+        _require_within(m, seen, limit)
         _require_memory(m, seen)
         found.append((keys.copy(), values.copy()))
     return found if m.kind in (*_HASHES, *_ARRAYS) else _distinct(found)
@@ -307,7 +332,7 @@ def _batches(m: _Map, command: int) -> Iterator[_Pairs]:
         yield keys[:n], values[:n]
 
 
-def _walk(m: _Map) -> dict[bytes, bytes]:
+def _walk(m: _Map, limit: Limit) -> dict[bytes, bytes]:
     """All entries, key by key."""
     found: dict[bytes, bytes] = {}
     for key in _keys(m):
@@ -316,7 +341,8 @@ def _walk(m: _Map) -> dict[bytes, bytes]:
         value = syscalls.lookup(m.fd, key, m.value_bytes)
         if value is not None:  # gone since, or an empty slot
             found[key] = value
-            if len(found) % 65536 == 0:
+            if len(found) % 4096 == 0:
+                _require_within(m, len(found), limit)
                 _require_memory(m, len(found))
     return found
 
@@ -447,6 +473,17 @@ def _pop_all(m: _Map) -> None:
 
 
 # --- when it cannot be --------------------------------------------------------------------------------------------
+
+
+def _require_within(m: _Map, entries: int, limit: Limit, more: str = "more than ") -> None:
+    """MapError when so many entries are more than is to be read, or it is too late."""
+    if entries * m.entry_bytes > limit.bytes or time.monotonic() > limit.until:
+        raise _too_large(m, entries, more)
+
+
+def _too_large(m: _Map, entries: int, more: str) -> MapError:
+    each = f"{entries:,} entries of {m.entry_bytes:,} bytes"
+    return MapError(f"it has {more}{each}, {entries * m.entry_bytes:,} bytes in all")
 
 
 def _require_memory(m: _Map, entries: int) -> None:

@@ -133,7 +133,7 @@ class Service:
             case protocol.Load(request, program, folder):
                 sessions.start(request, program, folder, self._outbox.send)
             case protocol.Stop(request, session):
-                sessions.stop(session, lambda left: self._outbox.send(protocol.Stopped(request, left)))
+                sessions.stop(session, lambda left, maps: self._outbox.send(protocol.Stopped(request, left, maps)))
             case protocol.ReadMap(request, session, name):
                 sessions.read_map(request, session, name)
             case protocol.LookupMap(request, session, name, key):

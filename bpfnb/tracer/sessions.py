@@ -6,9 +6,10 @@ import mmap
 import os
 import struct
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from msgspec.structs import replace
 
 from bpfnb.cell import scan
-from bpfnb.errors import BpfnbError, Diagnostic, ProgramError, UnsupportedError, near_or_all
+from bpfnb.errors import BpfnbError, Diagnostic, MapError, ProgramError, UnsupportedError, near_or_all
 from bpfnb.program import MapDecl, Output, Probe, Program
 from bpfnb.protocol import (
     COUNTERS,
@@ -25,6 +26,7 @@ from bpfnb.protocol import (
     Ended,
     Loaded,
     MapInfo,
+    MapLost,
     MapRead,
     ProbeInfo,
     SegmentAdded,
@@ -40,6 +42,7 @@ from bpfnb.tracer.drainer import Drainer
 from bpfnb.tracer.edits import Rewritten
 from bpfnb.tracer.engine import Engine
 from bpfnb.tracer.link import Closer, Link, silence
+from bpfnb.tracer.mapdump import Limit
 from bpfnb.tracer.outbox import Outbox
 from bpfnb.tracer.outputs import Carried, carried, without_types
 from bpfnb.tracer.policy import Policy, spoken_time
@@ -53,6 +56,11 @@ from bpfnb.tracer.updates import REFUSED_MAP, narrow_notes, shown_entries
 __all__ = ["Sessions"]
 
 _PERF_EVENT_ARRAY = 4  # BPF_MAP_TYPE_
+# When a session ends, maps that are together no larger, and take no longer, are sent before the notebook hears of its
+# end; the rest behind it, for so long.
+_SMALL = 64 << 20
+_SMALL_SECONDS = 0.5
+_LARGE_SECONDS = 10.0
 _TAKING_TIMEOUT = 5.0  # seconds for those who take entries out of a map when their session ends
 _Source = RingSource | PerfSource | PrintkSource
 
@@ -70,6 +78,7 @@ class _Running:
         self.links: list[Link] = []
         self.counters: dict[str, list[int]] = {}  # the descriptors that hold a perf array's, by its name
         self.over = False  # it is being ended: no request begins any more
+        self.unread: tuple[str, ...] = ()  # maps that are still to be read when it has ended
         self._changed = threading.Condition()
         self._users = 1
         self._taking = 0
@@ -136,6 +145,22 @@ class _Running:
             self.module.close()
 
 
+class _Countdown:
+    """Calls ``done`` when ``step`` has been called so many times, from any thread."""
+
+    def __init__(self, steps: int, done: Callable[[], None]) -> None:
+        self._steps = steps
+        self._done = done
+        self._lock = threading.Lock()
+
+    def step(self) -> None:
+        with self._lock:
+            self._steps -= 1
+            last = not self._steps
+        if last:
+            self._done()
+
+
 class _Starting:
     """A session on its way. ``reason``: why it is to end as soon as it runs, or ""."""
 
@@ -176,7 +201,9 @@ class Sessions:
         self._lock = threading.Lock()  # for bookkeeping, never held while waiting
         self._running: dict[int, _Running] = {}
         self._starting: dict[int, _Starting] = {}
-        self._detaching: dict[int, int] = {}  # attachments of ended ones that the kernel still has to let go of
+        # Of ended ones: attachments that the kernel still has to let go of, and maps that are still to be read.
+        self._behind: dict[int, tuple[int, tuple[str, ...]]] = {}
+        self._reading = threading.Lock()  # held while large maps are read, one session's at a time
         self._naming = threading.Lock()  # held while the history of names is made or removed
         self._comms: CommHistory | None = None
         self._printing: set[int] = set()
@@ -214,9 +241,10 @@ class Sessions:
         if starting.reason:
             self.end(number, starting.reason)
 
-    def stop(self, number: int, reply: Callable[[int], None]) -> None:
+    def stop(self, number: int, reply: Callable[[int, tuple[str, ...]], None]) -> None:
         """Take the programs off, deliver the rest, and the maps as they are then, free, and ``reply``: how many
-        attachments are still to be let go of. They are closed behind; the notebook hears when that is done.
+        attachments are still to be let go of, and the maps too large to be waited for. That goes on behind; the
+        notebook hears when it is done.
 
         A session unknown or stopped is no error. One that is being compiled is given up at once.
         """
@@ -224,7 +252,7 @@ class Sessions:
             starting.give_up()
         running = self._take(number)
         if not running:
-            reply(self._detaching.get(number, 0))
+            reply(*self._behind.get(number, (0, ())))
             return
         try:
             with self._closer.paused():
@@ -233,7 +261,7 @@ class Sessions:
                 self._say_ended(number, running.failure, running)
             else:
                 self._audit.ended(number, "stopped by its user")
-            reply(len(running.events()))
+            reply(len(running.events()), running.unread)
         finally:
             self._let_go(number, running)
 
@@ -261,7 +289,7 @@ class Sessions:
 
     def _say_ended(self, number: int, reason: str, running: _Running) -> None:
         self._audit.ended(number, reason)
-        self._outbox.send(Ended(number, reason, len(running.events())))
+        self._outbox.send(Ended(number, reason, len(running.events()), running.unread))
 
     def _take(self, number: int) -> _Running | None:
         """Whoever takes a session ends it."""
@@ -269,23 +297,79 @@ class Sessions:
             return self._running.pop(number, None)
 
     def _let_go(self, number: int, running: _Running) -> None:
+        """Close what the kernel is slow to close and read the large maps, side by side; then say so."""
         events = running.events()
-        if events:
-            self._detaching[number] = len(events)
-        self._closer.close(events, partial(self._say_detached, number))
+        parts = bool(events) + bool(running.unread)
+        if not parts:
+            return
+        self._behind[number] = len(events), running.unread
+        done = _Countdown(parts, partial(self._say_detached, number))
+        self._closer.close(events, done.step)
+        if running.unread:
+            reading = (number, running, done.step)
+            threading.Thread(target=self._read_large, args=reading, name="bpfnb-maps", daemon=True).start()
 
     def _finish(self, number: int, running: _Running) -> None:
         try:
             running.end()
             running.stack.close()
-            for info in running.maps:
-                if info.value:
-                    # A queue shows its head alone, but nobody needs it any more. A pinned one others may.
-                    take = info.kind in ("queue", "stack") and "PINNED" not in info.macro
-                    with suppress(BpfnbError):  # too large for the memory there is: the session says that it is gone
-                        self._send_map(0, number, info.name, mapdump.take if take else mapdump.dump, running)
+            running.unread = self._send_small(number, running)
+            if running.unread:
+                running.hold()
         finally:
             running.close()
+
+    def _send_small(self, number: int, running: _Running) -> tuple[str, ...]:
+        """Send the maps as they are at the end, those not too large to be waited for: the names of the rest."""
+        left, until = _SMALL, time.monotonic() + _SMALL_SECONDS
+        unread = []
+        for info in running.maps:
+            if not info.value:
+                continue
+            try:
+                if self._outbox.full:
+                    raise MapError("the notebook does not read")
+                left -= self._send_last(number, info, running, Limit(left, until))
+            except MapError:
+                unread.append(info.name)
+            except BpfnbError as error:
+                self._say_lost(number, info.name, error.message)
+        return tuple(unread)
+
+    def _read_large(self, number: int, running: _Running, done: Callable[[], None]) -> None:
+        """Send the maps that were too large to be waited for, for some seconds; one session at a time."""
+        until = time.monotonic() + _LARGE_SECONDS
+        late = f"it could not be read in the {_LARGE_SECONDS:g} seconds after its session ended: "
+        held = self._reading.acquire(timeout=_LARGE_SECONDS)
+        try:
+            for name in running.unread:
+                try:
+                    if not held:
+                        raise MapError("those of other sessions were being read")
+                    if not self._outbox.wait_for_room(max(until - time.monotonic(), 0)):
+                        raise MapError("the notebook did not take what was sent before")
+                    self._send_last(number, running.info(name), running, Limit(1 << 62, until))
+                except MapError as error:
+                    self._say_lost(number, name, late + error.message)
+                except BpfnbError as error:
+                    self._say_lost(number, name, error.message)
+        except Exception:
+            traceback.print_exc()
+        finally:
+            if held:
+                self._reading.release()
+            running.release()
+            done()
+
+    def _send_last(self, number: int, info: MapInfo, running: _Running, limit: Limit) -> int:
+        """Send a map of a session that ends: how many bytes."""
+        # A queue shows its head alone, but nobody needs it any more. A pinned one others may.
+        take = info.kind in ("queue", "stack") and "PINNED" not in info.macro
+        read = partial(mapdump.take_all if take else mapdump.dump, limit=limit)
+        return self._send_map(0, number, info.name, read, running)
+
+    def _say_lost(self, number: int, name: str, why: str) -> None:
+        self._outbox.send(MapLost(number, name, f"the map {name}: {why}"))
 
     def stop_all(self) -> None:
         """End every session; nobody is there any more to read what they leave.
@@ -304,7 +388,7 @@ class Sessions:
                 self._audit.ended(number, "the notebook or the tracer ended")
 
     def _say_detached(self, number: int) -> None:
-        self._detaching.pop(number, None)
+        self._behind.pop(number, None)
         self._outbox.send(Detached(number))
 
     # --- maps ---
@@ -385,10 +469,12 @@ class Sessions:
         read: Callable[[int], tuple[int, int]],
         running: _Running,
         taken: bool = False,
-    ) -> None:
+    ) -> int:
+        """Read a map and send its entries: how many bytes."""
         count, fd = read(running.table(name))
         try:
             self._outbox.send(MapRead(request, number, name, count, taken), [fd])
+            return os.fstat(fd).st_size
         finally:
             os.close(fd)
 

@@ -292,7 +292,7 @@ def sweep(owner: int) -> None:
 
 
 def sweep_orphans() -> None:
-    """Remove the instances of tracers killed together with their guardians."""
+    """Remove the instances of tracers killed together with their supervisors."""
     with suppress(SetupError):
         owners = {path.name.split("-")[1] for path in (root() / "instances").glob(f"{PREFIX}*-*")}
         for owner in owners:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from bpfnb import errors
@@ -122,7 +124,8 @@ def test_what_a_caller_would_catch_anyway(name: str, builtin: type[Exception]) -
 
 def test_the_tree_in_the_docstring_is_the_tree() -> None:
     assert errors.__doc__
-    drawn = {line.split()[1] for line in errors.__doc__.splitlines() if line.strip().startswith("+-")}
-    real = {kind.__name__ for kind in errors.BpfnbError.__subclasses__() if kind.__module__ == "bpfnb.errors"}
+    drawn = set(re.findall(r"\+- (\w+)", errors.__doc__))
+    kinds = [*errors.BpfnbError.__subclasses__(), *errors.ProgramError.__subclasses__()]
+    real = {kind.__name__ for kind in kinds if kind.__module__ == "bpfnb.errors"}
     assert drawn == real
     assert real | {"BpfnbError", "Diagnostic", "did_you_mean", "near_names", "near_or_all"} == set(errors.__all__)

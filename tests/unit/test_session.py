@@ -7,13 +7,15 @@ import os
 import threading
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import bpfnb
-from bpfnb import client, frames, store
+from bpfnb import client, frames, protocol, store
 from bpfnb.errors import AttachError, CompileError, Diagnostic, VerifierError
 from bpfnb.testing import FakeTracer, Line
 from bpfnb.tracer import segments
@@ -506,3 +508,47 @@ def test_an_unnamed_session_is_no_variable_of_the_notebook() -> None:
             with bpfnb.trace(counting, name=name) as session, pytest.raises(bpfnb.ProgramError) as caught:
                 session.df  # noqa: B018
             assert f"{variable}.maps['counts'].df" in str(caught.value)
+
+
+class Behind(FakeTracer):
+    """A tracer that reads maps behind the stop of their session."""
+
+    def _reply(self, message: protocol.ToTracer) -> protocol.FromTracer:
+        if isinstance(message, protocol.Stop):
+            return protocol.Stopped(message.request, 0, tuple(self._maps))
+        return super()._reply(message)
+
+
+@contextmanager
+def large_map() -> Iterator[tuple[Behind, bpfnb.Session]]:
+    source = "BPF_HASH(counts, u32, u64); int kprobe__sys_clone(void *ctx) { return 0; }"
+    entries = {"counts": (np.array([1, 2], np.uint32), np.array([5, 6], np.uint64))}
+    with Behind(maps=entries) as tracer, bpfnb.trace(source, name="s") as session:
+        yield tracer, session
+
+
+def test_a_map_that_is_read_behind_the_stop_is_waited_for() -> None:
+    with large_map() as (tracer, session):
+        session.stop()
+        assert (session.state, session.detaching) == ("stopped", False)
+        timer = threading.Timer(0.2, tracer._send_map, [0, session._number, "counts"])
+        timer.start()
+        assert session.maps["counts"].df.value.tolist() == [5, 6]
+        timer.join()
+        tracer.detached(session)
+        tracer._client.find_probes("", 0)
+        assert tracer._client._listeners == {}
+
+
+def test_a_map_that_could_not_be_read_in_time_is_an_error_with_its_size() -> None:
+    why = "the map counts: it has more than 9 entries"
+    with large_map() as (tracer, session):
+        session.stop()
+        tracer._connection.send(protocol.MapLost(session._number, "counts", why))
+        tracer.detached(session)
+        with pytest.raises(bpfnb.MapError, match="more than 9 entries"):
+            len(session.maps["counts"].df)
+        assert why in repr(session)
+        assert why in session._repr_html_()
+        assert why in session.maps["counts"]._repr_html_()
+        assert isinstance(bpfnb.MapError(""), bpfnb.ProgramError)
