@@ -24,11 +24,13 @@ from bpfnb.errors import PrivilegeError, TracerDied
 from bpfnb.program import Program
 from bpfnb.protocol import (
     Connection,
+    CostsAdded,
     CountersAdded,
     Detached,
     Ended,
     FromTracer,
     Hello,
+    Limits,
     Loaded,
     MapLost,
     MapRead,
@@ -48,6 +50,8 @@ class Listener:
     def on_segment(self, message: SegmentAdded, fd: int) -> None: ...
 
     def on_counters(self, message: CountersAdded, fd: int) -> None: ...
+
+    def on_costs(self, message: CostsAdded, fd: int) -> None: ...
 
     def on_map(self, message: MapRead, data: bytes) -> None:
         """A map as it was at the session's end; or, with ``taken``, entries whose taker was interrupted."""
@@ -112,13 +116,13 @@ class Client:
         assert isinstance(reply, Hello)
         return reply
 
-    def load(self, program: Program, listener: Listener) -> tuple[int, Loaded]:
+    def load(self, program: Program, listener: Listener, limits: Limits) -> tuple[int, Loaded]:
         """Run a program; ``listener`` hears of it from then on. Raises the error that kept it from running."""
         number = next(self._requests)
         with self._lock:
             self._listeners[number] = listener
         try:
-            reply = self._ask(protocol.Load(number, program, _folder()))
+            reply = self._ask(protocol.Load(number, program, _folder(), limits))
         except BaseException:
             with self._lock:
                 self._listeners.pop(number, None)
@@ -260,6 +264,10 @@ class Client:
         if isinstance(message, MapLost):
             if listener := self._listener(message.session):
                 listener.on_map_lost(message)
+            return
+        if isinstance(message, CostsAdded):
+            if listener := self._listener(message.session):
+                listener.on_costs(message, fds[0])
             return
         if isinstance(message, MapRead) and not message.request:
             if listener := self._listener(message.session):

@@ -26,11 +26,14 @@ from bpfnb.program import Program
 from bpfnb.schema import Layout, Schema
 
 __all__ = [
+    "COSTS_EACH",
+    "COSTS_HEAD",
     "COUNTERS",
     "Check",
     "Checks",
     "ClearMap",
     "Connection",
+    "CostsAdded",
     "CountersAdded",
     "Detached",
     "Ended",
@@ -39,6 +42,7 @@ __all__ = [
     "FindSymbols",
     "FromTracer",
     "Hello",
+    "Limits",
     "Load",
     "Loaded",
     "LookupMap",
@@ -66,6 +70,7 @@ _MAX_BODY = 64 << 20  # a verifier log may be 16 MiB; anything much larger is no
 _MAX_FDS = 250  # the kernel's SCM_MAX_FD is 253
 _READ = 1 << 16  # bytes at once
 COUNTERS = 128  # of refused updates, a map: one an errno
+COSTS_HEAD, COSTS_EACH = 8, 4  # 64-bit numbers of a session's costs, and of each of its programs'
 _STRANGER = "the peer does not speak this protocol"
 
 
@@ -131,6 +136,20 @@ class Check(Struct, frozen=True):
 # --- notebook -> tracer -------------------------------------------------------------------------------------------
 
 
+class Limits(Struct, frozen=True):
+    """What the guard lets a session take; None: anything.
+
+    ``cost``: a share of all CPUs, 1.0 being all of them. ``rate``: events a second. Both are averages over five
+    seconds. ``memory``: bytes in the kernel. ``asked``: whether somebody asked for this ``cost``, and is to hear where
+    it cannot be known.
+    """
+
+    cost: float | None = None
+    rate: float | None = None
+    memory: int | None = None
+    asked: bool = False
+
+
 class Load(Struct, tag=True, frozen=True):
     """Compile, verify, load, attach. Answered by Loaded or Failed; ``request`` names the session from then on.
 
@@ -140,6 +159,7 @@ class Load(Struct, tag=True, frozen=True):
     request: int
     program: Program
     folder: str = ""
+    limits: Limits = Limits()
 
 
 class Stop(Struct, tag=True, frozen=True):
@@ -286,6 +306,21 @@ class CountersAdded(Struct, tag=True, frozen=True):
     words: int
 
 
+class CostsAdded(Struct, tag=True, frozen=True):
+    """Where the tracer writes down what a session costs, in memory whose descriptor travels along: 64-bit numbers that
+    it brings up to date a few times a second while the session runs, and a last time at its end.
+
+    The first ``COSTS_HEAD`` are: how often they were written, odd while they are being written; nanoseconds that
+    programs were timed; nanoseconds since the session started; nanoseconds of CPU that the tracer spent on its events;
+    bytes of memory in the kernel; none yet. Then ``COSTS_EACH`` for each of ``programs``: runs, and their nanoseconds,
+    while programs were timed; runs missed, -1 where that is not known; nanoseconds that the trap of its uprobe takes,
+    0 where it has none. Comes before Loaded.
+    """
+
+    session: int
+    programs: tuple[str, ...]
+
+
 class Stopped(Struct, tag=True, frozen=True):
     """No program of the session runs any more, and all it had is delivered.
 
@@ -416,6 +451,7 @@ FromTracer = (
     | Loaded
     | SegmentAdded
     | CountersAdded
+    | CostsAdded
     | Stopped
     | Detached
     | Ended

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import keyword
+import math
 import os
 import re
 import threading
@@ -11,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
+from numbers import Integral, Real
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,18 +22,41 @@ import pandas as pd
 from msgspec import Struct
 
 from bpfnb import client, frames
+from bpfnb.cost import Costs, no_costs
 from bpfnb.errors import BpfnbError, Diagnostic, MapError, ProgramError, TracerDied, near_or_all
 from bpfnb.maps import Map
 from bpfnb.origins import Origin, origin
 from bpfnb.program import Program, parse
-from bpfnb.protocol import CountersAdded, Ended, Loaded, MapInfo, MapLost, MapRead, ProbeInfo, SegmentAdded
+from bpfnb.protocol import (
+    CostsAdded,
+    CountersAdded,
+    Ended,
+    Limits,
+    Loaded,
+    MapInfo,
+    MapLost,
+    MapRead,
+    ProbeInfo,
+    SegmentAdded,
+)
 from bpfnb.refusals import Counters
 from bpfnb.store import Keep, Output, default_keep
 
 if TYPE_CHECKING:
     from bpfnb.views.panel import Panel
 
-__all__ = ["Session", "Snapshot", "check_name", "detaching", "sessions", "start", "stop_all", "trace"]
+__all__ = [
+    "MAX_COST",
+    "Session",
+    "Snapshot",
+    "check_name",
+    "detaching",
+    "limits_of",
+    "sessions",
+    "start",
+    "stop_all",
+    "trace",
+]
 
 Value = TypeVar("Value")
 
@@ -39,6 +64,7 @@ Value = TypeVar("Value")
 _DETACH_TIMEOUT = 0.5  # seconds
 _DECODE_TIMEOUT = 0.5  # seconds of a stop; what is left is decoded when somebody asks for it
 _MAP_TIMEOUT = 15.0  # seconds; the tracer reads for ten
+MAX_COST = 0.25  # of all CPUs, unless told otherwise
 _STOPPED = "stopped"  # the reason, where nothing else ended it
 
 
@@ -57,6 +83,7 @@ class Snapshot(Struct, frozen=True):
     maps: tuple[tuple[str, str, int], ...] = ()  # name, kind, updates refused
     pins: tuple[tuple[str, str], ...] = ()  # name of a map, the file it is pinned at
     notes: tuple[str, ...] = ()  # such as that it replaces another
+    cost: str = ""  # what its programs take, where it is known
 
 
 class Session(client.Listener):
@@ -70,6 +97,7 @@ class Session(client.Listener):
     ``reason``      why it ended, in one line: "stopped" by ``stop``, or what else ended it; "" while it runs
     ``detaching``   whether it has stopped and the kernel is still letting go of what it was attached by
     ``lost``        events known lost, over all outputs
+    ``cost``        what each program takes: runs, nanoseconds a run, share of a CPU, runs missed
     ``warnings``    about the cell: "note"s on additions to maps that are not exact, functions nothing attaches, the
                     compiler's; and a note when another session was replaced; as bpfnb.errors.Diagnostic
     ``program``     the parsed cell
@@ -87,6 +115,7 @@ class Session(client.Listener):
         self._maps: dict[str, Map] = {}
         self._notes: tuple[str, ...] = ()
         self._counters: Counters | None = None
+        self._costs: Costs | None = None
         # The maps' entries at the end, or why they are not there; those in ``_behind`` may still be on their way.
         self._final: dict[str, tuple[int, bytes] | MapError] = {}
         self._behind: frozenset[str] = frozenset()
@@ -122,6 +151,36 @@ class Session(client.Listener):
     def lost(self) -> int:
         """Events known lost, over all outputs."""
         return sum(output.lost for output in self._outputs.values())
+
+    @property
+    def cost(self) -> pd.DataFrame:
+        """What the session's programs take, a row each; since it started, brought up to date a few times a second.
+
+        ``program``     the function's name (str)
+        ``runs``        how often it ran while it was timed (Int64). The kernel times programs only when told to, and
+                        is told so for about 40 ms of each second, in short windows at random moments: these are not
+                        all runs.
+        ``ns_per_run``  nanoseconds of one, interruptions included (float64)
+        ``cpu_share``   of the time it was timed, that it ran: 1.0 is one CPU (float64)
+        ``missed``      runs the kernel left out because a program was running on that CPU already: events it never saw.
+                        Of all the time, as far as the kernel counts them: not those at a tracepoint that a program on
+                        another tracepoint has hit itself (Int64).
+
+        What is not known is NA: of the first three where the tracer lacks CAP_SYS_ADMIN (Linux 5.8 or newer), until
+        the first window, and of ``ns_per_run`` without a run; ``missed`` before Linux 5.12, of ``profile``,
+        ``software`` and ``hardware`` always, and of kprobes, uprobes and tracepoints before 6.7.
+
+        The time is the kernel's own (bpf_prog_info.run_time_ns), of a program from its first instruction to its last:
+        without what it takes to reach it. A program called by another, as a tail call, counts as the one that called.
+
+        ``attrs["seconds"]``: how long programs were timed. ``attrs["tracer"]``: the share of a CPU that the tracer
+        takes to read the session's events. ``attrs["memory"]``: bytes in the kernel, of its maps and buffers.
+        ``attrs["trap_ns"]``: for programs that only uprobes run, the nanoseconds that the uprobe's trap takes at least,
+        as measured on this machine, for each run.
+
+        The kernel's statistics slow every BPF program of the machine while they are on, by some 20 ns a run.
+        """
+        return self._costs.frame() if self._costs else no_costs()
 
     def rate(self, every: str = "1s", by: str | Sequence[str] | None = None) -> pd.DataFrame:
         """Events per second (float64) of the main output, in intervals of ``every``, indexed by time (UTC).
@@ -161,6 +220,7 @@ class Session(client.Listener):
             reason=self.reason,
             maps=tuple((name, map_.info.kind, map_.lost) for name, map_ in self._maps.items()),
             pins=tuple((name, map_.info.pinned) for name, map_ in self._maps.items() if map_.info.pinned),
+            cost=self._costs.line() if self._costs else "",
             notes=(
                 *(w.message for w in self.warnings if w.severity == "note" and not w.line),
                 *self._notes,
@@ -251,6 +311,9 @@ class Session(client.Listener):
     def on_counters(self, message: CountersAdded, fd: int) -> None:
         self._counters = Counters(message, fd)
 
+    def on_costs(self, message: CostsAdded, fd: int) -> None:
+        self._costs = Costs(message, fd)
+
     def on_map(self, message: MapRead, data: bytes) -> None:
         if message.taken:
             self._maps[message.map].put_back(message.count, data)
@@ -280,10 +343,10 @@ class Session(client.Listener):
 
     # --- inside ---
 
-    def _run(self, tracer: client.Client) -> None:
+    def _run(self, tracer: client.Client, limits: Limits) -> None:
         self._client = tracer
         try:
-            self._number, _ = tracer.load(self.program, self)
+            self._number, _ = tracer.load(self.program, self, limits)
         except BaseException as error:
             self._outputs.clear()  # an error's traceback may keep this session, but not its shared memory
             if isinstance(error, BpfnbError):
@@ -298,6 +361,8 @@ class Session(client.Listener):
             output.finish(deadline)
         if self._counters:
             self._counters.keep()
+        if self._costs:
+            self._costs.keep()
         self.reason = reason
         self.state = state
         self._finished = time.monotonic()
@@ -442,6 +507,10 @@ def trace(
     headers: str = "auto",
     keep: int | None = None,
     cpu: bool = False,
+    max_cost: float | None = MAX_COST,
+    max_rate: float | None = None,
+    max_memory: int | None = None,
+    guard: bool = True,
 ) -> Session:
     """Compile C, attach it, and return the running session.
 
@@ -457,14 +526,51 @@ def trace(
     ``cpu``      events of BPF_PERF_OUTPUT and BPF_RINGBUF_OUTPUT have the number of their CPU as a column: "cpu"
                  (int16), or "cpu_" where their struct has a member of that name.
 
+    The guard ends a session that takes more than these; its rows stay, ``reason`` says why. None: as much as it likes.
+
+    ``max_cost``    share of all CPUs, over five seconds: of its programs, of its uprobes' traps, and of the tracer that
+                    reads its events. It is known from short windows, as ``Session.cost`` is, and no session is ended
+                    where it may be beyond the limit by chance only. Without CAP_SYS_ADMIN it is neither known nor
+                    guarded.
+    ``max_rate``    events a second, delivered or lost, over five seconds.
+    ``max_memory``  bytes in the kernel, of the session's maps and buffers; rows are bounded by ``keep``.
+    ``guard``       False: no limits.
+
     Raises ProgramError, CompileError, VerifierError, AttachError, PrivilegeError, SetupError, UnsupportedError or
     TracerDied; then nothing is left attached, and a running session of that name goes on.
     """
-    return start(parse(source, attach, cflags, headers, cpu), name=name, keep=keep)
+    limits = limits_of(max_cost, max_rate, max_memory, guard)
+    return start(parse(source, attach, cflags, headers, cpu), name=name, keep=keep, limits=limits)
 
 
-def start(program: Program, *, name: str | None = None, keep: int | None = None) -> Session:
-    """Run a parsed program; see ``trace``."""
+def limits_of(max_cost: float | None, max_rate: float | None, max_memory: int | None, guard: bool) -> Limits:
+    """The limits of a session, see ``trace``. ProgramError for values that cannot be meant."""
+    if not guard:
+        if max_rate is not None or max_memory is not None or max_cost not in (None, MAX_COST):
+            raise ProgramError("guard=False takes no limits: leave out max_cost, max_rate and max_memory, or the guard")
+        return Limits()
+    if max_cost is not None and not (_is_number(max_cost) and 0 < max_cost <= 1):
+        hint = "write max_cost=0.25 for a quarter of all CPUs" if _is_number(max_cost) and 1 < max_cost <= 100 else None
+        raise ProgramError(f"max_cost must be a share of all CPUs, above 0 and at most 1, not {max_cost!r}", hint=hint)
+    if max_rate is not None and not (_is_number(max_rate) and 0 < max_rate < math.inf):
+        raise ProgramError(f"max_rate must be a positive number of events a second, not {max_rate!r}")
+    if max_memory is not None and not (_is_number(max_memory) and isinstance(max_memory, Integral) and max_memory > 0):
+        raise ProgramError(
+            f"max_memory must be a positive whole number of bytes, not {max_memory!r}", hint="write 512 << 20 for 512M"
+        )
+    cost, rate = (None if limit is None else float(limit) for limit in (max_cost, max_rate))
+    memory = None if max_memory is None else int(max_memory)
+    return Limits(cost, rate, memory, asked=cost not in (None, MAX_COST))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def start(
+    program: Program, *, name: str | None = None, keep: int | None = None, limits: Limits | None = None
+) -> Session:
+    """Run a parsed program; see ``trace``. ``limits``: unless there are any, the usual ones."""
     if name is not None:
         check_name(name)
     if keep is not None and (not isinstance(keep, int) or keep <= 0):
@@ -473,7 +579,7 @@ def start(program: Program, *, name: str | None = None, keep: int | None = None)
         )
     line = origin()
     session = Session(name or "bpf", program, keep or default_keep())
-    session._run(client.connect())
+    session._run(client.connect(), limits or Limits(MAX_COST))
     with _lock:
         if name is None:
             session.name, session._origin, session._unnamed = _name_for(line), line.key, True

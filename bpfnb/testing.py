@@ -34,7 +34,7 @@ from msgspec.structs import replace
 from bpfnb import client, protocol
 from bpfnb.errors import BpfnbError
 from bpfnb.program import MapDecl, Program
-from bpfnb.protocol import COUNTERS, Check, Connection, MapInfo, ProbeInfo, ToTracer
+from bpfnb.protocol import COSTS_EACH, COSTS_HEAD, COUNTERS, Check, Connection, Limits, MapInfo, ProbeInfo, ToTracer
 from bpfnb.schema import PRINTK, PRINTK_ROW, Column, Layout, Rows, Schema
 from bpfnb.session import Session
 from bpfnb.tracer.clock import Clock
@@ -71,6 +71,8 @@ class FakeTracer:
         self._writers: dict[tuple[int, str], SegmentWriter] = {}
         self._before: client.Client | None = None
         self.loaded: list[str] = []  # the sources of the programs loaded, in order
+        self.limits: list[Limits] = []  # what they may take, in the same order
+        self._costs: dict[int, tuple[int, tuple[str, ...]]] = {}  # a session's, as a descriptor, and its programs
         self.stopped: list[int] = []  # the numbers of the sessions stopped, in order
         self.detaching = 0  # how many attachments a stopped session leaves for the kernel to let go of
 
@@ -129,6 +131,17 @@ class FakeTracer:
         """Say that so many updates of a map have failed with this errno so far."""
         os.pwrite(self._counters[session._number], struct.pack("=Q", count), 8 * (self._first(name) + number))
 
+    def cost(
+        self, session: Session, programs: Mapping[str, tuple[int, int, int]], seconds: float = 1.0, memory: int = 0
+    ) -> None:
+        """Say what a session's programs took in so many seconds: runs, nanoseconds, and runs missed, -1: not known."""
+        fd, names = self._costs[session._number]
+        measured = int(seconds * 1e9)
+        words = [0, measured, measured, 0, memory, *[0] * (COSTS_HEAD - 5)]
+        for name in names:
+            words += [*programs[name], *[0] * (COSTS_EACH - 3)]
+        os.pwrite(fd, np.array(words, np.int64).tobytes(), 0)
+
     def refuse(self, error: BpfnbError) -> None:
         """Answer the next program with this error."""
         self._refusals.append(error)
@@ -140,6 +153,8 @@ class FakeTracer:
         self._writers.clear()
         while self._counters:
             os.close(self._counters.popitem()[1])
+        while self._costs:
+            os.close(self._costs.popitem()[1][0])
 
     def _serve(self) -> None:
         try:
@@ -161,8 +176,8 @@ class FakeTracer:
 
     def _reply(self, message: ToTracer) -> protocol.FromTracer:
         match message:
-            case protocol.Load(request, program):
-                return self._load(request, program)
+            case protocol.Load(request, program, _, limits):
+                return self._load(request, program, limits)
             case protocol.Stop(request, session):
                 self.stopped.append(session)
                 self._writers = {at: writer for at, writer in self._writers.items() if at[0] != session}
@@ -186,10 +201,12 @@ class FakeTracer:
                 return protocol.Checks(request, self._checks)
         raise AssertionError(message)
 
-    def _load(self, request: int, program: Program) -> protocol.FromTracer:
+    def _load(self, request: int, program: Program, limits: Limits) -> protocol.FromTracer:
         if self._refusals:
             return protocol.Failed.of(request, self._refusals.pop(0))
         self.loaded.append(program.source)
+        self.limits.append(limits)
+        self._send_costs(request, tuple(dict.fromkeys(probe.function for probe in program.probes)))
         if program.prints:
             self._writers[request, "printk"] = SegmentWriter(PRINTK, self._publisher(request, "printk", PRINTK))
         probes = tuple(ProbeInfo(p.requested, p.requested, p.kind, "", p.function) for p in program.probes)
@@ -200,6 +217,12 @@ class FakeTracer:
             os.ftruncate(self._counters[request], 8 * words)
             self._connection.send(protocol.CountersAdded(request, words), [self._counters[request]])
         return protocol.Loaded(request, probes, (), maps)
+
+    def _send_costs(self, request: int, programs: tuple[str, ...]) -> None:
+        fd = os.memfd_create("bpfnb-fake-costs", os.MFD_CLOEXEC)
+        os.ftruncate(fd, 8 * (COSTS_HEAD + COSTS_EACH * len(programs)))
+        self._costs[request] = fd, programs
+        self._connection.send(protocol.CostsAdded(request, programs), [fd])
 
     def _first(self, name: str) -> int:
         """The index of a map's first counter."""

@@ -21,9 +21,10 @@ import bpfnb
 from bpfnb import client
 from bpfnb.errors import BpfnbError, Diagnostic, ProgramError, did_you_mean
 from bpfnb.program import Program, parse, split_attach
-from bpfnb.session import Session, check_name, detaching, start
+from bpfnb.protocol import Limits
+from bpfnb.session import MAX_COST, Session, check_name, detaching, limits_of, start
 from bpfnb.views import html
-from magics.options import insert, parse_define, parse_duration, parse_size, split
+from magics.options import insert, parse_define, parse_duration, parse_rate, parse_share, parse_size, split
 
 __all__ = ["BpfMagics", "help_alone"]
 
@@ -76,6 +77,14 @@ class BpfMagics(Magics):
         help="what to compile against: this kernel's own headers where exactly they are installed, else what is made "
         "from its type information (auto); always the latter (btf); or a folder of kernel headers",
     )
+    @argument(
+        "--max-cost",
+        metavar="SHARE",
+        help="the guard ends a session that takes more than this share of all CPUs over 5 s; without it 25%%",
+    )
+    @argument("--max-rate", metavar="N", help="and one with more than N events a second over 5 s, such as 20000")
+    @argument("--max-memory", metavar="SIZE", help="and one that takes more memory in the kernel, such as 512M")
+    @argument("--no-guard", action="store_true", help="no limits")
     @argument("--help", "-h", action="store_true", help="show this, and run nothing")
     @argument("--cpu", action="store_true", help="events have the number of their CPU, as a column cpu")
     @argument("--dry-run", action="store_true", help="parse only: say what would be attached, and attach nothing")
@@ -108,6 +117,7 @@ class BpfMagics(Magics):
             self._check_name(args.name)
         seconds = parse_duration(args.time) if args.time is not None else None
         keep = parse_size(args.keep) if args.keep is not None else None
+        limits = _limits(args)
         flags = [*split(args.cflags), *map(parse_define, args.define)]
         program = parse(cell, [split_attach(text) for text in args.attach], flags, args.headers, args.cpu)
         if args.dry_run:
@@ -115,7 +125,7 @@ class BpfMagics(Magics):
             _print_warnings(program.warnings)
             return None
         try:
-            session = start(program, name=args.name, keep=keep)
+            session = start(program, name=args.name, keep=keep, limits=limits)
         except BpfnbError as error:
             if panel := html.error_panel(error):  # an error itself can show no HTML
                 display({"text/html": panel}, raw=True)
@@ -215,6 +225,16 @@ def _parsed(parser: MagicArgumentParser, words: list[str]) -> argparse.Namespace
     unknown = re.match(r"unrecognized arguments: (-[\w-]+)", said)
     near = did_you_mean(unknown[1], options) if unknown else ""
     raise UsageError(f"%%bpf: {said}{near and f'; {near}'}  (%%bpf? lists the options)")
+
+
+def _limits(args: argparse.Namespace) -> Limits:
+    cost = MAX_COST if args.max_cost is None else parse_share(args.max_cost)
+    rate = None if args.max_rate is None else parse_rate(args.max_rate)
+    memory = None if args.max_memory is None else parse_size(args.max_memory)
+    given = {"--max-cost": args.max_cost, "--max-rate": args.max_rate, "--max-memory": args.max_memory}
+    if args.no_guard and (limited := [option for option, value in given.items() if value is not None]):
+        raise UsageError(f"%%bpf: --no-guard sets no limits, and {limited[0]} one: leave out either")
+    return limits_of(cost, rate, memory, not args.no_guard)
 
 
 def _plan(program: Program) -> str:

@@ -23,6 +23,10 @@ _OPTIONS = (
     "--help",
     "--keep",
     "--live",
+    "--max-cost",
+    "--max-memory",
+    "--max-rate",
+    "--no-guard",
     "--time",
 )
 _COMMANDS = ("doctor", "help", "list", "probes", "show", "stop")

@@ -12,12 +12,14 @@ import numpy as np
 
 from bpfnb.errors import ProgramError
 
-__all__ = ["insert", "parse_define", "parse_duration", "parse_size", "split"]
+__all__ = ["insert", "parse_define", "parse_duration", "parse_rate", "parse_share", "parse_size", "split"]
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|min|h)?", re.ASCII)
 _SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "": 1.0}
 _DEFINE = re.compile(r"[A-Za-z_]\w*(\(|=|$)", re.ASCII)
 _NAME = re.compile(r"\{([A-Za-z_]\w*)\}|\$([A-Za-z_]\w*)", re.ASCII)
+_SHARE = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(%)?", re.ASCII)
+_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kM])?", re.ASCII)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(?:i?b)?|b)?", re.ASCII | re.IGNORECASE)
 
 
@@ -39,6 +41,25 @@ def parse_size(text: str) -> int:
     if size <= 0:
         raise ProgramError(f"not a size: {text!r}", hint="write 512M or 2G")
     return size
+
+
+def parse_share(text: str) -> float:
+    """A share of all: "25%", "0.25". ProgramError for anything else, for nothing, and for more than all."""
+    match = _SHARE.fullmatch(text)
+    share = float(match[1]) / (100 if match[2] else 1) if match else 0.0
+    if not 0 < share <= 1:
+        hint = f"write {text}%" if match and not match[2] and 1 < share <= 100 else "write 25% or 0.25"
+        raise ProgramError(f"not a share of all CPUs: {text!r}", hint=hint)
+    return share
+
+
+def parse_rate(text: str) -> float:
+    """Events a second: "5000", "20k", "1.5M". ProgramError for anything else, and for none."""
+    match = _RATE.fullmatch(text)
+    rate = float(match[1]) * {"k": 1e3, "M": 1e6}.get(match[2], 1.0) if match else 0.0
+    if not rate:
+        raise ProgramError(f"not a number of events a second: {text!r}", hint="write 5000, 20k or 1M")
+    return rate
 
 
 def parse_define(text: str) -> str:

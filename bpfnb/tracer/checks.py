@@ -384,6 +384,17 @@ def _locked_memory(machine: Machine) -> _Finding | None:
     return _Finding(enough, found, "" if enough else "ulimit -l unlimited, as root, in the shell that starts Jupyter")
 
 
+def _cost(machine: Machine) -> _Finding:
+    """What programs cost is known where the kernel times them."""
+    outcome = machine.attempt(features.run_statistics)
+    if outcome.works is None:
+        return _Finding(None, outcome.why)
+    if outcome.works:
+        return _Finding(True, "the kernel times programs: session.cost tells, and max_cost is guarded")
+    found = f"the kernel does not time programs: {outcome.why}; max_rate and max_memory are guarded, max_cost is not"
+    return _Finding(False, found, "give the tracer CAP_SYS_ADMIN" if outcome.errno == EPERM else "")
+
+
 # --- for information ----------------------------------------------------------------------------------------------
 
 
@@ -469,6 +480,7 @@ _ROWS = (
     _Row("BTF", "optional", _kernel_btf),
     _Row("JIT", "optional", _jit),
     _Row("locked memory", "optional", _locked_memory),
+    _Row("cost of programs", "optional", _cost),
     _Row("kernel", "info", _kernel),
     _Row("distribution", "info", _distribution),
     _Row("kernel configuration", "info", _configuration),

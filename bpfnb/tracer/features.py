@@ -36,6 +36,7 @@ __all__ = [
     "raw_tracepoint",
     "read_kernel_memory",
     "ring_buffer",
+    "run_statistics",
     "socket_program",
     "syscall_tracepoint",
     "tracepoint",
@@ -50,7 +51,7 @@ _NUMBERS = {  # of bpf(2) and perf_event_open(2)
 }  # fmt: skip
 _SYS_BPF, _SYS_PERF_EVENT_OPEN = _NUMBERS.get(platform.machine(), (321, 298))
 
-_MAP_CREATE, _MAP_UPDATE, _PROG_LOAD, _OBJECT_INFO, _RAW_TRACEPOINT_OPEN = 0, 2, 5, 15, 17
+_MAP_CREATE, _MAP_UPDATE, _PROG_LOAD, _OBJECT_INFO, _RAW_TRACEPOINT_OPEN, _ENABLE_STATS = 0, 2, 5, 15, 17, 32
 _SOCKET_FILTER, _KPROBE, _TRACEPOINT, _PERF_EVENT, _RAW_TRACEPOINT, _TRACING, _LSM = 1, 2, 5, 7, 17, 26, 29
 _TRACE_FENTRY, _LSM_MAC = 24, 27  # enum bpf_attach_type
 _HASH, _ARRAY, _PERF_EVENT_ARRAY, _RINGBUF = 1, 2, 4, 27
@@ -112,6 +113,11 @@ def is_jited() -> bool:
         info = ctypes.create_string_buffer(24)  # struct bpf_prog_info: type, id, tag[8], jited_prog_len, ...
         _bpf(_OBJECT_INFO, struct.pack("=IIQ", program, len(info), ctypes.addressof(info)))
         return any(info.raw[16:20])
+
+
+def run_statistics() -> None:
+    """Have the kernel time programs (Linux v5.8), for a moment; takes CAP_SYS_ADMIN."""
+    os.close(_bpf(_ENABLE_STATS, struct.pack("=I", 0)))
 
 
 def read_kernel_memory() -> None:

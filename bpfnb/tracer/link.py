@@ -54,11 +54,15 @@ _MAX_THREADS = 64
 
 
 class Link(NamedTuple):
-    """An attached probe. Closing ``links`` takes the program off; the kernel may be slow to close ``events``."""
+    """An attached probe. Closing ``links`` takes the program off; the kernel may be slow to close ``events``.
+
+    ``code``: of a uprobe, what the instructions it is at begin with.
+    """
 
     info: ProbeInfo
     links: list[int]
     events: list[int]
+    code: list[bytes]
 
     def close(self) -> None:
         """Detach. Idempotent."""
@@ -67,10 +71,12 @@ class Link(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a program is put: ``open`` opens the perf event; ``cookie`` is what bpf_get_attach_cookie gives there."""
+    """Where a program is put: ``open`` opens the perf event; ``cookie`` is what bpf_get_attach_cookie gives there.
+    ``code``: see Link."""
 
     open: Callable[[], int]
     cookie: int = 0
+    code: bytes = b""
 
 
 def open_event(
@@ -97,6 +103,7 @@ def on_events(probe: Probe, program: int, places: Iterable[Place], attached: str
         for place in places:
             event = place.open()
             link.events.append(event)
+            link.code.append(place.code)
             _give(link, program, event, place.cookie)
     except OSError as error:
         link.close()
@@ -123,7 +130,7 @@ def _give(link: Link, program: int, event: int, cookie: int) -> None:
 
 
 def made(probe: Probe, links: list[int], attached: str, note: str = "") -> Link:
-    return Link(ProbeInfo(probe.requested, attached, attached.partition(":")[0], note, probe.function), links, [])
+    return Link(ProbeInfo(probe.requested, attached, attached.partition(":")[0], note, probe.function), links, [], [])
 
 
 # --- letting go ---------------------------------------------------------------------------------------------------

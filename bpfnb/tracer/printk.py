@@ -40,7 +40,8 @@ def new_tag() -> str:
 
 
 class PrintkSource:
-    """A session's printk output. ``fds`` are readable when lines wait; ``drain`` moves some of them to the segment."""
+    """A session's printk output. ``fds`` are readable when lines wait; ``drain`` moves some of them to the segment.
+    ``memory``: bytes of its buffers."""
 
     tick = False
 
@@ -51,6 +52,7 @@ class PrintkSource:
         self._fields = fields_of(_EVENT)[1]
         self._held = join([])
         kilobytes = max(_TOTAL_KILOBYTES // (os.cpu_count() or 1), 512)
+        self.memory = kilobytes * 1024 * (os.cpu_count() or 1)
         self._instance = Instance(f"{PREFIX}{os.getpid()}-{tag}", kilobytes)
         try:
             with suppress(OSError):

@@ -78,6 +78,7 @@ class RingSource:
         self._stamped = stamped
         self._shape = Shape(schema, RING.header, 0 if not stamped else 16 if cpu else 8)
         self._lost = lost
+        self.memory = 0  # beside the map's
         self._size = syscalls.map_shape(map_fd).max_entries
         self._consumer = memoryview(mmap.mmap(map_fd, mmap.PAGESIZE)).cast("Q")
         memory = mmap.mmap(map_fd, mmap.PAGESIZE + 2 * self._size, prot=mmap.PROT_READ, offset=mmap.PAGESIZE)
@@ -226,6 +227,7 @@ class PerfSource:
         self._padding = None if whole and not padded else _Padding(header, sizes, self._buffers.ids)
         try:
             self.fds = tuple(buffer.fd for buffer in self._buffers.all)
+            self.memory = sum(buffer.size for buffer in self._buffers.all)
             self.schema = _with_time(self._shape.schema, "submitted", _PERF_TIME, _PERF_CPU if cpu else -1)
             self._writer = open_writer(self.schema)
         except BaseException:

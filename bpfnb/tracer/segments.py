@@ -36,7 +36,7 @@ class SegmentWriter:
         self._epoch = epoch
         self._has_text = schema.text_end >= 0
         self._layout = Layout(_ROW_BYTES // schema.size, _TEXT_BYTES if self._has_text else 0)
-        self._lost = 0
+        self.rows = self.lost = 0  # since its session began
         self._close: Callable[[], object] = lambda: None
         self._start()
 
@@ -59,7 +59,7 @@ class SegmentWriter:
 
     def set_lost(self, lost: int) -> None:
         """Publish how many events this output has lost since its session began."""
-        self._lost = lost
+        self.lost = lost
         self._head[LOST] = lost
 
     def close(self) -> None:
@@ -89,6 +89,7 @@ class SegmentWriter:
         self._put(rows, HEADER + at * self._schema.size)
         # Committed last: a reader in the other process never sees a row before its bytes.
         self._head[ROWS] = at + len(rows)
+        self.rows += len(rows)
 
     def _put(self, data: npt.NDArray[Any], at: int) -> None:
         left = np.ascontiguousarray(data).reshape(-1).data
@@ -103,5 +104,5 @@ class SegmentWriter:
         self._close = weakref.finalize(self, os.close, self._fd)
         os.ftruncate(self._fd, self._layout.size(self._schema))
         self._head = np.frombuffer(mmap.mmap(self._fd, HEADER), np.uint64, 3)
-        self._head[LOST] = self._lost
+        self._head[LOST] = self.lost
         self._publish(self._layout, self._fd)

@@ -130,8 +130,8 @@ class Service:
         """The answer; None when it has been sent."""
         sessions = self._sessions
         match message:
-            case protocol.Load(request, program, folder):
-                sessions.start(request, program, folder, self._outbox.send)
+            case protocol.Load(request, program, folder, limits):
+                sessions.start(request, program, folder, limits, self._outbox.send)
             case protocol.Stop(request, session):
                 sessions.stop(session, lambda left, maps: self._outbox.send(protocol.Stopped(request, left, maps)))
             case protocol.ReadMap(request, session, name):

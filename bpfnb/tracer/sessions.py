@@ -24,6 +24,7 @@ from bpfnb.protocol import (
     CountersAdded,
     Detached,
     Ended,
+    Limits,
     Loaded,
     MapInfo,
     MapLost,
@@ -38,9 +39,11 @@ from bpfnb.tracer.audit import Audit
 from bpfnb.tracer.clock import Clock
 from bpfnb.tracer.comms import CommHistory
 from bpfnb.tracer.compiler import CELL_PATH, Cancel, CancelledError, Compiler, Module, NotAllowed
+from bpfnb.tracer.cost import Meter, map_memory
 from bpfnb.tracer.drainer import Drainer
 from bpfnb.tracer.edits import Rewritten
 from bpfnb.tracer.engine import Engine
+from bpfnb.tracer.guard import Guard
 from bpfnb.tracer.link import Closer, Link, silence
 from bpfnb.tracer.mapdump import Limit
 from bpfnb.tracer.outbox import Outbox
@@ -83,6 +86,14 @@ class _Running:
         self._users = 1
         self._taking = 0
         self.failure = ""  # why an output could not be read to its end
+        self.writers: list[SegmentWriter] = []
+        self.buffers = 0  # bytes of memory in the kernel, beside the maps'
+        programs: dict[str, list[int]] = {}
+        for load, fd in module.programs.items():
+            if not load.optional:  # the time of one that is only called by another is in that one's
+                programs.setdefault(load.function, []).append(fd)
+        self.meter = Meter(programs, self._events, self._memory)
+        self.stack.callback(self.meter.close)
 
     def info(self, name: str) -> MapInfo:
         """A map of the session; ProgramError where there is none of this name."""
@@ -121,6 +132,12 @@ class _Running:
         with self._changed:
             self.over = True
             self._changed.wait_for(lambda: not self._taking, _TAKING_TIMEOUT)
+
+    def _events(self) -> int:
+        return sum(writer.rows + writer.lost for writer in self.writers)
+
+    def _memory(self) -> int:
+        return self.buffers + sum(map_memory(table.fd) for table in self.module.tables.values())
 
     def close(self) -> None:
         self.over = True
@@ -198,6 +215,7 @@ class Sessions:
         self._drainer = Drainer()
         self._clock = Clock()
         self._closer = Closer()
+        self._guard = Guard(self.end)
         self._lock = threading.Lock()  # for bookkeeping, never held while waiting
         self._running: dict[int, _Running] = {}
         self._starting: dict[int, _Starting] = {}
@@ -213,13 +231,15 @@ class Sessions:
         with self._lock:
             self._starting[number] = _Starting()
 
-    def start(self, number: int, program: Program, folder: str, reply: Callable[[Loaded], None]) -> None:
+    def start(
+        self, number: int, program: Program, folder: str, limits: Limits, reply: Callable[[Loaded], None]
+    ) -> None:
         """Compile, load, attach, and ``reply``: a session that was announced (``expect``). On any error nothing stays
-        attached. ``folder``: see Load."""
+        attached. ``folder`` and ``limits``: see Load."""
         starting = self._starting[number]
         try:
             self._policy.check_load(program)
-            running, loaded = self._start(number, program, folder, starting)
+            running, loaded = self._start(number, program, folder, limits, starting)
             reply(loaded)
             with self._lock:
                 self._running[number] = running
@@ -480,7 +500,9 @@ class Sessions:
 
     # --- starting ---
 
-    def _start(self, number: int, program: Program, folder: str, starting: _Starting) -> tuple[_Running, Loaded]:
+    def _start(
+        self, number: int, program: Program, folder: str, limits: Limits, starting: _Starting
+    ) -> tuple[_Running, Loaded]:
         """What is begun first ends last: links, then the last drains, then what they read from, then the programs."""
         tag = new_tag() if program.prints else ""
         around = Surroundings(folder, usdt.find_all(program, folder))
@@ -504,12 +526,16 @@ class Sessions:
                 probes = self._attach(program, running, around, starting.cancel)
             self._send_counters(number, source, running.module)
             self._limit_time(number, running)
+            running.meter.reached_by(running.links)
+            self._outbox.send(running.meter.message(number), [running.meter.fd])
+            self._guard.add(number, running.meter, limits)
             self._audit.started(number, program, probes)
         except BaseException:
             running.close()
             self._closer.close(running.events())
             raise
-        return running, Loaded(number, probes, running.module.warnings, running.maps, _notes(source, running.maps))
+        warnings = (*running.module.warnings, *_unguarded(limits))
+        return running, Loaded(number, probes, warnings, running.maps, _notes(source, running.maps))
 
     def _limit_time(self, number: int, running: _Running) -> None:
         """The session ends when the time is over that the policy allows."""
@@ -585,7 +611,7 @@ class Sessions:
         """Begin to read every output that something is submitted to."""
         if not program.outputs:
             return
-        module, stack = running.module, running.stack
+        module = running.module
         if module.carried is None:
             raise without_types(program)
         what = carried(program, source.submits, module.carried)
@@ -595,7 +621,7 @@ class Sessions:
         for index, output in outputs.values():
             if output.name not in what or output.name not in module.tables:
                 continue
-            open_writer = partial(self._writer, number, output.name, stack)
+            open_writer = partial(self._writer, number, output.name, running)
             with privileges.attaching():
                 reader = _reader(
                     program, source, module, output, what[output.name], open_writer, partial(_at, lost, index)
@@ -604,7 +630,7 @@ class Sessions:
 
     def _read_printk(self, number: int, tag: str, running: _Running) -> None:
         comms = self._share_comms(number, running.stack)
-        source = PrintkSource(tag, comms, self._writer(number, "printk", running.stack, PRINTK))
+        source = PrintkSource(tag, comms, self._writer(number, "printk", running, PRINTK))
         self._read(number, "printk", source, running)
 
     def _read(self, number: int, output: str, source: _Source, running: _Running) -> None:
@@ -621,18 +647,20 @@ class Sessions:
             except Exception as error:
                 failed(error)
 
+        running.buffers += source.memory
         running.stack.callback(source.close)
-        self._drainer.add(source.fds, source.drain, tick=source.tick, fail=failed)
+        self._drainer.add(source.fds, running.meter.timed(source.drain), tick=source.tick, fail=failed)
         running.stack.callback(self._drainer.remove, source.fds, last=last)
 
-    def _writer(self, number: int, output: str, stack: ExitStack, schema: Schema) -> SegmentWriter:
+    def _writer(self, number: int, output: str, running: _Running, schema: Schema) -> SegmentWriter:
         epoch = self._clock.epoch_ns
 
         def publish(layout: Layout, fd: int) -> None:
             self._outbox.send(SegmentAdded(number, output, schema, layout, epoch()), [fd])
 
         writer = SegmentWriter(schema, publish, epoch)
-        stack.callback(writer.close)
+        running.writers.append(writer)
+        running.stack.callback(writer.close)
         return writer
 
     def _share_comms(self, number: int, stack: ExitStack) -> CommHistory:
@@ -680,6 +708,19 @@ def _reader(
         message = f"the CPU of {output.name}'s events cannot be noted: {NO_STAMP}"
         raise UnsupportedError(message, line=output.line)
     return RingSource(fd, what.schema, open_writer, lost, stamped=stamped, cpu=program.cpu)
+
+
+def _unguarded(limits: Limits) -> list[Diagnostic]:
+    """A warning where a limit was asked for that cannot be kept."""
+    if limits.cost is None or not limits.asked:
+        return []
+    try:
+        with privileges.attaching():
+            features.run_statistics()
+    except OSError as error:
+        message = f"max_cost is not guarded: the kernel does not time programs ({error.strerror})"
+        return [Diagnostic(0, 0, "warning", message)]
+    return []
 
 
 def _conditional(program: Program) -> set[str]:

@@ -20,9 +20,11 @@ __all__ = [
     "MapAttributes",
     "MapShape",
     "ProgramAttributes",
+    "RunStatistics",
     "batch",
     "btf",
     "delete",
+    "enable_run_statistics",
     "freeze",
     "link_perf_event",
     "load_btf",
@@ -35,6 +37,7 @@ __all__ = [
     "pop",
     "program_attributes",
     "program_id",
+    "run_statistics",
     "update",
     "update_batch",
 ]
@@ -189,10 +192,13 @@ def _element(command: int, fd: int, key: bytes | None, value: ctypes.Array[ctype
         raise _error(number)
 
 
-def _object_info(fd: int, info: ctypes.Structure) -> None:
-    number = _call(_OBJECT_INFO, _ObjectInfo(fd, ctypes.sizeof(info), ctypes.addressof(info)))
+def _object_info(fd: int, info: ctypes.Structure) -> int:
+    """Fill ``info``; how many bytes of it this kernel knows."""
+    attr = _ObjectInfo(fd, ctypes.sizeof(info), ctypes.addressof(info))
+    number = _call(_OBJECT_INFO, attr)
     if number:
         raise _error(number)
+    return int(attr.size)
 
 
 def _copied(data: bytes) -> ctypes.Array[ctypes.c_char]:
@@ -407,3 +413,52 @@ def _descriptor(command: int, attr: ctypes.Structure) -> int:
     if fd < 0:
         raise _error(ctypes.get_errno())
     return fd
+
+
+# --- what programs cost -------------------------------------------------------------------------------------------
+
+_ENABLE_STATS = 32
+_RUN_TIME = 0  # enum bpf_stats_type
+_BEFORE_RUN_TIME = 192  # bytes of struct bpf_prog_info before run_time_ns
+
+
+class RunStatistics(NamedTuple):
+    """What the kernel has counted of a program's runs since it was loaded, over all CPUs.
+
+    ``runs`` and ``nanoseconds``: only of runs that began while somebody had the statistics on. ``missed``: runs left
+    out because a program was running on that CPU; None where the kernel has no such number (before Linux v5.12).
+    """
+
+    runs: int
+    nanoseconds: int
+    missed: int | None
+
+
+class _RunInfo(ctypes.Structure):
+    _fields_ = (
+        ("before", ctypes.c_uint8 * _BEFORE_RUN_TIME),
+        ("run_time_ns", ctypes.c_uint64),
+        ("run_cnt", ctypes.c_uint64),
+        ("recursion_misses", ctypes.c_uint64),
+    )
+
+
+class _StatsEnabling(ctypes.Structure):
+    _fields_ = (("type", ctypes.c_uint32),)
+
+
+def run_statistics(fd: int) -> RunStatistics:
+    """How often a program ran, and for how long."""
+    info = _RunInfo()
+    known = _object_info(fd, info)
+    missed = info.recursion_misses if known >= ctypes.sizeof(info) else None
+    return RunStatistics(info.run_cnt, info.run_time_ns, missed)
+
+
+def enable_run_statistics() -> int:
+    """Have the kernel time the runs of every program of the machine for as long as the descriptor is open.
+
+    EPERM without CAP_SYS_ADMIN. Linux kernel commit d46edd671a14 ("bpf: Sharing bpf runtime stats with
+    BPF_ENABLE_STATS") (in v5.8); EINVAL before.
+    """
+    return _descriptor(_ENABLE_STATS, _StatsEnabling(_RUN_TIME))

@@ -23,11 +23,12 @@ from bpfnb.tracer.link import Link, Place, near, on_events, open_event, refused
 from bpfnb.tracer.locate import find_file
 from bpfnb.tracer.symbols import mapped_files
 
-__all__ = ["Target", "open_target", "place", "require", "restrict", "uprobe"]
+__all__ = ["Target", "code", "open_target", "place", "require", "restrict", "uprobe"]
 
 _MAX_PLACES = 64  # functions of one name
 _FEW = 4  # names in a hint
 _NO_CODE = "no instruction that can be traced begins there"
+_CODE = 4  # bytes that tell instructions apart as far as traps.py does
 _PMU = Path("/sys/bus/event_source/devices/uprobe")
 
 
@@ -82,7 +83,8 @@ def uprobe(probe: Probe, program: int, folder: str) -> Link:
     name, symbol, plus = split_symbol(probe.target)
     with open_target(probe, name, folder) as target:
         found = _find(probe, target, symbol, plus)
-        places = [Place(partial(place, target, offset, exit_=probe.kind == "uretprobe")) for offset in found.offsets]
+        exit_ = probe.kind == "uretprobe"
+        places = [Place(partial(place, target, at, exit_=exit_), code=code(target, at)) for at in found.offsets]
         return on_events(probe, program, places, f"{probe.kind}:{target.path}:{symbol}{plus}", found.note)
 
 
@@ -100,6 +102,14 @@ def place(target: Target, offset: int, semaphore: int = 0, *, exit_: bool = Fals
     if semaphore and not (_PMU / "format/ref_ctr_offset").exists():
         raise UnsupportedError("a USDT probe with a semaphore takes Linux 4.20")
     return open_event(kind, int(exit_) | semaphore << 32, config1=ctypes.addressof(path), config2=offset)
+
+
+def code(target: Target, offset: int) -> bytes:
+    """What an instruction begins with; b"" where it cannot be read."""
+    try:
+        return os.pread(target.file.fd, _CODE, offset)
+    except OSError:
+        return b""
 
 
 class _Found(NamedTuple):

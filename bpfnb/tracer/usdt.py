@@ -22,7 +22,7 @@ from bpfnb.errors import AttachError, ProgramError
 from bpfnb.program import Probe, Program
 from bpfnb.tracer.elf import Elf, UsdtNote
 from bpfnb.tracer.link import Link, Place, near, on_events, refused
-from bpfnb.tracer.uprobe import Target, open_target, place
+from bpfnb.tracer.uprobe import Target, code, open_target, place
 
 __all__ = ["Usdt", "attach", "find", "find_all", "readers", "split_target"]
 
@@ -84,7 +84,11 @@ def attach(probe: Probe, program: int, found: Mapping[Probe, Usdt], folder: str)
         if _version(target) != usdt.version:
             raise refused(probe, f"{usdt.path} has changed while the cell was compiled")
         places = [
-            Place(partial(place, target, spot.offset, spot.semaphore), ways.index(spot.arguments))
+            Place(
+                partial(place, target, spot.offset, spot.semaphore),
+                ways.index(spot.arguments),
+                code(target, spot.offset),
+            )
             for spot in usdt.spots
         ]
         return on_events(probe, program, places, f"usdt:{usdt.path}:{usdt.label}")

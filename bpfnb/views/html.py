@@ -71,6 +71,8 @@ class SnapshotLike(Protocol):
     def pins(self) -> Sequence[tuple[str, str]]: ...
     @property
     def notes(self) -> Sequence[str]: ...
+    @property
+    def cost(self) -> str: ...
 
 
 class CheckRow(Protocol):
@@ -128,6 +130,8 @@ def session_text(snapshot: SnapshotLike) -> str:
         maps = (f"{name} ({kind}{f', {lost:,} updates refused' if lost else ''})" for name, kind, lost in s.maps)
         lines.append("  maps: " + printable(", ".join(maps)))
     lines += [f"  {printable(line)}" for line in _pins(s)]
+    if s.cost:
+        lines.append("  cost: " + printable(s.cost))
     lines += ["  " + printable(note) for note in s.notes]
     if why := _ending(s):
         lines.append("  " + printable(why))
@@ -155,6 +159,8 @@ def session_card(snapshot: SnapshotLike) -> str:
         names = ", ".join(_map(*map_) for map_ in s.maps)
         parts.append(f'<div style="margin-top:6px">{muted("maps")} {names}</div>')
     parts += [f"<div>{muted(escape(line))}</div>" for line in _pins(s)]
+    if s.cost:
+        parts.append(f'<div style="margin-top:6px">{muted("cost")} {escape(s.cost)}</div>')
     parts += [f'<div style="margin-top:6px">{muted(escape(note))}</div>' for note in s.notes]
     if why := _ending(s):
         colour = BAD if s.state == "failed" else WARN

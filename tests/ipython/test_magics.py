@@ -14,6 +14,7 @@ from IPython.core.error import UsageError
 from shell import Shell
 
 import bpfnb
+from bpfnb.protocol import Limits
 from bpfnb.session import Session
 from bpfnb.testing import FakeTracer
 
@@ -235,7 +236,28 @@ def test_keep(shell: Shell) -> None:
     assert result.outputs["printk"]._keep.bytes == 2 << 20
 
 
+@pytest.mark.parametrize(
+    ("options", "limits"),
+    [
+        ("", Limits(0.25)),
+        ("--max-cost 50%", Limits(0.5, asked=True)),
+        ("--max-cost 25%", Limits(0.25)),
+        ("--max-rate 20k --max-memory 1G", Limits(0.25, 20_000, 1 << 30)),
+        ("--max-cost {share} --max-rate $rate", Limits(0.1, 7, asked=True)),
+        ("--no-guard", Limits()),
+    ],
+)
+def test_what_a_session_may_take(shell: Shell, tracer: FakeTracer, options: str, limits: Limits) -> None:
+    shell.inner.user_ns.update(share=0.1, rate=7)
+    shell.run(f"%%bpf hello {options}\n{HELLO}")
+    assert tracer.limits == [limits]
+
+
 BAD_CELLS = [
+    (f"%%bpf hello --max-cost 25\n{HELLO}", bpfnb.ProgramError, "not a share of all CPUs: '25'"),
+    (f"%%bpf hello --max-rate lots\n{HELLO}", bpfnb.ProgramError, "not a number of events a second: 'lots'"),
+    (f"%%bpf hello --max-memory 0\n{HELLO}", bpfnb.ProgramError, "not a size: '0'"),
+    (f"%%bpf hello --no-guard --max-rate 5\n{HELLO}", UsageError, "--no-guard sets no limits, and --max-rate one"),
     ("%%bpf hello\n", UsageError, "empty"),  # IPython itself sees to this one
     ("%%bpf hello\n  \n// only a comment\n", bpfnb.ProgramError, "empty"),
     (f"%%bpf hello --nonsense\n{HELLO}", UsageError, "--nonsense"),
@@ -413,6 +435,10 @@ def test_help_is_the_docstring_and_the_options(shell: Shell) -> None:
         "--cflags",
         "--headers",
         "--dry-run",
+        "--max-cost",
+        "--max-rate",
+        "--max-memory",
+        "--no-guard",
         "%bpf stop",
         "doctor",
     ):
@@ -426,6 +452,8 @@ def test_completion(shell: Shell) -> None:
 
     assert "--attach" in offered("%%bpf x --at")
     assert {"syscall:clone", "syscall:clone3"} <= offered("%%bpf x -a syscall:cl")
+    assert {"--max-cost", "--max-memory", "--max-rate"} <= offered("%%bpf x --max")
+    assert "--no-guard" in offered("%%bpf x --no")
     assert "doctor" in offered("%bpf do")
     shell.run(f"%%bpf clones\n{HELLO}")
     assert "clones" in offered("%bpf stop cl")

@@ -551,6 +551,46 @@ def test_the_options_of_a_cell(shell: Shell, capsys: pytest.CaptureFixture[str])
     assert (again.state, list(bpfnb.sessions())) == ("stopped", ["NAME"])
 
 
+@shown("clones.cost", "session.cost", "cost = clones.cost", "clones.reason", "session.reason", "--no-guard")
+@shown("--max-cost 10%", "--max-cost 25%", "--max-rate 20k", "--max-memory 512M", "--max-memory 1G")
+def test_costs_and_the_guard(shell: Shell) -> None:
+    """A session that is within all limits goes on; with a lower one for each, the guard ends it."""
+    allowed = "".join(f" {text(name)}" for name in ("--max-cost 25%", "--max-rate 20k", "--max-memory 1G"))
+    clones: Any = shell.run(text("%%bpf clones -a syscall:clone=hello").replace("=hello", f"=hello{allowed}"))
+    shell.inner.user_ns["session"] = clones
+    until(lambda: clones.cost.attrs["seconds"] > 0)
+    fork(3)
+    for example in ("clones.cost", "session.cost"):
+        frame: Any = shell.run(text(example))
+        assert frame.columns.tolist() == ["program", "runs", "ns_per_run", "cpu_share", "missed"]
+        assert frame.program.tolist() == ["hello"]
+    values = statements(shell, text("cost = clones.cost"))
+    assert 0 < values['cost.attrs["seconds"]'] < 10
+    assert 0 <= values['cost.attrs["tracer"]'] < 1
+    assert values['cost.attrs["memory"]'] > 1 << 20  # printk's buffers
+    assert values['cost.attrs["trap_ns"]'] == {}
+    assert (shell.run(text("clones.reason")), clones.state) == ("", "running")
+    clones.stop()
+    assert shell.run(text("session.reason")) == "stopped"
+
+    over = {
+        "max_cost": ("--max-cost 10%", {"10%": "0.001%"}),
+        "max_rate": ("--max-rate 20k", {"20k": "1"}),
+        "max_memory": ("--max-memory 512M", {"512M": "1k"}),
+    }
+    for limit, (example, lower) in over.items():
+        ended = option(shell, example, **lower)
+        deadline = time.monotonic() + 30
+        while not ended.wait(0) and time.monotonic() < deadline:
+            for _ in range(500):
+                _libc.getpgid(0)
+        assert limit in ended.reason
+        assert ended.state == "stopped"
+    free = option(shell, text("--no-guard"))
+    assert not free.wait(0.5)
+    free.stop()
+
+
 @shown("-D PID={pid}", "{x}", "$x")
 def test_values_of_the_notebook(shell: Shell) -> None:
     shell.inner.user_ns.update(pid=os.getpid(), x=3)

@@ -20,7 +20,7 @@ NOTEBOOK_SIDE = [
     {"bpfnb.includes"},
     {"bpfnb.program"},
     {"bpfnb.protocol", "bpfnb.columns", "bpfnb.padding"},
-    {"bpfnb.frames", "bpfnb.refusals", "bpfnb.ways"},
+    {"bpfnb.frames", "bpfnb.refusals", "bpfnb.cost", "bpfnb.ways"},
     {"bpfnb.store", "bpfnb.client", "bpfnb.stacks", "bpfnb.accessor", "bpfnb.baseline"},
     {"bpfnb.maps"},
     {"bpfnb.views"},

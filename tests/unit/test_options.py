@@ -1,11 +1,11 @@
-"""Durations and sizes as people write them."""
+"""Durations, sizes, shares and rates as people write them."""
 
 from __future__ import annotations
 
 import pytest
 
 from bpfnb.errors import ProgramError
-from magics.options import parse_duration, parse_size, split
+from magics.options import parse_duration, parse_rate, parse_share, parse_size, split
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,39 @@ def test_sizes(text: str, size: int) -> None:
 def test_no_sizes(text: str) -> None:
     with pytest.raises(ProgramError):
         parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [("25%", 0.25), ("0.25", 0.25), (".25", 0.25), ("100%", 1), ("1", 1), ("2.5%", 0.025), ("25 %", 0.25)],
+)
+def test_shares(text: str, share: float) -> None:
+    assert parse_share(text) == share
+
+
+@pytest.mark.parametrize("text", ["", "0", "0%", "-1%", "101%", "1.5", "%", "all", "1e-1", "nan", "25%%"])
+def test_no_shares(text: str) -> None:
+    with pytest.raises(ProgramError) as caught:
+        parse_share(text)
+    assert caught.value.hint in ("write 25% or 0.25", "write 1.5%")
+
+
+def test_a_share_without_its_sign() -> None:
+    with pytest.raises(ProgramError, match="not a share of all CPUs: '25'") as caught:
+        parse_share("25")
+    assert caught.value.hint == "write 25%"
+    assert parse_share("25%") == 0.25
+
+
+@pytest.mark.parametrize(("text", "rate"), [("1", 1), ("5000", 5000), ("0.5", 0.5), ("20k", 20_000), ("1.5M", 1.5e6)])
+def test_rates(text: str, rate: float) -> None:
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize("text", ["", "0", "0k", "-1", "k", "1K", "1m", "10/s", "inf"])
+def test_no_rates(text: str) -> None:
+    with pytest.raises(ProgramError):
+        parse_rate(text)
 
 
 def test_quotes() -> None:
