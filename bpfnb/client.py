@@ -1,7 +1,8 @@
 """The notebook's end: starting the tracer, asking it, hearing from it.
 
-Threads: callers ask and wait; one reader thread hears everything, hands replies to those who wait and segments to the
-sessions they belong to. Locks are held for bookkeeping only, never while waiting.
+Threads: callers ask and wait, where no signal interrupts them (bpfnb.interrupts); one reader thread hears everything,
+hands replies to those who wait and segments to the sessions they belong to. Locks are held for bookkeeping only, never
+while waiting.
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ import atexit
 import fcntl
 import itertools
 import os
+import signal
 import socket
 import subprocess
+import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, InvalidStateError
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
+from typing import TypeVar
 
 from bpfnb import protocol, ways
-from bpfnb.errors import PrivilegeError, TracerDied
+from bpfnb.errors import InternalError, PrivilegeError, TracerDied
+from bpfnb.interrupts import Flag, new_lock, uninterrupted
 from bpfnb.program import Program
 from bpfnb.protocol import (
     Connection,
@@ -41,6 +45,11 @@ from bpfnb.protocol import (
 
 __all__ = ["Client", "Listener", "close", "connect", "replace", "start_in_background"]
 
+Answer = TypeVar("Answer")
+
+_CONTINUE_AFTER = 1.0  # seconds
+_CLOSE_TIMEOUT = 60.0  # seconds: detaching hundreds of tracepoints takes the kernel so long
+
 
 class Listener:
     """What a session hears. Called on the reader thread: must neither wait nor raise."""
@@ -54,7 +63,7 @@ class Listener:
     def on_costs(self, message: CostsAdded, fd: int) -> None: ...
 
     def on_map(self, message: MapRead, data: bytes) -> None:
-        """A map as it was at the session's end; or, with ``taken``, entries whose taker was interrupted."""
+        """A map as it was at the session's end."""
 
     def on_map_lost(self, message: MapLost) -> None: ...
 
@@ -81,10 +90,10 @@ class Client:
         self._log = log
         self.way = way
         self._requests = itertools.count(1)
-        self._lock = threading.Lock()
-        self._waiting: dict[int, Future[Any]] = {}
+        self._lock = new_lock()
+        self._waiting: dict[int, _Reply] = {}
         self._listeners: dict[int, Listener] = {}
-        self._hello: Future[Any] = Future()
+        self._hello = _Reply()
         self._reader = threading.Thread(target=self._read, name="bpfnb-reader", daemon=True)
         self._reader.start()
 
@@ -110,33 +119,31 @@ class Client:
             theirs.close()
         return cls(ours, process, log, way)
 
+    @uninterrupted
     def hello(self) -> Hello:
         """Wait until the tracer is up. Raises what kept it from coming up."""
-        reply = self._hello.result()
-        assert isinstance(reply, Hello)
-        return reply
+        return _checked(Hello, self._hello.wait(), "what it was started with")
 
+    @uninterrupted
     def load(self, program: Program, listener: Listener, limits: Limits) -> tuple[int, Loaded]:
         """Run a program; ``listener`` hears of it from then on. Raises the error that kept it from running."""
         number = next(self._requests)
         with self._lock:
             self._listeners[number] = listener
         try:
-            reply = self._ask(protocol.Load(number, program, _folder(), limits))
+            return number, self._ask(protocol.Load(number, program, _folder(), limits), Loaded)
         except BaseException:
             with self._lock:
                 self._listeners.pop(number, None)
             raise
-        assert isinstance(reply, Loaded)
-        return number, reply
 
+    @uninterrupted
     def stop(self, number: int) -> Stopped:
         """Stop a session. On return its programs are off and all it had is delivered.
 
         ``on_detached`` follows where the kernel has still to let go of attachments, or large maps are still to be read.
         """
-        reply = self._ask(protocol.Stop(next(self._requests), number))  # interrupted, the session goes on hearing
-        assert isinstance(reply, Stopped)
+        reply = self._ask(protocol.Stop(next(self._requests), number), Stopped)
         if not reply.detaching and not reply.maps:
             with self._lock:
                 self._listeners.pop(number, None)
@@ -144,77 +151,101 @@ class Client:
 
     def read_map(self, session: int, name: str) -> tuple[int, bytes]:
         """How many entries a map of a session has, and their bytes, as MapRead lays them out."""
-        message, data = self._ask(protocol.ReadMap(next(self._requests), session, name))
-        return message.count, data
+        return self._ask_map(protocol.ReadMap(next(self._requests), session, name))
 
     def look_up(self, session: int, name: str, key: bytes) -> bytes | None:
         """A key's value in a map, as MapValue has it."""
-        reply = self._ask(protocol.LookupMap(next(self._requests), session, name, key))
-        assert isinstance(reply, protocol.MapValue)
-        return reply.value
+        return self._ask(protocol.LookupMap(next(self._requests), session, name, key), protocol.MapValue).value
 
     def take_map(self, session: int, name: str, most: int) -> tuple[int, bytes]:
-        """Take entries out of a map, as TakeMap says. The listener gets those that an interrupted call had taken."""
-        message, data = self._ask(protocol.TakeMap(next(self._requests), session, name, most))
-        return message.count, data
+        """Take entries out of a map, as TakeMap says. Nobody has them but the caller."""
+        return self._ask_map(protocol.TakeMap(next(self._requests), session, name, most))
 
     def write_map(self, session: int, name: str, key: bytes, value: bytes | None) -> bool:
         """Set an entry of a map, or delete it where ``value`` is None; False where there was none to delete."""
-        reply = self._ask(protocol.WriteMap(next(self._requests), session, name, key, value))
-        assert isinstance(reply, protocol.MapWritten)
-        return reply.found
+        return self._ask(protocol.WriteMap(next(self._requests), session, name, key, value), protocol.MapWritten).found
 
     def open_counter(self, session: int, name: str, kind: str, event: str) -> None:
         """Fill a perf array with a counter."""
-        self._ask(protocol.OpenCounter(next(self._requests), session, name, kind, event))
+        self._ask(protocol.OpenCounter(next(self._requests), session, name, kind, event), protocol.MapWritten)
 
     def clear_map(self, session: int, name: str) -> None:
-        self._ask(protocol.ClearMap(next(self._requests), session, name))
+        self._ask(protocol.ClearMap(next(self._requests), session, name), protocol.MapWritten)
 
     def find_symbols(self, pid: int, addresses: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The names of code addresses of a process, of the kernel for pid 0, and the modules or files they are in."""
-        reply = self._ask(protocol.FindSymbols(next(self._requests), pid, tuple(addresses)))
-        assert isinstance(reply, protocol.Symbols)
+        reply = self._ask(protocol.FindSymbols(next(self._requests), pid, tuple(addresses)), protocol.Symbols)
         return reply.names, reply.modules
 
     def find_probes(self, pattern: str, limit: int) -> tuple[tuple[str, ...], int]:
-        reply = self._ask(protocol.FindProbes(next(self._requests), pattern, limit, _folder()))
-        assert isinstance(reply, protocol.ProbeNames)
+        reply = self._ask(protocol.FindProbes(next(self._requests), pattern, limit, _folder()), protocol.ProbeNames)
         return reply.names, reply.more
 
     def run_checks(self) -> tuple[protocol.Check, ...]:
-        reply = self._ask(protocol.RunChecks(next(self._requests)))
-        assert isinstance(reply, protocol.Checks)
-        return reply.rows
+        return self._ask(protocol.RunChecks(next(self._requests)), protocol.Checks).rows
 
+    @uninterrupted
     def close(self) -> None:
-        """End the tracer, and with it every session of this client. Idempotent."""
+        """End the tracer, and with it every session of this client. Idempotent.
+
+        A tracer that is stopped (SIGSTOP) is continued, since its programs would stay attached, or, where it is not
+        ours to signal, left alone with a word about it. What takes longer than a minute to end is not waited for.
+        """
         self._connection.close()
-        if threading.current_thread() is not self._reader:
-            self._reader.join()
+        for seconds in (_CONTINUE_AFTER, _CONTINUE_AFTER, _CLOSE_TIMEOUT):
+            self._reader.join(seconds)
+            if not self._reader.is_alive() or not self._continue():
+                return
+
+    def _continue(self) -> bool:
+        """Have a stopped tracer go on. Whether it may be expected to end."""
+        stopped = [pid for pid in self._processes() if _is_stopped(pid)]
+        try:
+            if stopped and self._process:
+                os.killpg(self._process.pid, signal.SIGCONT)  # it leads a group of its own
+        except OSError:
+            which = " ".join(map(str, stopped))
+            print(f"bpfnb: the tracer is stopped, and its programs stay attached: kill -CONT {which}", file=sys.stderr)
+            return False
+        return True
+
+    def _processes(self) -> set[int]:
+        """The tracer's processes that are known here: the one that was started, and the worker."""
+        started = {self._process.pid} if self._process else set()
+        return started | {hello.pid for hello in [self._hello.now()] if isinstance(hello, Hello)}
 
     def forget(self) -> None:
         """In a forked child: the tracer is the parent's, and must not hear from us."""
         self.died = TracerDied("this process was forked from the one whose tracer it is")
         self._connection.abandon()
 
-    def _ask(self, message: ToTracer) -> Any:
-        """The reply to a message; of a MapRead, the message and its data."""
+    @uninterrupted
+    def _ask(self, message: ToTracer, kind: type[Answer]) -> Answer:
+        """The tracer's answer to a message. Raises the error it answers with; InternalError for what is no answer."""
+        return _checked(kind, self._reply(message), message)
+
+    @uninterrupted
+    def _ask_map(self, message: protocol.ReadMap | protocol.TakeMap) -> tuple[int, bytes]:
+        """How many entries there are in the answer, and their bytes."""
+        answer, data = _checked(tuple, self._reply(message), message)
+        if (answer.session, answer.map) != (message.session, message.map):
+            raise _no_answer(answer, message)
+        return answer.count, data
+
+    def _reply(self, message: ToTracer) -> object:
+        """What the tracer answers to a message; of a map, the message and its data."""
         self.hello()  # what kept the tracer from coming up says more than that it is gone
-        future: Future[Any] = Future()
+        reply = _Reply()
         with self._lock:
             if self.died:
                 raise self.died
-            self._waiting[message.request] = future
+            self._waiting[message.request] = reply
         with suppress(OSError):  # the reader hears of the end as well, and knows more
             self._connection.send(message)
         try:
-            return future.result()
-        except BaseException:
-            # Interrupted (Ctrl-C) while the tracer is at it: the reply will find nobody, and _hear undoes a Loaded.
-            if not future.cancel() and not future.exception():
-                self._give_back(future.result())
-            raise
+            return reply.wait()
+        finally:
+            del reply  # see _Reply.wait
 
     def _read(self) -> None:
         try:
@@ -234,10 +265,10 @@ class Client:
     def _hear(self, message: FromTracer, fds: list[int]) -> None:
         if isinstance(message, Hello):
             if other := ways.check(self.way, message.version, message.build):
-                self._hello.set_exception(other)
+                self._hello.settle(other)
                 self._connection.close()  # nothing more of it would be understood
             else:
-                self._hello.set_result(message)
+                self._hello.settle(message)
             return
         if isinstance(message, SegmentAdded):
             if listener := self._listener(message.session):
@@ -273,32 +304,26 @@ class Client:
             if listener := self._listener(message.session):
                 listener.on_map(message, _content(fds[0]))
             return
+        if isinstance(message, protocol.Failed) and not message.request:
+            self._hello.settle(message.exception())
+            return
         with self._lock:
-            future = self._waiting.pop(message.request, None)
+            reply = self._waiting.pop(message.request, None)
             listener = self._listeners.get(message.request)
+        if reply is None:
+            return  # to nothing that was asked
         if isinstance(message, MapRead):
-            data = _content(fds[0])
-            if not (future and _settle(future, lambda f: f.set_result((message, data)))):
-                self._give_back((message, data))
-            return
-        if isinstance(message, protocol.Failed):
-            error = message.exception()
-            _settle(future or self._hello, lambda f: f.set_exception(error))
-            return
-        if isinstance(message, Loaded) and listener:
-            listener.on_loaded(message)
-        if not (future and _settle(future, lambda f: f.set_result(message))) and isinstance(message, Loaded):
-            self._connection.send(protocol.Stop(next(self._requests), message.request))
+            reply.settle((message, _content(fds[0])))
+        elif isinstance(message, protocol.Failed):
+            reply.settle(message.exception())
+        else:
+            if isinstance(message, Loaded) and listener:
+                listener.on_loaded(message)
+            reply.settle(message)
 
     def _listener(self, session: int) -> Listener | None:
         with self._lock:
             return self._listeners.get(session)
-
-    def _give_back(self, reply: Any) -> None:
-        """What has been taken out of a map for somebody who was interrupted: the session keeps it for the next."""
-        message, data = reply if isinstance(reply, tuple) else (None, b"")
-        if message and message.taken and (listener := self._listener(message.session)):
-            listener.on_map(message, data)
 
     def _end(self) -> None:
         """The tracer is gone: everybody who waits and every session hears why."""
@@ -310,8 +335,8 @@ class Client:
             self.died = error if isinstance(error, TracerDied) else TracerDied(str(error))
             waiting, self._waiting = list(self._waiting.values()), {}
             listeners, self._listeners = list(self._listeners.values()), {}
-        for future in [self._hello, *waiting]:
-            _settle(future, lambda f: f.set_exception(error))
+        for reply in [self._hello, *waiting]:
+            reply.settle(error)
         for listener in listeners:
             listener.on_death(self.died)
 
@@ -339,13 +364,49 @@ def _content(fd: int) -> bytes:
         return file.read()
 
 
-def _settle(future: Future[Any], act: Callable[[Future[Any]], None]) -> bool:
-    """Complete a future unless its waiter has given up or it is complete. Whether it was completed now."""
+class _Reply:
+    """What one caller waits for: the reader settles it, with an answer or an error; the first time counts."""
+
+    def __init__(self) -> None:
+        self._outcome: list[object] = []
+        self._settled = Flag()
+
+    def settle(self, outcome: object) -> None:
+        self._outcome.append(outcome)
+        self._settled.set()
+
+    def now(self) -> object:
+        """The answer or the error, None where there is none yet."""
+        return self._outcome[0] if self._outcome else None
+
+    def wait(self) -> object:
+        """The answer. Raises the error."""
+        self._settled.wait()
+        outcome = self._outcome[0]
+        if not isinstance(outcome, Exception):
+            return outcome
+        try:
+            raise outcome.with_traceback(None)  # that of another caller, whose frames it would keep
+        finally:
+            del self, outcome  # or the traceback, which has this frame, and the error would keep each other
+
+
+def _checked(kind: type[Answer], answer: object, asked: object) -> Answer:
+    if not isinstance(answer, kind):
+        raise _no_answer(answer, asked)
+    return answer
+
+
+def _no_answer(answer: object, asked: object) -> InternalError:
+    return InternalError(f"the tracer answered {type(asked).__name__} with {type(answer).__name__}, which is none")
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a process was stopped by a signal."""
     try:
-        act(future)
-    except InvalidStateError:
-        return False
-    return True
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False  # it has ended, or is not shown to us
 
 
 def _last_words(log: int) -> str:
@@ -358,10 +419,11 @@ def _last_words(log: int) -> str:
 
 # --- the one tracer of this process -------------------------------------------------------------------------------
 
-_lock = threading.Lock()
+_lock = new_lock()
 _client: Client | None = None
 
 
+@uninterrupted
 def connect() -> Client:
     """The tracer of this process, started when there is none. Raises what keeps it from starting."""
     global _client
@@ -373,6 +435,7 @@ def connect() -> Client:
     return client
 
 
+@uninterrupted
 def replace(client: Client | None) -> Client | None:
     """Put another client (bpfnb.testing's) in the place of this process's; returns the one before."""
     global _client
@@ -381,6 +444,7 @@ def replace(client: Client | None) -> Client | None:
     return before
 
 
+@uninterrupted
 def start_in_background() -> None:
     """Start the tracer without waiting for it; errors are left to the first one who needs it."""
     global _client
@@ -393,6 +457,7 @@ def start_in_background() -> None:
 
 
 @atexit.register
+@uninterrupted
 def close() -> None:
     """End this process's tracer; another is started when needed."""
     global _client
@@ -403,8 +468,7 @@ def close() -> None:
 
 
 def _after_fork() -> None:
-    global _client, _lock
-    _lock = threading.Lock()  # the parent's may have been held
+    global _client
     client, _client = _client, None
     if client:
         client.forget()

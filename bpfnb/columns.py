@@ -77,9 +77,13 @@ class Buffer:
     ``lent``: a Series over all of it, once frames were made of it.
     """
 
+    all: Array
+    lent: pd.Series[Any] | None
+    _memory: Memory | None
+    _size: int
+
     def __init__(self, dtype: npt.DTypeLike, shape: tuple[int, ...] = ()) -> None:
-        self._size = 0
-        self._take(0, dtype, shape)
+        self._take(0, dtype, np.empty((0, *shape), dtype))
 
     def __len__(self) -> int:
         return self._size
@@ -108,8 +112,7 @@ class Buffer:
     def part(self: AnyBuffer, start: int, stop: int) -> AnyBuffer:
         """A buffer of its own with some of the values, and as much room."""
         new = copy.copy(self)
-        new._take(len(self.all), self.all.dtype, self.all.shape[1:])
-        new._fill(self.all[start:stop])
+        new._take(len(self.all), self.all.dtype, self.all[start:stop])
         return new
 
     def leave(self) -> None:
@@ -117,19 +120,18 @@ class Buffer:
         self._move(len(self.all), self.all.dtype)
 
     def _move(self, capacity: int, dtype: npt.DTypeLike) -> None:
-        values = self.view()
-        self._take(capacity, dtype, self.all.shape[1:])
-        self._fill(values)
+        self._take(capacity, dtype, self.view())
 
-    def _take(self, capacity: int, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> None:
+    def _take(self, capacity: int, dtype: npt.DTypeLike, values: Array) -> None:
+        """Move to other memory, with these values. All at once: a process forked amid this has the one or the other."""
+        shape = values.shape[1:]
         size = capacity * math.prod(shape) * np.dtype(dtype).itemsize
-        self._memory = Memory(size) if size > _MUCH else None
-        self.all: Array = np.ndarray((capacity, *shape), dtype, self._memory.buffer if self._memory else None)
-        self.lent: pd.Series[Any] | None = None
-
-    def _fill(self, values: Array) -> None:
-        self._size = 0
-        self.append(values)
+        memory = Memory(size) if size > _MUCH else None
+        array: Array = np.ndarray((capacity, *shape), dtype, memory.buffer if memory else None)
+        if memory:
+            memory.prepare(len(values) * array.strides[0])
+        array[: len(values)] = values
+        self.__dict__.update(_memory=memory, all=array, lent=None, _size=len(values))
 
 
 AnyBuffer = TypeVar("AnyBuffer", bound=Buffer)

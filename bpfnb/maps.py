@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import operator
 import os
-import threading
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -31,6 +31,7 @@ from bpfnb import refusals, stacks
 from bpfnb.baseline import Baseline, counters
 from bpfnb.columns import Batch, growing, shown, text_dtype
 from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError, near_or_all
+from bpfnb.interrupts import caller_left, new_lock, start_new_thread, undoing, uninterrupted
 from bpfnb.padding import count_twins, hidden_places
 from bpfnb.program import EVENTS, parse_probe
 from bpfnb.protocol import MapInfo
@@ -112,6 +113,20 @@ class Ask(Protocol):
         """Names and modules of code addresses (bpfnb.stacks.Resolve)."""
 
 
+class _Taking:
+    """Entries that are taken out of a map for a caller; once that was interrupted, ``abandoned``.
+
+    ``left``: those of them that had been left by another. ``baselines``: what drains compare with, before and after.
+    """
+
+    def __init__(self) -> None:
+        self.abandoned = False
+        self.keys: Rows = np.empty((0, 0), np.uint8)
+        self.values: Rows = np.empty((0, 0), np.uint8)
+        self.left: list[tuple[Rows, Rows]] = []
+        self.baselines: tuple[Baseline | None, Baseline] | None = None
+
+
 class Map:
     """A map of a session. ``name``; ``kind``: the kernel's name of its type, such as "percpu_hash"; ``info``: the rest.
 
@@ -138,9 +153,10 @@ class Map:
         self._declared = declared
         self._key, self._value = info.key or _NONE, info.value or _NONE
         self._replaced = replaced
-        self._lock = threading.Lock()  # of what follows: held while the kernel is asked
+        self._lock = new_lock()  # of what follows: held while the kernel is asked
         self._drained: Baseline | None = None
         self._left: deque[tuple[Rows, Rows]] = deque()  # taken for somebody who was interrupted
+        self._taking: Callable[[], _Taking | None] = lambda: None  # the last, while anybody has it
         self._gone = 0  # entries taken out of a queue as it was at its session's end
         self._twins_said = False
         self._entries = 0  # when it was last read
@@ -289,19 +305,17 @@ class Map:
         self._require_drainable(how)
         self._say_loss()  # not once the entries are taken: a warning may be an error
         columns = counters(self._value, self._members([as_is] if isinstance(as_is, str) else as_is))
-        with self._lock:
-            if self.kind in _QUEUES or (how or self._usual()) == "entries":
-                return self._frame(*self._take())
-            keys, values = self._all()
-            frame = self._frame(*self._trimmed(*self._joined([*self._left, self._since(keys, values, columns)])))
-            self._left.clear()
-            self._drained = Baseline(keys, values, columns, self.info.cpus, self.info.value_stride)
-            return frame
+        whole = self.kind in _QUEUES or (how or self._usual()) == "entries"
+        taking = _Taking()
+        try:
+            self._take(taking) if whole else self._take_differences(taking, columns)
+            return self._frame(taking.keys, taking.values)
+        except:
+            taking.abandoned = True
+            start_new_thread(undoing, (self._put_back, taking))
+            raise
 
-    def put_back(self, count: int, data: bytes) -> None:
-        """Entries that were taken for somebody who was interrupted: the next ``drain`` or ``pop`` has them."""
-        self._left.append(self._rows(count, data))
-
+    @uninterrupted
     def clear(self) -> None:
         """Delete every entry; what programs insert meanwhile may stay. An array's values become zero.
 
@@ -309,6 +323,8 @@ class Map:
         """
         self._require_entries("cleared")
         with self._lock:
+            if caller_left():
+                return
             self._ask.clear()
             self._drained = None
             self._left.clear()
@@ -318,14 +334,21 @@ class Map:
     def push(self, value: object) -> None:
         """Put a value in a queue or on a stack. ProgramError when it is full, or the map is neither."""
         self._require_queue()
-        self._ask.write(b"", pack(self._value, value, "value"))
+        self._write(b"", pack(self._value, value, "value"))
 
     def pop(self) -> Any:
         """Take the value that a program would take next, of a struct a dict. IndexError where there is none."""
         self._require_queue()
-        with self._lock:
-            return self._head(self._take(1)[1])
+        taking = _Taking()
+        try:
+            self._take(taking, 1)
+            return self._head(taking.values)
+        except:
+            taking.abandoned = True
+            start_new_thread(undoing, (self._put_back, taking))
+            raise
 
+    @uninterrupted
     def peek(self) -> Any:
         """The value that ``pop`` would take, which stays. IndexError where there is none."""
         self._require_queue()
@@ -510,13 +533,17 @@ class Map:
         name = self._ask.look_up(pack(_INDEX, key, "key"))
         return name.decode(errors="replace") if name is not None else None
 
+    @uninterrupted
     def _write(self, key: bytes, value: bytes | None) -> bool:
         with self._lock:
+            if caller_left():
+                return False
             done = self._ask.write(key, value)
             if self._drained:
                 self._drained = self._drained.without(key)
             return done
 
+    @uninterrupted
     def _found(self, key: bytes) -> Rows:
         """The value of a key, as a row; none where there is none."""
         with self._lock:
@@ -529,15 +556,56 @@ class Map:
             data = self._ask.look_up(key)
             return self._since(*self._rows(int(data is not None), _laid_out(key, data)))[1]
 
-    def _take(self, most: int = 0) -> tuple[Rows, Rows]:
-        """Entries, at most so many, which nobody else gets; ``_lock`` is held."""
-        missing = most - sum(len(values) for _, values in self._left)
-        new = self._taken(max(missing, 0)) if not most or missing > 0 else self._rows(0, b"")
-        keys, values = self._joined([*self._left, new])
-        self._left.clear()
-        if most and len(values) > most:
-            self._left.append((keys[most:], values[most:]))
-        return keys[: most or None], values[: most or None]
+    @uninterrupted
+    def _take(self, taking: _Taking, most: int = 0) -> None:
+        """Take entries, at most so many, which nobody else gets."""
+        with self._lock:
+            if not self._may_take(taking):
+                return
+            missing = most - sum(len(values) for _, values in self._left)
+            new = self._taken(max(missing, 0)) if not most or missing > 0 else self._rows(0, b"")
+            keys, values = self._joined([*self._left, new])
+            self._left.clear()
+            if most and len(values) > most:
+                self._left.append((keys[most:], values[most:]))
+            taking.keys, taking.values = keys[: most or None], values[: most or None]
+
+    @uninterrupted
+    def _take_differences(self, taking: _Taking, columns: Sequence[Column]) -> None:
+        """Take what the values have grown by since the last drain."""
+        with self._lock:
+            if not self._may_take(taking):
+                return
+            keys, values = self._all()
+            new = self._since(keys, values, columns)
+            taking.keys, taking.values = self._trimmed(*self._joined([*self._left, new]))
+            taking.left = list(self._left)
+            self._left.clear()
+            before = self._drained
+            self._drained = Baseline(keys, values, columns, self.info.cpus, self.info.value_stride)
+            taking.baselines = before, self._drained
+
+    def _may_take(self, taking: _Taking) -> bool:
+        """Whether its caller still waits; then what was taken for another, who did not get it, is there again."""
+        if taking.abandoned:
+            return False
+        if (last := self._taking()) and last.abandoned:
+            self._return(last)
+        self._taking = weakref.ref(taking)
+        return True
+
+    def _put_back(self, taking: _Taking) -> None:
+        """Leave what was taken for somebody who did not get it to the next ``drain`` or ``pop``."""
+        with self._lock:
+            self._return(taking)
+
+    def _return(self, taking: _Taking) -> None:
+        if taking.baselines and taking.baselines[1] is self._drained:  # as if it had not been drained
+            self._drained = taking.baselines[0]
+            self._left.extendleft(reversed(taking.left))
+        elif len(taking.values):
+            self._left.appendleft((taking.keys, taking.values))
+        taking.baselines, taking.keys, taking.values = None, taking.keys[:0], taking.values[:0]
 
     def _taken(self, most: int) -> tuple[Rows, Rows]:
         if self._ask.running:
@@ -562,6 +630,7 @@ class Map:
             raise IndexError(f"{self.name} is empty")
         return self._values(values[:1])[0]
 
+    @uninterrupted
     def _read(self) -> tuple[Rows, Rows]:
         """All keys and all values, a row each; of a per-CPU map, a row has all CPUs' values. Since the last drain."""
         self._require_entries()

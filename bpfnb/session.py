@@ -7,7 +7,6 @@ import keyword
 import math
 import os
 import re
-import threading
 import time
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -21,9 +20,10 @@ import numpy.typing as npt
 import pandas as pd
 from msgspec import Struct
 
-from bpfnb import client, frames
+from bpfnb import client, frames, views
 from bpfnb.cost import Costs, no_costs
 from bpfnb.errors import BpfnbError, Diagnostic, MapError, ProgramError, TracerDied, near_or_all
+from bpfnb.interrupts import Flag, new_lock, start_new_thread, undoing, uninterrupted
 from bpfnb.maps import Map
 from bpfnb.origins import Origin, origin
 from bpfnb.program import Program, parse
@@ -123,9 +123,11 @@ class Session(client.Listener):
         self._number = 0
         self._unnamed = False
         self._origin: Hashable = None  # the line an unnamed one was started from
-        self._ended = threading.Event()
-        self._detached = threading.Event()
-        self._stopping = threading.Lock()
+        self._ended = Flag()
+        self._detached = Flag()
+        self._stopping = new_lock()  # held while it is started and while it is stopped
+        self._ending = new_lock()
+        self.abandoned = False  # its starter was interrupted: nobody has it, and it is stopped
         self._error: TracerDied | None = None
         self._started = time.monotonic()
         self._finished: float | None = None
@@ -148,6 +150,7 @@ class Session(client.Listener):
         return _Named(self._maps, self._why_no_map)
 
     @property
+    @uninterrupted
     def lost(self) -> int:
         """Events known lost, over all outputs."""
         return sum(output.lost for output in self._outputs.values())
@@ -195,9 +198,7 @@ class Session(client.Listener):
 
         ProgramError for a session without output, ValueError for an unknown column.
         """
-        from bpfnb.views.panel import show
-
-        return show([self], by=by)
+        return views.live(self, by=by)
 
     def meter(self, by: str | None = None) -> frames.RateMeter:
         """Events per second of the main output, kept up to date cheaply: what a panel draws."""
@@ -206,6 +207,7 @@ class Session(client.Listener):
             raise ValueError(f"no column {by!r}: there are {', '.join(names)}")
         return frames.RateMeter(self._since, by)
 
+    @uninterrupted
     def snapshot(self) -> Snapshot:
         outputs = tuple((name, output.rows, output.lost) for name, output in list(self._outputs.items()))
         return Snapshot(
@@ -234,8 +236,11 @@ class Session(client.Listener):
         """Wait until the session ends, at most so many seconds. Whether it has ended. Ctrl-C interrupts the wait."""
         return self._ended.wait(seconds)
 
+    @uninterrupted
     def stop(self) -> None:
         """Take the programs off and take in what was still on its way. Safe to call again, from any thread.
+
+        Ctrl-C interrupts the wait only: the session stops all the same.
 
         On return no program runs. The kernel lets go of many tracepoints slowly: that is waited for half a second, and
         then goes on behind (``detaching``).
@@ -315,10 +320,7 @@ class Session(client.Listener):
         self._costs = Costs(message, fd)
 
     def on_map(self, message: MapRead, data: bytes) -> None:
-        if message.taken:
-            self._maps[message.map].put_back(message.count, data)
-        else:
-            self._final[message.map] = message.count, data
+        self._final[message.map] = message.count, data
 
     def on_map_lost(self, message: MapLost) -> None:
         self._final[message.map] = MapError(message.message)
@@ -343,8 +345,8 @@ class Session(client.Listener):
 
     # --- inside ---
 
-    def _run(self, tracer: client.Client, limits: Limits) -> None:
-        self._client = tracer
+    def _run(self, limits: Limits) -> None:
+        tracer = self._client = client.connect()
         try:
             self._number, _ = tracer.load(self.program, self, limits)
         except BaseException as error:
@@ -354,8 +356,12 @@ class Session(client.Listener):
             raise
 
     def _end(self, state: str, reason: str) -> None:
-        if self.state in ("stopped", "failed"):
-            return  # it has ended otherwise while it was being stopped
+        with self._ending:
+            if self.state not in ("stopped", "failed"):  # it may have ended otherwise while it was being stopped
+                self._take_leave(state, reason)
+        self._ended.set()
+
+    def _take_leave(self, state: str, reason: str) -> None:
         deadline = time.monotonic() + _DECODE_TIMEOUT
         for output in self._outputs.values():
             output.finish(deadline)
@@ -367,7 +373,6 @@ class Session(client.Listener):
         self.state = state
         self._finished = time.monotonic()
         _unregister(self)
-        self._ended.set()
 
     def _last_entries(self, name: str) -> tuple[int, bytes] | MapError | None:
         """A map's entries at the end, waited for where it was so large that it is read behind ``stop``."""
@@ -491,7 +496,7 @@ class _Named(Mapping[str, Value]):
 
 # --- starting and finding sessions --------------------------------------------------------------------------------
 
-_lock = threading.Lock()
+_lock = new_lock()
 _running: dict[str, Session] = {}
 _unnamed: dict[Hashable, str] = {}  # the name that sessions started from a line have
 _numbers = itertools.count(1)
@@ -537,7 +542,8 @@ def trace(
     ``guard``       False: no limits.
 
     Raises ProgramError, CompileError, VerifierError, AttachError, PrivilegeError, SetupError, UnsupportedError or
-    TracerDied; then nothing is left attached, and a running session of that name goes on.
+    TracerDied; then nothing is left attached, and a running session of that name goes on. Interrupted by Ctrl-C,
+    nothing new is left attached either; the session it was about to replace may have been stopped already.
     """
     limits = limits_of(max_cost, max_rate, max_memory, guard)
     return start(parse(source, attach, cflags, headers, cpu), name=name, keep=keep, limits=limits)
@@ -579,17 +585,35 @@ def start(
         )
     line = origin()
     session = Session(name or "bpf", program, keep or default_keep())
-    session._run(client.connect(), limits or Limits(MAX_COST))
+    # Ctrl-C may come at any call. Up to the last one nobody has the session: it is stopped. From there on the caller
+    # has it; there is no point at which neither holds (but Python 3.10 looks for signals once more as this returns:
+    # then it is in ``sessions()``).
+    try:
+        if _begin(session, line, limits or Limits(MAX_COST), named=name is not None):
+            _say_replaced(session, line, named=name is not None)
+        return session
+    except:
+        session.abandoned = True
+        start_new_thread(undoing, (session._stop, 0))
+        raise
+
+
+@uninterrupted
+def _begin(session: Session, line: Origin, limits: Limits, *, named: bool) -> bool:
+    """Run a session, and list it unless nobody waits for it any more. Whether it replaces another, which is stopped."""
+    with session._stopping:
+        if session.abandoned:
+            return False
+        session._run(limits)
     with _lock:
-        if name is None:
+        if not named:
             session.name, session._origin, session._unnamed = _name_for(line), line.key, True
-        previous = _running.get(session.name)
-        if session.state == "running":
+        previous = None if session.abandoned else _running.get(session.name)
+        if session.state == "running" and not session.abandoned:
             _running[session.name] = session
     if previous:
         previous._stop(patience=0)
-        _say_replaced(session, line, named=name is not None)
-    return session
+    return previous is not None
 
 
 def _name_for(line: Origin) -> str:
@@ -621,15 +645,18 @@ def check_name(name: str) -> None:
         raise ProgramError(f"a session's name must be a Python identifier, not {name!r}")
 
 
+@uninterrupted
 def sessions() -> dict[str, Session]:
     """The running sessions, by name."""
     with _lock:
-        return dict(_running)
+        return {name: session for name, session in _running.items() if not session.abandoned}
 
 
+@uninterrupted
 def stop_all() -> None:
     """Stop every running session; see ``Session.stop``."""
-    running = list(sessions().values())
+    with _lock:
+        running = list(_running.values())
     for session in running:
         session._stop(patience=0)
     deadline = time.monotonic() + _DETACH_TIMEOUT
@@ -637,6 +664,7 @@ def stop_all() -> None:
         session._stop(patience=max(deadline - time.monotonic(), 0))
 
 
+@uninterrupted
 def detaching() -> list[Session]:
     """The sessions that have stopped and that the kernel is still letting go of."""
     with _lock:
@@ -654,8 +682,6 @@ def _unregister(session: Session) -> None:
 
 def _after_fork() -> None:
     """A forked child owns none of its parent's sessions."""
-    global _lock
-    _lock = threading.Lock()
     _running.clear()
     _detaching.clear()
 

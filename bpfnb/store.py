@@ -1,6 +1,7 @@
 """What an output has delivered: segments mapped from the tracer, decoded once into columns, bounded by ``keep``.
 
-The thread that talks to the tracer adds segments; whoever wants rows decodes what is new, under the output's lock.
+The thread that talks to the tracer adds segments; whoever wants rows decodes what is new, under the output's lock and
+where no signal interrupts it.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import math
 import mmap
 import os
-import threading
 import time
 import warnings
 import weakref
@@ -21,6 +21,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bpfnb import frames
+from bpfnb.interrupts import new_rlock, uninterrupted
 from bpfnb.schema import LOST, PRINTK, ROWS, Layout, Schema, parts
 
 __all__ = ["Keep", "Output", "default_keep"]
@@ -41,7 +42,7 @@ class Keep:
 
     def __init__(self, size: int) -> None:
         self.bytes = size
-        self.lock = threading.RLock()
+        self.lock = new_rlock()
         self._outputs: weakref.WeakSet[Output] = weakref.WeakSet()
 
     def add(self, output: Output) -> None:
@@ -100,12 +101,14 @@ class Output:
         return self._table.names
 
     @property
+    @uninterrupted
     def rows(self) -> int:
         """Rows delivered since the session began, those dropped included."""
         with self._lock:
             return self._dropped_undecoded + self._table.end + sum(s.unread for s in self._segments)
 
     @property
+    @uninterrupted
     def lost(self) -> int:
         with self._lock:
             if self._segments:
@@ -113,6 +116,7 @@ class Output:
             return self._lost
 
     @property
+    @uninterrupted
     def dropped(self) -> int:
         with self._lock:
             return self._dropped_undecoded + self._table.begin
@@ -135,10 +139,7 @@ class Output:
         events, and the first that lacks dropped rows, come with a RuntimeWarning. Columns: see frames.Table, and for
         bpf_trace_printk frames.PrintkTable.
         """
-        with self._lock:
-            self._decode()
-            frame = self._table.frame()
-            frame.attrs.update(lost=self.lost, dropped=self.dropped)
+        frame = self._decoded()
         if frame.attrs["lost"] and not self._loss_said:
             self._loss_said = True
             text = f"{frame.attrs['lost']:,} events of {self.name} were lost: they came faster than they could be taken"
@@ -153,6 +154,15 @@ class Output:
             warnings.warn(text, RuntimeWarning, stacklevel=3)
         return frame
 
+    @uninterrupted
+    def _decoded(self) -> pd.DataFrame:
+        with self._lock:
+            self._decode()
+            frame = self._table.frame()
+            frame.attrs.update(lost=self.lost, dropped=self.dropped)
+            return frame
+
+    @uninterrupted
     def raw(self, column: str) -> pd.Series[Any]:
         """A category column of ``df`` before its values were given names, row by row the same: a category of ``bytes``,
         the char arrays as they are with all their NULs; or of the numbers of an enum's constants.
@@ -163,6 +173,7 @@ class Output:
             self._decode()
             return self._table.raw(column)
 
+    @uninterrupted
     def since(self, row: int, by: str | None) -> tuple[int, npt.NDArray[np.int64], pd.Categorical[Any] | None]:
         """The times (nanoseconds since 1970) of the rows from ``row`` on, the number after the last of them, and
         their values in column ``by`` as categories. Of events without a clock of their own: when they were decoded."""
@@ -172,6 +183,7 @@ class Output:
             times, groups = self._table.since(row - skipped, by)
             return skipped + self._table.end, times, groups
 
+    @uninterrupted
     def add_segment(self, layout: Layout, fd: int, epoch_ns: int | None = None) -> None:
         """Take a new segment's descriptor; the one before it is complete. ``epoch_ns``: for its rows' times."""
         segment = _Segment(fd, self._schema, layout, epoch_ns)
@@ -192,6 +204,7 @@ class Output:
         self._dropped_undecoded += self._segments.popleft().unread
         return True
 
+    @uninterrupted
     def finish(self, deadline: float = math.inf) -> None:
         """The session has ended: take everything in and let go of the shared memory. What cannot be taken in before
         ``deadline`` (by time.monotonic) stays until somebody asks for it."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bpfnb.errors import ProgramError
+from bpfnb.interrupts import uninterrupted
 
 if TYPE_CHECKING:
     from bpfnb.views.panel import Panel, Traced
@@ -25,7 +27,13 @@ def live(*sessions: Traced, by: str | None = None) -> Panel:
     for session in sessions:
         if not all(hasattr(session, name) for name in ("name", "state", "snapshot", "meter", "stop")):
             raise ProgramError(f"live() shows sessions, not {type(session).__name__}")
+    return _show()(sessions, by=by)
+
+
+@uninterrupted
+def _show() -> Callable[..., Panel]:
     # Here and not above: ipywidgets and matplotlib take most of a second to import, and most sessions need neither.
+    # Not on the main thread: matplotlib, torn amid its import, cannot be imported again.
     from bpfnb.views.panel import show
 
-    return show(sessions, by=by)
+    return show

@@ -11,7 +11,11 @@ import atexit
 import os
 import threading
 import time
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Protocol
+
+from bpfnb.interrupts import new_lock, uninterrupted
 
 __all__ = ["PERIOD", "Paintable", "add", "wake"]
 
@@ -35,27 +39,29 @@ class Painter:
     """The thread and its panels. ``add`` may be called from any thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._panels: list[Paintable] = []
         self._thread: threading.Thread | None = None
-        self._wake = threading.Event()
+        self._wake: SimpleQueue[None] = SimpleQueue()  # an Event would be torn by Ctrl-C
         self._ending = False
 
+    @uninterrupted
     def add(self, panel: Paintable) -> None:
         with self._lock:
-            self._panels.append(panel)
+            if panel not in self._panels:
+                self._panels.append(panel)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="bpfnb-painter", daemon=True)
                 self._thread.start()
 
     def wake(self) -> None:
         """Have the flags looked at now."""
-        self._wake.set()
+        self._wake.put(None)
 
     def end(self) -> None:
         """Leave the panels as they are: the interpreter is going, and would take the thread away amid a paint."""
         self._ending = True
-        self._wake.set()
+        self._wake.put(None)
         thread = self._thread
         if thread is not None:
             thread.join(2.0)
@@ -63,7 +69,6 @@ class Painter:
     def _run(self) -> None:
         due = 0.0
         while not self._ending:
-            self._wake.clear()
             painting = time.monotonic() >= due
             if painting:
                 due = time.monotonic() + PERIOD
@@ -72,7 +77,8 @@ class Painter:
                     self._remove(panel)
             if self._retire():
                 return
-            self._wake.wait(max(0.0, due - time.monotonic()))
+            with suppress(Empty):
+                self._wake.get(timeout=max(0.0, due - time.monotonic()))
 
     def _present(self) -> list[Paintable]:
         with self._lock:

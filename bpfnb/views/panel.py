@@ -13,7 +13,6 @@ second: what every reader of notebooks shows, trusted or not.
 from __future__ import annotations
 
 import base64
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -24,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bpfnb.interrupts import Flag, start_new_thread, undoing
 from bpfnb.views import html, painter
 from bpfnb.views.notebook import Bundle, Notebook, notebook
 from bpfnb.views.plots import HEIGHT, SECONDS, WIDTH, Curve, RatesFigure
@@ -72,9 +72,16 @@ def show(sessions: Sequence[Traced], by: str | None = None) -> Panel:
     meters = [session.meter(by) for session in sessions]
     for meter in meters:
         meter.update()  # what is wrong with it shows here, in the person's cell
-    panel = Panel(list(zip(sessions, meters, strict=True)), by)
-    painter.add(panel)
-    return panel
+    panel = None
+    try:
+        panel = Panel(list(zip(sessions, meters, strict=True)), by)
+        painter.add(panel)
+        return panel
+    except:
+        if panel:  # nobody else would paint it, or take it off the page
+            panel._close_asked = True
+            start_new_thread(undoing, (painter.add, panel))
+        raise
 
 
 class Panel:
@@ -91,12 +98,12 @@ class Panel:
         self._drawn: object = None
         self.png = b""
         self._error = ""
-        self._stop_asked, self._close_asked, self._paused = (threading.Event() for _ in range(3))
-        self._closed = threading.Event()
+        self._stop_asked = self._close_asked = self._paused = False
+        self._closed = Flag()
         self._over_before = self._ended()
         self._moment = self._read()
         self._draw()
-        self._widgets = _Widgets(self._stop_asked.set, self._toggle_pause)
+        self._widgets = _Widgets(self._ask_stop, self._toggle_pause)
         self._page = self._totals()
         self._widgets.write(self.png, self._status(), self._page)
         self._notebook = notebook()
@@ -109,12 +116,12 @@ class Panel:
 
     def stop(self) -> None:
         """Stop the sessions, which ends the panel; returns when it has."""
-        self._stop_asked.set()
+        self._stop_asked = True
         self._finish()
 
     def close(self) -> None:
         """End the panel; the sessions go on."""
-        self._close_asked.set()
+        self._close_asked = True
         self._finish()
 
     def wait(self, seconds: float | None = None) -> bool:
@@ -152,25 +159,27 @@ class Panel:
         painter.wake()
         self._closed.wait(10.0)
 
+    def _ask_stop(self) -> None:
+        self._stop_asked = True
+
     def _toggle_pause(self) -> None:
-        if self._paused.is_set():
-            self._paused.clear()
-        else:
-            self._paused.set()
+        self._paused = not self._paused
 
     # --- on the painter's thread ---
 
     def act(self) -> None:
-        if self._stop_asked.is_set():
+        if self._stop_asked:
             self._widgets.stopping()
             for session, _ in self._tracks:
                 session.stop()
-            self._stop_asked.clear()
+            self._stop_asked = False
 
     def paint(self) -> bool:
-        over = self._close_asked.is_set() or self._ended()  # looked at before reading: what comes later is not missed
-        self._widgets.show_paused(self._paused.is_set())
-        if over or not self._paused.is_set():
+        if self.closed:
+            return False
+        over = self._close_asked or self._ended()  # looked at before reading: what comes later is not missed
+        self._widgets.show_paused(self._paused)
+        if over or not self._paused:
             self._moment = self._read(over)
             self._draw()
         self._page = self._totals(final=over)
@@ -258,7 +267,7 @@ class Panel:
     def _status(self) -> str:
         if self._error:
             return html.line(self._complaint())
-        return html.line(html.muted("paused; tracing goes on" if self._paused.is_set() else "live"))
+        return html.line(html.muted("paused; tracing goes on" if self._paused else "live"))
 
     def _complaint(self) -> str:
         return f'<span style="color:{html.BAD}">{html.escape(self._error)}</span>' if self._error else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import struct
 import subprocess
@@ -9,12 +10,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pandas as pd
 import pytest
 from portable import portable
 
 import bpfnb
+from bpfnb import client
 
 PRODUCER = """
 import os, sys, threading
@@ -292,24 +295,22 @@ def test_queues_and_stacks_are_pushed_popped_and_peeked_from_both_sides(
 def test_an_interrupted_drain_gives_what_it_took_to_the_next(
     one: bpfnb.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from concurrent.futures import Future
-
     m = one.maps["fifo"]
     m.push(1)
     m.push(2)
-    wait = Future.result
+    take = client.Client.take_map
 
-    def interrupted(self: Future[object], timeout: float | None = None) -> object:
-        result = wait(self, timeout)
-        if isinstance(result, tuple):
-            monkeypatch.undo()
-            raise KeyboardInterrupt
-        return result
+    def interrupted(*arguments: Any) -> tuple[int, bytes]:
+        try:
+            return take(*arguments)
+        finally:
+            _thread.interrupt_main()
 
     for act in (m.pop, m.drain):
-        monkeypatch.setattr(Future, "result", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            act()
+        with monkeypatch.context() as patch:
+            patch.setattr(client.Client, "take_map", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                act()
     assert m.drain().value.tolist() == [1, 2]
 
 

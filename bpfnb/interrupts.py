@@ -1,0 +1,188 @@
+"""What Ctrl-C and fork cannot cut in half.
+
+Python runs signal handlers on the main thread, between any two steps of it. A KeyboardInterrupt can come after a lock
+was taken and before the ``try`` that would release it: threading.Event, Condition, Thread.start and
+concurrent.futures.Future are written in Python, and one torn so hangs whoever uses it next. In Python 3.14 even
+``with lock:`` is torn, between the lock and the body (python/cpython#148874).
+
+So what changes state runs on another thread, where no handler ever runs, and the main thread only waits: the wait may
+be cut short anywhere, and the work goes on to its end. ``uninterrupted`` does that. ``Flag`` is an event that the main
+thread may wait for. ``new_lock`` and ``new_rlock`` make locks that are free in a forked child, whose parent's threads
+may have held them.
+
+What was done for a caller who was interrupted and never got it is undone, by a thread started in his ``except:``
+
+    try:
+        ... an ``uninterrupted`` function that does nothing any more once the job is abandoned ...
+        return result
+    except:
+        job.abandoned = True
+        start_new_thread(undoing, (undo, job))
+        raise
+
+That holds however often Ctrl-C is pressed: Python looks for signals after a call, not before one, so the first call of
+a handler is always made; and none is looked for between the last call of the ``try`` and the return.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+import weakref
+from _thread import allocate_lock, get_ident, start_new_thread
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Generic, ParamSpec, TypeVar
+
+__all__ = ["Flag", "caller_left", "new_lock", "new_rlock", "start_new_thread", "undoing", "uninterrupted"]
+
+Params = ParamSpec("Params")
+Result = TypeVar("Result")
+
+
+def uninterrupted(function: Callable[Params, Result]) -> Callable[Params, Result]:
+    """Have a function run to its end whatever the signals: a decorator.
+
+    Called on the main thread, it runs on another one. Interrupted meanwhile, the caller leaves, and what the function
+    returns or raises is dropped: it must be right to drop it. One that has not begun then never does; one that has can
+    ask ``caller_left`` when it is its turn, so that nothing is changed after what the caller does next.
+    """
+
+    @functools.wraps(function)
+    def call(*args: Params.args, **kwargs: Params.kwargs) -> Result:
+        if not _on_main_thread():
+            return function(*args, **kwargs)
+        work = _Work(functools.partial(function, *args, **kwargs))
+        try:
+            try:
+                start_new_thread(work.run, ())
+            except RuntimeError:  # no thread to be had: the interpreter is ending
+                work.run()
+            work.done.acquire()
+            return work.outcome()
+        except:
+            work.abandoned = True
+            raise
+
+    return call
+
+
+def caller_left() -> bool:
+    """Whether the caller of the ``uninterrupted`` function that runs on this thread was interrupted."""
+    work = _at_work.get(get_ident())
+    return work is not None and work.abandoned
+
+
+def undoing(function: Callable[..., object], *args: object) -> None:
+    """What a thread does that undoes something: see above."""
+    try:
+        function(*args)
+    finally:
+        _forget_this_thread()
+
+
+def _on_main_thread() -> bool:
+    return get_ident() == threading.main_thread().ident
+
+
+class _Work(Generic[Result]):
+    """A function's run on another thread. ``done``: released when it has ended. ``abandoned``: nobody waits for it."""
+
+    def __init__(self, function: Callable[[], Result]) -> None:
+        self._function = function
+        self._result: list[Result] = []
+        self._error: list[BaseException] = []
+        self.abandoned = False
+        self.done = allocate_lock()
+        self.done.acquire()
+
+    def run(self) -> None:
+        _at_work[get_ident()] = self
+        try:
+            if not self.abandoned:
+                self._result.append(self._function())
+        except BaseException as error:
+            self._error.append(error)
+        del self._function, _at_work[get_ident()]
+        _forget_this_thread()
+        self.done.release()
+
+    def outcome(self) -> Result:
+        """What the function returned; raises what it raised. Once ``done``."""
+        if not self._error:
+            return self._result[0]
+        error = self._error[0]
+        try:
+            raise error
+        finally:
+            del error, self._error[:]  # its traceback has this frame: they would keep each other
+
+
+_at_work: dict[int, _Work[Any]] = {}  # by the thread's number
+
+
+def _forget_this_thread() -> None:
+    """Have threading not list this thread any more: whoever asked for current_thread() in it has made it known there,
+    and before Python 3.13 nothing takes a thread out that threading has not started."""
+    thread = threading._active.get(get_ident())  # type: ignore[attr-defined]
+    if isinstance(thread, threading._DummyThread):
+        del threading._active[get_ident()]  # type: ignore[attr-defined]
+
+
+class Flag:
+    """Like threading.Event, without ``clear``: setting and waiting are safe wherever an interrupt comes."""
+
+    def __init__(self) -> None:
+        self._set = False
+        self._waiting: list[Any] = []  # a lock for each who waits, which is released to wake them
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def set(self) -> None:
+        """Set it. Not for the main thread, where it could be interrupted: see ``uninterrupted``."""
+        self._set = True
+        with suppress(IndexError):
+            while True:
+                self._waiting.pop().release()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until it is set, at most so many seconds. Whether it is."""
+        lock = allocate_lock()
+        lock.acquire()
+        self._waiting.append(lock)
+        if not self._set:  # who sets it from now on sees the lock
+            lock.acquire(timeout=-1 if seconds is None else max(seconds, 0))
+        if not self._set:
+            with suppress(ValueError):  # it is being set
+                self._waiting.remove(lock)
+        return self._set
+
+
+# --- forks --------------------------------------------------------------------------------------------------------
+
+_locks: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def new_lock() -> threading.Lock:
+    """A threading.Lock that is free in a forked child."""
+    lock = threading.Lock()
+    _locks.add(lock)
+    return lock
+
+
+def new_rlock() -> threading.RLock:
+    """A threading.RLock that is free in a forked child."""
+    lock = threading.RLock()
+    _locks.add(lock)
+    return lock
+
+
+def _after_fork() -> None:
+    _at_work.clear()
+    for lock in list(_locks):
+        lock._at_fork_reinit()  # as the standard library frees its own
+
+
+os.register_at_fork(after_in_child=_after_fork)
