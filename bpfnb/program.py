@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
+from bpfnb import cflags as clang_flags
 from bpfnb.cell import Body, Cell, Function, MapDecl, Output, scan
 from bpfnb.errors import Diagnostic, ProgramError, did_you_mean
 from bpfnb.includes import Piece, Places, expand, reachable
@@ -90,7 +91,7 @@ def parse(
 ) -> Program:
     """Read a cell and its wishes.
 
-    ``attach``: probe text to function name or names, or pairs of both. ``cflags``: passed on to clang; the ``-D``
+    ``attach``: probe text to function name or names, or pairs of both. ``cflags``: for clang (cflags.py); the ``-D``
     options among them also decide ``#ifdef``. ``headers``: "auto", "btf", or a folder, from the root or with "~".
     ``cpu``: events are to have the number of their CPU.
     Headers that the cell includes of the current folder, or of one that -I names, are read (includes.py).
@@ -99,6 +100,7 @@ def parse(
     source = _text(source)
     if isinstance(cflags, str):
         raise ProgramError(f"cflags is a list of flags, not {cflags!r}", hint=f"write cflags={shlex.split(cflags)}")
+    clang_flags.check(cflags)
     text, pieces = expand(source, cflags)
     places = Places(source, pieces)
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 __all__ = ["SHARED", "build", "tracer_files", "version"]
 
 # The modules that the tracer has in common with the notebook. Of bpfnb it needs these and bpfnb.tracer, no others.
-SHARED = ("cell", "errors", "includes", "program", "protocol", "release", "schema")
+SHARED = ("cell", "cflags", "errors", "includes", "program", "protocol", "release", "schema")
 
 
 def version() -> str:

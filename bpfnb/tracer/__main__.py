@@ -25,7 +25,7 @@ from contextlib import suppress
 from bpfnb import protocol
 from bpfnb.errors import BpfnbError, SetupError
 from bpfnb.protocol import Connection, ToTracer
-from bpfnb.tracer import peer, privileges, tracefs
+from bpfnb.tracer import asker, peer, privileges, tracefs
 from bpfnb.tracer.audit import Audit
 from bpfnb.tracer.outbox import Outbox
 from bpfnb.tracer.peer import Peer
@@ -91,7 +91,7 @@ def _work(sock: socket.socket, supervisor: int, by_service: bool) -> None:
     connection: Connection[ToTracer] = Connection(sock, ToTracer, descriptors=False)
     outbox = Outbox(connection)
     try:
-        service = Service(outbox, peer.of(sock), by_service)
+        service = Service(outbox, peer.of(sock), asker.asking(sock), by_service)
     except BpfnbError as error:
         outbox.send(protocol.Failed.of(0, error))
         outbox.close(_PATIENCE)

@@ -23,7 +23,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import NoReturn
@@ -31,6 +31,7 @@ from typing import NoReturn
 from msgspec import Struct
 from msgspec.structs import replace
 
+from bpfnb import cflags as clang_flags
 from bpfnb.errors import (
     BpfnbError,
     CompileError,
@@ -42,8 +43,21 @@ from bpfnb.errors import (
 from bpfnb.program import MapDecl
 from bpfnb.protocol import Connection, Failed
 from bpfnb.schema import Schema
+from bpfnb.tracer import (
+    asker,
+    confine,
+    constants,
+    failures,
+    headers,
+    lineinfo,
+    mapdump,
+    pins,
+    privileges,
+    recipes,
+    syscalls,
+)
 from bpfnb.tracer import clashes as clashing
-from bpfnb.tracer import confine, constants, failures, headers, lineinfo, mapdump, privileges, recipes, syscalls
+from bpfnb.tracer.asker import User
 from bpfnb.tracer.btf import INT, STRUCT, Types, schema_of
 from bpfnb.tracer.clashes import Clash
 from bpfnb.tracer.confine import NO_LIMITS, Confinement, Guard
@@ -165,15 +179,18 @@ class Cancel:
 class Compiler:
     """The worker's hold on the compiling process; ``build`` may be called from several threads at once.
 
+    ``user``: whose files a cell may include, where that is another than the tracer's (asker.py).
+
     ``pidfd`` becomes readable when the process has ended. It cannot be had again: by then the worker has threads.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, user: User | None = None) -> None:
+        self._user = user
         ours, theirs = socket.socketpair()
         sys.stderr.flush()
         self._pid = os.fork()
         if self._pid == 0:
-            _serve(engine, theirs)
+            _serve(engine, theirs, user)
         self.pidfd = os.pidfd_open(self._pid)
         theirs.close()
         self._connection: Connection[_Nothing] = Connection(ours, _Nothing)
@@ -195,8 +212,9 @@ class Compiler:
         maps that are. ``confinement``: what programs may not do; NotAllowed where one does.
         ``cancel``: what ends the wait, with CancelledError.
 
-        CompileError, VerifierError, PrivilegeError, SetupError.
+        CompileError, VerifierError, PrivilegeError, SetupError; ProgramError for a flag that clang is not to have.
         """
+        clang_flags.check(cflags)
         cancel = cancel or Cancel()
         if len(loads) + len(tables) > _MOST_DESCRIPTORS:
             raise UnsupportedError(
@@ -220,9 +238,10 @@ class Compiler:
             tuple(pinned),
             confinement=confinement,
             headers_folder="" if ours else headers_wish,
+            formats=tuple(recipes.formats(source.text).items()),
         )
-        # All that the compiler is told, but for the tag; and what it finds out by itself.
-        key = (replace(job, text=source.text.replace(source.tag, ""), tag=""), recipes.formats(source.text))
+        # All that the compiler is told, but for the tag.
+        key = replace(job, text=source.text.replace(source.tag, ""), tag="")
         return self._again(source, job, key) or self._anew(source, job, key, cancel)
 
     @property
@@ -278,11 +297,25 @@ class Compiler:
             job = again
 
     def _compile(self, source: Rewritten, job: _Job, cancel: Cancel) -> tuple[_Built, list[int]]:
+        if not (self._user and job.pinned):
+            return self._ask(source, job, cancel)
+        with pins.opened(job.pinned) as there:
+            built, fds = self._ask(source, replace(job, there=tuple(there)), cancel, list(there.values()))
+            tables = dict(zip((t.name for t in built.tables), fds[len(built.loaded) :], strict=True))
+            try:
+                pins.pin_new(job.pinned, there, tables)
+            except BaseException:
+                for fd in fds:
+                    os.close(fd)
+                raise
+            return built, fds
+
+    def _ask(self, source: Rewritten, job: _Job, cancel: Cancel, there: Sequence[int] = ()) -> tuple[_Built, list[int]]:
         ours, theirs = socket.socketpair()
         answers: Connection[_Answer] = Connection(ours, _Answer)
         try:
             with theirs, cancel.by(answers.hang_up):
-                self._connection.send(job, [theirs.fileno()])
+                self._connection.send(job, [theirs.fileno(), *there])
                 theirs.close()
                 answer, fds = answers.receive()
         except (OSError, EOFError) as error:
@@ -326,7 +359,9 @@ def _module(source: Rewritten, job: _Job, built: _Built, fds: Sequence[int]) -> 
 
 class _Job(Struct, frozen=True):
     """``tag``: the printk tag in the text, or "". ``kept``: whether a recipe is wanted. ``clashes``: names
-    of the cell's own that the headers must not have. ``headers_folder``: the headers to take instead of ``tree``'s."""
+    of the cell's own that the headers must not have. ``headers_folder``: the headers to take instead of ``tree``'s.
+    ``formats``: how the tracepoints look that the text names, see recipes.formats. ``there``: the files of pinned maps
+    there already, whose descriptors travel along."""
 
     text: str
     cell: str
@@ -340,6 +375,8 @@ class _Job(Struct, frozen=True):
     clashes: tuple[Clash, ...] = ()
     confinement: Confinement = NO_LIMITS
     headers_folder: str = ""
+    formats: tuple[tuple[str, str], ...] = ()
+    there: tuple[str, ...] = ()
 
 
 class _Nothing(Struct, frozen=True):
@@ -388,8 +425,8 @@ class _NoAddress(Struct, tag=True, frozen=True):
     compiling: str
 
 
-class _NoHeaders(Struct, tag=True, frozen=True):
-    """There are no headers in the folder that was named."""
+class _Unfit(Struct, tag=True, frozen=True):
+    """What the cell asks for besides its C is not there: headers, a place to pin maps."""
 
     failed: Failed
 
@@ -420,13 +457,13 @@ class _Crashed(Struct, tag=True, frozen=True):
     log: str
 
 
-_Answer = _Built | _NotCompiled | _NotLoaded | _NoAddress | _Forbidden | _NoHeaders | _OtherMap | _Bug | _Crashed
+_Answer = _Built | _NotCompiled | _NotLoaded | _NoAddress | _Forbidden | _Unfit | _OtherMap | _Bug | _Crashed
 
 
 # --- the compiling process ----------------------------------------------------------------------------------------
 
 
-def _serve(engine: Engine, sock: socket.socket) -> NoReturn:
+def _serve(engine: Engine, sock: socket.socket, user: User | None) -> NoReturn:
     """Fork for each job, until the worker hangs up."""
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -436,10 +473,12 @@ def _serve(engine: Engine, sock: socket.socket) -> NoReturn:
         kept = sock.fileno()
         os.closerange(3, kept)
         os.closerange(kept + 1, 1 << 16)
+        if user:
+            asker.take_on(user)
         # The first cell must not pay for LLVM's start. Where this fails, that cell fails too, and says why.
         with suppress(Exception):
             engine.compile("int warm(void *ctx) { return 0; }")
-        _Children(engine, Connection(sock, _Job)).run()
+        _Children(engine, Connection(sock, _Job), user).run()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         os._exit(0)
     except BaseException:
@@ -477,12 +516,13 @@ class _Child:
 class _Children:
     """The compiling process's children, each for a job; a few at a time."""
 
-    def __init__(self, engine: Engine, connection: Connection[_Job]) -> None:
+    def __init__(self, engine: Engine, connection: Connection[_Job], user: User | None) -> None:
         self._engine = engine
+        self._user = user
         self._connection = connection
         self._poll = select.poll()
         self._poll.register(connection.fileno(), select.POLLIN)
-        self._waiting: deque[tuple[_Job, Connection[_Nothing]]] = deque()
+        self._waiting: deque[tuple[_Job, Connection[_Nothing], list[int]]] = deque()
         self._running: list[_Child] = []
 
     def run(self) -> NoReturn:
@@ -512,26 +552,35 @@ class _Children:
                 self._poll.modify(child.answers.fileno(), 0)
                 child.kill()
         if self._connection.fileno() in ready:
-            job, (fd,) = self._connection.receive()
-            self._waiting.append((job, Connection(socket.socket(fileno=fd), _Nothing)))
+            job, (fd, *there) = self._connection.receive()
+            self._waiting.append((job, Connection(socket.socket(fileno=fd), _Nothing), there))
         while self._waiting and len(self._running) < _MOST_AT_ONCE:
             self._start(*self._waiting.popleft())
 
-    def _start(self, job: _Job, answers: Connection[_Nothing]) -> None:
+    def _start(self, job: _Job, answers: Connection[_Nothing], there: Sequence[int]) -> None:
         log = os.memfd_create("bpfnb-compile")
         pid = os.fork()
         if pid == 0:
             self._connection.abandon()
             for other in self._running:
                 other.answers.abandon()
-            _run(self._engine, answers, job, log)
+            _run(self._engine, answers, job, log, dict(zip(job.there, there, strict=True)), self._user)
+        for fd in there:
+            os.close(fd)
         child = _Child(pid, answers, log)
         self._running.append(child)
         self._poll.register(child.pidfd, select.POLLIN)
         self._poll.register(answers.fileno(), select.POLLRDHUP)
 
 
-def _run(engine: Engine, answers: Connection[_Nothing], job: _Job, log: int) -> NoReturn:
+def _run(
+    engine: Engine,
+    answers: Connection[_Nothing],
+    job: _Job,
+    log: int,
+    there: Mapping[str, int],
+    user: User | None,
+) -> NoReturn:
     """One job, in a process of its own. All that is written goes to ``log``."""
     try:
         os.dup2(log, 1)
@@ -539,7 +588,7 @@ def _run(engine: Engine, answers: Connection[_Nothing], job: _Job, log: int) -> 
         cell = os.memfd_create("bpfnb-cell")
         os.write(cell, job.cell.encode())
         os.dup2(cell, _CELL_FD)
-        answer, fds = _do(engine, job)
+        answer, fds = _as_asked(engine, job, there, user)
         answers.send(answer, fds)
     except BaseException:
         with suppress(OSError):
@@ -547,17 +596,26 @@ def _run(engine: Engine, answers: Connection[_Nothing], job: _Job, log: int) -> 
     os._exit(0)
 
 
+def _as_asked(engine: Engine, job: _Job, there: Mapping[str, int], user: User | None) -> tuple[_Answer, list[int]]:
+    """Compile and load, with the headers chosen, and with what another user may not read at hand."""
+    try:
+        if job.headers_folder:
+            job = replace(job, tree=headers.choose(job.headers_folder))
+        elif user and job.tree.source:
+            job = replace(job, tree=job.tree._replace(source=asker.reachable(job.tree.source)))
+        if user:
+            asker.show_formats(dict(job.formats))
+            asker.show_pins({d.pinned: there.get(d.pinned, -1) for d in job.pinned if d.pinned})
+    except BpfnbError as error:
+        return _Unfit(Failed.of(0, error)), []
+    return _do(engine, job)
+
+
 def _do(engine: Engine, job: _Job) -> tuple[_Answer, list[int]]:
     inherited = _btf_descriptors()  # what was compiled to warm up
-    tree = job.tree
-    if job.headers_folder:
-        try:
-            tree = headers.choose(job.headers_folder)
-        except BpfnbError as error:
-            return _NoHeaders(Failed.of(0, error)), []
     try:
         with privileges.attaching() if job.pinned else nullcontext():  # see pins.py
-            compiled = engine.compile(job.text, (*job.cflags, *_other_headers(job)), tree=tree)
+            compiled = engine.compile(job.text, (*job.cflags, *_other_headers(job)), tree=job.tree)
     except Exception as error:
         ctypes.CDLL(None).fflush(None)  # bcc writes some of its complaints through C's buffered stdout
         return _NotCompiled(str(error), _text(2)), []
@@ -603,7 +661,7 @@ def _do(engine: Engine, job: _Job) -> tuple[_Answer, list[int]]:
         log,
         recipe,
         tuple(refused),
-        warning=tree.warning if job.headers_folder else "",
+        warning=job.tree.warning if job.headers_folder else "",
     )
     return built, [*(fd for fd, _ in programs), *handed]
 
@@ -767,7 +825,7 @@ def _error(answer: _Answer, source: Rewritten) -> BpfnbError:
             return failures.load_error(source, function, number, log, lines, compiling)
         case _NoAddress(function, line, name, compiling):
             return failures.address_error(source, function, line, name, compiling)
-        case _NoHeaders(failed):
+        case _Unfit(failed):
             return failed.exception()
         case _Forbidden(what, line):
             return NotAllowed(what, line)

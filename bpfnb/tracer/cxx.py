@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -11,6 +12,8 @@ from bpfnb.tracer.demangle import Demangler
 __all__ = ["Signature", "find", "is_long", "related"]
 
 _MAX_CANDIDATES = 20_000  # names to demangle: a large library has some hundred thousand
+_MAX_TEXT = 3 << 20  # characters of them, demangled
+_DEEPEST = 32  # templates in templates
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
@@ -49,7 +52,9 @@ def _signatures(mangled: Iterable[str], identifiers: list[str]) -> list[Signatur
     chosen = [name for name in mangled if name.startswith("_Z") and all(part in name for part in spelt)]
     chosen = list(dict.fromkeys(chosen))[:_MAX_CANDIDATES]
     shown = Demangler().names([name.encode() for name in chosen])
-    return [_signature(name, text) for name, text in zip(chosen, shown, strict=True) if text != name]
+    pairs = [(name, text) for name, text in zip(chosen, shown, strict=True) if text != name]
+    ends = itertools.accumulate(len(text) for _, text in pairs)
+    return [_signature(name, text) for (name, text), end in zip(pairs, ends, strict=True) if end <= _MAX_TEXT]
 
 
 def _signature(mangled: str, text: str) -> Signature:
@@ -86,8 +91,8 @@ def _last_space(head: str) -> int:
 def _identifiers(bare: str) -> list[str]:
     """The parts of a name that "::" separates, without the arguments of templates; of "~Order" and operators none."""
     plain = bare
-    while plain != (plain := re.sub(r"<[^<>]*>", "", plain)):
-        pass
+    for _ in range(_DEEPEST):
+        plain = re.sub(r"<[^<>]*>", "", plain)
     return [part for part in plain.split("::") if _IDENTIFIER.fullmatch(part) and not part.startswith("operator")]
 
 

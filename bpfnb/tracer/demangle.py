@@ -56,7 +56,7 @@ def _demangled(names: list[bytes]) -> dict[bytes, str]:
             stderr=subprocess.DEVNULL,
         ) as process:
             try:
-                answer, _ = process.communicate(b"\n".join(lines) + b"\n", timeout=2)
+                answer, _ = process.communicate(b"\n".join(lines) + b"\n", timeout=1.5)
             except subprocess.TimeoutExpired:
                 process.kill()
                 answer, _ = process.communicate()

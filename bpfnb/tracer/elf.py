@@ -1,7 +1,8 @@
 """Functions in ELF files: by address, with what separate debug files add.
 
-The files are other people's, and this process is privileged: see symbols.py. What a file says is numbers to numpy,
-which checks bounds; whatever is wrong with it is one of UNREADABLE.
+The files are other people's, and this process is privileged: see files.py and symbols.py. What a file says is numbers
+to numpy, which checks bounds; whatever is wrong with it is one of UNREADABLE. Each of its parts may be as large as any
+of its kind is, and no larger (the limits below), so that no file takes more than a second or two.
 """
 
 from __future__ import annotations
@@ -9,42 +10,42 @@ from __future__ import annotations
 import lzma
 import os
 import re
-import stat
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from bpfnb.tracer.files import MAX_READ, UNREADABLE, File, Looking, Read, TooMuch, opened
+
 __all__ = [
-    "UNREADABLE",
     "Addresses",
     "Elf",
-    "File",
     "Functions",
     "Image",
-    "Looking",
     "Symbol",
     "UsdtNote",
     "find_symbols",
     "function_names",
-    "opened",
     "read_image",
     "reader",
 ]
 
 Addresses = npt.NDArray[np.uint64]
-Looking = Callable[[], AbstractContextManager[None]]
 
 _DEBUG = b"/usr/lib/debug"
-_MOST_READ = 256 << 20  # of a section, of a debug file
 _LONGEST_NAME = 4096
-
-# What reading a hostile file can raise.
-UNREADABLE = (OSError, ValueError, OverflowError, MemoryError, EOFError, lzma.LZMAError)
+_MAX_SYMBOLS = 3_000_000  # a browser with all its symbols has half as many
+_MAX_NAMES = 1_000_000
+_MAX_NAMES_BYTES = 128 << 20
+_MAX_UNPACKED = 64 << 20  # of Fedora's MiniDebugInfo, which has function symbols alone
+_MAX_NOTE, _MAX_NOTES = 64 << 10, 64  # a build id is in one of 36 bytes, one of the first few
+_MAX_USDT, _MAX_PLACES = 4 << 20, 20_000  # of a program's USDT probes: libjvm has 600
+_MAX_USDT_NOTE = 4096
+_MAX_VARIABLES, _MAX_VARIABLES_BYTES = 64, 32 << 20
 
 
 # --- functions by address -----------------------------------------------------------------------------------------
@@ -115,44 +116,6 @@ def _underscores(text: bytes, begins: npt.NDArray[np.int64]) -> npt.NDArray[np.i
 # --- files --------------------------------------------------------------------------------------------------------
 
 
-Read = Callable[[int, int], bytes]
-
-
-class File(NamedTuple):
-    """An open file. ``fd`` names the very file to the kernel: /proc/self/fd/N."""
-
-    read: Read
-    stat: os.stat_result
-    fd: int
-
-
-@contextmanager
-def opened(path: bytes, looking: Looking, inode: int = 0, *, follow: bool = True) -> Iterator[File]:
-    """A file, when it is an ordinary one, and that inode. (Device numbers differ between maps and stat on btrfs.)
-
-    Looked at before it is opened: opening a FIFO would wait, opening a device may do anything.
-    """
-    with looking():
-        place = os.open(path, os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
-        try:
-            found = os.fstat(place)
-            if not stat.S_ISREG(found.st_mode) or (inode and found.st_ino != inode):
-                raise FileNotFoundError(path)
-            fd = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC)
-        finally:
-            os.close(place)
-    try:
-        yield File(lambda offset, size: _pread(fd, offset, size), found, fd)
-    finally:
-        os.close(fd)
-
-
-def _pread(fd: int, offset: int, size: int) -> bytes:
-    if size > _MOST_READ:
-        raise ValueError(f"{size} bytes are too many")
-    return os.pread(fd, size, offset)
-
-
 class Image:
     """A file of code: its functions, found by offset in the file."""
 
@@ -190,11 +153,13 @@ def function_names(elf: Elf, path: bytes, looking: Looking = nullcontext) -> Ite
 
 def _all_tables(elf: Elf, path: bytes, known_as: bytes, looking: Looking) -> list[_Table]:
     """A file's symbol tables and, where it is stripped, those of its debug file."""
-    tables = elf.tables()
-    if not elf.has(_SYMTAB):
-        for debug in _debug_files(elf, path, known_as, looking):
-            return tables + debug
-    return tables
+    if elf.all_tables is None:
+        elf.all_tables = elf.tables()
+        if not elf.has(_SYMTAB):
+            elf.all_tables += next(_debug_files(elf, path, known_as, looking), [])
+        if sum(len(table.symbols) for table in elf.all_tables) > _MAX_SYMBOLS:
+            raise TooMuch("its symbols are too many")
+    return elf.all_tables
 
 
 def _merged(tables: list[_Table]) -> Functions:
@@ -219,14 +184,21 @@ def _debug_files(elf: Elf, path: bytes, known_as: bytes, looking: Looking) -> It
     for place in places:
         with suppress(*UNREADABLE), opened(place, looking) as file:
             debug = Elf(file.read)
-            same = debug.build_id() == build_id if build_id else zlib.crc32(file.read(0, file.stat.st_size)) == crc
+            same = debug.build_id() == build_id if build_id else _checksum(file) == crc
             if same and debug.has(_SYMTAB):
                 yield debug.tables()
     with suppress(*UNREADABLE):  # Fedora's MiniDebugInfo
         packed = elf.section(b".gnu_debugdata")
         if packed:
-            unpacked = lzma.LZMADecompressor(memlimit=_MOST_READ).decompress(packed, _MOST_READ)
+            unpacked = lzma.LZMADecompressor(memlimit=_MAX_UNPACKED).decompress(packed, _MAX_UNPACKED)
             yield Elf(reader(unpacked)).tables()
+
+
+def _checksum(file: File) -> int:
+    value, step = 0, 1 << 20
+    for at in range(0, file.stat.st_size, step):
+        value = zlib.crc32(file.read(at, step), value)
+    return value
 
 
 def reader(data: bytes) -> Read:
@@ -315,16 +287,28 @@ class _Table(NamedTuple):
 
     def find(self, name: bytes) -> list[Symbol]:
         """The symbols of this name, of whatever version. A name may be the end of another one in the text."""
-        ends = re.finditer(re.escape(name) + rb"[\0@]", self.text)
-        at = np.fromiter((match.start() for match in ends), np.int64)
+        at = np.fromiter(_starts(re.escape(name) + rb"[\0@]", self.text), np.int64)
         rows = self.symbols[np.isin(self.symbols["name"], at)]
         kinds = (rows["info"] & 15).tolist()
         return [Symbol(name.decode(), a, k) for a, k in zip(rows["value"].tolist(), kinds, strict=True)]
 
     def names(self) -> Iterator[str]:
+        """TooMuch where these are more than any file has."""
+        left = _MAX_NAMES_BYTES
+        if len(self.symbols) > _MAX_NAMES:
+            raise TooMuch(f"{len(self.symbols)} names are too many")
         for begin in self.symbols["name"].tolist():
             end = self.text.find(b"\0", begin, begin + _LONGEST_NAME)
             yield self.text[begin:end].partition(b"@")[0].decode(errors="replace")
+            if (left := left - max(end - begin, 0)) < 0:
+                raise TooMuch("its names are too long")
+
+
+def _starts(pattern: bytes, text: bytes) -> Iterator[int]:
+    for count, match in enumerate(re.finditer(pattern, text)):
+        if count > _MAX_NAMES:
+            raise TooMuch("a name is in it too often")
+        yield match.start()
 
 
 class Elf:
@@ -341,15 +325,19 @@ class Elf:
         self.machine = int(header["machine"])
         self._sections = self._records(int(header["shoff"]), int(header["shnum"]), _SECTION[self._word])
         self._names = self._content(int(header["shstrndx"]))
+        self.all_tables: list[_Table] | None = None  # with those of its debug file, once they were asked for
+        self._variables: dict[str, int | None] = {}
         self.code = self._segments_of(_LOAD, _EXECUTABLE)
 
     def has(self, kind: int) -> bool:
         return bool((self._sections["type"] == kind).any())
 
-    def section(self, name: bytes) -> bytes:
-        """The content of a section, b"" when there is none."""
+    def section(self, name: bytes, most: int = MAX_READ) -> bytes:
+        """The content of a section, b"" when there is none. TooMuch when it is larger."""
         for index, begin in enumerate(self._sections["name"].tolist()):
             if self._names.startswith(name + b"\0", begin):
+                if self._sections["size"][index] > most:
+                    raise TooMuch(f"a section {name.decode()} of {self._sections['size'][index]} bytes is too large")
                 return self._content(index)
         return b""
 
@@ -379,9 +367,15 @@ class Elf:
         return next((address - a + start for start, end, a in segments if a <= address < a + end - start), None)
 
     def value(self, name: str) -> int | None:
-        """The virtual address of a variable."""
+        """The virtual address of a variable; None where there is none, or beyond the limits."""
+        if name not in self._variables and len(self._variables) < _MAX_VARIABLES:
+            self._variables[name] = self._find_value(name)
+        return self._variables.get(name)
+
+    def _find_value(self, name: str) -> int | None:
         for section in self._sections[np.isin(self._sections["type"], (_SYMTAB, _DYNSYM))]:
-            found = self._table(section, (1,)).find(name.encode())
+            small = section["size"] <= _MAX_VARIABLES_BYTES
+            found = self._table(section, (1,)).find(name.encode()) if small else []
             if found:
                 return found[0].address
         return None
@@ -391,7 +385,7 @@ class Elf:
 
         The note is not changed when the file is laid out anew (prelink): it says where .stapsdt.base was.
         """
-        notes, at = self.section(b".note.stapsdt"), 0
+        notes, at = self.section(b".note.stapsdt", _MAX_USDT), 0
         base = self._address_of(b".stapsdt.base")
         found = []
         word = np.dtype(self._word).itemsize
@@ -399,6 +393,8 @@ class Elf:
             owner, size = (int.from_bytes(notes[i : i + 4], sys.byteorder) for i in (at, at + 4))
             begin = at + 12 + _padded(owner)
             content = notes[begin : begin + size]
+            if size > _MAX_USDT_NOTE:
+                raise TooMuch(f"a note of {size} bytes is too long for a USDT probe")
             place, then, semaphore = (
                 int.from_bytes(content[i * word : (i + 1) * word], sys.byteorder) for i in range(3)
             )
@@ -409,10 +405,14 @@ class Elf:
             ]
             found.append(UsdtNote(provider, name, place + moved, semaphore + moved if semaphore else 0, arguments))
             at = begin + _padded(size)
+            if len(found) > _MAX_PLACES:
+                raise TooMuch(f"more than {_MAX_PLACES} places of USDT probes are too many")
         return found
 
     def build_id(self) -> bytes:
-        for index in np.flatnonzero(self._sections["type"] == _NOTE).tolist():
+        for index in np.flatnonzero(self._sections["type"] == _NOTE)[:_MAX_NOTES].tolist():
+            if self._sections["size"][index] > _MAX_NOTE:
+                continue
             notes = self._content(index)
             # Its length and its type, NT_GNU_BUILD_ID, come before the owner's name.
             at = notes.find((3).to_bytes(4, sys.byteorder) + b"GNU\0")
@@ -423,7 +423,7 @@ class Elf:
 
     def debug_link(self) -> tuple[bytes, int]:
         """The name of the file with what was stripped, and its checksum."""
-        link = self.section(b".gnu_debuglink")
+        link = self.section(b".gnu_debuglink", _MAX_NOTE)
         return link.partition(b"\0")[0], int.from_bytes(link[-4:], sys.byteorder)
 
     def _segments_of(self, kind: int, flag: int = 0) -> list[tuple[int, int, int]]:
@@ -443,7 +443,10 @@ class Elf:
 
     def _table(self, section: np.void, kinds: Sequence[int] = _CODE) -> _Table:
         kind = _SYMBOL[self._word]
-        rows = self._records(int(section["offset"]), int(section["size"]) // kind.itemsize, kind)
+        count = int(section["size"]) // kind.itemsize
+        if count > _MAX_SYMBOLS:
+            raise TooMuch(f"{count} symbols are too many")
+        rows = self._records(int(section["offset"]), count, kind)
         text = self._content(int(section["link"]))
         named = (rows["name"] > 0) & (rows["name"] < len(text)) & (rows["section"] != 0)
         return _Table(rows[named & np.isin(rows["info"] & 15, kinds)], text)

@@ -35,6 +35,7 @@ import ctypes
 import errno
 import functools
 import hashlib
+import itertools
 import os
 import re
 import shutil
@@ -48,6 +49,7 @@ from typing import NamedTuple
 
 from bpfnb.errors import ProgramError, SetupError
 from bpfnb.tracer.btf import ARRAY, ENUM, ENUM64, FUNC, INT, OTHER_NAMES, PTR, STRUCT, TYPEDEF, UNION, Types
+from bpfnb.tracer.files import UNREADABLE, read_text
 
 __all__ = [
     "EVERYTHING",
@@ -98,7 +100,7 @@ def choose(wish: str) -> Tree:
         return Tree(str(source), generated=True) if source else Tree()
     if wish == "btf":
         return Tree(str(generate(_btf())), generated=True)
-    return _installed(Path(wish))
+    return _chosen(Path(wish))
 
 
 def kernel_source() -> Path | None:
@@ -167,20 +169,31 @@ def _has_real_headers(modules: Path, release: str) -> bool:
     if not (source / "include/linux/kconfig.h").is_file() or not (generated / "autoconf.h").is_file():
         return False
     try:
-        return f'"{release}"' in (generated / "utsrelease.h").read_text()
-    except OSError:
+        return f'"{release}"' in read_text(str(generated / "utsrelease.h"))
+    except UNREADABLE:
         return False
 
 
-def _installed(folder: Path) -> Tree:
+def _chosen(folder: Path) -> Tree:
     """Headers of a kernel's build: a folder in /lib/modules, what its ``build`` points to, or a kernel's sources.
 
     Debian and openSUSE keep what the build generated apart from the sources, and a Makefile there that names them.
+    ProgramError where they are not there, or may not be read.
     """
+    try:
+        return _installed(folder)
+    except ProgramError:
+        raise
+    except UNREADABLE as error:
+        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
+        raise ProgramError(f"the headers in {folder} cannot be read: {why}") from None
+
+
+def _installed(folder: Path) -> Tree:
     build = folder / "build" if (folder / "build").is_dir() else folder
     source = build
     if not (build / _KCONFIG).is_file() and (build / "Makefile").is_file():
-        named = re.search(r"^include (/.*)/Makefile$", (build / "Makefile").read_text(errors="replace"), re.M)
+        named = re.search(r"^include (/.*)/Makefile$", read_text(str(build / "Makefile"), _MAX_MAKEFILE), re.M)
         source = Path(named[1]) if named else build
     for root, file in ((source, _KCONFIG), (build, "include/generated/autoconf.h")):
         if not (root / file).is_file():
@@ -193,20 +206,22 @@ def _installed(folder: Path) -> Tree:
 
 
 _KCONFIG = "include/linux/kconfig.h"
+_MAX_MAKEFILE = 1 << 20  # bytes
+_MAX_ARCHITECTURES = 64
 
 
 def _generated_folders(build: Path) -> list[str]:
     """Where a build that is apart from its sources has its headers (the kernel's Makefile: LINUXINCLUDE)."""
     folders = ["include", "include/generated/uapi"]
-    for arch in (build / "arch").glob("*/include/generated"):
+    for arch in itertools.islice((build / "arch").glob("*/include/generated"), _MAX_ARCHITECTURES):
         folders += [str(arch.relative_to(build)), str(arch.relative_to(build) / "uapi")]
     return folders
 
 
 def _of_another_release(build: Path) -> str:
     try:
-        text = (build / "include/generated/utsrelease.h").read_text()
-    except OSError:
+        text = read_text(str(build / "include/generated/utsrelease.h"))
+    except FileNotFoundError:  # as one that is no ordinary file
         text = ""
     found = re.search(r'UTS_RELEASE "(.*)"', text)
     release = found[1] if found else "an unknown release"

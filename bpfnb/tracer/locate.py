@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import struct
@@ -15,13 +16,15 @@ import numpy as np
 from bpfnb.errors import near_names
 from bpfnb.program import Probe
 from bpfnb.tracer import privileges
-from bpfnb.tracer.elf import UNREADABLE, Elf, opened
+from bpfnb.tracer.elf import Elf
+from bpfnb.tracer.files import UNREADABLE, opened
 from bpfnb.tracer.link import near, refused
 
 __all__ = ["find_file"]
 
 _CACHE = Path("/etc/ld.so.cache")
 _MAX_CACHE = 16 << 20  # bytes
+_MAX_NEIGHBOURS = 10_000  # files of a folder
 _FOLDERS = ("/lib", "/usr/lib", "/usr/local/lib")  # where there is no cache
 
 
@@ -69,7 +72,8 @@ def _at_path(probe: Probe, name: str, folder: str) -> str:
 
 def _near_file(file: Path, name: str) -> str | None:
     with suppress(OSError):
-        return near(file.name, [other.name for other in file.parent.iterdir()], name.removesuffix(file.name))
+        others = itertools.islice(file.parent.iterdir(), _MAX_NEIGHBOURS)
+        return near(file.name, [other.name for other in others], name.removesuffix(file.name))
     return None
 
 

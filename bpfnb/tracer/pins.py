@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bpfnb.errors import ProgramError
 from bpfnb.program import MapDecl
-from bpfnb.tracer import privileges
+from bpfnb.tracer import privileges, syscalls
 
-__all__ = ["prepare"]
+__all__ = ["opened", "pin_new", "prepare"]
 
 _USUAL = Path("/sys/fs/bpf")
 
@@ -32,6 +33,33 @@ def prepare(maps: Sequence[MapDecl]) -> None:
                 message = f"{declared.name} cannot be pinned at {declared.pinned}, which is in no bpf file system"
                 there = f"there is one at {_USUAL}" if _file_system(_USUAL) == "bpf" else None
                 raise ProgramError(message, line=declared.line, hint=there)
+
+
+@contextmanager
+def opened(maps: Sequence[MapDecl]) -> Iterator[dict[str, int]]:
+    """What is pinned already where maps are to be pinned: path to descriptor."""
+    found: dict[str, int] = {}
+    try:
+        for declared in maps:
+            with suppress(FileNotFoundError):
+                if declared.pinned and declared.pinned not in found:
+                    found[declared.pinned] = syscalls.open_pinned(declared.pinned)
+        yield found
+    finally:
+        for fd in found.values():
+            os.close(fd)
+
+
+def pin_new(maps: Sequence[MapDecl], there: Mapping[str, int], tables: Mapping[str, int]) -> None:
+    """Pin what was not there. ProgramError where that is refused."""
+    for declared in maps:
+        if declared.pinned and declared.pinned not in there and declared.name in tables:
+            try:
+                Path(declared.pinned).parent.mkdir(mode=0o700, exist_ok=True)
+                syscalls.pin(tables[declared.name], declared.pinned)
+            except OSError as error:
+                message = f"{declared.name} cannot be pinned at {declared.pinned}: {error.strerror}"
+                raise ProgramError(message, line=declared.line) from None
 
 
 def _file_system(path: Path) -> str:

@@ -23,10 +23,12 @@ from pathlib import Path
 from bpfnb.errors import PrivilegeError, SetupError
 from bpfnb.tracer import tracefs
 
-__all__ = ["attaching", "drop", "locking", "looking", "mount", "mount_tracefs", "require"]
+__all__ = ["attaching", "drop", "forgo", "has", "locking", "looking", "mount", "mount_tracefs", "raised", "require"]
 
-_DAC_READ_SEARCH, _IPC_LOCK, _SYS_PTRACE, _SYS_ADMIN, _PERFMON, _BPF = 2, 14, 19, 21, 38, 39
+_DAC_READ_SEARCH, _SETGID, _SETUID, _IPC_LOCK, _SYS_PTRACE, _SYS_ADMIN, _PERFMON, _BPF = 2, 6, 7, 14, 19, 21, 38, 39
 _KEPT = (_DAC_READ_SEARCH, _PERFMON, _BPF)
+BECOMING = (_SETGID, _SETUID)  # to take on another user's file permissions (asker.py)
+READING = (_DAC_READ_SEARCH, _SYS_PTRACE)  # to read what others may not
 
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 23, 24, 38, 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
@@ -60,14 +62,14 @@ def mount(kind: str, target: Path) -> None:
             _libc.mount(b"nodev", bytes(target), kind.encode(), 0, None)
 
 
-def drop() -> None:
+def drop(also: Collection[int] = ()) -> None:
     """Give up every capability but the three, for good: for this process and all it may start.
 
-    CAP_IPC_LOCK, CAP_SYS_PTRACE and CAP_SYS_ADMIN stay at hand, but not in force.
+    CAP_IPC_LOCK, CAP_SYS_PTRACE and CAP_SYS_ADMIN stay at hand, but not in force, and those of ``also``.
     """
     held = _held("CapEff")
     effective = [c for c in _KEPT if c in held]
-    keep = [*effective, *({_IPC_LOCK, _SYS_PTRACE, _SYS_ADMIN} & held)]
+    keep = [*effective, *({_IPC_LOCK, _SYS_PTRACE, _SYS_ADMIN, *also} & held)]
     if _SYS_ADMIN in held and not {_PERFMON, _BPF} <= held:
         effective.append(_SYS_ADMIN)  # kernels before 5.8 have only this one
     capability = 0
@@ -80,34 +82,47 @@ def drop() -> None:
     _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
+def forgo(*capabilities: int) -> None:
+    """Give up these of what this thread has in force or at hand, for good."""
+    gone = set(capabilities)
+    _set(_held("CapEff") - gone, _held("CapPrm") - gone)
+
+
+def has(*capabilities: int) -> bool:
+    """Whether these are at hand."""
+    return set(capabilities) <= _held("CapPrm")
+
+
 @contextmanager
 def attaching() -> Iterator[None]:
     """CAP_SYS_ADMIN, if it was kept, is in force inside; for this thread alone, as capabilities are."""
-    with _raised(_SYS_ADMIN):
+    with raised(_SYS_ADMIN):
         yield
 
 
 @contextmanager
 def locking() -> Iterator[None]:
     """CAP_IPC_LOCK, if it was kept, is in force inside, for this thread: memory may be locked beyond the limits."""
-    with _raised(_IPC_LOCK):
+    with raised(_IPC_LOCK):
         yield
 
 
 @contextmanager
 def looking() -> Iterator[None]:
     """CAP_SYS_PTRACE, if it was kept, is in force inside, for this thread: other users' processes may be looked at."""
-    with _raised(_SYS_PTRACE):
+    with raised(_SYS_PTRACE):
         yield
 
 
 @contextmanager
-def _raised(capability: int) -> Iterator[None]:
+def raised(*capabilities: int) -> Iterator[None]:
+    """These, as far as they are at hand, are in force inside, for this thread."""
     before, permitted = _held("CapEff"), _held("CapPrm")
-    if capability in before or capability not in permitted:
+    wanted = set(capabilities) & permitted
+    if wanted <= before:
         yield
         return
-    _set(before | {capability}, permitted)
+    _set(before | wanted, permitted)
     try:
         yield
     finally:

@@ -340,9 +340,16 @@ def decided(text: str, cflags: Sequence[str]) -> bool:
     )
 
 
-def formats(text: str) -> tuple[str, ...]:
-    """How the tracepoints look whose arguments bcc declares: an event can be made anew with others."""
-    return tuple(_format(a or c, b or d) for a, b, c, d in _TRACEPOINTS.findall(text))
+def formats(text: str) -> dict[str, str]:
+    """How the tracepoints look whose arguments bcc declares, "sched/sched_switch" to text: an event can be made anew
+    with others."""
+    found: dict[str, str] = {}
+    for a, b, c, d in _TRACEPOINTS.findall(text):
+        name = f"{a or c}__{b or d}"
+        ways = [(name[: m.start()], name[m.start() + 2 :]) for m in re.finditer("(?=__)", name)]  # bcc takes the last
+        texts = {f"{category}/{event}": text for category, event in ways if (text := _format(category, event))}
+        found |= texts or {"/".join(ways[-1]): ""}
+    return found
 
 
 def _format(category: str, event: str) -> str:

@@ -17,7 +17,7 @@ from functools import partial
 from bpfnb import protocol, release
 from bpfnb.errors import BpfnbError, InternalError, ProgramError
 from bpfnb.protocol import FromTracer, ToTracer
-from bpfnb.tracer import privileges, tracefs
+from bpfnb.tracer import asker, privileges, tracefs
 from bpfnb.tracer.audit import Audit
 from bpfnb.tracer.lanes import Lanes
 from bpfnb.tracer.outbox import Outbox
@@ -36,10 +36,11 @@ _MAX_NUMBER = 1 << 63
 class Service:
     """Answers requests. ``accept`` and ``close`` are for the main thread; neither waits for one that is under way.
 
-    ``compiler``: has a process of its own, whose end is the worker's.
+    ``compiler``: has a process of its own, whose end is the worker's. ``user``: who asks, where that is another than
+    root (asker.py).
     """
 
-    def __init__(self, outbox: Outbox, who: Peer, by_service: bool = False) -> None:
+    def __init__(self, outbox: Outbox, who: Peer, user: asker.User | None = None, by_service: bool = False) -> None:
         self._outbox = outbox
         self._policy = Policy(who, service=by_service)
         self._numbers = Numbers()
@@ -47,10 +48,11 @@ class Service:
         self._pending = 0  # bytes
         self._closing = False
         privileges.require()
+        asker.require(user)
         privileges.mount_tracefs()
         # It shows the kernel's addresses to those who had CAP_SYSLOG when they opened it.
         kallsyms = os.open("/proc/kallsyms", os.O_RDONLY | os.O_CLOEXEC)
-        privileges.drop()
+        privileges.drop(also=privileges.BECOMING if user else ())
         tracefs.sweep_orphans()
         # Imported only now: bcc brings LLVM, whose threads and memory are to begin without the dropped capabilities.
         from bpfnb.tracer import uprobe
@@ -60,7 +62,8 @@ class Service:
         from bpfnb.tracer.symbols import Symbols
 
         engine = Engine()
-        self.compiler = Compiler(engine)  # forks, so before there are threads
+        self.compiler = Compiler(engine, user)  # forks, so before there are threads
+        privileges.forgo(*privileges.BECOMING)
         uprobe.restrict(self._policy.check_file)
         self._sessions = Sessions(engine, self.compiler, outbox, self._policy, Audit(self._policy.audit, who))
         self._symbols = Symbols(kallsyms, privileges.looking)

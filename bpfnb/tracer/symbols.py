@@ -28,7 +28,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bpfnb.tracer.demangle import Demangler
-from bpfnb.tracer.elf import UNREADABLE, Addresses, Functions, Image, Looking, opened, read_image, reader
+from bpfnb.tracer.elf import Addresses, Functions, Image, read_image, reader
+from bpfnb.tracer.files import UNREADABLE, File, Looking, opened, read_bytes
 
 __all__ = ["UNKNOWN", "Symbols", "mapped_files"]
 
@@ -36,7 +37,10 @@ UNKNOWN = "[unknown]"
 
 _MOST_PROCESSES = 256
 _MOST_BYTES = 512 << 20  # of symbols, over all processes
-_MOST_JIT = 32 << 20
+_MAX_IMAGES = 4096  # files of one process
+_MAX_MAPS = 64 << 20  # bytes of /proc/PID/maps; the kernel's limit is 65,530 lines unless it was raised
+_MAX_JIT, _MAX_JIT_FUNCTIONS = 16 << 20, 300_000  # of a perf map, from its end
+_MAX_SECONDS = 5.0  # for one request; what was not named until then is unknown
 _FRESH = 2.0  # seconds for which modules' and BPF programs' symbols are believed
 
 
@@ -88,8 +92,7 @@ class Symbols:
         if pid in self._processes and self._processes[pid].mappings:
             return ""
         try:
-            with self._looking():
-                Path(f"/proc/{pid}/maps").read_bytes()
+            read_bytes(f"/proc/{pid}/maps", 1, self._looking, cut=True)
         except PermissionError:
             return f"/proc/{pid}/maps may not be read: that takes Linux 6.15, or CAP_SYS_PTRACE"
         except OSError:
@@ -124,10 +127,11 @@ class Symbols:
     def _in_files(self, process: _Process, addresses: Addresses) -> tuple[list[bytes], list[bytes]]:
         names, files = [b""] * len(addresses), [b""] * len(addresses)
         where = process.where(addresses)
+        until = time.monotonic() + _MAX_SECONDS
         for number in np.unique(where[where >= 0]).tolist():
             mapping = process.mappings[number]
             rows = np.flatnonzero(where == number)
-            image = self._image(process, mapping)
+            image = self._image(process, mapping, until)
             found = image.names(addresses[rows] - mapping.start + mapping.offset) if image else [b""] * len(rows)
             for row, name in zip(rows.tolist(), found, strict=True):
                 names[row], files[row] = name, mapping.path
@@ -143,10 +147,14 @@ class Symbols:
             if name:
                 names[row], files[row] = name, jit.path
 
-    def _image(self, process: _Process, mapping: _Mapping) -> Image | None:
-        """The functions of a mapped file, as it was when first asked for."""
+    def _image(self, process: _Process, mapping: _Mapping, until: float) -> Image | None:
+        """The functions of a mapped file, as it was when first asked for. None for files beyond the limits: they are a
+        process's own, which may have mapped many that are large for the sake of it."""
         key = (mapping.inode, mapping.path)
         if key not in process.images:
+            size = sum(image.nbytes for image in process.images.values() if image)
+            if len(process.images) >= _MAX_IMAGES or size > _MOST_BYTES or time.monotonic() > until:
+                return None
             process.images[key] = self._load(process, mapping)
         return process.images[key]
 
@@ -279,8 +287,8 @@ class _Process:
 
     def look(self, looking: Looking) -> None:
         """Take in the mappings as they are now: libraries come and go. One that is ending has none any more."""
-        with suppress(OSError), looking():
-            lines = Path(f"/proc/{self.pid}/maps").read_bytes().split(b"\n")
+        with suppress(OSError):
+            lines = read_bytes(f"/proc/{self.pid}/maps", _MAX_MAPS, looking, cut=True).split(b"\n")
             self.mappings = tuple(_mappings(lines)) or self.mappings
         self._starts = np.array([m.start for m in self.mappings], np.uint64)
         self._ends = np.array([m.end for m in self.mappings], np.uint64)
@@ -302,7 +310,7 @@ class _Process:
                 if file.stat.st_uid not in (0, uid):
                     continue
                 if self._jit is None or self._jit.version != version:
-                    functions = _perf_map(file.read(0, min(file.stat.st_size, _MOST_JIT)))
+                    functions = _perf_map(_last_lines(file))
                     self._jit = _JitMap(version, b"/tmp/perf-%d.map" % inner, functions)
                 break
         return self._jit
@@ -346,10 +354,21 @@ def _identity(pid: int) -> tuple[int, int, int]:
     return int(fields["Uid"][1]), int(fields["Tgid"][0]), int(fields.get("NStgid", fields["Tgid"])[-1])
 
 
+def _last_lines(file: File) -> bytes:
+    before = file.stat.st_size - _MAX_JIT
+    if before <= 0:
+        return file.read(0, _MAX_JIT)
+    return file.read(before, _MAX_JIT).partition(b"\n")[2]  # the first may be the end of a line
+
+
 def _perf_map(data: bytes) -> Functions:
     """A perf map's lines, "start size name", numbers in hex. Later ones replace earlier ones of the same start."""
     starts, sizes, begins = array("Q"), array("Q"), array("q")
-    for found in re.finditer(rb"^(?:0x)?([0-9a-fA-F]{1,16}) (?:0x)?([0-9a-fA-F]{1,16}) (?=[^\n])", data, re.M):
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
+    if len(ends) > _MAX_JIT_FUNCTIONS:
+        data = data[int(ends[-_MAX_JIT_FUNCTIONS - 1]) + 1 :]
+    lines = re.finditer(rb"^(?:0x)?([0-9a-fA-F]{1,16}) (?:0x)?([0-9a-fA-F]{1,16}) (?=[^\n])", data, re.M)
+    for found in lines:
         starts.append(int(found[1], 16))
         sizes.append(int(found[2], 16))
         begins.append(found.end())

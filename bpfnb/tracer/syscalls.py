@@ -34,6 +34,8 @@ __all__ = [
     "map_attributes",
     "map_shape",
     "next_key",
+    "open_pinned",
+    "pin",
     "pop",
     "program_attributes",
     "program_id",
@@ -46,7 +48,7 @@ _NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280, "
 _SYS_BPF = _NUMBERS.get(platform.machine(), 321)
 _libc = ctypes.CDLL(None, use_errno=True)
 
-_LOOKUP, _UPDATE, _DELETE, _NEXT_KEY, _OBJECT_INFO, _LOOKUP_AND_DELETE = 1, 2, 3, 4, 15, 21
+_LOOKUP, _UPDATE, _DELETE, _NEXT_KEY, _OBJ_PIN, _OBJ_GET, _OBJECT_INFO, _LOOKUP_AND_DELETE = 1, 2, 3, 4, 6, 7, 15, 21
 _FREEZE = 22  # since v5.2
 LOOKUP_BATCH, LOOKUP_AND_DELETE_BATCH, _UPDATE_BATCH = 24, 25, 26
 
@@ -387,6 +389,22 @@ def load_btf(data: bytes) -> int:
     """Give the kernel type information: its descriptor."""
     held = _copied(data)
     return _descriptor(_BTF_LOAD, _BtfLoading(_address(held), 0, len(data)))
+
+
+class _Pinning(ctypes.Structure):
+    _fields_ = (("pathname", ctypes.c_uint64), ("bpf_fd", ctypes.c_uint32), ("file_flags", ctypes.c_uint32))
+
+
+def pin(fd: int, path: str) -> None:
+    """Give a map or program a name in a bpffs, which keeps it."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    _call(_OBJ_PIN, _Pinning(ctypes.addressof(name), fd, 0))
+
+
+def open_pinned(path: str) -> int:
+    """A descriptor of what is pinned there."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    return _descriptor(_OBJ_GET, _Pinning(ctypes.addressof(name), 0, 0))
 
 
 class _LinkCreation(ctypes.Structure):

@@ -8,6 +8,7 @@ files: its reader of debug links writes past the end of its buffer where a build
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,7 +19,8 @@ from typing import NamedTuple
 from bpfnb.errors import PrivilegeError, UnsupportedError
 from bpfnb.program import Probe, split_symbol
 from bpfnb.tracer import cxx, privileges
-from bpfnb.tracer.elf import UNREADABLE, Elf, File, Symbol, find_symbols, function_names, opened
+from bpfnb.tracer.elf import Elf, Symbol, find_symbols, function_names
+from bpfnb.tracer.files import UNREADABLE, File, TooMuch, opened
 from bpfnb.tracer.link import Link, Place, near, on_events, open_event, refused
 from bpfnb.tracer.locate import find_file
 from bpfnb.tracer.symbols import mapped_files
@@ -27,6 +29,7 @@ __all__ = ["Target", "code", "open_target", "place", "require", "restrict", "upr
 
 _MAX_PLACES = 64  # functions of one name
 _FEW = 4  # names in a hint
+_MAX_KNOWN = 20_000  # names to compare with one that is not there
 _NO_CODE = "no instruction that can be traced begins there"
 _CODE = 4  # bytes that tell instructions apart as far as traps.py does
 _PMU = Path("/sys/bus/event_source/devices/uprobe")
@@ -60,6 +63,8 @@ def open_target(probe: Probe, name: str, folder: str) -> Iterator[Target]:
             yield Target(path, file, Elf(file.read))
     except PrivilegeError:  # which is an OSError, too
         raise
+    except TooMuch as error:
+        raise refused(probe, f"{path} cannot be read: {error}") from None
     except UNREADABLE:
         why = (
             "a script: name the program it runs" if _is_script(path) else "no program or library (ELF) of this machine"
@@ -170,7 +175,7 @@ def _by_long_name(probe: Probe, target: Target, name: str) -> list[Symbol]:
     path = target.path.encode()
     found = cxx.find(name, function_names(target.elf, path, privileges.looking))
     full = list(dict.fromkeys(signature.full for signature in found))
-    if len(full) > 1:
+    if len(full) > 1 or len(found) > _MAX_PLACES:
         raise refused(probe, f"{target.path} has {len(full)} functions {name}", hint=_one_of(probe, full))
     symbols = [s for f in found for s in find_symbols(target.elf, path, f.mangled, privileges.looking)]
     return list({symbol.address: symbol for symbol in symbols}.values())
@@ -190,8 +195,8 @@ def _no_symbol(probe: Probe, target: Target, symbol: str) -> Exception:
     if likely := dict.fromkeys(s.full for s in cxx.related(symbol, names) if cxx.is_long(symbol) or s.bare != s.full):
         close = _likely(probe, symbol, list(likely))
     else:
-        known = [name for name in names if name[:1] == symbol[:1]]
-        close = near(symbol, known, f"{probe.kind}:{split_symbol(probe.target)[0]}:")
+        known = (name for name in names if name[:1] == symbol[:1] and len(name) < 2 * len(symbol))
+        close = near(symbol, itertools.islice(known, _MAX_KNOWN), f"{probe.kind}:{split_symbol(probe.target)[0]}:")
     return refused(probe, f"{target.path} has no function {symbol}", hint=close)
 
 

@@ -27,6 +27,10 @@ from bpfnb.tracer.uprobe import Target, code, open_target, place
 __all__ = ["Usdt", "attach", "find", "find_all", "readers", "split_target"]
 
 
+_MAX_SPOTS = 1000  # of one probe
+_FEW = 4  # names in a hint
+
+
 class Spot(NamedTuple):
     """A place of a probe: its offset in the file, that of its semaphore (0: none), and how its arguments are read."""
 
@@ -60,8 +64,10 @@ def find(probe: Probe, folder: str) -> Usdt:
         labels = sorted({f"{note.provider}:{note.name}" for note in found})
         if not found:
             raise _none(probe, target, name, notes, f"{provider}:{wanted}" if provider else wanted)
+        if len(found) > _MAX_SPOTS:
+            raise refused(probe, f"{target.path} has {wanted} at {len(found)} places: more than {_MAX_SPOTS}")
         if len(labels) > 1:
-            hint = f"write {' or '.join(f'usdt:{name}:{label}' for label in labels)}"
+            hint = f"write {' or '.join(f'usdt:{name}:{label}' for label in labels[:_FEW])}"
             raise refused(probe, f"{target.path} has several probes {wanted}", hint=hint)
         return Usdt(target.path, labels[0], tuple(_spot(probe, target.elf, note) for note in found), _version(target))
 
@@ -201,8 +207,8 @@ def _displacement(elf: Elf, note: UsdtNote, text: str, base: str | None) -> int 
         if not part:
             return None
         if part[1]:
-            address = elf.value(part[1])
-            if address is None or base != "%rip":
+            address = elf.value(part[1]) if base == "%rip" else None
+            if address is None:
                 return None
             total += address - note.address
         else:

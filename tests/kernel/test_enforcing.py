@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_privileges import NOBODY, SHADOW, as_nobody
+from other_user import NOBODY, SHADOW, run_as_nobody
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 
@@ -49,7 +49,7 @@ def policy(text: str, tmp_path: Path) -> list[str]:
 def results(text: str, cells: Sequence[dict[str, Any]], tmp_path: Path) -> list[dict[str, Any]]:
     """What became of each cell that nobody ran under a policy."""
     code = f"CELLS = {json.dumps(json.dumps(cells))}\n{RUN}"
-    lines = as_nobody(code, tmp_path, sudoers=SUDOERS, prepare=policy(text, tmp_path))
+    lines = run_as_nobody(code, tmp_path, sudoers=SUDOERS, first=policy(text, tmp_path))
     found: list[dict[str, Any]] = json.loads(lines[-1])
     return found
 
@@ -142,7 +142,7 @@ def test_uprobes_in_own_files_only(tmp_path: Path) -> None:
     text = "[group nogroup]\nfiles = own\n"
     code = f"CELLS = {json.dumps(json.dumps(cells))}\n{RUN}"
     prepare = [f"cp -p '{mine}' {shown}", *policy(text, tmp_path)]
-    own, others = json.loads(as_nobody(code, tmp_path, sudoers=SUDOERS, prepare=prepare)[-1])
+    own, others = json.loads(run_as_nobody(code, tmp_path, sudoers=SUDOERS, first=prepare)[-1])
     assert "error" not in own
     assert others["error"] == "PrivilegeError"
     assert "probes in files of others (/bin/bash)" in others["message"]
@@ -158,7 +158,7 @@ def test_a_session_ends_when_its_time_is_over(tmp_path: Path) -> None:
 def test_a_mistake_in_the_file_lets_nobody_trace_and_no_variable_leads_elsewhere(tmp_path: Path) -> None:
     code = f"import os\nos.environ.update(BPFNB_POLICY='/tmp/x', XDG_CONFIG_HOME='/tmp')\nCELLS = {RUN_ONE!r}\n{RUN}"
     text = "[default]\nprbes = all\n"
-    (result,) = json.loads(as_nobody(code, tmp_path, sudoers=SUDOERS, prepare=policy(text, tmp_path))[-1])
+    (result,) = json.loads(run_as_nobody(code, tmp_path, sudoers=SUDOERS, first=policy(text, tmp_path))[-1])
     assert result["error"] == "SetupError"
     assert result["message"].startswith("/etc/bpfnb/policy.conf, line 2: unknown key 'prbes'")
 
@@ -169,5 +169,5 @@ RUN_ONE = json.dumps([{"source": SILENT, "attach": HERE}])
 def test_the_doctor_shows_what_holds_for_who_asks(tmp_path: Path) -> None:
     code = "import bpfnb\nprint([row.found for row in bpfnb.doctor() if row.name == 'policy'][0])"
     text = "[user nobody]\nprobes = syscall\nmax_time = 10min\n"
-    said = as_nobody(code, tmp_path, sudoers=SUDOERS, prepare=policy(text, tmp_path))[-1]
+    said = run_as_nobody(code, tmp_path, sudoers=SUDOERS, first=policy(text, tmp_path))[-1]
     assert said == "user nobody: only syscall, sessions of at most 10 min ([user nobody] of /etc/bpfnb/policy.conf)"

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import os
-import pwd
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from namespaces import opened
+from other_user import NOBODY, run_as_nobody
 
-NOBODY = pwd.getpwnam("nobody")
-ROOT = Path(__file__).parents[2]
-SHADOW = Path(f"/run/bpfnb-test-shadow-{os.getpid()}")  # there while a test runs; its contents in its namespace
 CODE = """
 import bpfnb, os
 from bpfnb import client
@@ -36,42 +31,8 @@ SILENT = "int f(void *ctx) { return 0; }"
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 
 
-def as_nobody(
-    code: str, tmp_path: Path, *, sudoers: str = "", ambient: bool = False, prepare: Sequence[str] = ()
-) -> list[str]:
-    """Run Python as user nobody, sudo granting what ``sudoers`` says, after these commands; the lines it printed."""
-    rules = tmp_path / "sudoers.d"
-    rules.mkdir()
-    (rules / "bpfnb-test").write_text(sudoers)
-    (rules / "bpfnb-test").chmod(0o440)
-    become = ["setpriv", "--reuid", str(NOBODY.pw_uid), "--regid", str(NOBODY.pw_gid), "--clear-groups"]
-    if ambient:
-        capabilities = "+bpf,+perfmon,+dac_read_search"
-        become += ["--inh-caps", capabilities, "--ambient-caps", capabilities]
-    commands = [
-        "umask 022",
-        f"mkdir -p {SHADOW} && mount -t tmpfs -o mode=755 none {SHADOW}",
-    ]
-    for number, folder in enumerate({Path(sys.base_prefix), ROOT, Path(sys.prefix)}):
-        commands += opened(folder, SHADOW / str(number))
-    commands += prepare
-    if Path("/etc/sudoers.d").is_dir():
-        commands.append(f"mount --bind '{rules}' /etc/sudoers.d")
-    commands.append('exec "$@"')
-    inside = ["unshare", "--mount", "sh", "-ec", "\n".join(commands), "sh"]
-    try:
-        done = subprocess.run(
-            [*inside, *become, sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            cwd="/",
-            check=False,
-        )
-    finally:
-        SHADOW.rmdir()
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+def as_nobody(code: str, tmp_path: Path, *, sudoers: str = "", ambient: bool = False) -> list[str]:
+    return run_as_nobody(code, tmp_path, sudoers=sudoers, ambient=ambient)
 
 
 def as_root(source: str, *commands: str, bounding: str = "", **environment: str) -> list[str]:

@@ -53,6 +53,7 @@ ELSEWHERE = {
 }
 # Code that stands in a sentence and is nothing to run, and why.
 DESCRIBED = {
+    "-f...": "a kind of flag; some are in the example before it",
     "%%bpf [NAME] [-a PROBE=FN ...] [-t DURATION] [--live] [--keep SIZE] [-D X=Y] [--cflags FLAGS]": "options, below",
     "bpf_ktime_get_ns()": "a helper; the cells with it run",
     "kernel.perf_event_paranoid": "a setting of the kernel's",

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 # Lower layers first: a module imports only from its own layer's left.
 NOTEBOOK_SIDE = [
     {"bpfnb.errors", "bpfnb.origins", "bpfnb.release", "bpfnb.interrupts"},
-    {"bpfnb.schema", "bpfnb.cell", "bpfnb.memory"},
+    {"bpfnb.schema", "bpfnb.cell", "bpfnb.memory", "bpfnb.cflags"},
     {"bpfnb.includes"},
     {"bpfnb.program"},
     {"bpfnb.protocol", "bpfnb.columns", "bpfnb.padding"},

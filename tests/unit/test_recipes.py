@@ -195,7 +195,11 @@ def test_the_formats_of_tracepoints_are_read(tmp_path: Path, monkeypatch: pytest
     int f(struct tracepoint__my__own__event *args) { return 0; }
     TRACEPOINT_PROBE ( no , such ) { return 0; }
     """
-    assert recipes.formats(text) == ("ID of sched/sched_switch", "ID of my/own__event", "")
+    assert recipes.formats(text) == {
+        "sched/sched_switch": "ID of sched/sched_switch",
+        "my/own__event": "ID of my/own__event",
+        "no/such": "",
+    }
 
 
 # --- when a recipe is used ----------------------------------------------------------------------------------------
@@ -270,7 +274,7 @@ def test_a_cell_that_differs_is_compiled(other: str) -> None:
 def test_an_event_made_anew_with_other_fields_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = Recorder()
     for fields in ("one", "two"):
-        monkeypatch.setattr(recipes, "formats", lambda text, fields=fields: (fields,))
+        monkeypatch.setattr(recipes, "formats", lambda text, fields=fields: {"x/y": fields})
         compiler.build(source("abcdefgh"), [], [])
     assert len(compiler.jobs) == 2
 
