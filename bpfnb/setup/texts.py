@@ -49,6 +49,7 @@ WantedBy=sockets.target
 """
 
 # Why each capability: bpfnb/tracer/privileges.py. CAP_SYSLOG: to read the kernel's addresses once, at the start.
+# CAP_SETUID, CAP_SETGID, a mount namespace: to compile with the permissions of who asks (bpfnb/tracer/asker.py).
 # Not ProtectKernelTunables (tracefs is written to), ProtectKernelModules (it hides the kernel's headers), ProtectProc,
 # PrivateTmp or ProtectHome=yes (programs are traced wherever they lie, and perf maps are in /tmp).
 SERVICE = """\
@@ -66,6 +67,7 @@ SyslogIdentifier=bpfnb
 KillMode=mixed
 TimeoutStopSec=60
 CapabilityBoundingSet=CAP_BPF CAP_PERFMON CAP_DAC_READ_SEARCH CAP_SYS_ADMIN CAP_SYS_PTRACE CAP_IPC_LOCK CAP_SYSLOG
+CapabilityBoundingSet=CAP_SETUID CAP_SETGID
 NoNewPrivileges=yes
 CacheDirectory=bpfnb
 LogsDirectory=bpfnb
@@ -78,7 +80,7 @@ ProtectHostname=yes
 PrivateNetwork=yes
 DevicePolicy=closed
 RestrictAddressFamilies=AF_UNIX
-RestrictNamespaces=yes
+RestrictNamespaces=mnt
 RestrictRealtime=yes
 RestrictSUIDSGID=yes
 LockPersonality=yes

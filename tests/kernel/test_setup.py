@@ -81,7 +81,7 @@ def group(installed: Machine) -> int:
 def listening(installed: Machine, group: int) -> Iterator[Machine]:
     """The socket, as the unit has it; whoever connects gets the tracer, with no more than the unit's capabilities."""
     unit = installed.run("cat", f"/etc/systemd/system/{ways.unit_of(VERSION)}@.service").stdout
-    names = re.search(r"^CapabilityBoundingSet=(.*)$", unit, re.M)[1].split()  # type: ignore[index]
+    names = " ".join(re.findall(r"^CapabilityBoundingSet=(.*)$", unit, re.M)).split()
     bounding = ",".join(["-all", *("+" + name.removeprefix("CAP_").lower() for name in names)])
     tracer = f"exec setpriv --bounding-set {bounding} {LAUNCHER} >&2"
     with subprocess.Popen(
