@@ -10,7 +10,7 @@ import pytest
 
 from bpfnb.program import parse
 from bpfnb.tracer import recipes, tracefs
-from bpfnb.tracer.compiler import Compiler, LoadWish, _Built, _Job
+from bpfnb.tracer.compiler import Cancel, Compiler, LoadWish, _Built, _Job
 from bpfnb.tracer.recipes import Code, Kept, Recipe, begin_with_tag, decided, decode
 from bpfnb.tracer.rewrite import Rewritten, rewrite
 from bpfnb.tracer.syscalls import ProgramAttributes
@@ -237,7 +237,7 @@ class Recorder(Compiler):
         self._recipe = recipe or Cooked((), (), (), b"")
         self.jobs: list[_Job] = []
 
-    def _compile(self, source: Rewritten, job: _Job) -> tuple[_Built, list[int]]:
+    def _compile(self, source: Rewritten, job: _Job, cancel: Cancel) -> tuple[_Built, list[int]]:
         self.jobs.append(job)
         recipe = self._recipe if job.kept else None
         return _Built((), (), None, "", recipe), []
