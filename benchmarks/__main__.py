@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks import counting, delivery, detach, frames, latency, mapdump, parts, printk
+from benchmarks import counting, delivery, detach, frames, guard, latency, mapdump, parts, printk
 from benchmarks.common import CPUS, Group, build_producer, interleave, table
 
 GROUPS: dict[str, Group] = {
@@ -35,6 +35,7 @@ GROUPS: dict[str, Group] = {
     "printk": printk.PRINTK,
     "latency": latency.LATENCY,
     "detach": detach.DETACH,
+    "guard": guard.GUARD,
 }
 
 

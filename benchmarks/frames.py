@@ -51,7 +51,7 @@ def _frames(events: int) -> Figures:
         cell = readers.ring_cell(1024).replace("!= PRODUCER", "!= PRODUCER && id >> 32 != AGAIN")
         flags = [*readers.flags_for(producer), f"-DAGAIN={again.pid}"]
         attach = {f"tracepoint:{TRACEPOINT}": "produce"}
-        with bpfnb.trace(cell, attach=attach, cflags=flags, keep=events * 128) as session:
+        with bpfnb.trace(cell, attach=attach, cflags=flags, keep=events * 128, max_cost=1) as session:
             output = session.outputs["events"]
             before = _resident()
             producer.run()

@@ -55,7 +55,7 @@ def sampled(cell: str, count: int) -> Figures:
     with Producer(count=count) as producer:
         ours, attach = readers.flags_for(producer), {f"tracepoint:{TRACEPOINT}": "produce"}
         with (
-            bpfnb.trace(cell, name="read", attach=attach, cflags=ours) as session,
+            bpfnb.trace(cell, name="read", attach=attach, cflags=ours, max_cost=1) as session,
             bpfnb.trace(_SAMPLER, name="sampler", attach={"profile:4999": "sample"}, cflags=flags) as sampler,
         ):
             output = session.outputs["events"]
