@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
+import pytest
+
+from bpfnb import release, ways
+
 ROOT = Path(__file__).parents[1]
+GROUP = "bpfnb-test"
+SETUP = (sys.executable, "-m", "bpfnb", "setup")
+
+needs_root_and_systemd = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can set up"),
+    pytest.mark.skipif(not shutil.which("systemd-socket-activate"), reason="systemd-socket-activate is not installed"),
+]
 
 
 def opened(folder: Path, shadow: Path) -> list[str]:
@@ -70,3 +84,40 @@ class Machine:
         done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=dict(os.environ))
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
+
+
+@contextmanager
+def bare_machine(place: Path) -> Iterator[Machine]:
+    """A machine that bpfnb is not set up on: its /etc and /opt are overlays, and it has a /run/bpfnb of its own."""
+    ways.SOCKETS.mkdir(exist_ok=True)
+    try:
+        with Machine(place, ["/etc", "/opt"], [str(ways.SOCKETS)]) as machine:
+            yield machine
+    finally:
+        ways.SOCKETS.rmdir()
+
+
+def group_of(machine: Machine) -> int:
+    return int(machine.run("getent", "group", GROUP).stdout.split(":")[2])
+
+
+@contextmanager
+def listening_on(machine: Machine) -> Iterator[None]:
+    """The socket as systemd would make it, once ``bpfnb setup --by systemd`` has written its units.
+
+    Whoever connects gets the tracer, with the capabilities that the unit gives it.
+    """
+    version = release.version()
+    unit = machine.run("cat", f"/etc/systemd/system/{ways.unit_of(version)}@.service").stdout
+    names = " ".join(re.findall(r"^CapabilityBoundingSet=(.*)$", unit, re.M)).split()
+    bounding = ",".join(["-all", *("+" + name.removeprefix("CAP_").lower() for name in names)])
+    tracer = f"exec setpriv --bounding-set {bounding} {ways.launcher_of(version)} >&2"
+    socket = ways.socket_of(version)
+    activate = ["systemd-socket-activate", "-l", socket, "--accept", "--inetd", "sh", "-c", tracer]
+    with subprocess.Popen(machine.command(*activate), stderr=subprocess.PIPE) as process:
+        assert process.stderr
+        assert b"Listening" in process.stderr.readline()
+        machine.run("chgrp", GROUP, socket)
+        machine.run("chmod", "0660", socket)
+        yield
+        process.terminate()

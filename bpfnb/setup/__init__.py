@@ -62,6 +62,8 @@ def install(group: str, *, by: str = "", wheels: Path | None = None) -> list[Ste
     """
     if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", group):
         raise SetupError(f"{group!r} is no name for a group: small letters, digits, - and _")
+    if wheels and not any(wheels.glob("*.whl")):
+        raise SetupError(f"there are no wheels in {wheels}")
     by = by or _manager()
     version, python = release.version(), environment.python_version()
     record = ways.installed()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import stat
 import subprocess
@@ -41,18 +42,25 @@ except BpfnbError as error:
 Command = Sequence[str | Path]
 
 
-def run(command: Command) -> str:
-    """Run a command as if nobody had called us: a clean environment, from /. What it wrote; SetupError if it fails."""
+def run(command: Command, what: str = "") -> str:
+    """Run a command as if nobody had called us: a clean environment, from /. What it wrote.
+
+    SetupError if it fails. ``what``: the command in words, where its own are many.
+    """
     words = [str(word) for word in command]
     try:
         done = subprocess.run(
             words, cwd="/", env=_ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise SetupError(f"{words[0]} failed: {error}") from None
+        raise SetupError(f"{what or words[0]} failed: {error}") from None
     if done.returncode:
         said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
-        raise SetupError(f"{' '.join(words)} failed: {said[-1] if said else f'exit status {done.returncode}'}")
+        why = next((line for line in said if line.startswith("ERROR: ")), said[-1] if said else "")
+        if other := re.search(r"^ERROR: THESE PACKAGES DO NOT MATCH.*\n +.*/(\S+?\.whl)", "\n".join(said), re.M):
+            raise SetupError(f"a wheel is not what bpfnb was released with, its hash is another: {other[1]}")
+        why = why.removeprefix("ERROR: ") or f"exit status {done.returncode}"
+        raise SetupError(f"{what or ' '.join(words)} failed: {why}")
     return done.stdout.decode(errors="replace").strip()
 
 
@@ -92,29 +100,28 @@ def plan(folder: Path, wheels: Path | None) -> list[str]:
 
 def make(folder: Path, wheels: Path | None) -> None:
     """Make the environment, in the place of one that is there. Until all is done, that stays as it is."""
-    new, old = _beside(folder, "new"), _beside(folder, "old")
-    for left in (new, old):
-        if left.exists():
-            shutil.rmtree(left)
+    new, old, tools = _made_meanwhile(folder)
+    _remove(new, old, tools)
     try:
-        run([PYTHON, "-I", "-m", "venv", new])
+        run([PYTHON, "-I", "-m", "venv", "--without-pip", new])
+        run([PYTHON, "-I", "-m", "venv", tools])
         python = new / "bin" / "python3"
-        _install_packages(python, wheels)
-        run([python, "-I", "-m", "pip", "--isolated", "uninstall", "-qq", "-y", "pip", "setuptools"])
-        _copy_tracer(python)
+        site = Path(run([python, "-I", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]))
+        _install_packages(tools / "bin" / "python3", site, wheels)
+        _copy_tracer(site)
         launcher = new / "bin" / "bpfnb-tracer"
         launcher.write_text(texts.LAUNCHER.format(folder=folder))
         launcher.chmod(0o755)
+        run(
+            [python, "-I", "-c", _TRY], "importing the tracer"
+        )  # which also compiles what it imports: the tracer may not write here
         if found := next(strangers(new), ""):
             raise SetupError(found)
-        run([python, "-I", "-c", _TRY])
         if folder.exists():
             folder.rename(old)
         new.rename(folder)
     finally:
-        for left in (new, old):
-            if left.exists():
-                shutil.rmtree(left)
+        _remove(new, old, tools)
 
 
 def strangers(folder: Path, *, inside: bool = True) -> Iterator[str]:
@@ -131,13 +138,18 @@ def strangers(folder: Path, *, inside: bool = True) -> Iterator[str]:
 
 def remove(folder: Path) -> None:
     """Remove an environment, and what is left of making one."""
-    for path in (folder, _beside(folder, "new"), _beside(folder, "old")):
-        if path.exists():
-            shutil.rmtree(path)
+    _remove(folder, *_made_meanwhile(folder))
 
 
-def _beside(folder: Path, what: str) -> Path:
-    return folder.with_name(f".{what}-{folder.name}")
+def _remove(*folders: Path) -> None:
+    for folder in folders:
+        if folder.exists():
+            shutil.rmtree(folder)
+
+
+def _made_meanwhile(folder: Path) -> list[Path]:
+    """Where a new environment is made, where the old one waits, and pip's own, which is not kept."""
+    return [folder.with_name(f".{what}-{folder.name}") for what in ("new", "old", "pip")]
 
 
 def _who(source: Path) -> str:
@@ -145,10 +157,11 @@ def _who(source: Path) -> str:
     return f" ({found})" if found else ""
 
 
-def _install_packages(python: Path, wheels: Path | None) -> None:
+def _install_packages(python: Path, site: Path, wheels: Path | None) -> None:
     """Packages of the lock file; pip takes none whose hash is another. Of its settings only /etc/pip.conf counts."""
     command: list[str | Path] = [python, "-I", "-m", "pip", "--isolated", "install", "-qq", "--no-input"]
     command += ["--disable-pip-version-check", "--no-cache-dir", "--no-deps", "--only-binary", ":all:"]
+    command += ["--no-compile", "--target", site]
     with tempfile.TemporaryDirectory(prefix="bpfnb-setup-") as name:
         copied = Path(name)
         shutil.copyfile(LOCK, copied / LOCK.name)
@@ -156,22 +169,19 @@ def _install_packages(python: Path, wheels: Path | None) -> None:
             # pip reads a wheel twice, to check its hash and to unpack it: nobody may change it in between.
             _copy_wheels(wheels, copied)
             command += ["--no-index", "--find-links", copied]
-        run([*command, "--require-hashes", "-r", copied / LOCK.name])
+        run([*command, "--require-hashes", "-r", copied / LOCK.name], "pip install")
+    _remove(site / "bin")
 
 
 def _copy_wheels(wheels: Path, to: Path) -> None:
-    found = sorted(wheels.glob("*.whl"))
-    if not found:
-        raise SetupError(f"there are no wheels in {wheels}")
-    for wheel in found:
+    for wheel in wheels.glob("*.whl"):
         if not wheel.is_file() or wheel.stat().st_size > _MAX_WHEEL:
             raise SetupError(f"{wheel} is not a wheel")
         shutil.copyfile(wheel, to / wheel.name)
 
 
-def _copy_tracer(python: Path) -> None:
+def _copy_tracer(site: Path) -> None:
     source = LOCK.parent.parent
-    site = Path(run([python, "-I", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]))
     for name in release.tracer_files():
         target = site / "bpfnb" / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -181,4 +191,3 @@ def _copy_tracer(python: Path) -> None:
     about = site / f"bpfnb-{version}.dist-info"
     about.mkdir()
     (about / "METADATA").write_text(_METADATA.format(version=version))
-    run([python, "-I", "-m", "compileall", "-q", site / "bpfnb"])

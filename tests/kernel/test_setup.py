@@ -22,7 +22,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from namespaces import ROOT, Machine
+from namespaces import (
+    GROUP,
+    ROOT,
+    SETUP,
+    Machine,
+    bare_machine,
+    group_of,
+    listening_on,
+    needs_root_and_systemd,
+)
 
 from bpfnb import protocol, release, ways
 from bpfnb.protocol import Connection, FromTracer, Hello
@@ -32,8 +41,6 @@ VERSION = release.version()
 FOLDER = ways.FOLDER / VERSION
 LAUNCHER = ways.launcher_of(VERSION)
 SOCKET = ways.socket_of(VERSION)
-BPFNB = (sys.executable, "-m", "bpfnb")
-GROUP = "bpfnb-test"
 
 # Traces a call of its own; prints how it went and by which way.
 TRACE = """
@@ -48,52 +55,32 @@ except bpfnb.BpfnbError as error:
     print(f"{type(error).__name__}: {error}")
 """
 
-pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can set up"),
-    pytest.mark.skipif(not shutil.which("systemd-socket-activate"), reason="systemd-socket-activate is not installed"),
-]
+pytestmark = needs_root_and_systemd
 
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """A machine that nothing is installed on yet."""
-    ways.SOCKETS.mkdir(exist_ok=True)
-    try:
-        with Machine(tmp_path_factory.mktemp("machine"), ["/etc", "/opt"], [str(ways.SOCKETS)]) as made:
-            yield made
-    finally:
-        ways.SOCKETS.rmdir()
+    with bare_machine(tmp_path_factory.mktemp("machine")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def installed(machine: Machine) -> Machine:
     """The same, once bpfnb is set up for systemd."""
-    machine.run(*BPFNB, "setup", "--group", GROUP, "--by", "systemd")
+    machine.run(*SETUP, "--group", GROUP, "--by", "systemd")
     return machine
 
 
 @pytest.fixture(scope="module")
 def group(installed: Machine) -> int:
-    return int(installed.run("getent", "group", GROUP).stdout.split(":")[2])
+    return group_of(installed)
 
 
 @pytest.fixture(scope="module")
-def listening(installed: Machine, group: int) -> Iterator[Machine]:
-    """The socket, as the unit has it; whoever connects gets the tracer, with no more than the unit's capabilities."""
-    unit = installed.run("cat", f"/etc/systemd/system/{ways.unit_of(VERSION)}@.service").stdout
-    names = " ".join(re.findall(r"^CapabilityBoundingSet=(.*)$", unit, re.M)).split()
-    bounding = ",".join(["-all", *("+" + name.removeprefix("CAP_").lower() for name in names)])
-    tracer = f"exec setpriv --bounding-set {bounding} {LAUNCHER} >&2"
-    with subprocess.Popen(
-        installed.command("systemd-socket-activate", "-l", SOCKET, "--accept", "--inetd", "sh", "-c", tracer),
-        stderr=subprocess.PIPE,
-    ) as process:
-        assert process.stderr
-        assert b"Listening" in process.stderr.readline()
-        installed.run("chgrp", str(group), SOCKET)
-        installed.run("chmod", "0660", SOCKET)
+def listening(installed: Machine) -> Iterator[Machine]:
+    with listening_on(installed):
         yield installed
-        process.terminate()
 
 
 def as_nobody(machine: Machine, code: str, *groups: int) -> list[str]:
@@ -103,7 +90,7 @@ def as_nobody(machine: Machine, code: str, *groups: int) -> list[str]:
 
 def test_dry_run_says_all_and_does_nothing(machine: Machine) -> None:
     before = machine.run("find", "/etc", "/opt", "-printf", "%p %m %s\n").stdout
-    said = machine.run(*BPFNB, "setup", "--group", "bpfnb-dry", "--by", "systemd", "--dry-run").stdout
+    said = machine.run(*SETUP, "--group", "bpfnb-dry", "--by", "systemd", "--dry-run").stdout
     for word in ("groupadd", str(FOLDER), "hashes", f"from {ROOT}/bpfnb: this step trusts", f"{LAUNCHER}", ".socket"):
         assert word in said
     assert machine.run("find", "/etc", "/opt", "-printf", "%p %m %s\n").stdout == before
@@ -111,7 +98,7 @@ def test_dry_run_says_all_and_does_nothing(machine: Machine) -> None:
 
 
 def test_without_root_it_says_so(machine: Machine) -> None:
-    done = machine.run(*BPFNB, "setup", "--group", GROUP, "--by", "sudo", uid=NOBODY.pw_uid, check=False)
+    done = machine.run(*SETUP, "--group", GROUP, "--by", "sudo", uid=NOBODY.pw_uid, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "bpfnb setup: bpfnb setup needs root: run it with sudo (--dry-run shows what it would do)\n"
 
@@ -120,11 +107,16 @@ def test_a_wheel_with_another_hash_is_refused(machine: Machine, tmp_path: Path) 
     lock = (ROOT / "bpfnb/setup/tracer.lock").read_text()
     name = f"msgspec-{re.search('msgspec==([0-9.]+)', lock)[1]}-py3-none-any.whl"  # type: ignore[index]
     (tmp_path / name).write_bytes(b"PK")
-    done = machine.run(*BPFNB, "setup", "--group", GROUP, "--by", "sudo", "--wheels", tmp_path, check=False)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    done = machine.run(*SETUP, "--group", GROUP, "--by", "sudo", "--wheels", empty, check=False)
+    assert (done.returncode, done.stderr) == (1, f"bpfnb setup: there are no wheels in {empty}\n")
+    assert machine.run("ls", "-d", ways.FOLDER, check=False).returncode
+    done = machine.run(*SETUP, "--group", GROUP, "--by", "sudo", "--wheels", tmp_path, check=False)
     assert done.returncode == 1
-    assert "pip" in done.stderr
+    assert done.stderr == f"bpfnb setup: a wheel is not what bpfnb was released with, its hash is another: {name}\n"
     assert machine.run("ls", "-A", ways.FOLDER).stdout == "installed.json\n"
-    machine.run(*BPFNB, "setup", "--undo")
+    machine.run(*SETUP, "--undo")
     assert machine.run("ls", "-d", ways.FOLDER, check=False).returncode
     assert machine.run("getent", "group", GROUP, check=False).returncode
 
@@ -145,7 +137,7 @@ def test_it_holds_what_the_tracer_imports_and_no_more(installed: Machine) -> Non
 
 
 def test_run_again_it_does_what_is_missing(installed: Machine) -> None:
-    again = [*BPFNB, "setup", "--group", GROUP, "--by", "systemd"]
+    again = [*SETUP, "--group", GROUP, "--by", "systemd"]
     assert installed.run(*again).stdout.startswith("nothing to do\n")
     unit = f"/etc/systemd/system/{ways.unit_of(VERSION)}.socket"
     was = installed.run("cat", unit).stdout
@@ -305,11 +297,11 @@ def test_nothing_of_the_callers_runs_as_root(
 
 @contextmanager
 def set_up_for_sudo(machine: Machine) -> Iterator[None]:
-    machine.run(*BPFNB, "setup", "--group", GROUP, "--by", "sudo")
+    machine.run(*SETUP, "--group", GROUP, "--by", "sudo")
     try:
         yield
     finally:
-        machine.run(*BPFNB, "setup", "--group", GROUP, "--by", "systemd")
+        machine.run(*SETUP, "--group", GROUP, "--by", "systemd")
 
 
 def test_by_sudo_a_member_traces_and_may_do_nothing_else(installed: Machine, group: int) -> None:
@@ -353,10 +345,10 @@ def gone(pid: int) -> None:
 
 def test_undo_leaves_nothing(machine: Machine) -> None:
     """Last in this file: of what was there before, nothing else is changed either."""
-    machine.run(*BPFNB, "setup", "--undo")
+    machine.run(*SETUP, "--undo")
     assert machine.run("sh", "-c", f"ls -d {ways.FOLDER} {ways.SOCKETS}/*", check=False).stdout == ""
     names = machine.run("find", "/etc", "-name", "*bpfnb*").stdout
     assert names == ""
     assert machine.run("cat", "/etc/group").stdout == Path("/etc/group").read_text()
-    assert machine.run(*BPFNB, "setup", "--undo").stdout == "nothing to do\n"
+    assert machine.run(*SETUP, "--undo").stdout == "nothing to do\n"
     assert GROUP not in [entry.gr_name for entry in grp.getgrall()]
