@@ -524,9 +524,6 @@ FLAGS = "-DX=1 -UX -Ifolder -iquote folder -isystem folder -idirafter folder -in
 @shown(FLAGS)
 def test_the_flags_of_the_reference(tmp_path: Path) -> None:
     """clang takes all of them."""
-    name = (
-        "-DX=1 -UX -Ifolder -iquote folder -isystem folder -idirafter folder -include file.h -imacros file.h -nostdinc"
-    )
     (tmp_path / "file.h").write_text("#define FROM_THE_FILE 1\n")
     flags = EXAMPLES[FLAGS].text.replace("file.h", str(tmp_path / "file.h")).split()
     cell = "#if !FROM_THE_FILE\n#error\n#endif\nint f(void *ctx) { return 0; }\n"
