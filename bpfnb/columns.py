@@ -603,6 +603,20 @@ class Named(Category):
         self._name_of.append(self._codes_of([self._name_number(value) for value in values]))
 
 
+class Missing(Number):
+    """A category of strings of which no row has a value."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda rows: np.full(len(rows), -1, np.int8), np.int8)
+
+    def groups(self, start: int) -> pd.Categorical[Any]:
+        return self._array(self._buffer.view(start))
+
+    def _array(self, numbers: Array) -> pd.Categorical[Any]:
+        none = pd.CategoricalDtype(pd.Index([], dtype=text_dtype()))
+        return pd.Categorical.from_codes(numbers, dtype=none, validate=False)
+
+
 class Text(Category):
     """Char arrays: their text up to the first NUL, invalid UTF-8 replaced.
 

@@ -14,8 +14,21 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bpfnb.columns import PANDAS, Batch, Category, Growing, Named, Number, Strings, Time, growing, shown, text_dtype
-from bpfnb.schema import PRINTK, PRINTK_ROW, Rows, Schema
+from bpfnb.columns import (
+    PANDAS,
+    Batch,
+    Category,
+    Growing,
+    Missing,
+    Named,
+    Number,
+    Strings,
+    Time,
+    growing,
+    shown,
+    text_dtype,
+)
+from bpfnb.schema import PRINTK, PRINTK_LINES, PRINTK_ROW, Rows, Schema
 
 __all__ = ["PrintkTable", "RateMeter", "Table", "rate", "text_dtype"]
 
@@ -173,20 +186,22 @@ class PrintkTable(Table):
 
     ``frame()`` has the columns: time (datetime64[ns, UTC]), comm (category: the task's name when it printed), pid
     (int32: the thread's number), cpu (int16), flags (category: as ftrace's irqs-off, need-resched, hard/softirq,
-    preempt-depth letters), ts (float64: seconds since boot, CLOCK_MONOTONIC), msg (string: without the final newline,
-    invalid UTF-8 replaced).
+    preempt-depth letters; NA where lines come through a ring buffer), ts (float64: seconds since boot,
+    CLOCK_MONOTONIC), msg (string: without the final newline, invalid UTF-8 replaced).
     """
 
     COLUMNS = ("time", "comm", "pid", "cpu", "flags", "ts", "msg")
 
-    def __init__(self, epoch_ns: int) -> None:
-        super().__init__(PRINTK, epoch_ns)
+    def __init__(self, epoch_ns: int, schema: Schema = PRINTK) -> None:
+        super().__init__(schema, epoch_ns)
 
     def _plan(self) -> dict[str, Growing]:
         columns = super()._plan()
         clock = next(column for column in PRINTK.columns if column.name == "mono_ns")
         columns["ts"] = Number(lambda rows: clock.values(rows) / 1e9, "<f8")
         columns["flags"] = Named(_state, "<u2", lambda state: latency_format(state >> 8, state & 0xFF))
+        if self._schema == PRINTK_LINES:
+            columns["flags"] = Missing()
         columns["msg"] = Strings()
         return {name: columns[name] for name in self.COLUMNS}
 

@@ -22,7 +22,20 @@ import numpy.typing as npt
 from msgspec import Struct
 from msgspec.structs import replace
 
-__all__ = ["HEADER", "LOST", "PRINTK", "PRINTK_ROW", "ROWS", "TEXT", "Column", "Layout", "Rows", "Schema", "parts"]
+__all__ = [
+    "HEADER",
+    "LOST",
+    "PRINTK",
+    "PRINTK_LINES",
+    "PRINTK_ROW",
+    "ROWS",
+    "TEXT",
+    "Column",
+    "Layout",
+    "Rows",
+    "Schema",
+    "parts",
+]
 
 Rows = npt.NDArray[np.uint8]  # two-dimensional: a row of bytes a record
 
@@ -130,3 +143,5 @@ PRINTK = Schema(
     clock="submitted",
     text_end=PRINTK_ROW.fields["text_end"][1] if PRINTK_ROW.fields else -1,
 )
+# The same through a ring buffer, where the program noted the time, and flags and preempt are not known.
+PRINTK_LINES = replace(PRINTK, clock="stamp")

@@ -22,7 +22,7 @@ import pandas as pd
 
 from bpfnb import frames
 from bpfnb.interrupts import new_rlock, uninterrupted
-from bpfnb.schema import LOST, PRINTK, ROWS, Layout, Schema, parts
+from bpfnb.schema import LOST, PRINTK, PRINTK_LINES, ROWS, Layout, Schema, parts
 
 __all__ = ["Keep", "Output", "default_keep"]
 
@@ -83,7 +83,8 @@ class Output:
         self._lock = keep.lock
         self._schema = schema
         self._segments: deque[_Segment] = deque()
-        self._table = frames.PrintkTable(epoch_ns) if schema == PRINTK else frames.Table(schema, epoch_ns)
+        printed = schema in (PRINTK, PRINTK_LINES)
+        self._table = frames.PrintkTable(epoch_ns, schema) if printed else frames.Table(schema, epoch_ns)
         self._dropped_undecoded = 0
         self._lost = 0
         self._loss_said = self._drop_said = False

@@ -340,6 +340,8 @@ def _lockdown(machine: Machine) -> _Finding:
 
 
 def _printk(machine: Machine) -> _Finding:
+    if not tracefs.is_writable() and machine.attempt(features.snprintf).works:
+        return _Finding(True, "goes through a ring buffer: only user 0 may make a tracefs instance")
     if (outcome := machine.attempt(_make_instance)).works is None:
         return _Finding(None, outcome.why)
     if not (tracefs.root() / "events/bpf_trace/bpf_trace_printk").is_dir():

@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
-from bpfnb.tracer import headers, tracefs
+from bpfnb.tracer import constants, headers, tracefs
 from bpfnb.tracer.btf import ARRAY, DATASEC, DECL_TAG, ENUM, ENUM64, FUNC, FUNC_PROTO, INT, STRUCT, UNION, VAR
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "read_kernel_memory",
     "ring_buffer",
     "run_statistics",
+    "snprintf",
     "socket_program",
     "syscall_tracepoint",
     "tracepoint",
@@ -86,7 +87,8 @@ def _instruction(code: int, destination: int = 0, source: int = 0, immediate: in
     return struct.pack("=BBhi", code, destination | source << 4, 0, immediate)
 
 
-_LOAD_WIDE, _PSEUDO_MAP = 0x18, 1  # an lddw of a map's descriptor
+_LOAD_WIDE, _PSEUDO_MAP, _PSEUDO_MAP_VALUE = 0x18, 1, 2  # an lddw of a map's descriptor, or of its value's address
+_SNPRINTF = 165
 _MOVE, _MOVE_REGISTER, _ADD, _CALL, _EXIT = 0xB7, 0xBF, 0x07, 0x85, 0x95
 _RETURN_0 = _instruction(_MOVE) + _instruction(_EXIT)
 
@@ -153,6 +155,20 @@ def late_allocation() -> None:
     try:
         use = _instruction(_LOAD_WIDE, 1, _PSEUDO_MAP, made) + _instruction(0)
         with _program(_PERF_EVENT, use + _RETURN_0):
+            pass
+    finally:
+        os.close(made)
+
+
+def snprintf() -> None:
+    """Load a program that formats text (Linux kernel commit 7b15523a989b "bpf: Add a bpf_snprintf helper", in
+    v5.13)."""
+    made = constants.make_map(b"x".ljust(8, b"\0"))
+    try:
+        to = _instruction(_MOVE_REGISTER, 1, 10) + _instruction(_ADD, 1, 0, -8) + _instruction(_MOVE, 2, 0, 8)
+        format_ = _instruction(_LOAD_WIDE, 3, _PSEUDO_MAP_VALUE, made) + _instruction(0)
+        call = _instruction(_MOVE, 4) + _instruction(_MOVE, 5) + _instruction(_CALL, 0, 0, _SNPRINTF)
+        with _program(_TRACEPOINT, to + format_ + call + _RETURN_0):
             pass
     finally:
         os.close(made)

@@ -25,6 +25,8 @@ from bpfnb.cell import Body, Cell, Token, arguments, closing, function_declarato
 from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError, did_you_mean
 from bpfnb.program import Probe, Program
 from bpfnb.tracer.edits import Edit, Rewritten, assemble
+from bpfnb.tracer.lines import PRELUDE as LINES_PRELUDE
+from bpfnb.tracer.lines import SHORT_PRINT
 from bpfnb.tracer.submits import submits
 from bpfnb.tracer.updates import updates
 
@@ -39,6 +41,7 @@ def rewrite(
     program: Program,
     *,
     tag: str,
+    lines: bool = False,
     syscall_mode: Mode,
     path: str = "",
     readers: str = "",
@@ -47,22 +50,23 @@ def rewrite(
 ) -> Rewritten:
     """The text to compile for this kernel.
 
-    ``tag``: put before every printk format; "" for none. ``path``: a file that holds the cell, for as long as the
-    compiler runs; LLVM then copies the cell's own lines into the program's line info, and diagnostics name this file.
-    ``readers``: C to put before the cell (usdt.py). ``late``, ``counting``: see updates.
+    ``tag``: put before every printk format; "" for none. ``lines``: what is printed goes through a ring buffer
+    (lines.py). ``path``: a file that holds the cell, for as long as the compiler runs; LLVM then copies the cell's
+    own lines into the program's line info, and diagnostics name this file. ``readers``: C to put before the cell
+    (usdt.py). ``late``, ``counting``: see updates.
     Raises UnsupportedError or ProgramError where a function on a syscall does what cannot mean the same everywhere.
     """
     for text in (tag, path):
         if re.search(r'["\\%\n]', text):
             raise ValueError(f"quotes, backslashes, percent signs and newlines have no place in {text!r}")
     cell = scan(program.source, program.cflags)
-    edits = [*_printk(cell, tag), *_line_directives(cell), *_resets(cell)]
+    edits = [*_printk(cell, tag, lines), *_line_directives(cell), *_resets(cell)]
     portable = _Portable(cell, program, syscall_mode)
     edits += portable.edits()
     handed = submits(cell, cpu=program.cpu)
     in_tasks = all(probe.kind in _IN_TASKS or probe.target.startswith(_SYSCALL_EVENTS) for probe in program.probes)
     made = updates(cell, late=late, in_tasks=in_tasks, counting=counting)
-    prelude = portable.prelude() + made.prelude + handed.prelude + readers
+    prelude = (LINES_PRELUDE if lines else "") + portable.prelude() + made.prelude + handed.prelude + readers
     # An increment begins where a submit does that gives its key: what is around it comes first.
     rewritten = assemble(program.source, [*edits, *made.edits, *handed.edits], prelude, path)
     return dataclasses.replace(
@@ -95,7 +99,7 @@ def _line_directives(cell: Cell) -> Iterator[Edit]:
 _ESCAPED_NEWLINE = re.compile(r'(?<!\\)\\\\n"$')
 
 
-def _printk(cell: Cell, tag: str) -> list[Edit]:
+def _printk(cell: Cell, tag: str, lines: bool) -> list[Edit]:
     """Tags and mended newlines, in functions and in the bodies of macros.
 
     bcc makes ``char _fmt[] = FIRST;`` of a call, so FIRST is literals and macros giving literals, and a literal put
@@ -108,6 +112,8 @@ def _printk(cell: Cell, tag: str) -> list[Edit]:
         for i, token in enumerate(tokens[:-1]):
             if token.text in names and tokens[i + 1].text == "(":
                 edits.update(_call(cell, tokens, i + 1, tag))
+                if lines and token.text == "bpf_trace_printk" and _is_short(arguments(tokens, i + 1)[0]):
+                    edits.add(Edit(token.start, token.end, SHORT_PRINT))
     return sorted(edits)
 
 
@@ -142,6 +148,18 @@ def _call(cell: Cell, tokens: Sequence[Token], index: int, tag: str) -> Iterator
         yield Edit(start, start, f'"{tag}" ')
     last = [t for t in first if t.text not in "()"][-1:]
     yield from _mend(cell, last, 8)
+
+
+# What a value can become: at most 22 characters.
+_SHORT_CONVERSION = re.compile(r"%(?:%|#?(?:l{0,2}|z)[diuxX]|c)")
+
+
+def _is_short(format_: Sequence[Token]) -> bool:
+    """Whether a line is little longer than its format: that is all literals, and its values are numbers."""
+    if not format_ or any(t.kind != "string" and t.text not in "()" for t in format_):
+        return False
+    text = "".join(t.text.partition('"')[2].removesuffix('"') for t in format_)
+    return "%" not in _SHORT_CONVERSION.sub("", text)
 
 
 _CONVERSION = re.compile(r"%(%|[-+ #0]*\d*(?:\.\d+)?[hlz]*[a-zA-Z])")

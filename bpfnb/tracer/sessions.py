@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +33,8 @@ from bpfnb.protocol import (
     ProbeInfo,
     SegmentAdded,
 )
-from bpfnb.schema import PRINTK, Layout, Schema
-from bpfnb.tracer import attach, features, mapdump, pins, privileges, slots, syscalls, usdt
+from bpfnb.schema import PRINTK, PRINTK_LINES, Layout, Schema
+from bpfnb.tracer import attach, features, lines, mapdump, pins, privileges, slots, syscalls, tracefs, usdt
 from bpfnb.tracer.attach import Surroundings
 from bpfnb.tracer.audit import Audit
 from bpfnb.tracer.clock import Clock
@@ -57,6 +58,8 @@ from bpfnb.tracer.submits import LOST_MAP, NO_STAMP, padded_maps
 from bpfnb.tracer.updates import REFUSED_MAP, narrow_notes, shown_entries
 
 __all__ = ["Sessions"]
+
+Writer = TypeVar("Writer", bound=SegmentWriter)
 
 _PERF_EVENT_ARRAY = 4  # BPF_MAP_TYPE_
 # When a session ends, maps that are together no larger, and take no longer, are sent before the notebook hears of its
@@ -504,11 +507,13 @@ class Sessions:
         self, number: int, program: Program, folder: str, limits: Limits, starting: _Starting
     ) -> tuple[_Running, Loaded]:
         """What is begun first ends last: links, then the last drains, then what they read from, then the programs."""
-        tag = new_tag() if program.prints else ""
+        into_ring = program.prints and self._prints_into_ring()
+        tag = new_tag() if program.prints and not into_ring else ""
         around = Surroundings(folder, usdt.find_all(program, folder))
         source = rewrite(
             program,
             tag=tag,
+            lines=into_ring,
             syscall_mode=attach.syscall_mode(),
             path=CELL_PATH,
             readers=self._policy.confinement.prelude + usdt.readers(program, around.usdt),
@@ -519,7 +524,9 @@ class Sessions:
         try:
             with self._closer.paused():
                 starting.attach()
-                if program.prints:
+                if into_ring:
+                    self._read_lines(number, running)
+                elif program.prints:
                     self._read_printk(number, tag, running)
                 self._read_outputs(number, program, source, running)
                 running.maps = _described(program, source, running.module)
@@ -558,6 +565,7 @@ class Sessions:
         tables += [LOST_MAP] if program.outputs else []
         tables += [name for output in sorted(source.padded) for name in padded_maps(output)]
         tables += [REFUSED_MAP] if source.counted else []
+        tables += [lines.LINES_MAP, lines.LOST_MAP] if program.prints and not source.tag else []
         return self._compiler.build(
             source,
             program.cflags,
@@ -633,6 +641,18 @@ class Sessions:
         source = PrintkSource(tag, comms, self._writer(number, "printk", running, PRINTK))
         self._read(number, "printk", source, running)
 
+    def _prints_into_ring(self) -> bool:
+        """Where no tracefs instance can be made; or what is printed could be the kernel's memory, and is not to be."""
+        hidden = not self._policy.rules.kernel_memory
+        return (hidden or not tracefs.is_writable()) and _can(features.snprintf)
+
+    def _read_lines(self, number: int, running: _Running) -> None:
+        tables = running.module.tables
+        lost = _counters(tables[lines.LOST_MAP].fd)
+        writer = self._writer_of(lines.LineWriter, number, "printk", running, PRINTK_LINES)
+        source = RingSource(tables[lines.LINES_MAP].fd, lines.LINES, writer.reads, partial(_at, lost, 0), stamped=True)
+        self._read(number, "printk", source, running)
+
     def _read(self, number: int, output: str, source: _Source, running: _Running) -> None:
         """Have a source drained until the session closes. One that fails ends its session."""
 
@@ -653,12 +673,15 @@ class Sessions:
         running.stack.callback(self._drainer.remove, source.fds, last=last)
 
     def _writer(self, number: int, output: str, running: _Running, schema: Schema) -> SegmentWriter:
+        return self._writer_of(SegmentWriter, number, output, running, schema)
+
+    def _writer_of(self, kind: type[Writer], number: int, output: str, running: _Running, schema: Schema) -> Writer:
         epoch = self._clock.epoch_ns
 
         def publish(layout: Layout, fd: int) -> None:
             self._outbox.send(SegmentAdded(number, output, schema, layout, epoch()), [fd])
 
-        writer = SegmentWriter(schema, publish, epoch)
+        writer = kind(schema, publish, epoch)
         running.writers.append(writer)
         running.stack.callback(writer.close)
         return writer
@@ -770,8 +793,11 @@ def _can(feature: Callable[[], None]) -> bool:
 
 def _lost_counters(module: Module) -> npt.NDArray[np.uint64]:
     """The counters the programs keep of what could not be submitted, one an output: the kernel's own memory."""
-    memory = mmap.mmap(module.tables[LOST_MAP].fd, mmap.PAGESIZE, prot=mmap.PROT_READ)
-    return np.frombuffer(memory, np.uint64)
+    return _counters(module.tables[LOST_MAP].fd)
+
+
+def _counters(map_fd: int) -> npt.NDArray[np.uint64]:
+    return np.frombuffer(mmap.mmap(map_fd, mmap.PAGESIZE, prot=mmap.PROT_READ), np.uint64)
 
 
 def _at(counters: npt.NDArray[np.uint64], index: int) -> int:

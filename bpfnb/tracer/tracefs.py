@@ -27,6 +27,7 @@ __all__ = [
     "Ints",
     "dynamic_fields",
     "fields_of",
+    "is_writable",
     "join",
     "parse_pages",
     "root",
@@ -53,6 +54,14 @@ def root() -> Path:
         "tracefs is not mounted, so bpf_trace_printk cannot be read and tracepoints cannot be found",
         hint="mount it as root: mount -t tracefs nodev /sys/kernel/tracing",
     )
+
+
+def is_writable() -> bool:
+    """Whether we may make instances."""
+    try:
+        return os.access(root() / "instances", os.W_OK | os.X_OK, effective_ids=True)
+    except (OSError, SetupError):
+        return False
 
 
 class Field(NamedTuple):

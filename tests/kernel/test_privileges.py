@@ -99,8 +99,6 @@ def test_three_capabilities_load_and_attach(tmp_path: Path) -> None:
     assert as_nobody(CODE.format(source=SILENT), tmp_path, ambient=True) == [f"loaded by user {NOBODY.pw_uid}"]
 
 
-def test_three_capabilities_cannot_read_printk_and_say_so(tmp_path: Path) -> None:
-    kind, message, hint = as_nobody(CODE.format(source=PRINTS), tmp_path, ambient=True)
-    assert kind == "PrivilegeError True"
-    assert "tracefs instance" in message
-    assert "sudo -n" in hint
+def test_three_capabilities_read_what_programs_print(tmp_path: Path) -> None:
+    said = as_nobody(CODE.format(source=PRINTS), tmp_path, ambient=True)
+    assert said == [f"loaded by user {NOBODY.pw_uid}", "rows 1"]
