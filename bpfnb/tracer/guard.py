@@ -17,7 +17,6 @@ from bpfnb.tracer.cost import Look, Meter, Windows
 __all__ = ["Guard", "Watch"]
 
 _PERIOD = 5.0  # seconds that costs and rates are averages over
-_LONGER = 6  # periods, for costs that come in bursts
 _MIN_WINDOWS = 4
 
 
@@ -79,8 +78,7 @@ class Watch:
 
     Costs and rates are averages over the last ``period`` seconds; what was before its start counts as nothing, so what
     exceeds a limit by much is found sooner. A cost is known from short windows, and those of one that comes in bursts
-    differ. Then the average has an error, and the limit is exceeded only where it is exceeded by more than
-    that; over a longer time the error is smaller, so six periods are looked at as well.
+    differ: the average then has an error, and the limit is exceeded only where it is exceeded by more than that.
     """
 
     def __init__(self, limits: Limits, began: float, period: float = _PERIOD) -> None:
@@ -96,7 +94,7 @@ class Watch:
             of_all = window.seconds * cpus
             self._shares.append(_Share(look.at, window.programs / of_all, window.traps / of_all))
         self._looks.append(look)
-        self._forget(look.at - _LONGER * self._period)
+        self._forget(look.at - self._period)
         return self._beyond_cost(look, cpus) or self._beyond_rate(look) or self._beyond_memory(look)
 
     def _forget(self, before: float) -> None:
@@ -109,24 +107,22 @@ class Watch:
         limit = self._limits.cost
         if limit is None:
             return ""
-        for seconds in (self._period, _LONGER * self._period):
-            shares = [share for share in self._shares if share.at > look.at - seconds]
-            if len(shares) < _MIN_WINDOWS:
-                continue
-            first = self._at(look.at - seconds)
-            past = min(look.at - first.at, seconds) / seconds
-            reading = (look.reading - first.reading) / max(look.at - first.at, seconds) / cpus
-            programs = statistics.fmean(share.programs for share in shares) * past
-            traps = statistics.fmean(share.traps for share in shares) * past
-            error = statistics.stdev(share.programs + share.traps for share in shares) * past / len(shares) ** 0.5
-            if programs + traps + reading - 2 * error > limit:
-                parts = {"its programs": programs, "the traps of its uprobes": traps, "reading its events": reading}
-                return (
-                    f"the guard ended it: {_percent((programs + traps + reading) / past)} of all CPUs for "
-                    f"{past * seconds:.1f} s, and max_cost is {_percent(limit)} over {seconds:g} s: "
-                    + ", ".join(f"{what} {_percent(share / past)}" for what, share in parts.items() if share >= 0.001)
-                )
-        return ""
+        shares, first = list(self._shares), self._at(look.at - self._period)
+        if len(shares) < _MIN_WINDOWS:
+            return ""
+        past = min(look.at - first.at, self._period) / self._period
+        reading = (look.reading - first.reading) / max(look.at - first.at, self._period) / cpus
+        programs = statistics.fmean(share.programs for share in shares) * past
+        traps = statistics.fmean(share.traps for share in shares) * past
+        error = statistics.stdev(share.programs + share.traps for share in shares) * past / len(shares) ** 0.5
+        if programs + traps + reading - 2 * error <= limit:
+            return ""
+        parts = {"its programs": programs, "the traps of its uprobes": traps, "reading its events": reading}
+        return (
+            f"the guard ended it: {_percent((programs + traps + reading) / past)} of all CPUs for "
+            f"{past * self._period:.1f} s, and max_cost is {_percent(limit)} over {self._period:g} s: "
+            + ", ".join(f"{what} {_percent(share / past)}" for what, share in parts.items() if share >= 0.001)
+        )
 
     def _beyond_rate(self, look: Look) -> str:
         limit = self._limits.rate
