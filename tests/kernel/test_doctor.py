@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from namespaces import ROOT, opened
-from test_privileges import NOBODY, SHADOW
+from other_user import NOBODY, SHADOW
 
 import bpfnb
 from bpfnb import client, ways
