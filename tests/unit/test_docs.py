@@ -42,6 +42,16 @@ ELSEWHERE = {
     "scripts/vm run 6.1 -- COMMAND": ("tests/vm/test_kernels.py", "test_the_kernel_is_the_one_wanted"),
     ".ci/run": ("tests/unit/test_packaging.py", "test_is_strict_bash_and_executable"),
     "sudo -n": ("tests/kernel/test_privileges.py", "test_sudo_without_a_password_is_enough"),
+    "sudo .venv/bin/bpfnb setup --group bpfnb": (
+        "tests/vm/test_systemd.py",
+        "test_a_member_of_the_group_traces",
+    ),
+    "bpfnb setup --group NAME": ("tests/kernel/test_setup.py", "test_a_member_traces_through_the_socket"),
+    "--wheels DIR": ("tests/vm/test_systemd.py", "test_setup_goes_through_and_once_is_enough"),
+    "--by systemd": ("tests/kernel/test_setup.py", "test_a_member_traces_through_the_socket"),
+    "--by sudo": ("tests/kernel/test_setup.py", "test_by_sudo_a_member_traces_and_may_do_nothing_else"),
+    "bpfnb setup --undo": ("tests/kernel/test_setup.py", "test_undo_leaves_nothing"),
+    "bpfnb doctor": ("tests/kernel/test_setup.py", "test_the_doctor_shows_the_way"),
     "session.detaching": (
         "tests/kernel/test_detaching.py",
         "test_many_probes_stop_before_the_kernel_lets_go_of_them",
@@ -66,6 +76,7 @@ DESCRIBED = {
     "kernel_memory = no": "a line of the file",
     "syscall sysret uprobe uretprobe usdt": "a value",
     "journalctl -t bpfnb -o json": "systemd's",
+    "journalctl -t bpfnb": "systemd's",
     # docs/architecture.md
     "notebook kernel (any user)                        tracer (holds the privileges)": "a picture",
     "bpfnb/": "a picture; the modules in it are compared below",
