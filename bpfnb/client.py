@@ -38,9 +38,9 @@ from bpfnb.protocol import (
     Loaded,
     MapLost,
     MapRead,
+    Request,
     SegmentAdded,
     Stopped,
-    ToTracer,
 )
 
 __all__ = ["Client", "Listener", "close", "connect", "replace", "start_in_background"]
@@ -49,6 +49,9 @@ Answer = TypeVar("Answer")
 
 _CONTINUE_AFTER = 1.0  # seconds
 _CLOSE_TIMEOUT = 60.0  # seconds: detaching hundreds of tracepoints takes the kernel so long
+
+
+_MAX_KEEP = 1 << 62  # what a message can carry
 
 
 class Listener:
@@ -125,13 +128,17 @@ class Client:
         return _checked(Hello, self._hello.wait(), "what it was started with")
 
     @uninterrupted
-    def load(self, program: Program, listener: Listener, limits: Limits) -> tuple[int, Loaded]:
-        """Run a program; ``listener`` hears of it from then on. Raises the error that kept it from running."""
+    def load(self, program: Program, listener: Listener, limits: Limits, keep: int) -> tuple[int, Loaded]:
+        """Run a program; ``listener`` hears of it from then on. Raises the error that kept it from running.
+
+        ``keep``: bytes of rows it may keep.
+        """
         number = next(self._requests)
         with self._lock:
             self._listeners[number] = listener
         try:
-            return number, self._ask(protocol.Load(number, program, _folder(), limits), Loaded)
+            load = protocol.Load(number, program, _folder(), limits, min(keep, _MAX_KEEP))
+            return number, self._ask(load, Loaded)
         except BaseException:
             with self._lock:
                 self._listeners.pop(number, None)
@@ -220,7 +227,7 @@ class Client:
         self._connection.abandon()
 
     @uninterrupted
-    def _ask(self, message: ToTracer, kind: type[Answer]) -> Answer:
+    def _ask(self, message: Request, kind: type[Answer]) -> Answer:
         """The tracer's answer to a message. Raises the error it answers with; InternalError for what is no answer."""
         return _checked(kind, self._reply(message), message)
 
@@ -232,7 +239,7 @@ class Client:
             raise _no_answer(answer, message)
         return answer.count, data
 
-    def _reply(self, message: ToTracer) -> object:
+    def _reply(self, message: Request) -> object:
         """What the tracer answers to a message; of a map, the message and its data."""
         self.hello()  # what kept the tracer from coming up says more than that it is gone
         reply = _Reply()
@@ -273,6 +280,8 @@ class Client:
         if isinstance(message, SegmentAdded):
             if listener := self._listener(message.session):
                 listener.on_segment(message, fds[0])
+            with suppress(OSError):  # the tracer is gone, and we shall hear of it
+                self._connection.send(protocol.Received(message.session))
             return
         if isinstance(message, Detached):
             with self._lock:

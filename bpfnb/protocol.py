@@ -55,6 +55,8 @@ __all__ = [
     "ProbeInfo",
     "ProbeNames",
     "ReadMap",
+    "Received",
+    "Request",
     "RunChecks",
     "SegmentAdded",
     "Stop",
@@ -153,13 +155,15 @@ class Limits(Struct, frozen=True):
 class Load(Struct, tag=True, frozen=True):
     """Compile, verify, load, attach. Answered by Loaded or Failed; ``request`` names the session from then on.
 
-    ``folder``: where relative paths of probes begin, "" where that is nowhere.
+    ``folder``: where relative paths of probes begin, "" where that is nowhere. ``keep``: bytes of rows that the
+    session may keep; so many may be under way in segments that have not been received.
     """
 
     request: int
     program: Program
     folder: str = ""
     limits: Limits = Limits()
+    keep: int = 0
 
 
 class Stop(Struct, tag=True, frozen=True):
@@ -167,6 +171,13 @@ class Stop(Struct, tag=True, frozen=True):
 
     request: int
     session: int
+
+
+class Received(Struct, tag=True, frozen=True):
+    """So many more segments of a session have been received, in the order they were sent. Not answered."""
+
+    session: int
+    segments: int = 1
 
 
 class FindProbes(Struct, tag=True, frozen=True):
@@ -284,13 +295,14 @@ class Loaded(Struct, tag=True, frozen=True):
 class SegmentAdded(Struct, tag=True, frozen=True):
     """A new segment of a session's output; its memfd travels along. What follows goes there.
 
-    An output's first segment comes before Loaded. ``epoch_ns``: CLOCK_REALTIME minus CLOCK_MONOTONIC, to turn the
+    An output's first segment comes before Loaded, and has the ``schema``. Each is acknowledged by Received.
+    ``epoch_ns``: CLOCK_REALTIME minus CLOCK_MONOTONIC, to turn the
     records' stamps into times: one number for all outputs and sessions, until the machine was suspended.
     """
 
     session: int
     output: str
-    schema: Schema
+    schema: Schema | None
     layout: Layout
     epoch_ns: int
 
@@ -433,7 +445,7 @@ class Failed(Struct, tag=True, frozen=True):
         return kind(self.message, **detail)
 
 
-ToTracer = (
+Request = (
     Load
     | Stop
     | FindProbes
@@ -446,6 +458,7 @@ ToTracer = (
     | OpenCounter
     | FindSymbols
 )
+ToTracer = Request | Received
 FromTracer = (
     Hello
     | Loaded

@@ -25,6 +25,7 @@ from msgspec.structs import replace
 __all__ = [
     "HEADER",
     "LOST",
+    "PAGE",
     "PRINTK",
     "PRINTK_LINES",
     "PRINTK_ROW",

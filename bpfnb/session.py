@@ -288,12 +288,13 @@ class Session(client.Listener):
 
     def on_segment(self, message: SegmentAdded, fd: int) -> None:
         output = self._outputs.get(message.output)
-        if output is None:
+        if output is None and message.schema:
             kinds = {output.name: output.kind for output in self.program.outputs}
             kind = kinds.get(message.output, "printk")
             output = Output(message.output, message.schema, message.epoch_ns, self._keep, kind)
             self._outputs[message.output] = output
-        output.add_segment(message.layout, fd, message.epoch_ns)
+        if output:
+            output.add_segment(message.layout, fd, message.epoch_ns)
 
     def on_loaded(self, loaded: Loaded) -> None:
         place = self.program.places.diagnostic
@@ -348,7 +349,7 @@ class Session(client.Listener):
     def _run(self, limits: Limits) -> None:
         tracer = self._client = client.connect()
         try:
-            self._number, _ = tracer.load(self.program, self, limits)
+            self._number, _ = tracer.load(self.program, self, limits, self._keep.bytes)
         except BaseException as error:
             self._outputs.clear()  # an error's traceback may keep this session, but not its shared memory
             if isinstance(error, BpfnbError):

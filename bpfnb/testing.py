@@ -34,7 +34,18 @@ from msgspec.structs import replace
 from bpfnb import client, protocol
 from bpfnb.errors import BpfnbError
 from bpfnb.program import MapDecl, Program
-from bpfnb.protocol import COSTS_EACH, COSTS_HEAD, COUNTERS, Check, Connection, Limits, MapInfo, ProbeInfo, ToTracer
+from bpfnb.protocol import (
+    COSTS_EACH,
+    COSTS_HEAD,
+    COUNTERS,
+    Check,
+    Connection,
+    Limits,
+    MapInfo,
+    ProbeInfo,
+    Request,
+    ToTracer,
+)
 from bpfnb.schema import PRINTK, PRINTK_ROW, Column, Layout, Rows, Schema
 from bpfnb.session import Session
 from bpfnb.tracer.clock import Clock
@@ -160,6 +171,8 @@ class FakeTracer:
         try:
             while True:
                 message, _ = self._connection.receive()
+                if isinstance(message, protocol.Received):
+                    continue
                 if isinstance(message, (protocol.ReadMap, protocol.TakeMap)):
                     taken = isinstance(message, protocol.TakeMap)
                     self._send_map(message.request, message.session, message.map, taken)
@@ -168,13 +181,13 @@ class FakeTracer:
         except (EOFError, OSError):
             pass  # either end has closed
 
-    def _answer(self, message: ToTracer) -> protocol.FromTracer:
+    def _answer(self, message: Request) -> protocol.FromTracer:
         try:
             return self._reply(message)
         except BpfnbError as error:
             return protocol.Failed.of(message.request, error)
 
-    def _reply(self, message: ToTracer) -> protocol.FromTracer:
+    def _reply(self, message: Request) -> protocol.FromTracer:
         match message:
             case protocol.Load(request, program, _, limits):
                 return self._load(request, program, limits)

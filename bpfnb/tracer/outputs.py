@@ -12,6 +12,7 @@ from bpfnb.errors import BpfnbError, ProgramError, SetupError, UnsupportedError
 from bpfnb.program import Program
 from bpfnb.schema import Column, Schema
 from bpfnb.tracer.edits import Handed, Submit
+from bpfnb.tracer.segments import MAX_EVENT
 
 __all__ = ["Carried", "carried", "without_types"]
 
@@ -97,6 +98,9 @@ def _described(program: Program, call: Submit, what: Handed) -> Schema:
         )
     if isinstance(what.schema, str):
         raise UnsupportedError(f"{call.output} cannot be read: {what.schema}", **place)
+    if what.schema.size > MAX_EVENT:
+        size = f"{what.schema.size:,} bytes"
+        raise UnsupportedError(f"{call.output} cannot be read: an event takes {size}; at most {MAX_EVENT:,}", **place)
     if what.is_bytes and what.size != 1:  # a buffer, by a pointer to its first byte
         (column,) = what.schema.columns
         text = column.dtype == "|i1"

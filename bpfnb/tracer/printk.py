@@ -72,6 +72,9 @@ class PrintkSource:
         CPUs are read one after the other, so a line may come before older ones still unread elsewhere: what is younger
         than what has been read of every CPU is held back until the next drain.
         """
+        if self._writer.blocked and not last:  # what is overwritten the kernel counts
+            self._writer.set_lost(self._instance.lost())
+            return 0
         now = time.monotonic_ns()
         reached = self._step(now)
         while last and reached < now:

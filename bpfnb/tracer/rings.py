@@ -100,6 +100,9 @@ class RingSource:
 
         Of stamped events the youngest are held back until the next drain, unless this is the ``last``.
         """
+        if self._writer.blocked and not last:  # what the ring cannot take the programs count
+            self._writer.set_lost(self._lost())
+            return 0
         now = time.monotonic_ns()
         begin, end = self._at, self._producer[0]
         if self._stamped:
@@ -243,6 +246,9 @@ class PerfSource:
         """
         now = time.monotonic_ns()
         self._buffers.watch(now)
+        if self._writer.blocked and not last:
+            self._writer.set_lost(self._lost())
+            return 0
         waiting = [(buffer, head) for buffer in self._buffers.all if (head := buffer.head()) != buffer.tail]
         filling = any(head - buffer.tail > buffer.size // _FILLING for buffer, head in waiting)
         more = self._take_turn(waiting, now)

@@ -16,7 +16,7 @@ from functools import partial
 
 from bpfnb import protocol, release
 from bpfnb.errors import BpfnbError, InternalError, ProgramError
-from bpfnb.protocol import FromTracer, ToTracer
+from bpfnb.protocol import FromTracer, Request, ToTracer
 from bpfnb.tracer import asker, privileges, tracefs
 from bpfnb.tracer.audit import Audit
 from bpfnb.tracer.lanes import Lanes
@@ -79,6 +79,9 @@ class Service:
 
     def accept(self, message: ToTracer, size: int) -> None:
         """Take in a request of so many bytes, to be answered by a thread."""
+        if isinstance(message, protocol.Received):
+            self._sessions.received(message.session, message.segments)
+            return
         try:
             self._numbers.use(message.request)
         except ProgramError as error:
@@ -98,7 +101,7 @@ class Service:
         self._sessions.stop_all()
         self.compiler.close()
 
-    def _run(self, message: ToTracer, weight: int) -> None:
+    def _run(self, message: Request, weight: int) -> None:
         try:
             if isinstance(message, protocol.Stop) or self._outbox.wait_for_room():
                 self._answer(message)
@@ -106,7 +109,7 @@ class Service:
             with self._lock:
                 self._pending -= weight
 
-    def _answer(self, message: ToTracer) -> None:
+    def _answer(self, message: Request) -> None:
         try:
             reply = self._reply(message)
             if reply:
@@ -129,12 +132,12 @@ class Service:
             message = failed.message.encode(errors="backslashreplace").decode()
             self._outbox.send(protocol.Failed(request, failed.error, message, {}))
 
-    def _reply(self, message: ToTracer) -> FromTracer | None:
+    def _reply(self, message: Request) -> FromTracer | None:
         """The answer; None when it has been sent."""
         sessions = self._sessions
         match message:
-            case protocol.Load(request, program, folder, limits):
-                sessions.start(request, program, folder, limits, self._outbox.send)
+            case protocol.Load(request, program, folder, limits, keep):
+                sessions.start(request, program, folder, limits, keep, self._outbox.send)
             case protocol.Stop(request, session):
                 sessions.stop(session, lambda left, maps: self._outbox.send(protocol.Stopped(request, left, maps)))
             case protocol.ReadMap(request, session, name):
@@ -169,7 +172,7 @@ class Service:
         return None
 
 
-def _lane(message: ToTracer) -> Hashable:
+def _lane(message: Request) -> Hashable:
     """What requests are answered one after the other."""
     match message:
         case protocol.Load(request):

@@ -53,7 +53,7 @@ from bpfnb.tracer.policy import Policy, spoken_time
 from bpfnb.tracer.printk import PrintkSource, new_tag
 from bpfnb.tracer.rewrite import rewrite
 from bpfnb.tracer.rings import OpenWriter, PerfSource, RingSource
-from bpfnb.tracer.segments import SegmentWriter
+from bpfnb.tracer.segments import Credit, SegmentWriter
 from bpfnb.tracer.submits import LOST_MAP, NO_STAMP, padded_maps
 from bpfnb.tracer.updates import REFUSED_MAP, narrow_notes, shown_entries
 
@@ -228,6 +228,7 @@ class Sessions:
         self._naming = threading.Lock()  # held while the history of names is made or removed
         self._comms: CommHistory | None = None
         self._printing: set[int] = set()
+        self._credits: dict[int, Credit] = {}
 
     def expect(self, number: int) -> None:
         """Know of a session that will be started: from now on it can be stopped."""
@@ -235,14 +236,14 @@ class Sessions:
             self._starting[number] = _Starting()
 
     def start(
-        self, number: int, program: Program, folder: str, limits: Limits, reply: Callable[[Loaded], None]
+        self, number: int, program: Program, folder: str, limits: Limits, keep: int, reply: Callable[[Loaded], None]
     ) -> None:
         """Compile, load, attach, and ``reply``: a session that was announced (``expect``). On any error nothing stays
-        attached. ``folder`` and ``limits``: see Load."""
+        attached. ``folder``, ``limits`` and ``keep``: see Load."""
         starting = self._starting[number]
         try:
             self._policy.check_load(program)
-            running, loaded = self._start(number, program, folder, limits, starting)
+            running, loaded = self._start(number, program, folder, limits, keep, starting)
             reply(loaded)
             with self._lock:
                 self._running[number] = running
@@ -414,6 +415,11 @@ class Sessions:
         self._behind.pop(number, None)
         self._outbox.send(Detached(number))
 
+    def received(self, number: int, segments: int) -> None:
+        """The notebook has received so many more of a session's segments."""
+        if credit := self._credits.get(number):
+            credit.acknowledge(segments)
+
     # --- maps ---
 
     def read_map(self, request: int, number: int, name: str) -> None:
@@ -504,7 +510,7 @@ class Sessions:
     # --- starting ---
 
     def _start(
-        self, number: int, program: Program, folder: str, limits: Limits, starting: _Starting
+        self, number: int, program: Program, folder: str, limits: Limits, keep: int, starting: _Starting
     ) -> tuple[_Running, Loaded]:
         """What is begun first ends last: links, then the last drains, then what they read from, then the programs."""
         into_ring = program.prints and self._prints_into_ring()
@@ -521,6 +527,8 @@ class Sessions:
             counting=_can(features.mapped_array),
         )
         running = _Running(self._build(program, source, around, starting.cancel))
+        self._credits[number] = Credit(keep)
+        running.stack.callback(self._credits.pop, number)
         try:
             with self._closer.paused():
                 starting.attach()
@@ -677,11 +685,14 @@ class Sessions:
 
     def _writer_of(self, kind: type[Writer], number: int, output: str, running: _Running, schema: Schema) -> Writer:
         epoch = self._clock.epoch_ns
+        news: Schema | None = schema
 
         def publish(layout: Layout, fd: int) -> None:
-            self._outbox.send(SegmentAdded(number, output, schema, layout, epoch()), [fd])
+            nonlocal news
+            self._outbox.send(SegmentAdded(number, output, news, layout, epoch()), [fd])
+            news = None
 
-        writer = kind(schema, publish, epoch)
+        writer = kind(schema, publish, epoch, self._credits[number])
         running.writers.append(writer)
         running.stack.callback(writer.close)
         return writer

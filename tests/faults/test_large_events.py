@@ -1,0 +1,152 @@
+"""Events larger than anybody expects: refused where the cell shows their size, else counted. And a source that fails
+ends its own session, with its reason; the others go on."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+import bpfnb
+from bpfnb import Session, client
+from bpfnb.errors import UnsupportedError
+
+MIB = 1 << 20
+_libc = ctypes.CDLL(None)
+QUIET = r"""
+int call(void *ctx) { bpf_trace_printk("still here\n"); return 0; }
+"""
+
+
+def go_on(others: Session) -> None:
+    """Another session of the same tracer gets what it prints."""
+    before = others.outputs["printk"].rows
+    for _ in range(100):
+        _libc.getppid()
+        if others.outputs["printk"].rows > before:
+            return
+        others.wait(0.05)
+    pytest.fail("another session gets no rows any more")
+
+
+def test_a_struct_that_no_segment_holds_is_refused_at_its_line() -> None:
+    tracer = client.connect().hello()
+    text = f"""
+struct big {{ u64 n; char bytes[{26 * MIB}]; }};
+BPF_ARRAY(one, struct big, 1);
+BPF_RINGBUF_OUTPUT(events, 16384);
+int f(void *ctx) {{
+    struct big *big = one.lookup(&(int){{0}});
+    if (!big) return 0;
+    events.ringbuf_output(big, sizeof(*big), 0);
+    return 0;
+}}
+"""
+    with (
+        bpfnb.trace(QUIET, name="others", attach={"syscall:getppid": "call"}) as others,
+        pytest.raises(UnsupportedError, match=r"events cannot be read: an event takes 27,262,984 bytes") as refused,
+    ):
+        bpfnb.trace(text, name="big", attach={"syscall:getpgid": "f"})
+    assert refused.value.line == 8
+    assert client.connect().hello() == tracer
+    assert others.state == "stopped"
+
+
+def test_a_text_that_no_segment_holds_is_counted() -> None:
+    """GIVEN texts of 42 MiB among short ones THEN those are lost, and no other; one that fits in a segment of its own,
+    but not in an ordinary one of this session, comes whole."""
+    sizes = [100, 42 * MIB, 200, 30 * MIB, 300]
+    text = f"""
+struct record {{ u64 n; char text[]; }};
+struct room {{ char bytes[{43 * MIB}]; }};
+BPF_ARRAY(one, struct room, 1);
+BPF_ARRAY(made, u64, 1);
+BPF_RINGBUF_OUTPUT(events, 16384);
+int f(struct pt_regs *ctx, int size) {{
+    if ((bpf_get_current_pid_tgid() >> 32) != {os.getpid()}) return 0;
+    struct record *record = (void *)one.lookup(&(int){{0}});
+    if (!record) return 0;
+    record->n = size;
+    made.atomic_increment(0);
+    u64 length = 8 + (u64)size;
+    if (length > {43 * MIB}) return 0;
+    __builtin_memset(record->text, 'x', 8);
+    events.ringbuf_output(record, length, 0);
+    return 0;
+}}
+"""
+    with (
+        bpfnb.trace(QUIET, name="others", attach={"syscall:getppid": "call"}) as others,
+        bpfnb.trace(text, name="texts", attach={"syscall:getpgid": "f"}, keep=128 * MIB) as session,
+    ):
+        for count, size in enumerate(sizes, 1):
+            _libc.getpgid(size)
+            for _ in range(100):
+                if session.outputs["events"].rows + session.lost == count:
+                    break
+                session.wait(0.05)
+        go_on(others)
+    assert (session.state, session.reason) == ("stopped", "stopped")
+    assert session.lost == 1
+    assert session.maps["made"].df["value"].sum() == len(sizes) == len(session.df) + session.lost
+    assert session.df.n.tolist() == [100, 200, 30 * MIB, 300]
+    assert session.df.text.str.len().tolist() == [8, 8, 8, 8]  # up to the first NUL
+
+
+def lower_limit(pid: int) -> tuple[int, int]:
+    """Let a process open no more descriptors; its limits before."""
+    import resource
+
+    highest = max(int(fd.name) for fd in Path(f"/proc/{pid}/fd").iterdir())
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (1, before[1]))
+    assert highest > 1
+    return before
+
+
+def test_a_source_that_fails_ends_its_own_session() -> None:
+    """GIVEN a tracer that can open no further segment THEN the session that needs one ends, keeps its rows and says
+    why; another goes on; and the next ones run as if nothing had been."""
+    import resource
+
+    text = r"""
+struct event { u64 n; char text[200]; };
+BPF_PERCPU_ARRAY(rooms, struct event, 1);
+BPF_RINGBUF_OUTPUT(events, 4096);
+int f(void *ctx) {
+    struct event *event = rooms.lookup(&(int){0});
+    if (!event) return 0;
+    event->n++;
+    events.ringbuf_output(event, sizeof(*event), 0);
+    return 0;
+}
+"""
+    tracer = client.connect().hello().pid
+    with bpfnb.trace(QUIET, name="others", attach={"syscall:getppid": "call"}) as others:
+        with bpfnb.trace(text, name="fails", attach={"syscall:getpgid": "f"}, keep=8 * MIB) as session:
+            _libc.getpgid(0)
+            before = lower_limit(tracer)
+            try:
+                for _ in range(100_000):
+                    if session.state != "running":
+                        break
+                    for _ in range(100):
+                        _libc.getpgid(0)
+            finally:
+                resource.prlimit(tracer, resource.RLIMIT_NOFILE, before)
+            assert session.wait(10)
+        assert session.state == "stopped"
+        assert session.reason.startswith("events could not be read any further: OSError: ")
+        assert len(session.df) > 1000
+        session.stop()
+        go_on(others)
+    assert client.connect().hello().pid == tracer
+    with bpfnb.trace(text, name="after", attach={"syscall:getpgid": "f"}) as after:
+        _libc.getpgid(0)
+    assert len(after.df) >= 1
+    with suppress(ProcessLookupError):
+        subprocess.run(["true"], check=True)
