@@ -106,7 +106,7 @@ class RingSource:
         now = time.monotonic_ns()
         begin, end = self._at, self._producer[0]
         if self._stamped:
-            self._learn(end, now)
+            self._note_position(end, now)
         more = self._take_turn(end)
         while last and more:
             more = self._take_turn(end)
@@ -142,7 +142,7 @@ class RingSource:
         self._release(self._at + until - at)
         return until > at
 
-    def _learn(self, position: int, now: int) -> None:
+    def _note_position(self, position: int, now: int) -> None:
         """Note that what will be reserved behind a position is younger than ``now``."""
         if self._known[-1][0] == position:
             self._known.pop()
