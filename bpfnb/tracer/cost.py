@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -194,9 +195,10 @@ class Meter:
                 os.close(self.fd)
 
     def _look_slowly(self) -> None:
-        self._used = self._memory()
-        for program in self._programs.values():
-            program.count_missed()
+        with suppress(OSError):  # no descriptor may be free now; what was known last stays
+            self._used = self._memory()
+            for program in self._programs.values():
+                program.count_missed()
 
     def _publish(self) -> None:
         head = [self._measured, time.monotonic_ns() - self._began, self._reading, self._used]

@@ -125,7 +125,10 @@ class PerfBuffers:
         if now < self._look_again:
             return
         self._look_again = now + _WATCH_NS
-        before, self._online = self._online, online_cpus()
+        try:
+            before, self._online = self._online, online_cpus()
+        except OSError:  # no descriptor is free
+            return
         for cpu in sorted(self._online - before):
             # Where that cannot be, the programs count what they cannot submit.
             with suppress(OSError, BpfnbError), privileges.attaching():
