@@ -32,6 +32,9 @@ _TOTAL_KILOBYTES = 32 << 10  # of buffer, over all CPUs
 _NEWLINE = 10
 _STEP = 4 << 20  # bytes read at a time, over all CPUs; making them rows takes some ten times as much
 _CHUNK = 1 << 14  # lines made into rows at a time
+# The trace clock "mono" is the kernel's for NMIs (ktime_get_mono_fast_ns): it may be off while the clock is adjusted.
+_JITTER_NS = 20_000
+_LATE_NS = 10_000_000  # beyond its end a session's last lines may bear such a time
 
 
 def new_tag() -> str:
@@ -75,14 +78,14 @@ class PrintkSource:
         if self._writer.blocked and not last:  # what is overwritten the kernel counts
             self._writer.set_lost(self._instance.lost())
             return 0
-        now = time.monotonic_ns()
-        reached = self._step(now)
-        while last and reached < now:
-            reached = self._step(now)
+        until = time.monotonic_ns() + (_LATE_NS if last else -_JITTER_NS)
+        reached = self._step(until)
+        while last and reached < until:
+            reached = self._step(until)
         if last:
             self._append(self._held)
             self._held = join([])
-        return FILLING if reached < now else len(self._held) > 0
+        return FILLING if reached < until else len(self._held) > 0
 
     def _step(self, until: int) -> int:
         """Up to what time, at most ``until``, all is read now."""

@@ -1,0 +1,53 @@
+"""Names over time: the right one, or none; and no more of them than there is room for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+
+import numpy as np
+import pytest
+
+from bpfnb.tracer import comms
+from bpfnb.tracer.comms import CommHistory
+
+
+def history_of(names: dict[int, list[tuple[int, bytes]]]) -> CommHistory:
+    """One without the kernel, that knows these names since these times."""
+    made = CommHistory.__new__(CommHistory)
+    made._names = names
+    made._renames = deque(sorted((since, pid) for pid, known in names.items() for since, _ in known[1:]))
+    made._lock = threading.Lock()
+    return made
+
+
+def told(history: CommHistory, pid: int, *times: int) -> list[bytes]:
+    return history.lookup(np.full(len(times), pid, np.int32), np.array(times)).tolist()
+
+
+def test_a_name_is_that_of_the_moment() -> None:
+    history = history_of({7: [(0, b"first"), (100, b"second"), (200, b"third")], 8: [(150, b"born")]})
+    assert told(history, 7, 50, 99, 100, 199, 200, 5000) == [
+        b"first",
+        b"first",
+        b"second",
+        b"second",
+        b"third",
+        b"third",
+    ]
+    assert told(history, 8, 150, 151) == [b"born", b"born"]
+
+
+def test_before_the_first_name_that_is_remembered_there_is_none() -> None:
+    assert told(history_of({8: [(150, b"later")]}), 8, 149, 151) == [b"<...>", b"later"]
+
+
+def test_of_very_many_renames_the_last_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comms, "_MOST_RENAMES", 10)
+    now = time.monotonic_ns()
+    history = history_of({7: [(0, b"old"), *((now + n, b"name%d" % n) for n in range(100))], 8: [(0, b"other")]})
+    history._forget()
+    assert len(history._names[7]) == len(history._renames) + 1 == 11
+    assert told(history, 7, now + 99, now + 89, now + 88) == [b"name99", b"name89", b"<...>"]
+    assert told(history, 8, now) == [b"other"]
