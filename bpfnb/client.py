@@ -51,6 +51,7 @@ _CONTINUE_AFTER = 1.0  # seconds
 _CLOSE_TIMEOUT = 60.0  # seconds: detaching hundreds of tracepoints takes the kernel so long
 
 
+_STATUS_TIMEOUT = 0.5  # seconds
 _MAX_KEEP = 1 << 62  # what a message can carry
 
 
@@ -337,7 +338,7 @@ class Client:
     def _end(self) -> None:
         """The tracer is gone: everybody who waits and every session hears why."""
         self._connection.close()
-        status = self._process.wait() if self._process else None
+        status = self._status()
         output = _last_words(self._log)
         error = self._death(status, output)
         with self._lock:
@@ -348,6 +349,14 @@ class Client:
             reply.settle(error)
         for listener in listeners:
             listener.on_death(self.died)
+        if self._process:
+            self._process.wait()  # ``close`` waits for this thread, and so until the kernel has let go of everything
+
+    def _status(self) -> int | None:
+        """How the tracer ended; None where that is not known soon: the kernel may be detaching its probes for long."""
+        with suppress(subprocess.TimeoutExpired):
+            return self._process.wait(_STATUS_TIMEOUT) if self._process else None
+        return None
 
     def _death(self, status: int | None, output: str) -> Exception:
         if output.lstrip().startswith("sudo:"):
