@@ -25,7 +25,7 @@ import msgspec
 from msgspec.structs import replace
 
 from bpfnb.cell import Token, declares, lex
-from bpfnb.errors import BpfnbError, CompileError, Diagnostic, VerifierError
+from bpfnb.errors import BpfnbError, CompileError, Diagnostic, ProgramError, VerifierError
 
 __all__ = ["Piece", "Places", "expand", "reachable"]
 
@@ -116,7 +116,11 @@ class _Whole:
         for directive in _directives(text):
             depth += _nesting(directive)
             found = _included(directive)
-            header = self._header(found[1] or "", found[2] or "", folder) if found else None
+            try:
+                header = self._header(found[1] or "", found[2] or "", folder) if found else None
+            except ProgramError as error:
+                error.line = within or line + text.count("\n", at, directive.start)
+                raise
             if found and header and self._fits(header, inside):
                 line = self._copy(text[at : directive.start], file, line, within)
                 name = found[1] or found[2]
@@ -198,13 +202,16 @@ class _Whole:
 
 
 def _text(path: Path) -> str | None:
-    """A file's text; None for what is no file, or none that a cell could be."""
+    """A file's text; None for what is no file, or none that a cell could be. ProgramError for what would keep clang
+    waiting, or reading, for ever."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError):
         return None
     try:
         status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+            raise ProgramError(f"{path} is a FIFO or a device: no file that could be included")
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
             return None
         text = os.pread(fd, _MOST_BYTES, 0).decode()

@@ -101,7 +101,11 @@ def parse(
     if isinstance(cflags, str):
         raise ProgramError(f"cflags is a list of flags, not {cflags!r}", hint=f"write cflags={shlex.split(cflags)}")
     clang_flags.check(cflags)
-    text, pieces = expand(source, cflags)
+    try:
+        text, pieces = expand(source, cflags)
+    except ProgramError as error:
+        error.source = source
+        raise
     places = Places(source, pieces)
     try:
         program = _parse(text, attach, cflags, headers, cpu)

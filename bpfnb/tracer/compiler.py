@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import resource
 import select
 import signal
 import socket
@@ -76,6 +77,7 @@ CELL_PATH = f"/proc/self/fd/{_CELL_FD}"
 
 _MOST_DESCRIPTORS = 250  # descriptors that one message can carry (the kernel's SCM_MAX_FD is 253)
 _MOST_RECIPES = 16
+_MAX_MEMORY = 4 << 30  # bytes of a child's own: an ordinary cell takes a tenth of one GiB
 _PATIENCE = 60.0  # seconds for a cell; an ordinary one takes a tenth of one
 _MOST_AT_ONCE = 4  # cells compiled side by side, so that one that hangs holds up no other
 _CLOSING = 2.0  # seconds for the compiling process to end by itself
@@ -582,6 +584,8 @@ def _run(
     user: User | None,
 ) -> NoReturn:
     """One job, in a process of its own. All that is written goes to ``log``."""
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (_MAX_MEMORY if most < 0 else min(most, _MAX_MEMORY), most))
     try:
         os.dup2(log, 1)
         os.dup2(log, 2)

@@ -39,6 +39,7 @@ _MOST_PROCESSES = 256
 _MOST_BYTES = 512 << 20  # of symbols, over all processes
 _MAX_IMAGES = 4096  # files of one process
 _MAX_MAPS = 64 << 20  # bytes of /proc/PID/maps; the kernel's limit is 65,530 lines unless it was raised
+_MAX_STATUS = 64 << 10
 _MAX_JIT, _MAX_JIT_FUNCTIONS = 16 << 20, 300_000  # of a perf map, from its end
 _MAX_SECONDS = 5.0  # for one request; what was not named until then is unknown
 _FRESH = 2.0  # seconds for which modules' and BPF programs' symbols are believed
@@ -287,7 +288,7 @@ class _Process:
 
     def look(self, looking: Looking) -> None:
         """Take in the mappings as they are now: libraries come and go. One that is ending has none any more."""
-        with suppress(OSError):
+        with suppress(*UNREADABLE):
             lines = read_bytes(f"/proc/{self.pid}/maps", _MAX_MAPS, looking, cut=True).split(b"\n")
             self.mappings = tuple(_mappings(lines)) or self.mappings
         self._starts = np.array([m.start for m in self.mappings], np.uint64)
@@ -338,20 +339,31 @@ def _mappings(lines: Iterable[bytes]) -> Iterator[_Mapping]:
 def _start_time(pid: int) -> int:
     """When a process began, in clock ticks since boot: what tells it from another of its number. 0 when it is gone."""
     try:
-        after_name = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2]
-    except OSError:
+        return _started(read_bytes(f"/proc/{pid}/stat", _MAX_STATUS))
+    except UNREADABLE:
         return 0
-    return int(after_name.split()[19]) + 1  # what began with the kernel began at 0
+
+
+def _started(stat: bytes) -> int:
+    fields = stat.rpartition(b")")[2].split()  # what is before is its name
+    return int(fields[19]) + 1 if len(fields) > 19 else 0  # what began with the kernel began at 0
 
 
 def _identity(pid: int) -> tuple[int, int, int]:
     """A process's effective user, its number, and its number in its own PID namespace; zeros when it is gone."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
-    except OSError:
+        return _identified(read_bytes(f"/proc/{pid}/status", _MAX_STATUS))
+    except UNREADABLE:
         return 0, 0, 0
-    fields = {name: value.split() for name, _, value in (line.partition(":") for line in status.splitlines())}
-    return int(fields["Uid"][1]), int(fields["Tgid"][0]), int(fields.get("NStgid", fields["Tgid"])[-1])
+
+
+def _identified(status: bytes) -> tuple[int, int, int]:
+    # Split at newlines alone, which the kernel escapes in the name.
+    fields = {name: value.split() for name, _, value in (line.partition(b":") for line in status.split(b"\n"))}
+    users, numbers = fields.get(b"Uid", []), fields.get(b"Tgid", [])
+    if len(users) < 2 or not numbers:
+        return 0, 0, 0
+    return int(users[1]), int(numbers[0]), int((fields.get(b"NStgid") or numbers)[-1])
 
 
 def _last_lines(file: File) -> bytes:
