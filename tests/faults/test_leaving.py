@@ -103,7 +103,7 @@ def test_a_fork_while_another_thread_decodes_does_not_hang_the_child() -> None:
                 if not child:
                     signal.alarm(10)
                     frame = session.df
-                    right = len(frame) >= least and set(frame.msg) == {"x"} and frame.time.is_monotonic_increasing
+                    right = len(frame) >= least and set(frame.msg) <= {"x"} and frame.time.is_monotonic_increasing
                     os._exit(0 if right and session.snapshot().rows >= least else 1)
                 statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
                 assert statuses[-1] == 0
