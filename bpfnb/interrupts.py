@@ -162,27 +162,43 @@ class Flag:
 
 # --- forks --------------------------------------------------------------------------------------------------------
 
-_locks: weakref.WeakSet[Any] = weakref.WeakSet()
+# Not a WeakSet, whose callbacks are written in Python: a KeyboardInterrupt in one of them is dropped.
+_locks: list[weakref.ref[Any]] = []
+_MANY = 256
 
 
 def new_lock() -> threading.Lock:
     """A threading.Lock that is free in a forked child."""
     lock = threading.Lock()
-    _locks.add(lock)
+    _note(lock)
     return lock
 
 
 def new_rlock() -> threading.RLock:
     """A threading.RLock that is free in a forked child."""
     lock = threading.RLock()
-    _locks.add(lock)
+    _note(lock)
     return lock
+
+
+def _note(lock: object) -> None:
+    _locks.append(weakref.ref(lock))
+    if len(_locks) % _MANY == 0:
+        _forget_dead_locks()
+
+
+@uninterrupted
+def _forget_dead_locks() -> None:
+    for dead in [reference for reference in list(_locks) if reference() is None]:
+        with suppress(ValueError):  # another thread was faster
+            _locks.remove(dead)
 
 
 def _after_fork() -> None:
     _at_work.clear()
-    for lock in list(_locks):
-        lock._at_fork_reinit()  # as the standard library frees its own
+    for reference in list(_locks):
+        if lock := reference():
+            lock._at_fork_reinit()  # as the standard library frees its own
 
 
 os.register_at_fork(after_in_child=_after_fork)

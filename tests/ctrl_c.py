@@ -18,7 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_PATIENCE = 30.0  # seconds without an answer are a hang
+_PATIENCE = 10.0  # seconds until Ctrl-C is pressed again
+_PRESSES = 6  # without an answer are a hang
 _SOURCE = r"""
 BPF_HASH(counts, u32, u64, 1024);
 int f(void *ctx) {
@@ -35,6 +36,7 @@ class Report(NamedTuple):
     """What came of it. ``by``: interrupts by what they came in. ``orphans``: sessions or programs that nobody had."""
 
     interrupts: int
+    again: int  # times it had to be pressed again: Python drops a KeyboardInterrupt that comes amid a finaliser
     hangs: int
     orphans: int
     wrong: int  # rows of the session that stays, missing or too many at the end
@@ -49,11 +51,17 @@ def run(count: int, seed: int = 0, say: Callable[[str], object] = lambda text: N
     command = [sys.executable, __file__, str(count), str(seed)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
     assert child.stdout
-    hung, done, lines = False, 0, b""
+    hung, done, again, lines = False, 0, 0, b""
     try:
         while True:
-            if not select.select([child.stdout], [], [], _PATIENCE)[0]:
+            presses = 0
+            while not select.select([child.stdout], [], [], _PATIENCE)[0] and presses < _PRESSES:
+                child.send_signal(signal.SIGINT)
+                presses += 1
+            again += presses
+            if presses == _PRESSES:
                 hung = True
+                say(_whereabouts(child.pid))
                 child.send_signal(signal.SIGUSR1)  # faulthandler's
                 time.sleep(1)
                 break
@@ -74,11 +82,20 @@ def run(count: int, seed: int = 0, say: Callable[[str], object] = lambda text: N
         _, stderr = child.communicate()
     if hung or child.returncode not in (0, -signal.SIGKILL) or not lines.strip():
         say(stderr.decode(errors="replace")[-8000:])
-        return Report(done, 1, 0, 0, {}, time.monotonic() - began)
-    if stderr:
-        say(stderr.decode(errors="replace")[-4000:])
+        return Report(done, again, 1, 0, 0, {}, time.monotonic() - began)
     found: dict[str, Any] = json.loads(lines)
-    return Report(done, 0, found["orphans"], found["wrong"], found["by"], time.monotonic() - began)
+    return Report(done, again, 0, found["orphans"], found["wrong"], found["by"], time.monotonic() - began)
+
+
+def _whereabouts(pid: int) -> str:
+    """Where the threads of a process and of those it started are in the kernel."""
+    found = ""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):
+            stack = [line.split()[-1] for line in (task / "stack").read_text().splitlines()[:8]]
+            found += f"{pid} {task.name} {(task / 'comm').read_text().strip()}: {' '.join(stack)}\n"
+            found += "".join(_whereabouts(int(child)) for child in (task / "children").read_text().split())
+    return found
 
 
 # --- the notebook -------------------------------------------------------------------------------------------------
