@@ -65,6 +65,7 @@ _DETACH_TIMEOUT = 0.5  # seconds
 _DECODE_TIMEOUT = 0.5  # seconds of a stop; what is left is decoded when somebody asks for it
 _MAP_TIMEOUT = 15.0  # seconds; the tracer reads for ten
 MAX_COST = 0.25  # of all CPUs, unless told otherwise
+_EXIT_TIMEOUT = 2.0  # seconds
 _STOPPED = "stopped"  # the reason, where nothing else ended it
 
 
@@ -272,7 +273,11 @@ class Session(client.Listener):
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        if kind is SystemExit:  # the process is leaving: a tracer that does not answer does not keep it
+            start_new_thread(undoing, (self._stop, 0))
+            self._ended.wait(_EXIT_TIMEOUT)
+        else:
+            self.stop()
 
     def __repr__(self) -> str:
         from bpfnb.views.html import session_text

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 import bpfnb
 from bpfnb import client
 from bpfnb.errors import BpfnbError, Diagnostic, ProgramError, did_you_mean
+from bpfnb.interrupts import start_new_thread, undoing
 from bpfnb.program import Program, parse, split_attach
 from bpfnb.protocol import Limits
 from bpfnb.session import MAX_COST, Session, check_name, detaching, limits_of, start
@@ -124,19 +125,25 @@ class BpfMagics(Magics):
             print(_plan(program))
             _print_warnings(program.warnings)
             return None
+        names = self.shell.user_ns
         try:
             session = start(program, name=args.name, keep=keep, limits=limits)
         except BpfnbError as error:
             if panel := html.error_panel(error):  # an error itself can show no HTML
                 display({"text/html": panel}, raw=True)
             raise
-        if args.name is not None:
-            self.shell.user_ns[args.name] = session
-        _print_warnings(session.warnings)
-        if args.live:
-            display(session.live())
-        if seconds is not None:
-            _trace_for(session, seconds)
+        try:
+            if args.name is not None:
+                names[args.name] = session
+            _print_warnings(session.warnings)
+            if args.live:
+                display(session.live())
+            if seconds is not None:
+                _trace_for(session, seconds)
+        except:
+            if seconds is not None:  # Ctrl-C before it had begun to wait: nobody would stop it
+                start_new_thread(undoing, (session.stop,))
+            raise
         return session
 
     # --- both ---

@@ -31,6 +31,9 @@ print(worker, *held)
 print(time.monotonic(), flush=True)
 for pid in (worker, guardian)[: int(sys.argv[1])]:
     os.kill(pid, signal.SIGSTOP)
+if "with" in sys.argv:
+    with session:
+        sys.exit(7)
 sys.exit(7)
 """
 
@@ -43,14 +46,14 @@ def gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
 
 
-@pytest.mark.parametrize("stopped", [1, 2], ids=["worker", "worker and guardian"])
-def test_exit_does_not_wait_for_a_stopped_tracer(stopped: int) -> None:
+@pytest.mark.parametrize("how", ["1", "2", "1 with"])
+def test_exit_does_not_wait_for_a_stopped_tracer(how: str) -> None:
     """It is continued, and so takes its programs off."""
-    command = [sys.executable, "-c", _STOPPED, str(stopped)]
+    command = [sys.executable, "-c", _STOPPED, *how.split()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stderr) == (7, "")
     held, left_at = done.stdout.splitlines()
-    assert time.monotonic() - float(left_at) < 5
+    assert time.monotonic() - float(left_at) < 8  # docs/reliability.md has what it takes
     worker, *programs = map(int, held.split())
     assert programs
     assert gone(worker)
@@ -72,7 +75,7 @@ def test_exit_leaves_a_stopped_tracer_that_is_not_ours_to_continue(
     with monkeypatch.context() as patch:
         patch.setattr(os, "killpg", refused)
         client.close()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 8
     assert f"kill -CONT {worker}" in capfd.readouterr().err
     os.kill(worker, signal.SIGCONT)
     assert gone(worker)
