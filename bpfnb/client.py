@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bpfnb import protocol, ways
-from bpfnb.errors import InternalError, PrivilegeError, TracerDied
+from bpfnb.errors import BpfnbError, InternalError, PrivilegeError, TracerDied, few_descriptors
 from bpfnb.interrupts import Flag, new_lock, uninterrupted
 from bpfnb.program import Program
 from bpfnb.protocol import (
@@ -38,6 +38,7 @@ from bpfnb.protocol import (
     Loaded,
     MapLost,
     MapRead,
+    Noted,
     Request,
     SegmentAdded,
     Stopped,
@@ -72,6 +73,8 @@ class Listener:
     def on_map_lost(self, message: MapLost) -> None: ...
 
     def on_ended(self, message: Ended) -> None: ...
+
+    def on_note(self, message: Noted) -> None: ...
 
     def on_detached(self) -> None: ...
 
@@ -264,11 +267,11 @@ class Client:
                 finally:
                     for fd in fds:
                         os.close(fd)
-        except EOFError:
-            pass
-        except Exception:
-            traceback.print_exc()  # a bug of ours: nobody listens any more, so nobody may wait any more
-        self._end()
+        except Exception as error:
+            why = few_descriptors(error)
+            if not why and not isinstance(error, EOFError):
+                traceback.print_exc()  # a bug of ours: nobody listens any more, so nobody may wait any more
+        self._end(why)
 
     def _hear(self, message: FromTracer, fds: list[int]) -> None:
         if isinstance(message, Hello):
@@ -297,6 +300,10 @@ class Client:
                     self._listeners.pop(message.session, None)
             if listener:
                 listener.on_ended(message)
+            return
+        if isinstance(message, Noted):
+            if listener := self._listener(message.session):
+                listener.on_note(message)
             return
         if isinstance(message, CountersAdded):
             if listener := self._listener(message.session):
@@ -335,12 +342,16 @@ class Client:
         with self._lock:
             return self._listeners.get(session)
 
-    def _end(self) -> None:
-        """The tracer is gone: everybody who waits and every session hears why."""
+    def _end(self, why: BpfnbError | None = None) -> None:
+        """The tracer is gone, or we can hear it no more: everybody who waits and every session hears why."""
         self._connection.close()
         status = self._status()
         output = _last_words(self._log)
-        error = self._death(status, output)
+        error = (
+            TracerDied(f"{why}; what was collected so far is kept", hint=why.hint)
+            if why
+            else self._death(status, output)
+        )
         with self._lock:
             self.died = error if isinstance(error, TracerDied) else TracerDied(str(error))
             waiting, self._waiting = list(self._waiting.values()), {}

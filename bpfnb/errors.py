@@ -20,7 +20,9 @@ traceback: there the frames are what matters.
 from __future__ import annotations
 
 import difflib
+import errno
 import re
+import resource
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -41,6 +43,7 @@ __all__ = [
     "UnsupportedError",
     "VerifierError",
     "did_you_mean",
+    "few_descriptors",
     "near_names",
     "near_or_all",
 ]
@@ -215,6 +218,19 @@ class InternalError(BpfnbError):
 _NEWLINE = re.compile(r"\r\n|\r|\n")  # what ends a line for clang; for str.splitlines() much more does
 _TAIL = 12  # lines of a verifier's log
 _WIDEST = 120  # characters of a line in a picture
+
+
+def few_descriptors(error: BaseException) -> SetupError | None:
+    """What to say where an error came of too many open files; None where it did not."""
+    if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+        return None
+    if error.errno == errno.ENFILE:
+        return SetupError("the system's open files are all in use (fs.file-max)")
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return SetupError(
+        f"too many open files: a process may have {limit}, and all are in use",
+        hint="stop other sessions, or raise the limit (ulimit -n) before Jupyter starts",
+    )
 
 
 def excerpt(source: str | None, line: int | None, column: int | None) -> list[str]:

@@ -51,6 +51,7 @@ __all__ = [
     "MapRead",
     "MapValue",
     "MapWritten",
+    "Noted",
     "OpenCounter",
     "ProbeInfo",
     "ProbeNames",
@@ -64,6 +65,7 @@ __all__ = [
     "Symbols",
     "TakeMap",
     "ToTracer",
+    "TruncatedError",
     "WriteMap",
 ]
 
@@ -362,6 +364,15 @@ class Ended(Struct, tag=True, frozen=True):
     maps: tuple[str, ...] = ()
 
 
+class Noted(Struct, tag=True, frozen=True):
+    """Something happened to a running session that its user should know of. ``output``: whose rows it concerns, "" for
+    all. ``text``: one sentence."""
+
+    session: int
+    text: str
+    output: str = ""
+
+
 class MapRead(Struct, tag=True, frozen=True):
     """A map's entries, in a memfd that travels along: ``count`` keys end to end, then, on the next multiple of 8, the
     entries' values, ``cpus`` times ``value_stride`` bytes each.
@@ -468,6 +479,7 @@ FromTracer = (
     | Stopped
     | Detached
     | Ended
+    | Noted
     | MapRead
     | MapLost
     | MapValue
@@ -479,6 +491,10 @@ FromTracer = (
 )
 
 Incoming = TypeVar("Incoming")
+
+
+class TruncatedError(OSError, EOFError):
+    """This process has too many open files to take what was sent along: the conversation cannot go on."""
 
 
 class Connection(Generic[Incoming]):
@@ -532,7 +548,7 @@ class Connection(Generic[Incoming]):
     def receive(self) -> tuple[Incoming, list[int]]:
         """Wait for one message and its descriptors, which the caller owns.
 
-        EOFError when the other end is gone, or is none of ours.
+        EOFError when the other end is gone, or is none of ours; TruncatedError when there was no room for a descriptor.
         """
         while (taken := self._next()) is None:
             self._read(0)
@@ -596,11 +612,13 @@ class Connection(Generic[Incoming]):
     def _read(self, flags: int) -> None:
         try:
             if self._descriptors:
-                data, fds, _, _ = socket.recv_fds(self._socket, _READ, _MAX_FDS, flags)
+                data, fds, told, _ = socket.recv_fds(self._socket, _READ, _MAX_FDS, flags)
                 self._fds.extend(fds)
+                if told & socket.MSG_CTRUNC:
+                    raise TruncatedError(errno.EMFILE, os.strerror(errno.EMFILE))
             else:
                 data = self._socket.recv(_READ, flags)
-        except BlockingIOError:
+        except (BlockingIOError, TruncatedError):
             raise
         except OSError as error:
             raise EOFError(str(error)) from None

@@ -36,6 +36,7 @@ from bpfnb.protocol import (
     MapInfo,
     MapLost,
     MapRead,
+    Noted,
     ProbeInfo,
     SegmentAdded,
 )
@@ -100,7 +101,8 @@ class Session(client.Listener):
     ``lost``        events known lost, over all outputs
     ``cost``        what each program takes: runs, nanoseconds a run, share of a CPU, runs missed
     ``warnings``    about the cell: "note"s on additions to maps that are not exact, functions nothing attaches, the
-                    compiler's; and a note when another session was replaced; as bpfnb.errors.Diagnostic
+                    compiler's; notes when another session was replaced, and on what befell it while it ran (another
+                    process read its lines, say); as bpfnb.errors.Diagnostic
     ``program``     the parsed cell
     """
 
@@ -304,7 +306,9 @@ class Session(client.Listener):
     def on_loaded(self, loaded: Loaded) -> None:
         place = self.program.places.diagnostic
         notes = tuple(map(place, loaded.notes))
-        self.probes, self.warnings = loaded.probes, (*notes, *self.program.warnings, *map(place, loaded.warnings))
+        told = self.warnings  # that soon
+        self.probes = loaded.probes
+        self.warnings = (*notes, *self.program.warnings, *map(place, loaded.warnings), *told)
         self._notes = tuple(f"line {note.line}: {note.message}" for note in notes)
         self._maps = {
             info.name: Map(
@@ -336,6 +340,12 @@ class Session(client.Listener):
             self._detached.set()
         self._behind = frozenset(message.maps)
         self._end("stopped", message.reason)
+
+    def on_note(self, message: Noted) -> None:
+        self.warnings += (Diagnostic(0, 0, "note", message.text),)
+        for name, output in list(self._outputs.items()):
+            if message.output in ("", name):
+                output.note(message.text)
 
     def on_detached(self) -> None:
         self._detached.set()

@@ -88,6 +88,8 @@ class Output:
         self._dropped_undecoded = 0
         self._lost = 0
         self._loss_said = self._drop_said = False
+        self._notes: list[str] = []
+        self._notes_said = 0
         keep.add(self)
 
     def __repr__(self) -> str:
@@ -137,13 +139,18 @@ class Output:
         """The rows kept, as a DataFrame of its own: it never changes afterwards.
 
         ``df.attrs["lost"]`` and ``df.attrs["dropped"]`` count what is not in it; the first frame that lacks lost
-        events, and the first that lacks dropped rows, come with a RuntimeWarning. Columns: see frames.Table, and for
+        events, the first that lacks dropped rows, and the first after the tracer had something to note (that another
+        process read a session's lines, say), come with a RuntimeWarning. Columns: see frames.Table, and for
         bpf_trace_printk frames.PrintkTable.
         """
         frame = self._decoded()
+        notes, self._notes_said = self._notes[self._notes_said :], len(self._notes)
+        for note in notes:
+            warnings.warn(f"{self.name}: {note}", RuntimeWarning, stacklevel=3)
         if frame.attrs["lost"] and not self._loss_said:
             self._loss_said = True
-            text = f"{frame.attrs['lost']:,} events of {self.name} were lost: they came faster than they could be taken"
+            why = "" if self._notes else ": they came faster than they could be taken"
+            text = f"{frame.attrs['lost']:,} events of {self.name} were lost{why}"
             warnings.warn(text, RuntimeWarning, stacklevel=3)
         if frame.attrs["dropped"] and not self._drop_said:
             self._drop_said = True
@@ -183,6 +190,10 @@ class Output:
             skipped = self._dropped_undecoded
             times, groups = self._table.since(row - skipped, by)
             return skipped + self._table.end, times, groups
+
+    def note(self, text: str) -> None:
+        """Have the next ``df`` say something."""
+        self._notes.append(text)
 
     @uninterrupted
     def add_segment(self, layout: Layout, fd: int, epoch_ns: int | None = None) -> None:

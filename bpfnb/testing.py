@@ -134,6 +134,11 @@ class FakeTracer:
         self._connection.send(protocol.Ended(session._number, reason, detaching))
         self._client.find_probes("", 0)
 
+    def note(self, session: Session, text: str, output: str = "") -> None:
+        """Note something about a running session. On return it has heard."""
+        self._connection.send(protocol.Noted(session._number, text, output))
+        self._client.find_probes("", 0)
+
     def detached(self, session: Session) -> None:
         """Say that the kernel has let go of a stopped session."""
         self._connection.send(protocol.Detached(session._number))

@@ -49,6 +49,8 @@ def main(*, service: bool = False) -> int:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
+    privileges.mount_tracefs()
+    tracefs.hold()
     supervisor, who = os.getpid(), peer.of(sock)
     worker = os.fork()
     if worker:
@@ -72,7 +74,7 @@ def _supervise(worker: int, who: Peer, service: bool) -> int:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, number)  # by its descriptor: a number may be another's by now
     _, status = os.waitpid(worker, 0)
-    tracefs.sweep(worker)
+    tracefs.sweep()
     code = os.waitstatus_to_exitcode(status)
     if status:
         with suppress(SetupError):  # the policy has a mistake: the worker has said so

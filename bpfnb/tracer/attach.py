@@ -23,6 +23,7 @@ from bpfnb.program import ENTRIES, EVENTS, Probe
 from bpfnb.tracer import features, headers, privileges, tracefs, uprobe, usdt
 from bpfnb.tracer.btf import FUNC, Types
 from bpfnb.tracer.compiler import LoadWish, Module
+from bpfnb.tracer.cpus import online_cpus
 from bpfnb.tracer.engine import Engine
 from bpfnb.tracer.link import Link, Place, made, near, on_events, open_event, reason, refused
 from bpfnb.tracer.usdt import Usdt
@@ -366,15 +367,28 @@ def _counter(target: Target, probe: Probe) -> Link:
 
 
 def _perf(target: Target, probe: Probe, opening: Callable[..., int]) -> Link:
-    """One perf event a CPU that is online."""
-    places = [Place(partial(opening, cpu=cpu)) for cpu in sorted(os.sched_getaffinity(0) | _online())]
-    return on_events(probe, target.program, places, f"{probe.kind}:{probe.target}", f"on {len(places)} CPUs")
+    """One perf event a CPU that is online, now or later."""
+    attached, cpus = f"{probe.kind}:{probe.target}", sorted(online_cpus())
+    whole = made(probe, [], attached, f"on {len(cpus)} CPUs")
+    parts: dict[int, Link] = {}
 
+    def put_on(cpu: int) -> None:
+        new = on_events(probe, target.program, [Place(partial(opening, cpu=cpu))], attached)
+        old, parts[cpu] = parts.get(cpu), new
+        whole.links.extend(new.links)
+        whole.events.extend(new.events)
+        if old:  # it is dead
+            whole.links[:] = [fd for fd in whole.links if fd not in old.links]
+            whole.events[:] = [fd for fd in whole.events if fd not in old.events]
+            old.close()
 
-def _online() -> set[int]:
-    text = Path("/sys/devices/system/cpu/online").read_text().strip()
-    spans = [part.partition("-") for part in text.split(",")]
-    return {cpu for first, _, last in spans for cpu in range(int(first), int(last or first) + 1)}
+    try:
+        for cpu in cpus:
+            put_on(cpu)
+    except BaseException:
+        whole.close()
+        raise
+    return whole._replace(renew=put_on)
 
 
 # --- shared -------------------------------------------------------------------------------------------------------

@@ -352,7 +352,7 @@ def _printk(machine: Machine) -> _Finding:
 
 
 def _make_instance() -> None:
-    tracefs.Instance(f"{tracefs.PREFIX}{os.getpid()}-check", 8).close()
+    tracefs.Instance("check", 8).close()
 
 
 def _kernel_btf(machine: Machine) -> _Finding:

@@ -7,7 +7,6 @@ instead (task_newtask and task_rename, in an instance of their own) and so know 
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bpfnb.tracer.tracefs import PREFIX, Events, Field, Instance, fields_of
+from bpfnb.tracer.tracefs import Events, Field, Instance, fields_of
 
 __all__ = ["CommHistory"]
 
@@ -26,6 +25,7 @@ _MOST_TASKS = 1 << 16
 _MOST_RENAMES = 1 << 16  # remembered: some 12 MiB. A task can rename itself a million times a second
 _SNAPSHOT_PAUSE = 10  # times as long as the last one took, before the next
 _HORIZON_NS = 5_000_000_000  # names given up longer ago are not asked for: events are read within milliseconds
+_EVENTS = ("task/task_newtask", "task/task_rename")
 _KILOBYTES = 512  # a name change is 60 bytes: about 8,000 a CPU between two drains
 
 Name = tuple[int, bytes]  # since when (nanoseconds, monotonic), called what
@@ -46,11 +46,12 @@ class CommHistory:
         self._lock = threading.Lock()
         self._new = fields_of("task/task_newtask")
         self._rename = fields_of("task/task_rename")
-        self._instance = Instance(f"{PREFIX}{os.getpid()}-comm", _KILOBYTES)
+        self._instance = Instance("comm", _KILOBYTES)
         try:
-            self._instance.enable("task/task_newtask")
-            self._instance.enable("task/task_rename")
+            for event in _EVENTS:
+                self._instance.enable(event)
             self.fds = self._instance.open_pipes()
+            self._instance.watch(*_EVENTS)
             self._snapshot()
         except BaseException:
             self.close()
@@ -68,6 +69,7 @@ class CommHistory:
                 lost = self._instance.lost()
                 self._stale |= lost != self._lost
                 self._lost = lost
+            self._stale |= bool(self._instance.notes())
             if self._stale and time.monotonic_ns() >= self._next_snapshot:
                 self._snapshot()
         return False
@@ -76,6 +78,10 @@ class CommHistory:
         """The names (S16) of tasks ``pids`` at ``times`` (nanoseconds, monotonic)."""
         with self._lock:
             return self._lookup(pids, times)
+
+    def renew(self, cpu: int) -> None:
+        """A CPU has come online. For any thread."""
+        self._instance.renew(cpu)
 
     def close(self) -> None:
         self._instance.close()

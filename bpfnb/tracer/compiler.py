@@ -40,6 +40,7 @@ from bpfnb.errors import (
     InternalError,
     ProgramError,
     UnsupportedError,
+    few_descriptors,
 )
 from bpfnb.program import MapDecl
 from bpfnb.protocol import Connection, Failed
@@ -71,7 +72,7 @@ from bpfnb.tracer.submits import CARRIES, UNKNOWN
 __all__ = ["CELL_PATH", "Cancel", "CancelledError", "Compiler", "LoadWish", "Module", "NotAllowed", "Table"]
 
 # While a cell is compiled it is a file of this name: LLVM copies the lines from there that the verifier will quote.
-_CELL_FD = 200
+_CELL_FD = min(200, max(resource.getrlimit(resource.RLIMIT_NOFILE)[1] % (1 << 31) - 8, 16))  # where few are allowed
 CELL_PATH = f"/proc/self/fd/{_CELL_FD}"
 # So are the headers that differ for this cell, from the next number on.
 
@@ -272,7 +273,14 @@ class Compiler:
         return _module(source, job, built, fds)
 
     def _anew(self, source: Rewritten, job: _Job, key: Hashable, cancel: Cancel) -> Module:
-        built, fds = self._compile_with_types(source, job, cancel)
+        try:
+            built, fds = self._compile_with_types(source, job, cancel)
+        except (CompileError, OSError):
+            if not job.tree.generated or headers.whole(Path(job.tree.source)):
+                raise
+            # Somebody has damaged the headers, or removed a part of them.
+            healed = replace(job, tree=headers.choose("btf"))
+            built, fds = self._compile_with_types(source, healed, cancel)
         if built.recipe:
             self._kept.put(key, built)
         return _module(source, job, built, fds)
@@ -322,6 +330,8 @@ class Compiler:
                 answer, fds = answers.receive()
         except (OSError, EOFError) as error:
             cancel.check()
+            if why := few_descriptors(error):
+                raise why from None
             select.select([self.pidfd], [], [], _CLOSING)  # if it has ended, ``ended`` is to say so
             raise InternalError(f"the compiling process has not answered: {error}") from None
         finally:
@@ -428,7 +438,7 @@ class _NoAddress(Struct, tag=True, frozen=True):
 
 
 class _Unfit(Struct, tag=True, frozen=True):
-    """What the cell asks for besides its C is not there: headers, a place to pin maps."""
+    """What the cell asks for besides its C is not there: headers, a place to pin maps, descriptors."""
 
     failed: Failed
 
@@ -594,9 +604,10 @@ def _run(
         os.dup2(cell, _CELL_FD)
         answer, fds = _as_asked(engine, job, there, user)
         answers.send(answer, fds)
-    except BaseException:
+    except BaseException as error:
+        why = few_descriptors(error)
         with suppress(OSError):
-            answers.send(_Bug(traceback.format_exc()))
+            answers.send(_Unfit(Failed.of(0, why)) if why else _Bug(traceback.format_exc()))
     os._exit(0)
 
 

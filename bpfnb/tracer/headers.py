@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import functools
 import hashlib
 import itertools
@@ -43,7 +44,9 @@ import signal
 import socket
 import stat
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,16 +65,25 @@ __all__ = [
     "kernel_source",
     "lacks_a_type",
     "replaced",
+    "whole",
 ]
 
 KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 EVERYTHING = ("-include", "bpfnb/all.h")
 GENERATED = ("core.h", "kernel.h", "all.h")  # in bpfnb/: written by libbpf, the other files by hand
 
+_libc = ctypes.CDLL(None, use_errno=True)
 _MODULES = Path("/lib/modules")
 _CACHE = Path("/var/cache/bpfnb")
 _HAND_WRITTEN = Path(__file__).with_name("include")
+_NEW = ".new-"
 _NAMES = "names"  # in a tree: all that EVERYTHING brings, a line each
+_DIGESTS = "digests"  # in a tree: what each of its other files has in it
+_LOCK_SECONDS = 30.0  # for another process to write its tree; it takes one or two
+_UNUSED_DAYS = 30  # then a tree is removed
+_ABANDONED_SECONDS = 3600  # then half a tree is
+_verified: dict[Path, dict[str, tuple[int, int]]] = {}  # trees that were whole, and their files' sizes and dates then
+_in_use: set[Path] = set()  # trees that this process uses
 
 # clang's words for a type it has seen no definition of, and for names it does not know: 'foo_t' (aka 'struct foo').
 _LACKING = re.compile(
@@ -123,15 +135,36 @@ def generate(btf: Path = KERNEL_BTF, *, cache: Path | None = None, release: str 
     release = release or os.uname().release
     name = _tree_name(btf, release)
     folders = [cache] if cache else [_CACHE, _user_cache()]
+    failed = []
     for folder in folders:
-        if (folder / name).is_dir():
-            return _trusted(folder / name)
-        if _prepare(folder):
-            return _write(folder / name, _files(btf.read_bytes(), release))
+        tree = folder / name
+        if tree.is_dir() and whole(_trusted(tree)):
+            return _used(_trusted(tree))
+        try:
+            if _prepare(folder):
+                return _put(tree, lambda: _files(btf.read_bytes(), release))
+            failed.append(f"{folder} cannot be written")
+        except OSError as error:
+            failed.append(f"{folder}: {error.strerror}")
     raise SetupError(
-        f"the kernel's types cannot be kept: {' and '.join(map(str, folders))} cannot be written",
-        hint="XDG_CACHE_HOME may name another folder",
+        f"the kernel's types cannot be kept: {'; '.join(failed)}", hint="XDG_CACHE_HOME may name another folder"
     )
+
+
+def whole(tree: Path) -> bool:
+    """Whether a tree of ``generate`` is as it was written. All of it is read the first time, and when a file's date or
+    size is another than then."""
+    try:
+        dates = _dates(tree)
+        if _verified.get(tree) != dates:
+            _verified.pop(tree, None)
+            text = (tree / _DIGESTS).read_text()
+            if text != _digests({name: (tree / name).read_bytes() for name in dates if name != _DIGESTS}):
+                return False
+            _verified[tree] = dates
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _btf() -> Path:
@@ -283,26 +316,99 @@ def _trusted(folder: Path) -> Path:
     return folder
 
 
+def _put(tree: Path, files: Callable[[], dict[str, str]]) -> Path:
+    """Write a tree, in the place of one that is damaged. Of several processes one does, and the others wait."""
+    with _locked(tree.parent):
+        if tree.is_dir() and not whole(tree):
+            _remove(tree)
+        return _used(_trusted(tree) if tree.is_dir() else _write(tree, files()))
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Be alone among those who write trees there; not for ever, since who holds the lock may hang."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    deadline = time.monotonic() + _LOCK_SECONDS
+    try:
+        while time.monotonic() < deadline:
+            with suppress(BlockingIOError):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            time.sleep(0.02)
+        yield
+    finally:
+        os.close(fd)
+
+
 def _write(tree: Path, files: dict[str, str]) -> Path:
     """Write the files and give them their place in one step, so that nobody sees half a tree."""
-    new = Path(tempfile.mkdtemp(prefix=".new-", dir=tree.parent))
+    new = Path(tempfile.mkdtemp(prefix=_NEW, dir=tree.parent))
     try:
-        for name, text in files.items():
+        for name, text in (files | {_DIGESTS: _digests({name: text.encode() for name, text in files.items()})}).items():
             path = new / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         for path in (new, *new.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)  # whatever the umask
-        # A tree that is there is taken to be whole, so its contents must reach the disk before its name does.
-        os.sync()
+        _sync(new)  # so that its contents reach the disk before its name does
         new.rename(tree)
-    except OSError as error:
+    except OSError:
         # Renaming onto a folder that is not empty fails: another process was faster, with the same tree.
         if not tree.is_dir():
-            raise SetupError(f"the kernel's types cannot be kept: {error}") from None
+            raise
     finally:
         shutil.rmtree(new, ignore_errors=True)
     return _trusted(tree)
+
+
+def _sync(folder: Path) -> None:
+    """Have the file system this is on, and no other, write what it has. OSError where it could not."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if _libc.syncfs(fd):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    finally:
+        os.close(fd)
+
+
+def _remove(tree: Path) -> None:
+    """Remove a tree, so that nobody sees half of it either."""
+    gone = Path(tempfile.mkdtemp(prefix=_NEW, dir=tree.parent))
+    with suppress(FileNotFoundError):
+        tree.rename(gone / tree.name)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def _used(tree: Path) -> Path:
+    """Note that a tree is in use; remove those that have not been for long, and what those left who were killed while
+    they wrote theirs. The first time."""
+    if tree in _in_use:
+        return tree
+    _in_use.add(tree)
+    now = time.time()
+    with suppress(OSError):
+        os.utime(tree)
+        for other in tree.parent.iterdir():
+            age = now - other.stat().st_mtime
+            if other.name.startswith("headers-") and other != tree and age > _UNUSED_DAYS * 86400:
+                _remove(other)
+            elif other.name.startswith(_NEW) and age > _ABANDONED_SECONDS:
+                shutil.rmtree(other, ignore_errors=True)
+    return tree
+
+
+def _dates(tree: Path) -> dict[str, tuple[int, int]]:
+    """The size and the time of the last change of each file, by its name in the tree."""
+    found = {}
+    for folder, _, names in os.walk(tree):
+        for name in names:
+            status = os.stat(f"{folder}/{name}")  # noqa: PTH116 (they are hundreds)
+            found[f"{folder}/{name}"[len(str(tree)) + 1 :]] = status.st_size, status.st_mtime_ns
+    return found
+
+
+def _digests(files: dict[str, bytes]) -> str:
+    return "".join(f"{hashlib.blake2b(files[name], digest_size=16).hexdigest()} {name}\n" for name in sorted(files))
 
 
 # What is in a tree.

@@ -57,12 +57,14 @@ class Link(NamedTuple):
     """An attached probe. Closing ``links`` takes the program off; the kernel may be slow to close ``events``.
 
     ``code``: of a uprobe, what the instructions it is at begin with.
+    ``renew``: of one that is attached to each CPU, attaches it to one that has come online (cpus.py).
     """
 
     info: ProbeInfo
     links: list[int]
     events: list[int]
     code: list[bytes]
+    renew: Callable[[int], None] | None = None
 
     def close(self) -> None:
         """Detach. Idempotent."""
@@ -80,12 +82,20 @@ class Place(NamedTuple):
 
 
 def open_event(
-    type_: int, config: int, *, config1: int = 0, config2: int = 0, period: int = 0, frequency: int = 0, cpu: int = 0
+    type_: int,
+    config: int,
+    *,
+    config1: int = 0,
+    config2: int = 0,
+    period: int = 0,
+    frequency: int = 0,
+    cpu: int = 0,
+    read_format: int = 0,
 ) -> int:
     """perf_event_open(2) for every process on a CPU. Probes run on all of them, whichever is named. OSError."""
     attr = struct.pack(
         "=IIQQQQQIIQQQQIi",
-        *(type_, 96, config, frequency or period, 0, 0, _FREQUENCY if frequency else 0),
+        *(type_, 96, config, frequency or period, 0, read_format, _FREQUENCY if frequency else 0),
         *(0, 0, config1, config2, 0, 0, 0, 0),
     )
     number = _PERF_EVENT_OPEN.get(platform.machine(), 298)

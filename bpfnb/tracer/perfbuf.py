@@ -16,6 +16,7 @@ import platform
 import resource
 import struct
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -24,12 +25,12 @@ import numpy as np
 
 from bpfnb.errors import BpfnbError, PrivilegeError, SetupError
 from bpfnb.tracer import privileges, syscalls
+from bpfnb.tracer.cpus import online_cpus
 from bpfnb.tracer.records import Bytes
 
-__all__ = ["CpuBuffer", "PerfBuffers", "online_cpus"]
+__all__ = ["CpuBuffer", "PerfBuffers"]
 
 _LEAST_BYTES, _MOST_BYTES, _ALL_BYTES = 64 << 10, 16 << 20, 32 << 20  # a CPU, a CPU, over all CPUs
-_WATCH_NS = 1_000_000_000  # between two looks for CPUs that have come online
 
 _NUMBERS = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "loongarch64": 241, "s390x": 331, "ppc64le": 319}
 _SYS_PERF_EVENT_OPEN = _NUMBERS.get(platform.machine(), 298)
@@ -53,6 +54,7 @@ class CpuBuffer:
         self.cpu = cpu
         self.size = size
         self.tail = 0
+        self.replaced = False  # by another of the same CPU, which is dead for this one
         self._fds: dict[int, int] = {}  # of the maps' events, by the maps' descriptors
         shared = bool(more_maps)
         try:
@@ -90,12 +92,19 @@ class CpuBuffer:
         """Out of the map, then away. Idempotent."""
         if self.fd >= 0:
             for map_ in self._fds:
-                with suppress(OSError):
-                    syscalls.delete(map_, struct.pack("i", self.cpu))
+                if not self.replaced:
+                    with suppress(OSError):
+                        syscalls.delete(map_, struct.pack("i", self.cpu))
             self._words.release()
             del self._data
             self._close_events()
             self.fd = -1
+
+    def leave(self) -> int:
+        """Close all but the descriptor, which somebody may be polling; it is the caller's now."""
+        left = self._fds.pop(next(map_ for map_, fd in self._fds.items() if fd == self.fd))
+        self.close()
+        return left
 
     def _close_events(self) -> None:
         while self._fds:
@@ -114,29 +123,36 @@ class PerfBuffers:
         self.ids: dict[int, int] = {}
         self._online = online_cpus()
         self._size = _first_size(len(self._online))
-        self._look_again = 0
+        self._renewed: deque[int] = deque()
+        self._left: list[int] = []  # descriptors of buffers that were replaced
         self.all = self._open()
 
-    def watch(self, now: int) -> None:
-        """Open buffers for CPUs that have come online, the first time or again; looks once a second.
+    def renew(self, cpu: int) -> None:
+        """A CPU has come online. For any thread: the next ``watch`` sees to it."""
+        self._renewed.append(cpu)
 
-        A buffer whose CPU has gone stays: what it holds is still to be read.
+    def watch(self) -> None:
+        """Open buffers for CPUs that have come online, the first time or again.
+
+        What the one before still holds is to be read first; then it goes.
         """
-        if now < self._look_again:
-            return
-        self._look_again = now + _WATCH_NS
-        try:
-            before, self._online = self._online, online_cpus()
-        except OSError:  # no descriptor is free
-            return
-        for cpu in sorted(self._online - before):
+        while self._renewed:
+            cpu = self._renewed.popleft()
+            before = [buffer for buffer in self.all if buffer.cpu == cpu]
             # Where that cannot be, the programs count what they cannot submit.
             with suppress(OSError, BpfnbError), privileges.attaching():
                 self.all.append(self._open_one(cpu))
+                for buffer in before:
+                    buffer.replaced = True
+        for buffer in [buffer for buffer in self.all if buffer.replaced and buffer.head() == buffer.tail]:
+            self.all.remove(buffer)
+            self._left.append(buffer.leave())
 
     def close(self) -> None:
         while self.all:
             self.all.pop().close()
+        while self._left:
+            os.close(self._left.pop())
 
     def _open(self) -> list[CpuBuffer]:
         """As large as they may be, and all of one size."""
@@ -157,19 +173,12 @@ class PerfBuffers:
                 buffers.append(self._open_one(cpu))
                 stack.callback(buffers[-1].close)
             stack.pop_all()
-        self._look_again = time.monotonic_ns() + _WATCH_NS
         return buffers
 
     def _open_one(self, cpu: int) -> CpuBuffer:
         buffer = CpuBuffer(self._map_fd, cpu, self._size, self._more_maps)
         self.ids.update({number: index for index, number in enumerate(buffer.ids)})
         return buffer
-
-
-def online_cpus() -> set[int]:
-    ranges = Path("/sys/devices/system/cpu/online").read_text().strip().split(",")
-    bounds = [(first, last or first) for first, _, last in (part.partition("-") for part in ranges)]
-    return {cpu for first, last in bounds for cpu in range(int(first), int(last) + 1)}
 
 
 def _id(fd: int) -> int:

@@ -10,6 +10,7 @@ import os
 import random
 import string
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
@@ -19,7 +20,7 @@ from bpfnb.schema import PRINTK_ROW
 from bpfnb.tracer.comms import CommHistory
 from bpfnb.tracer.drainer import FILLING
 from bpfnb.tracer.segments import SegmentWriter
-from bpfnb.tracer.tracefs import PREFIX, Events, Instance, Ints, fields_of, join
+from bpfnb.tracer.tracefs import Events, Field, Instance, Ints, fields_of, join
 
 __all__ = ["PrintkSource", "new_tag"]
 
@@ -32,6 +33,7 @@ _TOTAL_KILOBYTES = 32 << 10  # of buffer, over all CPUs
 _NEWLINE = 10
 _STEP = 4 << 20  # bytes read at a time, over all CPUs; making them rows takes some ten times as much
 _CHUNK = 1 << 14  # lines made into rows at a time
+_TYPE = Field(0, 2)  # common_type
 # The trace clock "mono" is the kernel's for NMIs (ktime_get_mono_fast_ns): it may be off while the clock is adjusted.
 _JITTER_NS = 20_000
 _LATE_NS = 10_000_000  # beyond its end a session's last lines may bear such a time
@@ -44,19 +46,22 @@ def new_tag() -> str:
 
 class PrintkSource:
     """A session's printk output. ``fds`` are readable when lines wait; ``drain`` moves some of them to the segment.
-    ``memory``: bytes of its buffers."""
+    ``memory``: bytes of its buffers. ``note`` is told, in a sentence each, what other processes do to the session's
+    instance.
+    """
 
     tick = False
 
-    def __init__(self, tag: str, comms: CommHistory, writer: SegmentWriter) -> None:
+    def __init__(self, tag: str, comms: CommHistory, writer: SegmentWriter, note: Callable[[str], None]) -> None:
         self._tag = len(tag)
         self._comms = comms
         self._writer = writer
-        self._fields = fields_of(_EVENT)[1]
+        self._note = note
+        self._number, self._fields = fields_of(_EVENT)
         self._held = join([])
         kilobytes = max(_TOTAL_KILOBYTES // (os.cpu_count() or 1), 512)
         self.memory = kilobytes * 1024 * (os.cpu_count() or 1)
-        self._instance = Instance(f"{PREFIX}{os.getpid()}-{tag}", kilobytes)
+        self._instance = Instance(tag, kilobytes)
         try:
             with suppress(OSError):
                 # Wake a poll at the first line, not at half a buffer. The file came with Linux v5.0; before that any
@@ -64,6 +69,7 @@ class PrintkSource:
                 self._instance.write("buffer_percent", "0")
             self._instance.enable(_EVENT, f'bpf_string ~ "{tag}*"')
             self.fds = self._instance.open_pipes()
+            self._instance.watch(_EVENT)
         except BaseException:
             self.close()
             raise
@@ -73,7 +79,8 @@ class PrintkSource:
         that was printed before this began, so that it ends, whoever goes on printing.
 
         CPUs are read one after the other, so a line may come before older ones still unread elsewhere: what is younger
-        than what has been read of every CPU is held back until the next drain.
+        than what has been read of every CPU is held back until the next drain. SetupError where others have changed
+        the instance for good.
         """
         if self._writer.blocked and not last:  # what is overwritten the kernel counts
             self._writer.set_lost(self._instance.lost())
@@ -85,20 +92,23 @@ class PrintkSource:
         if last:
             self._append(self._held)
             self._held = join([])
+        elif self._instance.failure:
+            raise self._instance.failure
         return FILLING if reached < until else len(self._held) > 0
 
     def _step(self, until: int) -> int:
         """Up to what time, at most ``until``, all is read now."""
         fresh, reached = self._instance.drain(until, _STEP, self._far_ahead())
-        events = join([self._held, fresh])
+        events = join([self._held, self._lines(fresh)])
         # Names change before the events that see them: drained after those events, the history is complete.
         self._comms.drain()
         ripe = events.time <= reached
         self._held = _compact(events.take(np.flatnonzero(~ripe)))
         chosen = np.flatnonzero(ripe)
         self._append(events.take(chosen[np.argsort(events.time[chosen], kind="stable")]))
-        if len(events):
-            self._writer.set_lost(self._instance.lost())
+        self._writer.set_lost(self._instance.lost())
+        for note in self._instance.notes():
+            self._note(note)
         return reached
 
     def _far_ahead(self) -> Ints:
@@ -110,6 +120,15 @@ class PrintkSource:
     def close(self) -> None:
         """Remove the instance. Idempotent."""
         self._instance.close()
+
+    def renew(self, cpu: int) -> None:
+        """A CPU has come online. For any thread."""
+        self._instance.renew(cpu)
+
+    def _lines(self, events: Events) -> Events:
+        """Without what others have let into the instance."""
+        ours = events.read(_TYPE, "<u2") == self._number if len(events) else np.empty(0, bool)
+        return events if ours.all() else events.take(np.flatnonzero(ours))
 
     def _append(self, events: Events) -> None:
         for begin in range(0, len(events), _CHUNK):

@@ -245,7 +245,7 @@ class PerfSource:
         drain, unless this is the ``last``.
         """
         now = time.monotonic_ns()
-        self._buffers.watch(now)
+        self._buffers.watch()
         if self._writer.blocked and not last:
             self._writer.set_lost(self._lost())
             return 0
@@ -258,6 +258,10 @@ class PerfSource:
             self._write(self._held, _FOREVER)
         self._writer.set_lost(self._lost())
         return FILLING if filling or more else len(self._held) > 0
+
+    def renew(self, cpu: int) -> None:
+        """A CPU has come online. For any thread."""
+        self._buffers.renew(cpu)
 
     def close(self) -> None:
         """Take the buffers out of the map and free them. Idempotent."""

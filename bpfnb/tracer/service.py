@@ -15,7 +15,7 @@ from collections.abc import Hashable
 from functools import partial
 
 from bpfnb import protocol, release
-from bpfnb.errors import BpfnbError, InternalError, ProgramError
+from bpfnb.errors import BpfnbError, InternalError, ProgramError, few_descriptors
 from bpfnb.protocol import FromTracer, Request, ToTracer
 from bpfnb.tracer import asker, privileges, tracefs
 from bpfnb.tracer.audit import Audit
@@ -49,7 +49,6 @@ class Service:
         self._closing = False
         privileges.require()
         asker.require(user)
-        privileges.mount_tracefs()
         # It shows the kernel's addresses to those who had CAP_SYSLOG when they opened it.
         kallsyms = os.open("/proc/kallsyms", os.O_RDONLY | os.O_CLOEXEC)
         privileges.drop(also=privileges.BECOMING if user else ())
@@ -117,7 +116,7 @@ class Service:
         except BpfnbError as error:
             self._fail(message.request, error)
         except Exception as error:
-            bug = InternalError(
+            bug: BpfnbError = few_descriptors(error) or InternalError(
                 f"the tracer failed: {type(error).__name__}: {error}", remote_traceback=traceback.format_exc()
             )
             self._fail(message.request, bug)

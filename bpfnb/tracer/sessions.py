@@ -30,6 +30,7 @@ from bpfnb.protocol import (
     MapInfo,
     MapLost,
     MapRead,
+    Noted,
     ProbeInfo,
     SegmentAdded,
 )
@@ -41,6 +42,7 @@ from bpfnb.tracer.clock import Clock
 from bpfnb.tracer.comms import CommHistory
 from bpfnb.tracer.compiler import CELL_PATH, Cancel, CancelledError, Compiler, Module, NotAllowed
 from bpfnb.tracer.cost import Meter, map_memory
+from bpfnb.tracer.cpus import CpuWatch
 from bpfnb.tracer.drainer import Drainer
 from bpfnb.tracer.edits import Rewritten
 from bpfnb.tracer.engine import Engine
@@ -219,6 +221,7 @@ class Sessions:
         self._clock = Clock()
         self._closer = Closer()
         self._guard = Guard(self.end)
+        self._cpus = CpuWatch(privileges.attaching)
         self._lock = threading.Lock()  # for bookkeeping, never held while waiting
         self._running: dict[int, _Running] = {}
         self._starting: dict[int, _Starting] = {}
@@ -241,6 +244,7 @@ class Sessions:
         """Compile, load, attach, and ``reply``: a session that was announced (``expect``). On any error nothing stays
         attached. ``folder``, ``limits`` and ``keep``: see Load."""
         starting = self._starting[number]
+        privileges.mount_tracefs()  # somebody may have unmounted it since
         try:
             self._policy.check_load(program)
             running, loaded = self._start(number, program, folder, limits, keep, starting)
@@ -285,6 +289,11 @@ class Sessions:
                 self._say_ended(number, running.failure, running)
             else:
                 self._audit.ended(number, "stopped by its user")
+        except Exception as error:
+            # All the same none of its programs runs any more, and it is not to be taken for a running one.
+            traceback.print_exc()
+            self._say_ended(number, f"stopped, but not all it had is here: {error}", running)
+        try:
             reply(len(running.events()), running.unread)
         finally:
             self._let_go(number, running)
@@ -538,7 +547,7 @@ class Sessions:
                     self._read_printk(number, tag, running)
                 self._read_outputs(number, program, source, running)
                 running.maps = _described(program, source, running.module)
-                probes = self._attach(program, running, around, starting.cancel)
+                probes = self._attach(number, program, running, around, starting.cancel)
             self._send_counters(number, source, running.module)
             self._limit_time(number, running)
             running.meter.reached_by(running.links)
@@ -586,7 +595,7 @@ class Sessions:
         )
 
     def _attach(
-        self, program: Program, running: _Running, around: Surroundings, cancel: Cancel
+        self, number: int, program: Program, running: _Running, around: Surroundings, cancel: Cancel
     ) -> tuple[ProbeInfo, ...]:
         links = running.links
         # First of all at the end, so that no probe sees events when another, its counterpart, sees none any more.
@@ -599,9 +608,23 @@ class Sessions:
             with privileges.attaching():
                 link = attach.attach(self._engine, running.module, probe, around)
             links.append(link)
+            if link.renew:
+                self._follow_cpus(partial(self._renew, number, link), running.stack)
         if not links:
             raise _nothing_compiled(program)
         return tuple(link.info for link in links)
+
+    def _follow_cpus(self, renew: Callable[[int], None], stack: ExitStack) -> None:
+        self._cpus.subscribe(renew)
+        stack.callback(self._cpus.unsubscribe, renew)
+
+    def _renew(self, number: int, link: Link, cpu: int) -> None:
+        """Attach a probe to a CPU that has come online."""
+        assert link.renew
+        with privileges.attaching():
+            link.renew(cpu)
+        what = f"{link.info.requested} is attached there now; up to a second of it is missing"
+        self._note(number, "", f"CPU {cpu} has come online: {what}")
 
     def _compiled(self, program: Program, module: Module) -> list[Probe]:
         """The probes whose function was compiled: one under an ``#if`` that came out false asks for nothing."""
@@ -646,7 +669,8 @@ class Sessions:
 
     def _read_printk(self, number: int, tag: str, running: _Running) -> None:
         comms = self._share_comms(number, running.stack)
-        source = PrintkSource(tag, comms, self._writer(number, "printk", running, PRINTK))
+        note = partial(self._note, number, "printk")
+        source = PrintkSource(tag, comms, self._writer(number, "printk", running, PRINTK), note)
         self._read(number, "printk", source, running)
 
     def _prints_into_ring(self) -> bool:
@@ -666,7 +690,8 @@ class Sessions:
 
         def failed(error: Exception) -> None:
             traceback.print_exception(error)
-            running.failure = f"{output} could not be read any further: {type(error).__name__}: {error}".splitlines()[0]
+            why = str(error) if isinstance(error, BpfnbError) else f"{type(error).__name__}: {error}"
+            running.failure = f"{output} could not be read any further: {why}".splitlines()[0]
             self.end(number, running.failure)
 
         def last() -> None:
@@ -679,6 +704,8 @@ class Sessions:
         running.stack.callback(source.close)
         self._drainer.add(source.fds, running.meter.timed(source.drain), tick=source.tick, fail=failed)
         running.stack.callback(self._drainer.remove, source.fds, last=last)
+        if not isinstance(source, RingSource):
+            self._follow_cpus(source.renew, running.stack)
 
     def _writer(self, number: int, output: str, running: _Running, schema: Schema) -> SegmentWriter:
         return self._writer_of(SegmentWriter, number, output, running, schema)
@@ -697,12 +724,16 @@ class Sessions:
         running.stack.callback(writer.close)
         return writer
 
+    def _note(self, number: int, output: str, text: str) -> None:
+        self._outbox.send(Noted(number, text, output))
+
     def _share_comms(self, number: int, stack: ExitStack) -> CommHistory:
         """The history of names, there while any session prints."""
         with self._naming:
             if self._comms is None:
                 self._comms = CommHistory()
                 self._drainer.add(self._comms.fds, self._comms.drain, fail=self._names_failed)
+                self._cpus.subscribe(self._comms.renew)
             self._printing.add(number)
             stack.callback(self._release_comms, number)
             return self._comms
@@ -711,6 +742,7 @@ class Sessions:
         with self._naming:
             self._printing.discard(number)
             if self._comms and not self._printing:
+                self._cpus.unsubscribe(self._comms.renew)
                 self._drainer.remove(self._comms.fds)
                 self._comms.close()
                 self._comms = None

@@ -22,8 +22,8 @@ from bpfnb.errors import ProgramError, UnsupportedError, near_or_all
 from bpfnb.program import EVENTS
 from bpfnb.tracer import privileges, syscalls
 from bpfnb.tracer.compiler import Module
+from bpfnb.tracer.cpus import online_cpus
 from bpfnb.tracer.link import open_event
-from bpfnb.tracer.perfbuf import online_cpus
 
 __all__ = ["KINDS", "close_all", "empty", "open_counters", "program_at", "set_cgroup", "set_program"]
 

@@ -8,16 +8,25 @@ include/linux/ring_buffer.h, kernel/trace/ring_buffer.c, and events/header_page.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import re
-from contextlib import suppress
+import secrets
+import select
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from bpfnb.errors import PrivilegeError, SetupError
+from bpfnb.tracer.cpus import online_cpus
+from bpfnb.tracer.inotify import EVERYTHING, Watch
 
 __all__ = [
     "PREFIX",
@@ -27,6 +36,7 @@ __all__ = [
     "Ints",
     "dynamic_fields",
     "fields_of",
+    "hold",
     "is_writable",
     "join",
     "parse_pages",
@@ -41,6 +51,15 @@ _MOUNTS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 _BATCH = 256  # pages parsed at a time: enough for numpy, 1 MiB of memory
 _LEAST_PAGES = 16  # of a CPU in one step, however many CPUs there are
 _EVERYTHING = 1 << 40  # pages
+_LOCK_SECONDS = 1.0
+_LOOK_SECONDS = 1.0
+_KEY = secrets.token_hex(4)  # of this tracer: drawn before the supervisor forks the worker
+_ROUNDS = 3  # of setting back what somebody else keeps changing
+# Files whose change alters what is in the buffer, not only what gets there. Writing to them empties it.
+_MEANING = {"trace_clock", "buffer_subbuf_size_kb", EVERYTHING}
+
+_instances = -1
+_left: set[str] = set()  # names of instances to be removed
 
 Ints = npt.NDArray[np.int64]
 
@@ -146,7 +165,7 @@ def parse_pages(pages: npt.NDArray[np.uint8], cpu: int) -> Events:
     head = pages[:, :16].copy().view(np.uint64)
     time = head[:, 0].astype(np.int64)
     # The upper bits of commit are flags (RB_MISSED_EVENTS, RB_MISSED_STORED); a page is at most 2^20 bytes.
-    end = (head[:, 1].astype(np.int64) & 0xFFFFF) + 16 + np.arange(count) * size
+    end = np.minimum((head[:, 1].astype(np.int64) & 0xFFFFF) + 16, size) + np.arange(count) * size
     at = np.arange(count) * size + 16
     live = np.flatnonzero(at < end)
     found: list[tuple[Ints, Ints, Ints]] = []
@@ -217,21 +236,33 @@ class Instance:
     """A tracefs instance: a trace buffer of our own, so that no other reader is disturbed and none disturbs us.
 
     Made empty, with the monotonic clock and ``kilobytes`` of buffer a CPU; ``close`` removes it. PrivilegeError where
-    we may not make one, OSError when the kernel cannot.
+    we may not make one, SetupError where tracefs is read-only, OSError when the kernel cannot.
+
+    Called ``bpfnb-PID-KEY-WHAT``: a pid means nothing in another container, so KEY, random, is this tracer's own. All
+    is done by descriptors, which go on when tracefs is unmounted. That of trace_pipe is never read: it keeps other
+    readers of that file off (since Linux 6.6, commit c2489bb7e6be "tracing: Introduce pipe_cpumask to avoid race on
+    trace_pipes"), and an instance with an open pipe cannot be removed by anybody. That of free_buffer is never written:
+    when it is closed, however we end, the kernel frees the buffer and stops recording.
     """
 
-    def __init__(self, name: str, kilobytes: int) -> None:
-        self.path = root() / "instances" / name
-        try:
-            self.path.mkdir()
-        except PermissionError:
-            raise PrivilegeError(
-                f"user {os.geteuid()} may load programs but not read what they print: only user 0 may make a tracefs"
-                " instance",
-                hint="start Jupyter as root, or allow this user `sudo -n`",
-            ) from None
+    def __init__(self, what: str, kilobytes: int) -> None:
+        self.name = f"{PREFIX}{os.getpid()}-{_KEY}-{what}"
         self._pipes: list[Pipe] = []
+        self._counts: dict[int, _Counts] = {}
+        self._before = 0  # lost of what was counted before somebody emptied the buffer
+        self._folder = -1
+        self._held: list[int] = []  # descriptors that are kept for what their being open does
+        self._looked = 0.0
+        self._ready = select.epoll()
+        self._watch: Watch | None = None
+        self._settings: dict[str, str] = {}
+        self._noted: set[str] = set()
+        self._robbed = False
+        self._notes: list[str] = []
+        self.failure: SetupError | None = None
         try:
+            _remove_left()
+            self._make()
             self.write("trace_clock", "mono")
             self.write("buffer_size_kb", str(kilobytes))
             self._page = self._page_size()
@@ -240,7 +271,12 @@ class Instance:
             raise
 
     def write(self, name: str, text: str) -> None:
-        (self.path / name).write_text(text)
+        with self._open(name, "w") as file:
+            file.write(text)
+
+    def read(self, name: str) -> str:
+        with self._open(name, "r") as file:
+            return file.read()
 
     def enable(self, event: str, filter_: str = "") -> None:
         """Let an event in, when ``filter_`` holds (evaluated in the kernel)."""
@@ -249,64 +285,316 @@ class Instance:
         self.write(f"events/{event}/enable", "1")
 
     def open_pipes(self) -> list[int]:
-        """Open every CPU's pipe; the descriptors become readable when something is there."""
-        for directory in sorted((self.path / "per_cpu").glob("cpu*")):
-            self._pipes.append(Pipe(int(directory.name[3:]), directory / "trace_pipe_raw", self._page))
-        return [pipe.fd for pipe in self._pipes]
+        """Open the pipe of every CPU that has one. The descriptors become readable when something is there, or when
+        something has to be put right.
+
+        A CPU that was never online has none: reading its file would fail, and polling it never wait.
+        """
+        self._came_online = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._held.append(self._came_online)
+        self._ready.register(self._came_online, select.EPOLLIN)
+        self._open_new()
+        return [self._ready.fileno()]
+
+    def renew(self, cpu: int) -> None:
+        """A CPU has come online. For any thread: the next ``drain`` sees to it."""
+        os.eventfd_write(self._came_online, 1)
+
+    def _open_new(self) -> None:
+        for cpu in sorted(online_cpus() - {pipe.cpu for pipe in self._pipes}):
+            pipe = Pipe(cpu, Path(f"/proc/self/fd/{self._folder}/per_cpu/cpu{cpu}/trace_pipe_raw"), self._page)
+            self._pipes.append(pipe)
+            self._counts[cpu] = _Counts()
+            self._ready.register(pipe.fd, select.EPOLLIN)
+
+    def watch(self, *events: str) -> None:
+        """Notice from now on when others write to its files, or those of its events.
+
+        Where there are no more descriptors for that, it is looked at once a second when something is read.
+        """
+        for name in _settings(events):
+            with suppress(FileNotFoundError):  # older kernels have not all of them
+                self._settings[name] = self._setting(name)
+        folders = [self._folder]
+        try:
+            for event in events:
+                folders.append(self._hold(f"events/{event}", os.O_PATH | os.O_DIRECTORY))
+            self._watch = Watch(folders)
+        except OSError:
+            return
+        self._ready.register(self._watch.fd, select.EPOLLIN)
 
     def drain(self, until: int, size: int = 0, waiting: Ints | tuple[()] = ()) -> tuple[Events, int]:
         """What was recorded up to time ``until`` (of the trace clock) and not read yet, and a little more.
 
         ``size``: a part of it, about so many bytes over all CPUs, which are read evenly. ``waiting``: CPUs that are not
         read this time. Also the time up to which nothing is unread: ``until`` if that was all.
+
+        What others have changed (``watch``) is put right, and ``notes`` has a sentence on it; where that cannot be,
+        ``failure`` says why.
         """
+        with suppress(BlockingIOError):
+            if os.eventfd_read(self._came_online):
+                self._open_new()
         pipes = [pipe for pipe in self._pipes if pipe.cpu not in set(waiting)]
         left = size // self._page if size else _EVERYTHING
         share = left // max(sum(pipe.behind for pipe in pipes), 1)
         batches = []
         for pipe in pipes:
             events, taken = pipe.read(until, max(min(share, left), _LEAST_PAGES))
+            self._counts[pipe.cpu].ours += sum(map(len, events))
             batches += events
             left -= taken
-        return join(batches), min([until, *(pipe.reached for pipe in self._pipes)])
+        reached = min([until, *(pipe.reached for pipe in self._pipes)])
+        if not _MEANING.isdisjoint(self._put_right()):
+            # What was read may mean something else. The kernel empties a buffer whose meaning is changed.
+            self._before += sum(map(len, batches))
+            return join([]), reached
+        return join(batches), reached
+
+    def notes(self) -> list[str]:
+        """What others have done to it since the last call, a sentence each."""
+        notes, self._notes = self._notes, []
+        return notes
 
     def lost(self) -> int:
-        """Events overwritten before we read them, or dropped, since the instance was made."""
-        total = 0
-        for pipe in self._pipes:
-            stats = (self.path / f"per_cpu/cpu{pipe.cpu}/stats").read_text()
-            total += sum(int(n) for n in re.findall(r"^(?:overrun|dropped events): (\d+)", stats, re.M))
-        return total
+        """Events overwritten before we read them, or dropped, or read by somebody else, since the instance was made.
+
+        Exact after a ``drain`` that read everything, unless the buffer was emptied (``disturbed``).
+        """
+        for cpu, counts in self._counts.items():
+            found = dict(re.findall(r"^([\w ]+): (\d+)", self.read(f"per_cpu/cpu{cpu}/stats"), re.M))
+            self._before += counts.take(int(found["overrun"]) + int(found["dropped events"]), int(found["read events"]))
+        if not self._robbed and any(counts.stolen for counts in self._counts.values()):
+            self._robbed = True
+            note = f"another process reads the session's tracefs instance {self.name}: what it takes is counted as lost"
+            self._notes.append(note)
+        return self._before + sum(counts.lost for counts in self._counts.values())
 
     def close(self) -> None:
-        """Remove the instance and all it holds. Idempotent."""
+        """Remove the instance and all it holds. Idempotent.
+
+        Where that cannot be now (another process has one of its files open, tracefs is read-only) it is removed when
+        the next one is made or closed, or by the next tracer.
+        """
+        self._ready.close()
         while self._pipes:
             os.close(self._pipes.pop().fd)
-        with suppress(FileNotFoundError):
-            self.path.rmdir()
+        if self._watch:
+            self._watch.close()
+            self._watch = None
+        while self._held:
+            os.close(self._held.pop())
+        if self._folder >= 0:
+            os.close(self._folder)
+            self._folder = -1
+            _left.add(self.name)
+        _remove_left()
+
+    def _make(self) -> None:
+        home = _home()
+        with _locked(home, fcntl.LOCK_SH):  # nobody who sweeps sees it before it is held by its pipe
+            try:
+                os.mkdir(self.name, dir_fd=home)
+            except PermissionError:
+                raise PrivilegeError(
+                    f"user {os.geteuid()} may load programs but not read what they print: only user 0 may make a "
+                    "tracefs instance",
+                    hint="start Jupyter as root, or allow this user `sudo -n`",
+                ) from None
+            except OSError as error:
+                if error.errno != errno.EROFS:
+                    raise
+                raise SetupError(
+                    f"tracefs is mounted read-only at {root()}: no instance can be made to read what programs print",
+                    hint=f"mount -o remount,rw {root()}",
+                ) from None
+            self._folder = os.open(self.name, os.O_PATH | os.O_DIRECTORY, dir_fd=home)
+            self._hold("trace_pipe", os.O_RDONLY | os.O_NONBLOCK)
+        with suppress(OSError):
+            self.write("options/disable_on_free", "1")
+            self._hold("free_buffer", os.O_WRONLY)
+
+    def _hold(self, name: str, flags: int) -> int:
+        self._held.append(os.open(name, flags, dir_fd=self._folder))
+        return self._held[-1]
+
+    def _put_right(self) -> set[str]:
+        """The names of the files that others wrote to, once what they changed is as it was."""
+        written = self._watch.written() if self._watch else self._seldom()
+        names: set[str] = set()
+        restored: set[str] = set()
+        for _ in range(_ROUNDS):
+            if not written:
+                break
+            changed = [name for name, text in self._settings.items() if self._setting(name) != text]
+            if self._watch:
+                names |= written - restored
+            elif changed:
+                names |= {EVERYTHING, *map(_file, changed)}
+            for name in changed:
+                self._restore(name)
+                restored.add(_file(name))
+            # By us, or by somebody meanwhile.
+            written = self._watch.written() if self._watch and changed else set()
+        self._note(names - {EVERYTHING})
+        return names
+
+    def _seldom(self) -> set[str]:
+        """Whether it is time to look, where nobody tells."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_SECONDS:
+            return set()
+        self._looked = now
+        return {EVERYTHING}
+
+    def _restore(self, name: str) -> None:
+        try:
+            self.write(name, self._settings[name])
+        except OSError as error:
+            self.failure = SetupError(
+                f"another process changed {name} of the session's tracefs instance, and it cannot be set back: "
+                f"{error.strerror}"
+            )
+
+    def _note(self, files: set[str]) -> None:
+        for file in sorted(files - self._noted):
+            self._noted.add(file)
+            self._notes.append(
+                f"another process writes to {file} of the session's tracefs instance {self.name}: "
+                "what it changes is set back at once, but lines printed meanwhile may be missing"
+            )
+
+    def _setting(self, name: str) -> str:
+        text = self.read(name).strip()
+        chosen = re.search(r"\[(\w+)\]", text)  # of several, as of the clocks
+        return chosen[1] if chosen else text
+
+    def _open(self, name: str, mode: str) -> IO[str]:
+        return open(name, mode, opener=lambda path, flags: os.open(path, flags, dir_fd=self._folder))
 
     def _page_size(self) -> int:
         # Sub-buffers can be larger than a page since Linux v6.8.
         with suppress(OSError):
-            return int((self.path / "buffer_subbuf_size_kb").read_text()) * 1024
+            return int(self.read("buffer_subbuf_size_kb")) * 1024
         return os.sysconf("SC_PAGE_SIZE")
 
 
-def sweep(owner: int) -> None:
-    """Remove the instances that process ``owner`` left behind."""
-    with suppress(SetupError):
-        for path in (root() / "instances").glob(f"{PREFIX}{owner}-*"):
-            with suppress(OSError):
-                path.rmdir()
+@dataclass
+class _Counts:
+    """One CPU's events: ``ours`` that we have read; ``read`` by anybody and ``gone`` unread, as the kernel counts."""
+
+    ours: int = 0
+    read: int = 0
+    gone: int = 0
+
+    @property
+    def lost(self) -> int:
+        return self.gone + self.stolen
+
+    @property
+    def stolen(self) -> int:
+        return max(self.read - self.ours, 0)
+
+    def take(self, gone: int, read: int) -> int:
+        """Note new counts. Returns what was lost before, where the kernel has begun to count anew."""
+        anew = read < self.read or gone < self.gone
+        before = self.lost if anew else 0
+        if anew:
+            self.ours = read
+        self.read, self.gone = read, gone
+        return before
+
+
+def hold() -> None:
+    """Hold on to the folder of instances, for this process and those it forks, whatever is unmounted later."""
+    with suppress(SetupError, OSError):
+        _home()
+
+
+def sweep() -> None:
+    """Remove the instances that this tracer's processes left behind."""
+    with suppress(SetupError, OSError):
+        for name in os.listdir(_home()):
+            if name.startswith(PREFIX) and f"-{_KEY}-" in name:
+                _remove(name)
 
 
 def sweep_orphans() -> None:
-    """Remove the instances of tracers killed together with their supervisors."""
-    with suppress(SetupError):
-        owners = {path.name.split("-")[1] for path in (root() / "instances").glob(f"{PREFIX}*-*")}
-        for owner in owners:
-            if not Path("/proc", owner).exists():
-                sweep(int(owner))
+    """Remove the instances of tracers killed together with their supervisors, those of other containers' as well.
+
+    Whether a tracer lives is not asked: what it reads from the kernel does not remove. Nobody makes one meanwhile.
+    """
+    with suppress(SetupError, OSError), _locked(_home(), fcntl.LOCK_EX) as alone:
+        for name in os.listdir(_home()) if alone else ():
+            if name.startswith(PREFIX):
+                _remove(name)
+
+
+def _home() -> int:
+    """The folder of instances, open: it stays so when tracefs is unmounted, and goes to this process's children."""
+    global _instances
+    if _instances < 0:
+        _instances = os.open(root() / "instances", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    return _instances
+
+
+def _remove(name: str) -> bool:
+    """Whether an instance is gone now."""
+    try:
+        os.rmdir(name, dir_fd=_home())
+    except FileNotFoundError:
+        return True
+    except (OSError, SetupError):
+        return False
+    return True
+
+
+def _remove_left() -> None:
+    """Remove the instances that are done with, where that can be."""
+    _left.difference_update([name for name in list(_left) if _remove(name)])
+
+
+@contextmanager
+def _locked(folder: int, how: int) -> Iterator[bool]:
+    """Hold a lock of the folder of instances; it is the same in every container. Whether it came within a second.
+
+    Whoever holds it for longer hangs: then makers go on without, and sweepers let it be.
+    """
+    fd = os.open(
+        ".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=folder
+    )  # of our own: the supervisor and the worker share one
+    try:
+        yield _lock(fd, how)
+    finally:
+        os.close(fd)
+
+
+def _lock(fd: int, how: int) -> bool:
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, how | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno != errno.EWOULDBLOCK or time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        else:
+            return True
+
+
+def _settings(events: Iterable[str]) -> list[str]:
+    """The files that decide what gets into an instance and what it means, in the order they are set in."""
+    general = "trace_clock buffer_subbuf_size_kb buffer_size_kb tracing_cpumask set_event_pid set_event_notrace_pid"
+    return [
+        *general.split(),
+        *(f"events/{event}/{file}" for event in events for file in ("filter", "enable")),
+        "tracing_on",
+    ]
+
+
+def _file(path: str) -> str:
+    return path.rpartition("/")[2]
 
 
 def _read(fd: int, page: npt.NDArray[np.uint8]) -> bool:

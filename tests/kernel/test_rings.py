@@ -416,22 +416,27 @@ def held_back(worker: Worker) -> dict[str, Any]:
 def late_cpu(worker: Worker) -> dict[str, Any]:
     """A CPU that is not online at first."""
     first, second = sorted(os.sched_getaffinity(0))[:2]
-    online, every = perfbuf.online_cpus, perfbuf._WATCH_NS
+    online = perfbuf.online_cpus
     try:
-        perfbuf.online_cpus, perfbuf._WATCH_NS = lambda: {first}, 1_000_000
+        perfbuf.online_cpus = lambda: {first}
         with Traced(worker, "perf", text_of("perf"), EVENT) as traced:
             produce(range(5), second)
             traced.source.drain(last=True)
             before = traced.count, traced.lost
-            perfbuf.online_cpus = online
-            time.sleep(0.002)
+            traced.source.renew(second)
             traced.source.drain()
             for cpu in (first, second):
                 produce(range(5), cpu)
             traced.source.drain(last=True)
-            return {"before": before, "after": [traced.count, traced.lost]}
+            after = [traced.count, traced.lost]
+            produce(range(3), second)
+            traced.source.renew(second)  # as when it was offline meanwhile; what its old buffer holds is not lost
+            traced.source.drain()
+            produce(range(4), second)
+            traced.source.drain(last=True)
+            return {"before": before, "after": after, "again": [traced.count, traced.lost]}
     finally:
-        perfbuf.online_cpus, perfbuf._WATCH_NS = online, every
+        perfbuf.online_cpus = online
 
 
 def few_descriptors(worker: Worker) -> dict[str, Any]:
@@ -597,7 +602,7 @@ def test_what_is_too_young_waits_for_the_next_drain(run: Run) -> None:
 
 
 def test_a_cpu_that_comes_online_is_read(run: Run) -> None:
-    assert run("late_cpu") == {"before": [0, 5], "after": [10, 5]}
+    assert run("late_cpu") == {"before": [0, 5], "after": [10, 5], "again": [17, 5]}
 
 
 def test_too_few_descriptors_are_named(run: Run) -> None:

@@ -26,7 +26,7 @@ WHOLE = os.environ.get("BPFNB_VM_WHOLE") == "1"
 LIMIT = 6 * 3600 if WHOLE else 2400
 BOOT_LIMIT = 300  # seconds; a quiet machine takes 15
 PYTEST = [
-    *("env", "BPFNB_KERNEL_TESTS=1", "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1"),
+    *("env", "BPFNB_KERNEL_TESTS=1", "BPFNB_HOTPLUG=1", "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1"),
     "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1",  # importing plugins takes ten seconds there
     *(sys.executable, "-m", "pytest", "tests/kernel", "tests/faults", *([] if WHOLE else ["-m", "portable"])),
     *("-p", "pytest_timeout", "-o", "timeout=300", "-p", "no:cacheprovider", "-v", "--color=no", "--durations=10"),
