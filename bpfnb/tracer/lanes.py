@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 
 __all__ = ["Lanes"]
 
-_IDLE = 30.0  # seconds after which a thread with nothing to do ends
+_IDLE = 2.0  # seconds after which a thread with nothing to do ends
 
 Job = Callable[[], None]  # must not raise
 

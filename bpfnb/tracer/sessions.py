@@ -225,6 +225,7 @@ class Sessions:
         self._lock = threading.Lock()  # for bookkeeping, never held while waiting
         self._running: dict[int, _Running] = {}
         self._starting: dict[int, _Starting] = {}
+        self._ending: dict[int, threading.Event] = {}  # those that ``end`` is at
         # Of ended ones: attachments that the kernel still has to let go of, and maps that are still to be read.
         self._behind: dict[int, tuple[int, tuple[str, ...]]] = {}
         self._reading = threading.Lock()  # held while large maps are read, one session's at a time
@@ -280,6 +281,8 @@ class Sessions:
             starting.give_up()
         running = self._take(number)
         if not running:
+            if ending := self._ending.get(number):
+                ending.wait()  # it ends by itself just now: with the answer everything is delivered here too
             reply(*self._behind.get(number, (0, ())))
             return
         try:
@@ -308,6 +311,8 @@ class Sessions:
                 self._starting[number].reason = self._starting[number].reason or reason
                 return
             running = self._running.pop(number, None)
+            if running:
+                self._ending[number] = threading.Event()
         if running:
             threading.Thread(target=self._end, args=(number, running, reason), name="bpfnb-end", daemon=True).start()
 
@@ -319,6 +324,7 @@ class Sessions:
             traceback.print_exc()  # it ends for a reason already, of which this may be a part
         self._say_ended(number, reason, running)
         self._let_go(number, running)
+        self._ending.pop(number).set()
 
     def _say_ended(self, number: int, reason: str, running: _Running) -> None:
         self._audit.ended(number, reason)
