@@ -30,7 +30,7 @@ from bpfnb.protocol import ToTracer
 
 _LIMIT = 2.0  # seconds for an answer; what takes longer is counted
 _HANG = 20.0  # and this is a failure
-_FRAMES_A_TRACER = 2000  # before the next is started, so that leaks are looked for often
+_FRAMES_A_TRACER = 5000  # before the next is started, so that leaks are looked for often
 _HEADER = struct.Struct("<IB")
 _SOURCE = """
 BPF_HASH(calls, u32, u64); BPF_ARRAY(cells, u64, 8); BPF_QUEUE(queue, u32, 8); BPF_PROG_ARRAY(jumps, 4);
@@ -77,13 +77,13 @@ def fuzz(frames: int, seed: int) -> Counter[str]:
     """Send so many frames; what became of them. Failure says the frame's number, to be tried again with this seed."""
     seen: Counter[str] = Counter()
     before = {kind: bpf_ids(kind) for kind in ("program", "map", "link")}
-    sent = 0
+    sent, begun = 0, time.monotonic()
     while sent < frames:
         with _Run(seed + sent, seen) as run:
-            for _ in range(min(_FRAMES_A_TRACER, frames - sent)):
-                sent += 1
-                if not run.step():
-                    break
+            end = min(sent + _FRAMES_A_TRACER, frames)
+            while sent < end and not run.over:
+                sent += run.step(end - sent)
+        print(f"{sent:,} frames in {time.monotonic() - begun:.0f} s", flush=True)
     deadline = time.monotonic() + 5
     while left := [kind for kind, ids in before.items() if bpf_ids(kind) - ids - held_elsewhere(kind, set())]:
         if time.monotonic() > deadline:
@@ -101,6 +101,7 @@ class _Run:
         self._seed = seed
         self._seen = seen
         self._step = 0
+        self.over = False  # it has hung up
         self._tracer = RawTracer(seconds=_HANG)
         self._session = self._load()
         self._decoder = msgspec.msgpack.Decoder(ToTracer)
@@ -116,35 +117,42 @@ class _Run:
         if "Traceback" in words:
             raise Failure(f"seed {self._seed}, step {self._step}: it wrote\n{words}")
 
-    def step(self) -> bool:
-        """One frame, and an answer. False when the tracer has hung up."""
-        self._step += 1
-        data, message = self._frame()
-        if message is not None and message.request < 1 << 63:
-            # Numbers rise: ours go on from there.
-            self._tracer._number = max(self._tracer._number, message.request)
-            if self._tracer._number > (1 << 63) - 1000:
-                return False
-        begun = time.monotonic()
+    def step(self, most: int) -> int:
+        """Some frames, and an answer to all of them: how many there were. What is no message is the last."""
+        batch: list[ToTracer | None] = []
+        data, begun = b"", time.monotonic()
         try:
-            self._send(data)
-            self._ask(message)
+            for _ in range(min(self._random.choice((1, 4, 16, 64)), most)):
+                self._step += 1
+                data, message = self._frame()
+                batch.append(message)
+                self._send(data)
+                if message is None or self._numbers_end(message):
+                    break
+            self._ask(batch)
         except (EOFError, BrokenPipeError, ConnectionResetError):
-            self._hung_up(data, message, begun)
-            return False
+            self._hung_up(data, batch, begun)
         except TimeoutError:
             raise Failure(f"seed {self._seed}, step {self._step}: it takes no more, after {data[:200]!r}") from None
         if time.monotonic() - begun > _LIMIT:
-            self._seen[f"took more than {_LIMIT:g} s: {type(message).__name__}"] += 1
-        if self._step % 500 == 0:
+            kinds = sorted({type(message).__name__ for message in batch})
+            self._seen[f"took more than {_LIMIT:g} s: {', '.join(kinds)}"] += 1
+        if not self.over:
             self._look()
-        return True
+        return len(batch)
+
+    def _numbers_end(self, message: ToTracer) -> bool:
+        """Numbers rise: ours go on from a frame's. Whether there are hardly any left."""
+        if message.request < 1 << 63:
+            self._tracer._number = max(self._tracer._number, message.request)
+        self.over = self._tracer._number > (1 << 63) - 1000
+        return self.over
 
     # --- what is sent ---
 
     def _frame(self) -> tuple[bytes, ToTracer | None]:
         """A frame, and the message it is, None where it is none."""
-        kind = self._random.choices(("valid", "field", "bytes", "frame"), (40, 40, 20, 0.05))[0]
+        kind = self._random.choices(("valid", "field", "bytes", "frame"), (40, 40, 20, 0.01))[0]
         body = msgspec.msgpack.encode(self._message())
         if kind == "field":
             body = self._with_another_field(body)
@@ -156,7 +164,7 @@ class _Run:
         try:
             message = self._decoder.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            if self._random.random() < 0.998:  # starting a tracer takes longer than a thousand frames
+            if self._random.random() < 0.9998:  # starting a tracer takes longer than a thousand frames
                 return self._frame()
             message = None
         return _HEADER.pack(length, self._random.choice((0, 0, 0, 1, 3, 250))) + body, message
@@ -251,8 +259,8 @@ class _Run:
             sock.sendall(data[:cut])
         sock.sendall(data[cut:])
 
-    def _ask(self, message: ToTracer | None) -> None:
-        """Hear of a request of our own; on the way, of the frame's."""
+    def _ask(self, batch: list[ToTracer | None]) -> None:
+        """Hear of a request of our own; on the way, of the frames'."""
         number = self._tracer.number()
         self._tracer.send(protocol.LookupMap(number, self._session, "cells", bytes(4)))
         while True:
@@ -260,7 +268,7 @@ class _Run:
             if isinstance(reply, protocol.Failed):
                 self._seen[reply.error] += 1
                 if reply.error == "InternalError":
-                    raise Failure(f"seed {self._seed}, step {self._step}: {reply} to {message}")
+                    raise Failure(f"seed {self._seed}, step {self._step}: {reply} to one of {batch}")
             else:
                 self._seen[type(reply).__name__] += 1
             if getattr(reply, "request", None) == number:
@@ -268,12 +276,13 @@ class _Run:
                     self._session = self._load()
                 return
 
-    def _hung_up(self, data: bytes, message: ToTracer | None, begun: float) -> None:
+    def _hung_up(self, data: bytes, batch: list[ToTracer | None], begun: float) -> None:
+        self.over = True
         if time.monotonic() - begun >= _HANG:
-            raise Failure(f"seed {self._seed}, step {self._step}: no answer in {_HANG:g} s to {data[:200]!r}")
-        if message is not None:
-            raise Failure(f"seed {self._seed}, step {self._step}: hung up on {message} ({data[:100]!r})")
-        if not self._tracer.ended_within(5):
+            raise Failure(f"seed {self._seed}, step {self._step}: no answer in {_HANG:g} s to one of {batch}")
+        if batch[-1] is not None:
+            raise Failure(f"seed {self._seed}, step {self._step}: hung up on one of {batch} ({data[:100]!r})")
+        if not self._tracer.ended_within(_HANG):
             raise Failure(f"seed {self._seed}, step {self._step}: it does not end after {data[:100]!r}")
         self._seen["hung up"] += 1
 
