@@ -46,6 +46,7 @@ __all__ = [
     "few_descriptors",
     "near_names",
     "near_or_all",
+    "printable",
 ]
 
 
@@ -87,7 +88,7 @@ class BpfnbError(Exception):
 
     def __str__(self) -> str:
         where = f"line {self.line}: " if self.line else ""
-        return where + self.message
+        return where + printable(self.message)
 
     def report(self) -> list[str]:
         """The lines shown to a person: the message, the place in the cell, the hint."""
@@ -100,7 +101,7 @@ class BpfnbError(Exception):
     def _render_traceback_(self) -> list[str]:
         # IPython calls this on any exception, more than once; it must be pure and return a list. Names and messages
         # come from other people's files: nothing in them may act on a terminal.
-        return ["".join(_shown(c) for c in line) for line in self.report()]
+        return [printable(line, keep="\t") for line in self.report()]
 
 
 class ProgramError(BpfnbError, ValueError):
@@ -241,7 +242,7 @@ def excerpt(source: str | None, line: int | None, column: int | None) -> list[st
     if line > len(lines):
         return []
     text, column = _cut(lines[line - 1], column or 0)
-    picture = [f"{line:5d} | " + "".join(_shown(c) for c in text)]
+    picture = [f"{line:5d} | " + printable(text, keep="\t")]
     if column:
         picture.append(" " * 5 + " | " + "".join(_blank(c) for c in text[: column - 1]) + "^")
     return picture
@@ -257,15 +258,23 @@ def _cut(text: str, column: int) -> tuple[str, int]:
     return before + part + after, column and column - start + len(before)
 
 
-def _shown(c: str) -> str:
-    """What nobody sees, such as a space of no width, is often what is wrong."""
-    return c if c == "\t" or c.isprintable() else "\N{REPLACEMENT CHARACTER}"
+def printable(text: str, keep: str = "") -> str:
+    """Text as a terminal or a page may have it: what would act there, or is seen by nobody, as its escape.
+
+    Control characters (``\\x1b``), marks of direction (``\\u202e``), separators of lines, spaces of no width, bytes
+    that are no text: whatever str.isprintable() says no to, but for what is to be kept.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _blank(c: str) -> str:
     """As much room as a character takes. A tab stays a tab: so the caret is right whatever a tab's width is."""
     if c == "\t":
         return c
+    if not c.isprintable():
+        return " " * len(printable(c))
     return "" if unicodedata.combining(c) else "  " if unicodedata.east_asian_width(c) in "WF" else " "
 
 

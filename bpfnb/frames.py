@@ -6,8 +6,10 @@ Pure: no tracer, no kernel. Nothing handed out is ever written to again.
 from __future__ import annotations
 
 import time
+import weakref
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,9 +30,10 @@ from bpfnb.columns import (
     shown,
     text_dtype,
 )
+from bpfnb.errors import printable
 from bpfnb.schema import PRINTK, PRINTK_LINES, PRINTK_ROW, Rows, Schema
 
-__all__ = ["PrintkTable", "RateMeter", "Table", "rate", "text_dtype"]
+__all__ = ["PrintkTable", "RateMeter", "Table", "harmless", "rate", "text_dtype"]
 
 _BATCH = 1 << 14  # rows decoded at a time: few enough for a processor's cache, which every column then reads them from
 
@@ -332,3 +335,22 @@ def _state(rows: Rows) -> npt.NDArray[Any]:
     """PRINTK's flags and preempt, as one number."""
     flags, preempt = (rows[:, PRINTK_ROW.fields[name][1]] for name in ("flags", "preempt"))  # type: ignore[index]
     return flags.astype(np.uint16) << 8 | preempt
+
+
+# --- shown --------------------------------------------------------------------------------------------------------
+
+
+def harmless(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same frame, whose to_html, to_string and repr show control characters and marks of direction as escapes.
+
+    Names and messages are other people's. The values stay as they are; frames made of this one are plain ones. (In a
+    notebook with the magics all are shown so.)
+    """
+    for name in ("to_html", "to_string", "_repr_html_"):
+        setattr(frame, name, partial(_harmlessly, weakref.ref(frame), getattr(type(frame), name)))
+    return frame
+
+
+def _harmlessly(frame: weakref.ref[pd.DataFrame], way: Callable[..., str | None], *args: Any, **options: Any) -> Any:
+    text = way(frame(), *args, **options)
+    return text if text is None else printable(text, keep="\n\t")

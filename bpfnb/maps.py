@@ -31,6 +31,7 @@ from bpfnb import refusals, stacks
 from bpfnb.baseline import Baseline, counters
 from bpfnb.columns import Batch, growing, shown, text_dtype
 from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError, near_or_all
+from bpfnb.frames import harmless
 from bpfnb.interrupts import caller_left, new_lock, start_new_thread, undoing, uninterrupted
 from bpfnb.padding import count_twins, hidden_places
 from bpfnb.program import EVENTS, parse_probe
@@ -727,7 +728,7 @@ class Map:
         if self.kind.startswith("lru_"):
             frame.attrs["full"] = self._may_evict()
         self._say_loss()
-        return frame
+        return harmless(frame)
 
     def _say_loss(self) -> None:
         """Warn of updates that were refused, once."""

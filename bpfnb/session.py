@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from bpfnb import client, frames, views
 from bpfnb.cost import Costs, no_costs
-from bpfnb.errors import BpfnbError, Diagnostic, MapError, ProgramError, TracerDied, near_or_all
+from bpfnb.errors import BpfnbError, Diagnostic, MapError, ProgramError, TracerDied, near_or_all, printable
 from bpfnb.interrupts import Flag, new_lock, start_new_thread, undoing, uninterrupted
 from bpfnb.maps import Map
 from bpfnb.origins import Origin, origin
@@ -650,7 +650,7 @@ def _say_replaced(session: Session, line: Origin, *, named: bool) -> None:
     session.warnings += (Diagnostic(0, 0, "note", f"{session.name} {note}"),)
     more = "" if named else "; those with names of their own run side by side"
     if line.notebook:
-        print(f"{session.name} {note}{more}")
+        print(printable(f"{session.name} {note}{more}"))
     elif not named:
         warnings.warn(f"{session.name} {note}{more}", RuntimeWarning, stacklevel=4)
 

@@ -160,7 +160,7 @@ class Output:
                 "(set by --keep, or keep= of bpfnb.trace)"
             )
             warnings.warn(text, RuntimeWarning, stacklevel=3)
-        return frame
+        return frames.harmless(frame)
 
     @uninterrupted
     def _decoded(self) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 import bpfnb
 from bpfnb import client
-from magics import completion
+from magics import completion, display
 from magics.bpf import BpfMagics, help_alone
 
 __all__ = ["register", "unregister"]
@@ -17,6 +17,7 @@ def register(shell: InteractiveShell) -> None:
     client.start_in_background()
     shell.register_magics(BpfMagics)
     completion.install(shell)
+    display.install(shell)
     if help_alone not in shell.input_transformers_cleanup:
         shell.input_transformers_cleanup.append(help_alone)
 
@@ -29,5 +30,6 @@ def unregister(shell: InteractiveShell) -> None:
         shell.magics_manager.magics[kind].pop("bpf", None)
     shell.magics_manager.registry.pop("BpfMagics", None)
     completion.remove(shell)
+    display.remove(shell)
     if help_alone in shell.input_transformers_cleanup:
         shell.input_transformers_cleanup.remove(help_alone)

@@ -19,8 +19,12 @@ from msgspec.structs import replace
 
 import bpfnb
 from bpfnb import client
+<<<<<<< HEAD
 from bpfnb.errors import BpfnbError, Diagnostic, ProgramError, did_you_mean
 from bpfnb.interrupts import start_new_thread, undoing
+=======
+from bpfnb.errors import BpfnbError, Diagnostic, ProgramError, did_you_mean, printable
+>>>>>>> fa1681c (Control characters and marks of direction are shown, not obeyed: in errors, lists, and where a DataFrame is shown)
 from bpfnb.program import Program, parse, split_attach
 from bpfnb.protocol import Limits
 from bpfnb.session import MAX_COST, Session, check_name, detaching, limits_of, start
@@ -122,7 +126,7 @@ class BpfMagics(Magics):
         flags = [*split(args.cflags), *map(parse_define, args.define)]
         program = parse(cell, [split_attach(text) for text in args.attach], flags, args.headers, args.cpu)
         if args.dry_run:
-            print(_plan(program))
+            print(printable(_plan(program), keep="\n"))
             _print_warnings(program.warnings)
             return None
         names = self.shell.user_ns
@@ -196,7 +200,7 @@ class BpfMagics(Magics):
         elif command == "probes":
             _expect(command, rest, 1)
             names, more = client.connect().find_probes(rest[0], _MOST_PROBES)
-            print("\n".join(names) or f"no probe matches {rest[0]!r}")
+            print("\n".join(map(printable, names)) or f"no probe matches {rest[0]!r}")
             if more:
                 print(f"... and {more} more: narrow the pattern")
         elif command == "show":
@@ -257,7 +261,7 @@ def _print_warnings(warnings: Iterable[Diagnostic]) -> None:
     for warning in warnings:
         if warning.severity == "warning":
             place = f", line {warning.line}" if warning.line else ""
-            print(f"warning{place}: {warning.message}")
+            print(printable(f"warning{place}: {warning.message}"))
 
 
 def _trace_for(session: Session, seconds: float) -> None:

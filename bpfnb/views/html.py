@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from bpfnb.errors import CompileError, VerifierError
+from bpfnb.errors import CompileError, VerifierError, printable
 
 __all__ = [
     "CheckRow",
@@ -354,13 +354,6 @@ def error_panel(error: BaseException) -> str:
 
 
 # --- pieces -------------------------------------------------------------------------------------------------------
-
-
-def printable(text: str) -> str:
-    """Text without what would act on a terminal or a page: control, direction and undecodable characters escaped."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def escape(text: str) -> str:

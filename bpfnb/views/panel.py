@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bpfnb.errors import printable
 from bpfnb.interrupts import Flag, start_new_thread, undoing
 from bpfnb.views import html, painter
 from bpfnb.views.notebook import Bundle, Notebook, notebook
@@ -260,7 +261,7 @@ class Panel:
     def _text(self) -> str:
         facts = []
         for s in self._moment.snapshots:
-            name = html.printable(s.name)
+            name = printable(s.name)
             facts.append(f"{name}: {s.state}, {html.average(s)} rows/s, {html.count(s.rows, 'row')}, {s.lost:,} lost")
         return f"<Panel {'; '.join(facts)}>"
 

@@ -24,7 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Polygon
 from matplotlib.text import Text
 
-from bpfnb.views.html import printable
+from bpfnb.errors import printable
 
 __all__ = ["HEIGHT", "SECONDS", "WIDTH", "Curve", "RatesFigure", "pick"]
 

@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from IPython.core.completer import provisionalcompleter
 from IPython.core.error import UsageError
@@ -488,3 +489,12 @@ def test_stopping_what_does_not_run(shell: Shell, tracer: FakeTracer, capsys: py
     assert "no session is running" in capsys.readouterr().out
     with pytest.raises(UsageError, match="or --all"):
         shell.run("%bpf stop -all")
+
+
+def test_frames_are_shown_without_marks_that_act(shell: Shell) -> None:
+    """Any DataFrame or Series: those made of a session's are pandas' own."""
+    frame = pd.DataFrame({"comm": ["\x1b[31mred\u202e"]})
+    formatted = [shell.inner.display_formatter.format(shown)[0] for shown in (frame, frame.comm)]
+    for text in (formatted[0]["text/html"], formatted[0]["text/plain"], formatted[1]["text/plain"]):
+        assert "\\x1b[31mred\\u202e" in text
+        assert not {"\x1b", "\u202e"} & set(text)

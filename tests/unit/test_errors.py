@@ -86,8 +86,22 @@ def test_lines_end_where_they_do_for_a_compiler(newline: str) -> None:
 
 
 def test_what_nobody_sees_is_seen_and_cannot_act_on_a_terminal() -> None:
-    assert errors.excerpt("a\u200b\xa0\x1b[2J", 1, None) == ["    1 | a\ufffd\ufffd\ufffd[2J"]
-    assert ProgramError("\x1b[2J")._render_traceback_() == ["ProgramError: \ufffd[2J"]
+    assert errors.excerpt("a\u200b\xa0\x1b[2J", 1, 5) == [
+        "    1 | a\\u200b\\xa0\\x1b[2J",
+        "      | " + " " * 15 + "^",
+    ]
+    error = ProgramError("\x1b[2J\u202e\nhint: none", hint="\x9b31m")
+    assert str(error) == "\\x1b[2J\\u202e\\nhint: none"
+    assert error._render_traceback_() == [f"ProgramError: {error}", "hint: \\x9b31m"]
+    assert error.message == "\x1b[2J\u202e\nhint: none"  # the data stays
+
+
+@pytest.mark.parametrize("mark", "\x1b\x07\x7f\x9b\u202a\u202e\u2066\u2069\u200e\u200f\u061c\u2028\u2029")
+def test_marks_that_terminals_and_browsers_obey_are_escapes(mark: str) -> None:
+    shown = errors.printable(f"a{mark}b\n\t", keep="\n\t")
+    assert mark not in shown
+    assert shown.startswith("a\\")
+    assert shown.endswith("b\n\t")
 
 
 def test_of_a_long_line_the_part_around_the_column_is_shown() -> None:
@@ -128,4 +142,6 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
     kinds = [*errors.BpfnbError.__subclasses__(), *errors.ProgramError.__subclasses__()]
     real = {kind.__name__ for kind in kinds if kind.__module__ == "bpfnb.errors"}
     assert drawn == real
-    assert real | {"BpfnbError", "Diagnostic", "did_you_mean", "near_names", "near_or_all"} == set(errors.__all__)
+    assert real | {"BpfnbError", "Diagnostic", "did_you_mean", "near_names", "near_or_all", "printable"} == set(
+        errors.__all__
+    )

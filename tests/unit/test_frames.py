@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import time
+import weakref
 from contextlib import suppress
 from typing import Any
 
@@ -527,3 +529,19 @@ def test_a_meter_of_a_number_column() -> None:
     meter = RateMeter(lambda row, by: (table.end, *table.since(row, by)), by="load")
     meter.update()
     assert meter.rates(EPOCH / 1e9 + 1).sum().to_dict() == {"0.5": 2, "nan": 2}
+
+
+def test_a_frame_shows_marks_as_escapes_and_keeps_its_values() -> None:
+    marked = "\x1b[31mred\u202e<b>"
+    frame = frames.harmless(pd.DataFrame({"comm": pd.Categorical([marked])}))
+    for text in (frame.to_html(), frame._repr_html_(), frame.to_string(), repr(frame)):
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+        assert "\\x1b[31mred\\u202e" in text
+    assert "&lt;b&gt;" in frame.to_html()
+    assert frame.comm.tolist() == [marked]
+    assert pickle.loads(pickle.dumps(frame)).equals(frame)
+    assert frame.copy().equals(frame)
+    alive = weakref.ref(frame)
+    del frame
+    assert alive() is None  # no cycle keeps it
