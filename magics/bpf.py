@@ -19,12 +19,8 @@ from msgspec.structs import replace
 
 import bpfnb
 from bpfnb import client
-<<<<<<< HEAD
-from bpfnb.errors import BpfnbError, Diagnostic, ProgramError, did_you_mean
-from bpfnb.interrupts import start_new_thread, undoing
-=======
 from bpfnb.errors import BpfnbError, Diagnostic, ProgramError, did_you_mean, printable
->>>>>>> fa1681c (Control characters and marks of direction are shown, not obeyed: in errors, lists, and where a DataFrame is shown)
+from bpfnb.interrupts import start_new_thread, undoing
 from bpfnb.program import Program, parse, split_attach
 from bpfnb.protocol import Limits
 from bpfnb.session import MAX_COST, Session, check_name, detaching, limits_of, start
