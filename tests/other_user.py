@@ -36,9 +36,10 @@ def run_as_nobody(
     ]
     for number, folder in enumerate({Path(sys.base_prefix), ROOT, Path(sys.prefix)}):
         commands += opened(folder, SHADOW / str(number))
+    commands += first  # they may mount something on /etc
     if Path("/etc/sudoers.d").is_dir():
         commands.append(f"mount --bind '{rules}' /etc/sudoers.d")
-    commands += [*first, 'exec "$@"']
+    commands.append('exec "$@"')
     inside = ["unshare", "--mount", "sh", "-ec", "\n".join(commands), "sh"]
     try:
         done = subprocess.run(
