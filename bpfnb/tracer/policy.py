@@ -33,7 +33,7 @@ from typing import Any
 
 from bpfnb.errors import PrivilegeError, SetupError, did_you_mean
 from bpfnb.program import KINDS, Program
-from bpfnb.protocol import Check
+from bpfnb.protocol import Check, Limits
 from bpfnb.tracer.confine import Confinement, guard_for
 from bpfnb.tracer.peer import Peer
 
@@ -52,7 +52,8 @@ class Rules:
     ``kernel_memory``: programs may read it, and in it everybody's data. ``interfere``: they may send signals, change
     what functions return, and decide as a security module. ``pinned``: maps may be pinned, and pinned ones opened.
 
-    Of a session: ``max_time`` in seconds; None for no limit.
+    Of a session: ``max_time`` in seconds, and what the guard holds it to, whatever the notebook asks (``capped``):
+    ``max_memory`` in bytes, ``max_rate`` in events a second, ``max_cost`` as a share of all CPUs; None for no limit.
     """
 
     trace: bool = True
@@ -64,6 +65,9 @@ class Rules:
     interfere: bool = True
     pinned: bool = True
     max_time: float | None = None
+    max_memory: float | None = None
+    max_rate: float | None = None
+    max_cost: float | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,17 @@ class Policy:
                     raise self._refused(f"pinned maps ({declared.name})", declared.line)
             if any(_PINNED.search(text) for text in (program.source, *program.cflags)):
                 raise self._refused("pinned maps")
+
+    def capped(self, limits: Limits) -> Limits:
+        """What the guard holds a session to: the smaller of what its user and the policy say."""
+        rules = self.rules
+        memory = _smaller(limits.memory, rules.max_memory)
+        return Limits(
+            _smaller(limits.cost, rules.max_cost),
+            _smaller(limits.rate, rules.max_rate),
+            None if memory is None else int(memory),
+            limits.asked or rules.max_cost is not None,
+        )
 
     def check_file(self, owner: int, path: str) -> None:
         """PrivilegeError where probes may not be put into a file, or listed of it."""
@@ -311,6 +326,9 @@ def _audit_place(text: str) -> str:
     return text
 
 
+_size = _amount({"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}, "512M or 2G")
+_rate = _amount({"": 1}, "100000, events a second")
+_share = _amount({"%": 0.01}, "25%, of all CPUs")
 _time = _amount({"s": 1, "min": 60, "h": 3600}, "10min, 30s or 2h")
 
 # What a line may say, what it is called above, and how its value is read. "Kernel memory" and the like are what a
@@ -325,6 +343,9 @@ KEYS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "interfere": ("interfere", _yes),
     "pinned": ("pinned", _yes),
     "max_time": ("max_time", _time),
+    "max_memory": ("max_memory", _size),
+    "max_rate": ("max_rate", _rate),
+    "max_cost": ("max_cost", _share),
 }
 AUDIT_KEYS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "to": ("to", _audit_place),
@@ -357,6 +378,12 @@ def _limits(rules: Rules) -> Iterator[str]:
     yield from (text for name, text in words.items() if getattr(rules, name) != getattr(unlimited, name))
     if rules.max_time is not None:
         yield f"sessions of at most {spoken_time(rules.max_time)}"
+    if rules.max_memory is not None:
+        yield f"at most {rules.max_memory / (1 << 20):g} MiB in the kernel"
+    if rules.max_rate is not None:
+        yield f"at most {rules.max_rate:,g} events a second"
+    if rules.max_cost is not None:
+        yield f"at most {rules.max_cost * 100:g} % of all CPUs"
 
 
 def spoken_time(seconds: float) -> str:
@@ -366,6 +393,10 @@ def spoken_time(seconds: float) -> str:
 
 def _place(audit: AuditRules) -> str:
     return "the journal" if audit.to == "journal" else audit.to
+
+
+def _smaller(one: float | None, other: float | None) -> float | None:
+    return min((limit for limit in (one, other) if limit is not None), default=None)
 
 
 def _owner(pid: int) -> int | None:

@@ -248,6 +248,7 @@ class Sessions:
         privileges.mount_tracefs()  # somebody may have unmounted it since
         try:
             self._policy.check_load(program)
+            limits = self._policy.capped(limits)
             running, loaded = self._start(number, program, folder, limits, keep, starting)
             reply(loaded)
             with self._lock:

@@ -19,7 +19,7 @@ RUN = """
 import bpfnb, json, os, subprocess, time
 def outcome(cell):
     try:
-        with bpfnb.trace(cell["source"], attach=cell["attach"]) as session:
+        with bpfnb.trace(cell["source"], attach=cell["attach"], **cell.get("options", {})) as session:
             for command in cell.get("commands", ()):
                 subprocess.run(command, shell=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             os.getpgid(0)
@@ -153,6 +153,12 @@ def test_a_session_ends_when_its_time_is_over(tmp_path: Path) -> None:
     (result,) = results("[default]\nmax_time = 1s\n", [cell], tmp_path)
     assert result["reason"] == "the policy allows sessions of at most 1 s"
     assert len(result["rows"]) >= 1
+
+
+def test_the_guard_holds_to_the_policys_limit_though_the_notebook_switches_it_off(tmp_path: Path) -> None:
+    cell = {"source": PRINTS, "attach": {"tracepoint:raw_syscalls:sys_enter": "f"}, "options": {"guard": False}}
+    (result,) = results("[default]\nmax_memory = 1M\n", [{**cell, "wait": 4}], tmp_path)
+    assert "max_memory is 1,048,576" in result["reason"]
 
 
 def test_a_mistake_in_the_file_lets_nobody_trace_and_no_variable_leads_elsewhere(tmp_path: Path) -> None:

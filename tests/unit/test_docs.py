@@ -72,6 +72,7 @@ DESCRIBED = {
     "[user root]": "a section",
     "[audit]": "a section",
     "%s": "a conversion of printf's",
+    "25%": "a value",
     "processes = own": "a line of the file",
     "kernel_memory = no": "a line of the file",
     "syscall sysret uprobe uretprobe usdt": "a value",

@@ -9,6 +9,7 @@ import pytest
 
 from bpfnb.errors import PrivilegeError, SetupError
 from bpfnb.program import parse
+from bpfnb.protocol import Limits
 from bpfnb.tracer.peer import Peer
 from bpfnb.tracer.policy import Policy, Rules
 
@@ -87,13 +88,16 @@ def test_every_value_is_read(tmp_path: Path) -> None:
     interfere = no
     pinned = no
     max_time = 90s
+    max_memory = 512M
+    max_rate = 100000
+    max_cost = 12.5%
     [audit]
     to = /var/log/bpfnb/audit
     required = yes
     source = yes
     """
     policy = Policy(ALICE, path=written(tmp_path, text))
-    assert policy.rules == Rules(True, None, True, True, False, False, False, False, max_time=90)
+    assert policy.rules == Rules(True, None, True, True, False, False, False, False, 90, 512 << 20, 100000, 0.125)
     assert (policy.audit.to, policy.audit.required, policy.audit.source) == ("/var/log/bpfnb/audit", True, True)
     assert rules(tmp_path, "[default]\nmax_time = unlimited\ninterfere = yes", service=True).interfere
 
@@ -107,6 +111,8 @@ def test_every_value_is_read(tmp_path: Path) -> None:
         ("[default]\ntrace = maybe\n", "line 2: write yes or no, not 'maybe'"),
         ("[default]\nprocesses = mine\n", "line 2: write own or any"),
         ("[default]\nmax_time = 10\n", "line 2: write 10min"),
+        ("[default]\nmax_cost = 0%\n", "line 2: write 25%"),
+        ("[default]\nmax_memory = many\n", "line 2: write 512M"),
         ("[default]\ntrace = no\ntrace = yes\n", "line 3: 'trace' is given twice"),
         ("[default]\n[default]\n", "line 2: there is a [default] before"),
         ("trace = no\n", "line 1: 'trace' is in no section"),
@@ -172,6 +178,15 @@ def test_what_probes_and_text_ask_for_is_checked(tmp_path: Path) -> None:
     assert "cannot be confined" in refusal(tmp_path, "[default]\nprocesses = own\n", "fentry:vfs_read")
     pinned = 'BPF_TABLE_PINNED("hash", u32, u64, m, 10, "/sys/fs/bpf/m"); int f(void *ctx) { return 0; }'
     assert "pinned maps" in refusal(tmp_path, "[default]\npinned = no\n", "syscall:clone", pinned)
+
+
+def test_a_cell_may_ask_for_less_than_the_policy_allows_and_not_for_more(tmp_path: Path) -> None:
+    text = "[default]\nmax_cost = 25%\nmax_memory = 1M\nmax_rate = 1000\n"
+    policy = Policy(ALICE, path=written(tmp_path, text))
+    assert policy.capped(Limits()) == Limits(0.25, 1000, 1 << 20, True), "also where the guard was switched off"
+    assert policy.capped(Limits(0.5, 10, 2 << 20)) == Limits(0.25, 10, 1 << 20, True)
+    (tmp_path / "policy.conf").unlink()
+    assert Policy(ALICE, path=tmp_path / "policy.conf").capped(Limits(0.5)) == Limits(0.5)
 
 
 def test_files_and_symbols_of_others(tmp_path: Path) -> None:
