@@ -40,6 +40,8 @@ ELSEWHERE = {
     "./scripts/demo": ("tests/notebooks/test_demo.py", "test_shows_what_it_promises"),
     "bpfnb.testing.FakeTracer": ("tests/ipython/conftest.py", "tracer"),
     "scripts/vm run 6.1 -- COMMAND": ("tests/vm/test_kernels.py", "test_the_kernel_is_the_one_wanted"),
+    "scripts/capabilities": ("tests/kernel/test_capabilities.py", "test_fewer_rights_do_for_some_kinds"),
+    "bpfnb setup": ("tests/kernel/test_setup.py", "test_a_member_traces_through_the_socket"),
     ".ci/run": ("tests/unit/test_packaging.py", "test_is_strict_bash_and_executable"),
     "sudo -n": ("tests/kernel/test_privileges.py", "test_sudo_without_a_password_is_enough"),
     "sudo .venv/bin/bpfnb setup --group bpfnb": (
