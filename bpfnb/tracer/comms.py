@@ -66,9 +66,10 @@ class CommHistory:
             events, _ = self._instance.drain(time.monotonic_ns())
             if len(events):
                 self._learn(events)
-                lost = self._instance.lost()
-                self._stale |= lost != self._lost
-                self._lost = lost
+                with suppress(OSError):  # no descriptor is free; the next time there may be
+                    lost = self._instance.lost()
+                    self._stale |= lost != self._lost
+                    self._lost = lost
             self._stale |= bool(self._instance.notes())
             if self._stale and time.monotonic_ns() >= self._next_snapshot:
                 self._snapshot()

@@ -6,6 +6,7 @@ puts it there), and the instance's filter, evaluated in the kernel, lets in only
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import string
@@ -83,7 +84,7 @@ class PrintkSource:
         the instance for good.
         """
         if self._writer.blocked and not last:  # what is overwritten the kernel counts
-            self._writer.set_lost(self._instance.lost())
+            self._count_lost()
             return 0
         until = time.monotonic_ns() + (_LATE_NS if last else -_JITTER_NS)
         reached = self._step(until)
@@ -92,6 +93,7 @@ class PrintkSource:
         if last:
             self._append(self._held)
             self._held = join([])
+            self._writer.set_lost(self._instance.lost())
         elif self._instance.failure:
             raise self._instance.failure
         return FILLING if reached < until else len(self._held) > 0
@@ -106,10 +108,17 @@ class PrintkSource:
         self._held = _compact(events.take(np.flatnonzero(~ripe)))
         chosen = np.flatnonzero(ripe)
         self._append(events.take(chosen[np.argsort(events.time[chosen], kind="stable")]))
-        self._writer.set_lost(self._instance.lost())
+        self._count_lost()
         for note in self._instance.notes():
             self._note(note)
         return reached
+
+    def _count_lost(self) -> None:
+        try:
+            self._writer.set_lost(self._instance.lost())
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):  # there may be a free descriptor the next time
+                raise
 
     def _far_ahead(self) -> Ints:
         """CPUs of which so much is held back that others are to catch up first. One of which nothing is held back is
