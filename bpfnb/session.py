@@ -66,7 +66,7 @@ _DETACH_TIMEOUT = 0.5  # seconds
 _DECODE_TIMEOUT = 0.5  # seconds of a stop; what is left is decoded when somebody asks for it
 _MAP_TIMEOUT = 15.0  # seconds; the tracer reads for ten
 MAX_COST = 0.25  # of all CPUs, unless told otherwise
-_EXIT_TIMEOUT = 2.0  # seconds
+_EXIT_TIMEOUT = 1.0  # seconds
 _STOPPED = "stopped"  # the reason, where nothing else ended it
 
 
@@ -349,6 +349,7 @@ class Session(client.Listener):
 
     def on_detached(self) -> None:
         self._detached.set()
+        detaching()  # which holds on to no other session's rows
 
     def on_death(self, error: TracerDied) -> None:
         self._detached.set()
@@ -690,6 +691,7 @@ def detaching() -> list[Session]:
 
 def _unregister(session: Session) -> None:
     with _lock:
+        _detaching[:] = [other for other in _detaching if other.detaching]
         if session.detaching:
             _detaching.append(session)
         if _running.get(session.name) is session:

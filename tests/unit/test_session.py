@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -552,3 +554,17 @@ def test_a_map_that_could_not_be_read_in_time_is_an_error_with_its_size() -> Non
         assert why in session._repr_html_()
         assert why in session.maps["counts"]._repr_html_()
         assert isinstance(bpfnb.MapError(""), bpfnb.ProgramError)
+
+
+def test_a_session_that_was_detached_is_held_by_nobody() -> None:
+    """Its rows would stay in memory."""
+    with FakeTracer() as tracer:
+        tracer.detaching = 1
+        session = bpfnb.trace(HELLO, name="hello")
+        session.stop()
+        tracer.detached(session)
+        client.connect().find_probes("", 0)  # its answer comes after
+        alive = weakref.ref(session)
+        del session
+        gc.collect()
+        assert alive() is None
