@@ -43,11 +43,11 @@ states = {session.state for session in sessions}
 bpfnb.stop_all()
 states |= {session.state for session in sessions}
 delivered = sys.argv[1] == "maps" or all(len(session.df) for session in sessions)
-deadline = time.monotonic() + 10
-while open_files() != before and time.monotonic() < deadline:
-    time.sleep(0.05)
 with trace("ring"):  # all is as it was
     pass
+deadline = time.monotonic() + 30
+while open_files() != before and time.monotonic() < deadline:
+    time.sleep(0.05)
 print(json.dumps([len(sessions), found, sorted(states), delivered, open_files() == before]))
 """
 
