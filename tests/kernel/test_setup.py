@@ -267,31 +267,39 @@ def spoken_to(sock: socket.socket) -> Iterator[Hello]:
     connection.close()
 
 
+LAX = 'Defaults setenv, env_keep += "PYTHONPATH PYTHONHOME LD_PRELOAD LD_LIBRARY_PATH HOME BPFNB_BCC"\n'
+
+
+@pytest.mark.parametrize("by", ["sudo", "the launcher alone"])
 def test_nothing_of_the_callers_runs_as_root(
-    installed: Machine, group: int, hostile: tuple[Path, dict[str, str]]
+    installed: Machine, group: int, hostile: tuple[Path, dict[str, str]], tmp_path: Path, by: str
 ) -> None:
-    """Where sudo starts the tracer, from the worst of folders with the worst of environments."""
+    """From the worst of folders with the worst of environments, on a machine whose sudo lets all of it through."""
     folder, environment = hostile
+    loader = {name: environment.pop(name) for name in ("LD_PRELOAD", "LD_LIBRARY_PATH")}
     member = {"uid": NOBODY.pw_uid, "gid": NOBODY.pw_gid, "groups": (group,)}
-    control = [sys.executable, "-c", "import numpy; print(open('/proc/self/maps').read())"]
-    at = [
-        "env",
-        "-C",
-        str(folder),
-        *(f"{k}={v}" for k, v in environment.items() if k != "PYTHONHOME"),
-    ]
-    assert str(folder / "x.so") in installed.run(*at, *control, **member).stdout  # type: ignore[arg-type]
+    at = ["env", "-C", str(folder), *(f"{k}={v}" for k, v in (environment | loader).items())]
+    maps = [sys.executable, "-c", "import numpy; print(open('/proc/self/maps').read())"]
+    control = [word for word in at if not word.startswith("PYTHONHOME=")] + maps
+    assert str(folder / "x.so") in installed.run(*control, **member).stdout  # type: ignore[arg-type]
     assert "numpy" in (folder / "caught").read_text()
     (folder / "caught").unlink()
     with set_up_for_sudo(installed):
-        at = ["env", "-C", str(folder), *(f"{k}={v}" for k, v in environment.items())]
-        sudo = ["/usr/bin/sudo", "-n", "--", str(LAUNCHER)]
+        if by == "sudo":
+            (tmp_path / "lax").write_text(LAX)
+            installed.run("install", "-m", "440", tmp_path / "lax", "/etc/sudoers.d/aa-lax")
+            command = installed.command(*at, "/usr/bin/sudo", "-n", "--", LAUNCHER, **member)  # type: ignore[arg-type]
+        else:  # nobody but root reaches it otherwise; the loader's variables are for sudo to take away
+            command = installed.command(*(word for word in at if not word.startswith("LD_")), LAUNCHER)
         ours, theirs = socket.socketpair()
-        with ours, subprocess.Popen(installed.command(*at, *sudo, **member), stdin=theirs):  # type: ignore[arg-type]
+        with ours, subprocess.Popen(command, stdin=theirs):
             theirs.close()
             with spoken_to(ours) as hello:
                 assert Path(f"/proc/{hello.pid}/cwd").readlink() == Path("/")
-                assert Path(f"/proc/{hello.pid}/maps").read_text().count(str(folder)) == 0
+                assert str(folder) not in Path(f"/proc/{hello.pid}/maps").read_text()
+                if by == "sudo":
+                    assert os.fsencode(folder) not in Path(f"/proc/{hello.pid}/environ").read_bytes()
+        installed.run("rm", "-f", "/etc/sudoers.d/aa-lax")
     assert not (folder / "caught").exists()
 
 

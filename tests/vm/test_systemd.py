@@ -20,7 +20,9 @@ def found(possible: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     if not Path("/lib/systemd/systemd").exists():
         pytest.skip("this machine has no systemd to run the guest with")
     wheels = tmp_path_factory.mktemp("wheels")
-    pip = ["/usr/bin/python3", "-I", "-m", "pip", "--isolated", "download", "-qq", "--disable-pip-version-check"]
+    tools = tmp_path_factory.mktemp("tools")
+    subprocess.run(["/usr/bin/python3", "-I", "-m", "venv", tools], check=True)
+    pip = [f"{tools}/bin/python", "-I", "-m", "pip", "--isolated", "download", "-qq", "--disable-pip-version-check"]
     take = ["--require-hashes", "--no-deps", "--only-binary", ":all:", "-d", str(wheels), "-r", str(LOCK)]
     subprocess.run([*pip, *take], check=True)
     guest = [sys.executable, str(ROOT / "tests/vm/systemd_guest.py"), str(wheels)]
