@@ -48,6 +48,7 @@ ELSEWHERE = {
         "tests/vm/test_systemd.py",
         "test_a_member_of_the_group_traces",
     ),
+    "--systemd": ("tests/vm/test_systemd.py", "test_a_member_of_the_group_traces"),
     "bpfnb setup --group NAME": ("tests/kernel/test_setup.py", "test_a_member_traces_through_the_socket"),
     "--wheels DIR": ("tests/vm/test_systemd.py", "test_setup_goes_through_and_once_is_enough"),
     "--by systemd": ("tests/kernel/test_setup.py", "test_a_member_traces_through_the_socket"),
