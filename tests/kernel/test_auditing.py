@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+from other_user import NOBODY, run_as_nobody
 from test_enforcing import HERE, PRINTS, SILENT, SUDOERS, policy, results
-from test_privileges import NOBODY, as_nobody
 
 import bpfnb
 
@@ -63,7 +63,7 @@ print(pid)
 def test_a_tracer_that_is_killed_is_noted(tmp_path: Path) -> None:
     log = tmp_path / "audit"
     prepare = policy(f"[audit]\nto = {log}\n", tmp_path)
-    worker = as_nobody(KILLED, tmp_path, sudoers=SUDOERS, prepare=prepare)[-1]
+    worker = run_as_nobody(KILLED, tmp_path, sudoers=SUDOERS, first=prepare)[-1]
     deadline = time.monotonic() + 10
     while "tracer-died" not in log.read_text() and time.monotonic() < deadline:
         time.sleep(0.05)
