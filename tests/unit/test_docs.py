@@ -84,6 +84,8 @@ DESCRIBED = {
     # docs/architecture.md
     "notebook kernel (any user)                        tracer (holds the privileges)": "a picture",
     "bpfnb/": "a picture; the modules in it are compared below",
+    # docs/reliability.md
+    ".venv/bin/python tests/fuzz_frames.py 100000": "tests/faults/test_frames.py runs it with fewer",
     # docs/benchmarks.md
     "event(data)": "bcc's",
     "DataFrame(list)": "pandas'",
@@ -216,6 +218,9 @@ MODULES = [
     ".venv/bin/python -m pytest tests/unit",
     ".venv/bin/python -m pytest tests/unit/test_interrupts.py",
     ".venv/bin/python -m pytest tests/faults/test_leaving.py",
+    ".venv/bin/python -m pytest tests/faults/test_signals.py",
+    ".venv/bin/python -m pytest tests/faults/test_requests.py",
+    ".venv/bin/python -m pytest tests/faults/test_map_sizes.py",
     ".venv/bin/python -m benchmarks.headers",
     ".venv/bin/python -m benchmarks.headers --kernel 6.12 --runs 1",
     "--kernel 6.12 --runs 7 --only rubyflow",
