@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from leaks import bpf_ids
+from leaks import bpf_ids, held_elsewhere
 from raw import RawTracer
 
 import bpfnb
@@ -56,6 +56,11 @@ def hung_compile() -> Iterator[int]:
             time.sleep(0.01)
 
 
+def mine(session: bpfnb.Session) -> int:
+    df = session.df
+    return int((df.pid == threading.get_native_id()).sum())
+
+
 def quick(act: object, limit: float = 1.0) -> None:
     begun = time.monotonic()
     act()  # type: ignore[operator]
@@ -66,11 +71,11 @@ def test_a_compile_that_hangs_holds_up_nobody() -> None:
     with bpfnb.trace(COUNTS, name="before", attach=ATTACH) as before, hung_compile():
         _libc.getpgid(0)
         quick(lambda: before.maps["calls"].df)
-        assert before.maps["calls"][0] == 1
+        assert before.maps["calls"][0] >= 1  # others of this machine may call it too
         with bpfnb.trace(PRINTS, name="s", attach=ATTACH) as meanwhile:  # another cell is compiled
             _libc.getpgid(0)
             quick(meanwhile.stop)
-        assert len(meanwhile.df) == 1
+        assert mine(meanwhile) == 1
         quick(lambda: client.connect().find_probes("*clone*", 10), 5)
         quick(before.stop)
     assert before.state == "stopped"
@@ -80,7 +85,7 @@ def test_a_session_that_is_stopped_while_it_compiles_frees_what_compiles_it() ->
     programs = bpf_ids("program")
     with hung_compile() as number:
         quick(lambda: client.connect().stop(number))
-    assert bpf_ids("program") - programs == set()
+    assert bpf_ids("program") - programs - held_elsewhere("program", {client.connect().hello().pid}) == set()
 
 
 def test_a_large_map_being_read_holds_up_nobody() -> None:
@@ -94,7 +99,7 @@ def test_a_large_map_being_read_holds_up_nobody() -> None:
             reader.start()
             _libc.getpgid(0)
             quick(session.stop)
-        assert len(session.df) == 1
+        assert mine(session) == 1
         quick(large.stop, 2)
         reader.join()
     assert rows == [6_000_000]
@@ -109,11 +114,11 @@ def test_detaching_hundreds_of_probes_holds_up_nobody() -> None:
         _libc.getpgid(0)
         quick(session.stop)
         stopping.join()
-        assert len(session.df) == 1
+        assert mine(session) == 1
         with bpfnb.trace(PRINTS, name="s2", attach=ATTACH) as second:
             _libc.getpgid(0)
             quick(second.stop)
-        assert len(second.df) == 1
+        assert mine(second) == 1
     deadline = time.monotonic() + 60
     while many.detaching and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -158,7 +163,7 @@ def test_a_number_used_twice_is_refused() -> None:
     with loaded() as (tracer, number):
         again = tracer.ask(protocol.Load(number, parse(COUNTS, ATTACH)))
         assert (again.error, str(number) in again.message) == ("ProgramError", True)
-        assert tracer.ask(protocol.LookupMap(tracer.number(), number, "calls", bytes(4))).value is None
+        assert isinstance(tracer.ask(protocol.LookupMap(tracer.number(), number, "calls", bytes(4))), protocol.MapValue)
         for wrong in (0, -1, 1 << 63):
             assert tracer.ask(protocol.RunChecks(wrong)).error == "ProgramError"
         assert isinstance(tracer.ask(protocol.Stop(tracer.number(), number)), protocol.Stopped)
@@ -194,7 +199,7 @@ def test_what_is_not_there_is_a_program_error() -> None:
             assert "\n" not in reply.message
         assert "did you mean calls?" in tracer.ask(protocol.ReadMap(n(), session, "call")).message
         assert isinstance(tracer.ask(protocol.Stop(n(), 12345)), protocol.Stopped)  # as for one that has ended
-        assert tracer.descriptors() == before
+        assert tracer.descriptors() <= before
 
 
 def test_descriptors_sent_along_are_closed() -> None:
@@ -208,16 +213,17 @@ def test_descriptors_sent_along_are_closed() -> None:
         os.close(write)
         assert os.read(read, 1) == b""  # nobody has the other end open
         os.close(read)
-        assert tracer.descriptors() == before
+        assert tracer.descriptors() <= before
 
 
 @pytest.mark.parametrize("what", ["lookups", "maps", "probes"])
 def test_a_client_that_never_reads_fills_no_memory_and_holds_up_no_end(what: str) -> None:
     before = {kind: bpf_ids(kind) for kind in ("program", "map", "link")}
     source = "BPF_ARRAY(large, u64, 2000000); int f(void *ctx) { return 0; }"
-    tracer = RawTracer(seconds=2)
+    tracer = RawTracer()
     session = tracer.number()
     assert isinstance(tracer.ask(protocol.Load(session, parse(source, ATTACH))), protocol.Loaded)
+    tracer.sock.settimeout(2)
     begun = tracer.resident()
     requests = {
         "lookups": lambda: protocol.LookupMap(tracer.number(), session, "large", bytes(4)),
@@ -238,7 +244,7 @@ def test_a_client_that_never_reads_fills_no_memory_and_holds_up_no_end(what: str
     assert tracer.ended_within(4)
     for kind, ids in before.items():
         deadline = time.monotonic() + 3
-        while bpf_ids(kind) - ids and time.monotonic() < deadline:
+        while bpf_ids(kind) - ids - held_elsewhere(kind, set()) and time.monotonic() < deadline:
             time.sleep(0.02)
     tracer.close()
 
