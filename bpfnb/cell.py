@@ -143,7 +143,7 @@ def closing(tokens: Sequence[Token], index: int) -> int:
         if text in _CLOSES:
             due.append(_CLOSES[text])
         elif text in _CLOSES.values():
-            if due.pop() != text:
+            if not due or due.pop() != text:
                 break
             if not due:
                 return i

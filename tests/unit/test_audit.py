@@ -53,7 +53,7 @@ def test_a_session_from_start_to_end(tmp_path: Path) -> None:
     assert "source" not in begun
     assert ended["reason"] == "stopped by its user"
     assert 0 <= ended["seconds"] < 60
-    assert refused["reason"] == "ProgramError: no\nforged line"
+    assert refused["reason"] == "ProgramError: no\\nforged line"
     assert path.read_bytes().isascii(), "nothing acts on a terminal"
 
 

@@ -85,7 +85,6 @@ DESCRIBED = {
     "notebook kernel (any user)                        tracer (holds the privileges)": "a picture",
     "bpfnb/": "a picture; the modules in it are compared below",
     # docs/reliability.md
-    ".venv/bin/python tests/fuzz_frames.py 100000": "tests/faults/test_frames.py runs it with fewer",
     # docs/benchmarks.md
     "event(data)": "bcc's",
     "DataFrame(list)": "pandas'",

@@ -130,12 +130,19 @@ def test_what_is_no_text_is_left_to_clang(write: Write, tmp_path: Path, monkeypa
     write(big="BPF_HASH(h, u32);\n" * 1000, nul="\0")
     (tmp_path / "latin.h").write_bytes(b"// \xe9\n")
     (tmp_path / "folder.h").mkdir()
-    os.mkfifo(tmp_path / "fifo.h")
     (tmp_path / "dangling.h").symlink_to("nowhere")
     monkeypatch.setattr(includes, "_MOST_BYTES", 10_000)
-    for name in ("missing", "big", "nul", "latin", "folder", "fifo", "dangling"):
+    for name in ("missing", "big", "nul", "latin", "folder", "dangling"):
         assert expand(f'#include "{name}.h"\n') == (f'#include "{name}.h"\n', ())
-    assert expand('#include "/dev/zero"\n')[1] == ()
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path, write: Write) -> None:
+    write()
+    os.mkfifo(tmp_path / "fifo.h")
+    for name in (tmp_path / "fifo.h", "/dev/zero"):
+        with pytest.raises(ProgramError, match="is a FIFO or a device") as caught:
+            expand(f'\n#include "{name}"\n')
+        assert caught.value.line == 2
 
 
 def test_all_headers_together_are_bounded(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

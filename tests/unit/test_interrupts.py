@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+import ipywidgets
 import msgspec
 import numpy as np
 import pytest
@@ -173,6 +174,7 @@ def test_a_panel_shown_under_interrupts_ends_with_its_session(tracer: FakeTracer
     panel.stop()
     assert panel.closed
     assert session.state == "stopped"
+    ipywidgets.Widget.close_all()  # those of panels that were interrupted before they were whole
     font_manager._get_font.cache_clear()  # matplotlib keeps fonts open
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bpfnb.errors import ProgramError, UnsupportedError
@@ -539,6 +539,7 @@ _TORN = st.sampled_from(
 
 @settings(deadline=None)
 @given(st.lists(_TORN, max_size=25).map("".join))
+@example('struct pt_regs *ctx"int f({#if 0\n) {}')  # a declarator with a bracket that nothing opened
 def test_torn_c_is_rewritten_or_refused(text: str) -> None:
     """GIVEN C that clang will refuse THEN it gets to clang with its lines, or one of our own errors says why not."""
     try:
