@@ -33,6 +33,7 @@ import weakref
 from _thread import allocate_lock, get_ident, start_new_thread
 from collections.abc import Callable
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, ParamSpec, TypeVar
 
 __all__ = ["Flag", "caller_left", "new_lock", "new_rlock", "start_new_thread", "undoing", "uninterrupted"]
@@ -44,9 +45,10 @@ Result = TypeVar("Result")
 def uninterrupted(function: Callable[Params, Result]) -> Callable[Params, Result]:
     """Have a function run to its end whatever the signals: a decorator.
 
-    Called on the main thread, it runs on another one. Interrupted meanwhile, the caller leaves, and what the function
-    returns or raises is dropped: it must be right to drop it. One that has not begun then never does; one that has can
-    ask ``caller_left`` when it is its turn, so that nothing is changed after what the caller does next.
+    Called on the main thread, it runs on another one, which is kept for the next. Interrupted meanwhile, the caller
+    leaves, and what the function returns or raises is dropped: it must be right to drop it. One that has not begun then
+    never does; one that has can ask ``caller_left`` when it is its turn, so that nothing is changed after what the
+    caller does next.
     """
 
     @functools.wraps(function)
@@ -56,7 +58,7 @@ def uninterrupted(function: Callable[Params, Result]) -> Callable[Params, Result
         work = _Work(functools.partial(function, *args, **kwargs))
         try:
             try:
-                start_new_thread(work.run, ())
+                _hand_over(work)
             except RuntimeError:  # no thread to be had: the interpreter is ending
                 work.run()
             work.done.acquire()
@@ -106,7 +108,6 @@ class _Work(Generic[Result]):
             self._error.append(error)
         del self._function, _at_work[get_ident()]
         _forget_this_thread()
-        self.done.release()
 
     def outcome(self) -> Result:
         """What the function returned; raises what it raised. Once ``done``."""
@@ -120,6 +121,41 @@ class _Work(Generic[Result]):
 
 
 _at_work: dict[int, _Work[Any]] = {}  # by the thread's number
+
+# The main thread hands work over, one piece at a time; pieces that it no longer waits for may still be under way. A
+# thread stays for the next piece: starting one for each would show up in every trace of clone.
+_due: SimpleQueue[_Work[Any]] = SimpleQueue()
+_free: list[None] = []  # an entry for each thread that waits for work
+_MAX_FREE = 1
+
+
+def _hand_over(work: _Work[Any]) -> None:
+    try:
+        _free.pop()
+        free = True
+    except IndexError:
+        free = False
+    _due.put(work)
+    if not free:
+        start_new_thread(_serve, (_due,))
+
+
+def _serve(due: SimpleQueue[_Work[Any]]) -> None:
+    try:
+        work = due.get_nowait()
+    except Empty:  # one that had become free was faster
+        return
+    while True:
+        work.run()
+        stays = len(_free) < _MAX_FREE
+        if stays:
+            _free.append(None)  # before the caller goes on, and calls again
+        done = work.done
+        del work
+        done.release()
+        if not stays:
+            return
+        work = due.get()
 
 
 def _forget_this_thread() -> None:
@@ -195,7 +231,10 @@ def _forget_dead_locks() -> None:
 
 
 def _after_fork() -> None:
+    global _due
     _at_work.clear()
+    _due = SimpleQueue()
+    _free.clear()
     for reference in list(_locks):
         if lock := reference():
             lock._at_fork_reinit()  # as the standard library frees its own

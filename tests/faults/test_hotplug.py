@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 import bpfnb
 
@@ -47,13 +48,6 @@ pytestmark = [
         reason="takes a CPU offline: only in a guest (BPFNB_HOTPLUG=1), where nobody else is at work",
     ),
 ]
-
-
-def until(true: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it does not come to this"
-        time.sleep(0.05)
 
 
 def off_and_on() -> None:

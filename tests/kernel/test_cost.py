@@ -10,12 +10,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from waiting import until
 
 import bpfnb
 from bpfnb import client
@@ -77,13 +78,6 @@ def calling() -> Iterator[None]:
     finally:
         ending.set()
         thread.join()
-
-
-def until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 40
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.portable

@@ -28,6 +28,7 @@ from examples import EXAMPLES, ROOT, shown
 from IPython.core.interactiveshell import InteractiveShell
 from shell import Shell
 from traitlets.config import Config
+from waiting import until
 
 import bpfnb
 
@@ -74,13 +75,6 @@ def fork(count: int) -> None:
         if pid == 0:
             os._exit(0)
         os.waitpid(pid, 0)
-
-
-def until(true: Callable[[], object], patience: float = 10) -> None:
-    deadline = time.monotonic() + patience
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def table(head: str) -> list[list[str]]:

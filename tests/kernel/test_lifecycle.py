@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from leaks import bpf_ids, children, descriptors, instances
+from waiting import until
 
 import bpfnb
 from bpfnb import client
@@ -155,7 +156,7 @@ def test_an_error_leaves_the_old_session_running(
         assert len(str(caught.value).splitlines()) == 1
         assert bpfnb.sessions() == {"s": session}
         _libc.getpgid(0)
-        assert len(descriptors(tracer())) == len(held)
+        until(lambda: len(descriptors(tracer())) <= len(held))  # the guard opens one for some milliseconds
     assert mine(session) == 1
 
 

@@ -200,7 +200,9 @@ def test_what_is_overwritten_is_counted() -> None:
     """More lines than the buffer holds, with the tracer held still: delivered + lost = printed, exactly."""
     tracer = bpfnb.client.connect().hello().pid
     printed = 1_500_000
-    with one_cpu(), bpfnb.trace(COUNT, name="flood", attach={"syscall:getpgid": "count"}) as session:
+    ours = COUNT.replace("{", "{ if (bpf_get_current_pid_tgid() >> 32 != PID) return 0;")
+    flags = [f"-DPID={os.getpid()}"]
+    with one_cpu(), bpfnb.trace(ours, name="flood", attach={"syscall:getpgid": "count"}, cflags=flags) as session:
         os.kill(tracer, 19)
         try:
             for _ in range(printed):
