@@ -3,10 +3,13 @@
 The path is fixed: no environment variable and no option of the notebook's changes it. The file, and the folder it is
 in, must be root's and writable by nobody else. Lines are ``key = value``, in sections, ``#`` begins a line of comment::
 
-    [default]                  # who is in no other section
+    # who is in no other section
+    [default]
     trace = no
 
-    [group students]           # or [user NAME]; numbers will do
+    # or [user NAME]; numbers will do
+    [group students]
+    trace = yes
     probes = syscall sysret uprobe uretprobe usdt
     processes = own
 
