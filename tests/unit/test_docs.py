@@ -211,6 +211,7 @@ SCRIPTS = [
     "scripts/bench --quick",
     "scripts/bench --quick ring gil",
     "scripts/bench added",
+    "scripts/bench --quick guard",
     "scripts/bench --quick added ring perf first",
     "scripts/bench --install --json FILE",
     "scripts/soak",
