@@ -125,7 +125,7 @@ _at_work: dict[int, _Work[Any]] = {}  # by the thread's number
 # The main thread hands work over, one piece at a time; pieces that it no longer waits for may still be under way. A
 # thread stays for the next piece: starting one for each would show up in every trace of clone.
 _due: SimpleQueue[_Work[Any]] = SimpleQueue()
-_free: list[None] = []  # an entry for each thread that waits for work
+_free: list[int] = []  # the numbers of the threads that wait for work, but of one that it has been handed over to
 _MAX_FREE = 1
 
 
@@ -145,17 +145,20 @@ def _serve(due: SimpleQueue[_Work[Any]]) -> None:
         work = due.get_nowait()
     except Empty:  # one that had become free was faster
         return
+    me = get_ident()
     while True:
         work.run()
         stays = len(_free) < _MAX_FREE
         if stays:
-            _free.append(None)  # before the caller goes on, and calls again
+            _free.append(me)  # before the caller goes on, and calls again
         done = work.done
         del work
         done.release()
         if not stays:
             return
         work = due.get()
+        with suppress(ValueError):  # it may be work that was left by a caller who was interrupted
+            _free.remove(me)
 
 
 def _forget_this_thread() -> None:
