@@ -169,7 +169,9 @@ def refused() -> PrivilegeError | SetupError:
     version, user = release.version(), _name()
     record = installed()
     if here := record.versions.get(version):
-        return PrivilegeError(f"{user} may not trace; members of the group {here.group} may: {_join(user, here.group)}")
+        return PrivilegeError(
+            f"user {user} may not trace; members of the group {here.group} may: {_join(user, here.group)}"
+        )
     for other, there in record.versions.items():
         if _is_member(there.group):
             return SetupError(
@@ -177,7 +179,7 @@ def refused() -> PrivilegeError | SetupError:
                 + _ask_for_setup(there.group)
             )
     return PrivilegeError(
-        f"{user} may not trace; members of the group bpfnb may once {_ask_for_setup('bpfnb')}",
+        f"user {user} may not trace; members of the group bpfnb may once {_ask_for_setup('bpfnb')}",
         hint="on your own machine, start Jupyter as root or allow this user `sudo -n`: a NOPASSWD rule for this Python",
     )
 

@@ -20,7 +20,7 @@ from leaks import bpf_ids, instances
 import bpfnb
 from bpfnb import client
 
-VICTIMS = ("worker", "guardian", "compiler", "cell", "notebook")
+VICTIMS = ("worker", "supervisor", "compiler", "cell", "notebook")
 _LIMIT = 10.0  # seconds for everything to be gone
 _SOURCE = 'BPF_HASH(counts, u32, u64); int f(void *ctx) { u32 k = 0; counts.increment(k); bpf_trace_printk("x\\n"); '
 _SOURCE += "return 0; }"
@@ -150,7 +150,7 @@ class _Events:
 
 
 def _processes(worker: int) -> dict[str, int]:
-    found = {"worker": worker, "guardian": _parent(worker)}
+    found = {"worker": worker, "supervisor": _parent(worker)}
     for name, above in (("compiler", worker), ("cell", 0)):
         children = _children(above or found.get("compiler", worker))
         if children:

@@ -46,7 +46,7 @@ class Step(NamedTuple):
 def run(steps: list[Step], say: Callable[[str], None], *, dry: bool = False) -> None:
     """Take the steps, saying each before it is taken; with ``dry`` only say them."""
     if not dry and os.geteuid() != 0:
-        raise PrivilegeError("bpfnb setup needs root: run it with sudo (--dry-run shows what it would do)")
+        raise PrivilegeError("this needs root: run it with sudo (--dry-run shows what it would do)")
     os.umask(0o022)
     for step in steps:
         say(step.words)

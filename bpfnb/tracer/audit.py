@@ -28,6 +28,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -36,15 +37,24 @@ from bpfnb.errors import PrivilegeError
 from bpfnb.program import Program
 from bpfnb.protocol import ProbeInfo
 from bpfnb.tracer.peer import Peer
-from bpfnb.tracer.policy import AuditRules
 
-__all__ = ["JOURNAL", "Audit"]
+__all__ = ["JOURNAL", "Audit", "AuditRules", "unwritable"]
 
 JOURNAL = "/run/systemd/journal/socket"
 _UNSET = 0xFFFFFFFF  # the loginuid of who has not logged in
 _PRIORITY = "5"  # notice
 # Lets a reader find records by what they are: `journalctl MESSAGE_ID=...`.
 _MESSAGE_ID = "c3a4f0b1d5e84d0a9f0cbbf6b1a4d7e2"
+
+
+@dataclass(frozen=True)
+class AuditRules:
+    """``to``: "journal", a file's path from the root, or "" for nowhere. ``required``: what cannot be noted is not
+    done. ``source``: the cell's whole text, not only its hash."""
+
+    to: str = ""
+    required: bool = False
+    source: bool = False
 
 
 class Audit:
@@ -108,6 +118,19 @@ class Audit:
                 ) from None
 
 
+def unwritable(to: str, journal: str = JOURNAL) -> str:
+    """Why nothing can be noted there, as far as one can tell without noting something; "" where it can."""
+    try:
+        if to == "journal":
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.connect(journal)
+        else:
+            os.close(_opened(Path(to)))
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
 def _who(peer: Peer) -> dict[str, Any]:
     login = None
     with suppress(OSError, ValueError):
@@ -128,19 +151,26 @@ def _name(uid: int | None) -> str | None:
 def _append(path: Path, record: dict[str, Any]) -> None:
     """A line at the end of a file that only root can write to; OSError. It is opened each time: logs are rotated."""
     line = json.dumps(record).encode() + b"\n"  # ASCII, so that no character means anything to a terminal
+    fd = _opened(path)
+    try:
+        if os.write(fd, line) < len(line):
+            raise OSError(f"{path}: there was room for a part of the line only")
+    finally:
+        os.close(fd)
+
+
+def _opened(path: Path) -> int:
+    """The file, made where there is none; OSError where others than root could write to it."""
     folder = path.parent.stat()
     if folder.st_uid or folder.st_mode & 0o022:
         raise PermissionError(f"others than root may write to {path.parent}")
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     fd = os.open(path, flags, 0o600)
-    try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid or found.st_mode & 0o022 or found.st_nlink > 1:
-            raise PermissionError(f"{path} is no file that only root may write to")
-        if os.write(fd, line) < len(line):
-            raise OSError(f"{path}: there was room for a part of the line only")
-    finally:
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode) or found.st_uid or found.st_mode & 0o022 or found.st_nlink > 1:
         os.close(fd)
+        raise PermissionError(f"{path} is no file that only root may write to")
+    return fd
 
 
 # --- the journal --------------------------------------------------------------------------------------------------

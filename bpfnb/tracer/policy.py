@@ -37,6 +37,7 @@ from typing import Any
 from bpfnb.errors import PrivilegeError, SetupError, did_you_mean
 from bpfnb.program import KINDS, Program
 from bpfnb.protocol import Check, Limits
+from bpfnb.tracer.audit import AuditRules, unwritable
 from bpfnb.tracer.confine import Confinement, guard_for
 from bpfnb.tracer.peer import Peer
 
@@ -73,16 +74,6 @@ class Rules:
     max_cost: float | None = None
 
 
-@dataclass(frozen=True)
-class AuditRules:
-    """``to``: "journal", a file's path from the root, or "" for nowhere. ``required``: what cannot be noted is not
-    done. ``source``: the cell's whole text, not only its hash."""
-
-    to: str = ""
-    required: bool = False
-    source: bool = False
-
-
 # Whoever comes by the service is trusted to look, not to meddle; root's own tracer and sudo's do what root may.
 _SERVICE = Rules(interfere=False, pinned=False)
 _SERVICE_AUDIT = AuditRules("journal")
@@ -101,7 +92,7 @@ class Policy:
         rules, audit = (_SERVICE, _SERVICE_AUDIT) if service else (Rules(), AuditRules())
         sections = _parse(text, path) if (text := read_owned(path)) is not None else []
         self.exists = text is not None
-        self.section, given = _chosen(sections, peer, path)
+        self._section, given = _chosen(sections, peer)
         self.rules = replace(rules, **given)
         self.audit = replace(audit, **next((s.values for s in sections if s.kind == "audit"), {}))
 
@@ -162,16 +153,16 @@ class Policy:
     def check(self) -> Check:
         """The doctor's row: what holds for the user who asks."""
         who = f"user {_user_name(self.peer.uid)}"
-        audit = f"; sessions are noted in {_place(self.audit)}" if self.audit.to else ""
+        audit = f"; {_noted(self.audit)}" if self.audit.to else ""
         if not self.exists:
             found = f"there is no {self.path}: {who} has {_summary(self.rules)}{audit}"
         else:
-            source = f"[{self.section}] of {self.path}" if self.section else f"{self.path} has no section for them"
+            source = f"{self._section} of {self.path}" if self._section else f"{self.path} has no section for them"
             found = f"{who}: {_summary(self.rules)} ({source}){audit}"
         return Check("policy", "info", self.rules.trace, found)
 
     def _refused(self, what: str, line: int = 0) -> PrivilegeError:
-        holds = f"[{self.section}] of {self.path}" if self.section else "the way this tracer was started"
+        holds = f"{self._section} of {self.path}" if self._section else "the way this tracer was started"
         return PrivilegeError(
             f"the administrator does not allow user {_user_name(self.peer.uid)} {what}: {holds} says so",
             line=line or None,
@@ -218,16 +209,17 @@ class _Section:
     values: dict[str, Any] = field(default_factory=dict)
 
 
-def _chosen(sections: list[_Section], peer: Peer, path: Path) -> tuple[str, Mapping[str, Any]]:
-    """The name of the section that holds for a user, and what is said for them."""
+def _chosen(sections: list[_Section], peer: Peer) -> tuple[str, Mapping[str, Any]]:
+    """The section that holds for a user, with [default] where that adds to it, and what is said for them."""
     default = next((s for s in sections if s.kind == "default"), _Section("", "default"))
     if peer.uid == 0:
         default = _Section("", "default")
     for section in sections:
         named = section.kind == "user" and section.number == peer.uid
         if named or (section.kind == "group" and peer.in_group(section.number)):
-            return section.name, default.values | section.values
-    return default.name, default.values
+            more = default.values.keys() - section.values.keys()
+            return f"[{section.name}]{' with [default]' if more else ''}", default.values | section.values
+    return default.name and f"[{default.name}]", default.values
 
 
 def _parse(text: str, path: Path) -> list[_Section]:
@@ -309,14 +301,15 @@ def _kinds(text: str) -> frozenset[str] | None:
     return frozenset(names)
 
 
-def _amount(units: Mapping[str, float], example: str) -> Callable[[str], float | None]:
+def _amount(units: Mapping[str, float], example: str, most: float = float("inf")) -> Callable[[str], float | None]:
     def read(text: str) -> float | None:
         if text == "unlimited":
             return None
-        found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z%]*)", text)
-        if not found or found[2] not in units or not float(found[1]):
+        found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?) ?([A-Za-z%]*)", text, re.ASCII)
+        value = float(found[1]) * units[found[2]] if found and found[2] in units else 0.0
+        if not 0 < value <= most:
             raise ValueError(f"write {example}, or unlimited, not {text!r}")
-        return float(found[1]) * units[found[2]]
+        return value
 
     return read
 
@@ -330,9 +323,9 @@ def _audit_place(text: str) -> str:
 
 
 _size = _amount({"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}, "512M or 2G")
-_rate = _amount({"": 1}, "100000, events a second")
-_share = _amount({"%": 0.01}, "25%, of all CPUs")
-_time = _amount({"s": 1, "min": 60, "h": 3600}, "10min, 30s or 2h")
+_rate = _amount({"": 1, "k": 1e3, "M": 1e6}, "100000 or 100k, events a second")
+_share = _amount({"%": 0.01}, "25%, of all CPUs", most=1)
+_time = _amount({"s": 1, "min": 60, "h": 3600}, "10min, 30s or 2h", most=1e7)
 
 # What a line may say, what it is called above, and how its value is read. "Kernel memory" and the like are what a
 # program could do: allowed or not.
@@ -394,8 +387,11 @@ def spoken_time(seconds: float) -> str:
     return f"{seconds / 60:g} min" if seconds >= 60 and seconds % 60 == 0 else f"{seconds:g} s"
 
 
-def _place(audit: AuditRules) -> str:
-    return "the journal" if audit.to == "journal" else audit.to
+def _noted(audit: AuditRules) -> str:
+    place = "the journal" if audit.to == "journal" else audit.to
+    if why := unwritable(audit.to):
+        return f"sessions cannot be noted in {place}: {why}"
+    return f"sessions are noted in {place}"
 
 
 def _smaller(one: float | None, other: float | None) -> float | None:

@@ -24,12 +24,12 @@ import bpfnb, os, signal, sys, time
 from bpfnb import client
 session = bpfnb.trace({COUNT!r}, name="s", attach={ATTACH!r})
 worker = client.connect().hello().pid
-guardian = int(open(f"/proc/{{worker}}/stat").read().rpartition(")")[2].split()[1])
+supervisor = int(open(f"/proc/{{worker}}/stat").read().rpartition(")")[2].split()[1])
 fdinfo = f"/proc/{{worker}}/fdinfo"
 held = {{line.split()[1] for fd in os.listdir(fdinfo) for line in open(f"{{fdinfo}}/{{fd}}") if "prog_id" in line}}
 print(worker, *held)
 print(time.monotonic(), flush=True)
-for pid in (worker, guardian)[: int(sys.argv[1])]:
+for pid in (worker, supervisor)[: int(sys.argv[1])]:
     os.kill(pid, signal.SIGSTOP)
 if "with" in sys.argv:
     with session:

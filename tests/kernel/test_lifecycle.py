@@ -34,7 +34,7 @@ def tracer() -> int:
     return client.connect().hello().pid
 
 
-def guardian(worker: int) -> int:
+def supervisor(worker: int) -> int:
     return int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
 
 
@@ -47,7 +47,7 @@ def compiler(worker: int) -> int:
 
 
 def processes(worker: int) -> list[int]:
-    return [worker, guardian(worker), compiler(worker)]
+    return [worker, supervisor(worker), compiler(worker)]
 
 
 def objects_of(pid: int) -> dict[str, set[int]]:
@@ -180,7 +180,7 @@ def test_a_killed_notebook_with_a_living_child_leaves_nothing() -> None:
             os.kill(child, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("victim", ["worker", "guardian", "both politely", "compiler"])
+@pytest.mark.parametrize("victim", ["worker", "supervisor", "both politely", "compiler"])
 def test_a_dead_tracer_is_one_clear_error(victim: str) -> None:
     session = bpfnb.trace(COUNT, name="s", attach=ATTACH)
     _libc.getpgid(0)
@@ -190,7 +190,7 @@ def test_a_dead_tracer_is_one_clear_error(victim: str) -> None:
     worker = tracer()
     held, others = objects_of(worker), processes(worker)
     number = signal.SIGTERM if "politely" in victim else signal.SIGKILL
-    for pid in {"worker": others[:1], "guardian": others[1:2], "compiler": others[2:]}.get(victim, others[:2]):
+    for pid in {"worker": others[:1], "supervisor": others[1:2], "compiler": others[2:]}.get(victim, others[:2]):
         os.kill(pid, number)
     assert session.wait(10)
     assert gone_within(2, others, held, worker) == []

@@ -82,7 +82,9 @@ def test_the_other_bcc_of_pypi_is_told_apart(tmp_path: Path) -> None:
 def test_without_rights_the_error_names_the_ways(tmp_path: Path) -> None:
     kind, message, hint = as_nobody(CODE.format(source=PRINTS), tmp_path)
     assert kind == "PrivilegeError True"
-    assert message.startswith("nobody may not trace; members of the group bpfnb may once an administrator runs: sudo ")
+    assert message.startswith(
+        "user nobody may not trace; members of the group bpfnb may once an administrator runs: sudo "
+    )
     assert message.endswith("bpfnb setup --group bpfnb")
     assert "root" in hint
     assert "sudo -n" in hint

@@ -100,7 +100,7 @@ def test_dry_run_says_all_and_does_nothing(machine: Machine) -> None:
 def test_without_root_it_says_so(machine: Machine) -> None:
     done = machine.run(*SETUP, "--group", GROUP, "--by", "sudo", uid=NOBODY.pw_uid, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "bpfnb setup: bpfnb setup needs root: run it with sudo (--dry-run shows what it would do)\n"
+    assert done.stderr == "bpfnb setup: this needs root: run it with sudo (--dry-run shows what it would do)\n"
 
 
 def test_a_wheel_with_another_hash_is_refused(machine: Machine, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_the_services_own_rules_hold_where_there_is_no_policy(listening: Machine
 
 def test_who_is_no_member_gets_the_one_line_that_says_how(listening: Machine) -> None:
     expected = (
-        f"PrivilegeError: nobody may not trace; members of the group {GROUP} may: an administrator runs: "
+        f"PrivilegeError: user nobody may not trace; members of the group {GROUP} may: an administrator runs: "
         f"sudo usermod -aG {GROUP} nobody; then log in anew"
     )
     assert as_nobody(listening, TRACE) == [expected]
@@ -317,7 +317,7 @@ def test_by_sudo_a_member_traces_and_may_do_nothing_else(installed: Machine, gro
     with set_up_for_sudo(installed):
         assert as_nobody(installed, TRACE, group) == ["1 rows by launcher"]
         (line,) = as_nobody(installed, TRACE)
-        assert line.startswith(f"PrivilegeError: nobody may not trace; members of the group {GROUP} may: ")
+        assert line.startswith(f"PrivilegeError: user nobody may not trace; members of the group {GROUP} may: ")
         for words in ([LAUNCHER, "-c", "x"], ["-E", LAUNCHER], ["PYTHONPATH=/tmp", LAUNCHER], [FOLDER / "bin/python3"]):
             done = installed.run(
                 "/usr/bin/sudo", "-n", *words, uid=NOBODY.pw_uid, gid=NOBODY.pw_gid, groups=[group], check=False

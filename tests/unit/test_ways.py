@@ -45,7 +45,7 @@ def with_sudo(somebody: pytest.MonkeyPatch, folder: Path) -> None:
 
 def test_without_any_way_the_error_names_the_group_and_root(somebody: pytest.MonkeyPatch) -> None:
     with pytest.raises(
-        PrivilegeError, match=r"^nobody may not trace; members of the group bpfnb may once an admin"
+        PrivilegeError, match=r"^user nobody may not trace; members of the group bpfnb may once an admin"
     ) as e:
         ways.choose()
     assert str(e.value).endswith(f"sudo {sys.prefix}/bin/bpfnb setup --group bpfnb")

@@ -60,7 +60,7 @@ def test_a_member_of_the_group_traces(found: dict[str, str]) -> None:
 
 def test_others_get_the_one_line_that_says_how(found: dict[str, str]) -> None:
     (line,) = found["other"].splitlines()
-    assert line.startswith("PrivilegeError: nobody may not trace; members of the group bpfnb may: ")
+    assert line.startswith("PrivilegeError: user nobody may not trace; members of the group bpfnb may: ")
     assert "sudo usermod -aG bpfnb nobody" in line
 
 
