@@ -1,8 +1,8 @@
 """The notebook's end: starting the tracer, asking it, hearing from it.
 
 Threads: callers ask and wait, where no signal interrupts them (bpfnb.interrupts); one reader thread hears everything,
-hands replies to those who wait and segments to the sessions they belong to. Locks are held for bookkeeping only, never
-while waiting.
+hands replies to those who wait and segments to the sessions they belong to; another acknowledges segments. Locks are
+held for bookkeeping only, never while waiting.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import atexit
 import fcntl
 import itertools
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -102,6 +103,8 @@ class Client:
         self._listeners: dict[int, Listener] = {}
         self._hello = _Reply()
         self._reader = threading.Thread(target=self._read, name="bpfnb-reader", daemon=True)
+        self._received: queue.SimpleQueue[int | None] = queue.SimpleQueue()  # sessions, by segment
+        threading.Thread(target=self._acknowledge, name="bpfnb-acks", daemon=True).start()
         self._reader.start()
 
     @classmethod
@@ -273,6 +276,13 @@ class Client:
                 traceback.print_exc()  # a bug of ours: nobody listens any more, so nobody may wait any more
         self._end(why)
 
+    def _acknowledge(self) -> None:
+        """Tell the tracer of each segment received. Not on the reader thread, which must not wait for the tracer: that
+        takes no requests while the notebook does not read."""
+        with suppress(OSError):  # the tracer is gone, and we shall hear of it
+            while (session := self._received.get()) is not None:
+                self._connection.send(protocol.Received(session))
+
     def _hear(self, message: FromTracer, fds: list[int]) -> None:
         if isinstance(message, Hello):
             if other := ways.check(self.way, message.version, message.build):
@@ -284,8 +294,7 @@ class Client:
         if isinstance(message, SegmentAdded):
             if listener := self._listener(message.session):
                 listener.on_segment(message, fds[0])
-            with suppress(OSError):  # the tracer is gone, and we shall hear of it
-                self._connection.send(protocol.Received(message.session))
+            self._received.put(message.session)
             return
         if isinstance(message, Detached):
             with self._lock:
@@ -345,6 +354,7 @@ class Client:
     def _end(self, why: BpfnbError | None = None) -> None:
         """The tracer is gone, or we can hear it no more: everybody who waits and every session hears why."""
         self._connection.close()
+        self._received.put(None)
         status = self._status()
         output = _last_words(self._log)
         error = (

@@ -1,0 +1,64 @@
+"""The notebook's end of the conversation, with a tracer that is a socket here."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from bpfnb import protocol
+from bpfnb.client import Client, Listener
+from bpfnb.errors import TracerDied
+from bpfnb.program import parse
+from bpfnb.protocol import Connection, Limits, Noted, SegmentAdded
+from bpfnb.schema import Layout
+
+
+class Heard(Listener):
+    def __init__(self) -> None:
+        self.notes = threading.Semaphore(0)
+
+    def on_note(self, message: Noted) -> None:
+        self.notes.release()
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Client, Connection[protocol.ToTracer]]]:
+    ours, theirs = socket.socketpair()
+    tracer: Connection[protocol.ToTracer] = Connection(theirs, protocol.ToTracer, descriptors=False)
+    client = Client(ours)
+    tracer.send(protocol.Hello(os.getpid(), "", ""))
+    client.hello()
+    yield client, tracer
+    tracer.close()
+    client.close()
+
+
+def test_the_tracer_is_heard_while_it_reads_nothing(ends: tuple[Client, Connection[protocol.ToTracer]]) -> None:
+    """GIVEN a tracer that takes no request until its messages have been read, and a request too large for the socket
+    WHEN it sends segments, which are to be acknowledged THEN what it says behind them is heard all the same, and when
+    it reads on, the acknowledgements are there."""
+    client, tracer = ends
+    heard = Heard()
+    program = parse("int syscall__getpgid(void *ctx) { return 0; } //" + "x" * (4 << 20))
+
+    def load() -> None:
+        with pytest.raises(TracerDied):
+            client.load(program, heard, Limits(), 0)
+
+    asking = threading.Thread(target=load)
+    asking.start()
+    tracer._socket.recv(1, socket.MSG_PEEK)  # it is under way, and more of it than fits
+    segment = os.memfd_create("segment")
+    for _ in range(3):
+        tracer.send(SegmentAdded(1, "printk", None, Layout(1, 0), 0), [segment])
+    os.close(segment)
+    tracer.send(Noted(1, "heard", ""))
+    assert heard.notes.acquire(timeout=10)
+    assert isinstance(tracer.receive()[0], protocol.Load)
+    assert [tracer.receive()[0] for _ in range(3)] == [protocol.Received(1)] * 3
+    tracer.hang_up()
+    asking.join(10)
