@@ -38,7 +38,7 @@ __all__ = ["main"]
 _MAX_DESCRIPTORS = 1 << 16  # a probe takes two; the compiling process closes as many
 _POLITE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE = 1.0  # seconds for the notebook to read what is left at the end
-_LOOK_AGAIN = 50  # milliseconds, while there is no room for requests
+_LOOK_AGAIN = 0.05  # seconds, while there is no room for requests
 
 
 def main(*, service: bool = False) -> int:
@@ -97,6 +97,8 @@ def _work(sock: socket.socket, supervisor: int, by_service: bool) -> None:
     sock = _moved_up(sock)
     connection: Connection[ToTracer] = Connection(sock, ToTracer, descriptors=False)
     outbox = Outbox(connection)
+    # Not poll(2): it refuses more descriptors than the process may have at the time (RLIMIT_NOFILE).
+    poll = select.epoll()
     try:
         service = Service(outbox, peer.of(sock), asker.asking(sock), by_service)
     except BpfnbError as error:
@@ -105,7 +107,7 @@ def _work(sock: socket.socket, supervisor: int, by_service: bool) -> None:
         return
     status = 0
     try:
-        _attend(connection, service, {*ends, service.compiler.pidfd})
+        _attend(poll, connection, service, {*ends, service.compiler.pidfd})
     except EOFError:
         pass  # the notebook is gone, or is none
     except BaseException:
@@ -117,19 +119,18 @@ def _work(sock: socket.socket, supervisor: int, by_service: bool) -> None:
     os._exit(status)  # whatever the threads are at: with its descriptors the kernel lets go of all there is
 
 
-def _attend(connection: Connection[ToTracer], service: Service, ends: Collection[int]) -> None:
+def _attend(poll: select.epoll, connection: Connection[ToTracer], service: Service, ends: Collection[int]) -> None:
     """Take in requests until one of ``ends`` is readable, or the notebook has hung up."""
-    poll = select.poll()
-    for fd in ends:
-        poll.register(fd, select.POLLIN)
+    for fd in {*ends, connection.fileno()}:
+        poll.register(fd, select.EPOLLIN)
     while True:
         accepting = service.accepting
         message = connection.poll() if accepting else None
         if message is not None:
             service.accept(message, connection.size)
-        poll.register(connection.fileno(), select.POLLRDHUP | (select.POLLIN if accepting else 0))
+        poll.modify(connection.fileno(), select.EPOLLRDHUP | (select.EPOLLIN if accepting else 0))
         ready = poll.poll(0 if message is not None else None if accepting else _LOOK_AGAIN)
-        if any(fd in ends or event & ~select.POLLIN for fd, event in ready):
+        if any(fd in ends or event & ~select.EPOLLIN for fd, event in ready):
             return
 
 

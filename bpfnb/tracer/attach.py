@@ -18,7 +18,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from bpfnb.errors import AttachError
+from bpfnb.errors import AttachError, few_descriptors
 from bpfnb.program import ENTRIES, EVENTS, Probe
 from bpfnb.tracer import features, headers, privileges, tracefs, uprobe, usdt
 from bpfnb.tracer.btf import FUNC, Types
@@ -250,6 +250,8 @@ def _refusal(feature: Callable[[], None]) -> str:
         with privileges.attaching():
             feature()
     except OSError as error:
+        if few_descriptors(error):  # that says nothing of the kernel
+            raise
         return error.strerror or str(error)
     return ""
 

@@ -72,7 +72,8 @@ class CommHistory:
                     self._lost = lost
             self._stale |= bool(self._instance.notes())
             if self._stale and time.monotonic_ns() >= self._next_snapshot:
-                self._snapshot()
+                with suppress(OSError):  # as above
+                    self._snapshot()
         return False
 
     def lookup(self, pids: npt.NDArray[np.int32], times: npt.NDArray[np.int64]) -> npt.NDArray[np.bytes_]:

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bpfnb.errors import few_descriptors
 from bpfnb.protocol import COSTS_EACH, COSTS_HEAD, CostsAdded
 from bpfnb.tracer import headers, privileges, syscalls, traps
 from bpfnb.tracer.drainer import Drain
@@ -133,11 +134,13 @@ class Meter:
 
     def find_traps(self) -> None:
         """See what it takes to reach the functions that only uprobes run. Takes a moment, the first time."""
-        for name, links in self._links.items():
-            if name in self._programs and {link.info.kind for link in links} <= _TRAPPING:
-                places = {(code, link.info.kind == "uretprobe") for link in links for code in link.code}
-                self._programs[name].trap = min((traps.nanoseconds(*place) for place in places), default=0.0)
-        self._links = {}
+        with suppress(OSError):  # no descriptor is free; what is left is for the next time
+            while self._links:
+                name, links = next(iter(self._links.items()))
+                if name in self._programs and {link.info.kind for link in links} <= _TRAPPING:
+                    places = {(code, link.info.kind == "uretprobe") for link in links for code in link.code}
+                    self._programs[name].trap = min((traps.nanoseconds(*place) for place in places), default=0.0)
+                del self._links[name]
 
     def timed(self, drain: Drain) -> Drain:
         """A drain whose time on the CPU is counted. No two of a session's run at once (drainer.py)."""
@@ -236,7 +239,8 @@ class Windows:
             with privileges.attaching():
                 fd = syscalls.enable_run_statistics()
         except OSError as error:
-            self.why = error.strerror or str(error)
+            if not few_descriptors(error):  # there may be a free one the next time
+                self.why = error.strerror or str(error)
             return
         opened = time.monotonic()
         try:

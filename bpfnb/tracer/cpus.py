@@ -61,14 +61,18 @@ class CpuWatch:
         self._opening = opening
         self._changed = threading.Condition()  # held while subscribers are called
         self._subscribers: list[Renew] = []
+        self._looking = False  # whether its thread is there
         self._pulses: dict[int, _Pulse | None] = {}  # of the CPUs that were online; None where it could not be opened
 
     def subscribe(self, renew: Renew) -> None:
+        """OSError where no descriptor is free to look with."""
         with self._changed:
-            self._subscribers.append(renew)
-            if len(self._subscribers) == 1:
+            if not self._subscribers:
                 self._look()
+            if not self._looking:  # it may not have noticed yet that all had left
                 threading.Thread(target=self._run, name="bpfnb-cpus", daemon=True).start()
+                self._looking = True
+            self._subscribers.append(renew)
 
     def unsubscribe(self, renew: Renew) -> None:
         """On return it is not being called, and will not be."""
@@ -82,15 +86,22 @@ class CpuWatch:
     def _run(self) -> None:
         with self._changed:
             while not self._changed.wait_for(lambda: not self._subscribers, _SECONDS):
-                for cpu in sorted(self._look()):
+                for cpu in sorted(self._look_again()):
                     for renew in self._subscribers:
                         self._tell(renew, cpu)
+            self._looking = False
 
     def _tell(self, renew: Renew, cpu: int) -> None:
         try:
             renew(cpu)
         except Exception:
             traceback.print_exc()  # of one subscriber; the others are told all the same
+
+    def _look_again(self) -> set[int]:
+        try:
+            return self._look()
+        except OSError:  # no descriptor is free to look with; there may be in a second
+            return set()
 
     def _look(self) -> set[int]:
         """The CPUs that have come online since the last time."""
@@ -102,8 +113,10 @@ class CpuWatch:
         new = online - set(self._pulses)
         for cpu in new:
             self._pulses[cpu] = None
-            with suppress(OSError), self._opening():
-                self._pulses[cpu] = _Pulse(cpu)
+        for cpu, pulse in self._pulses.items():
+            if not pulse:  # and if it cannot be opened now, then perhaps the next time
+                with suppress(OSError), self._opening():
+                    self._pulses[cpu] = _Pulse(cpu)
         return new
 
     def _forget(self, cpu: int) -> None:

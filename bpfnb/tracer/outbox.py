@@ -51,6 +51,9 @@ class Outbox:
         self._over = False
         self._moved = 0  # bytes sent so far by the thread
         self._thread: threading.Thread | None = None
+        # Made now, since later there may be no free descriptor. Not poll(2), see tracer/__main__.py.
+        self._writable = select.epoll()
+        self._writable.register(connection.fileno(), select.EPOLLOUT)
 
     def send(self, message: Struct, fds: Sequence[int] = ()) -> None:
         """Send a message, now or as soon as the notebook reads; the descriptors stay the caller's.
@@ -107,15 +110,13 @@ class Outbox:
         self._changed.notify_all()
 
     def _run(self) -> None:
-        poll = select.poll()
-        poll.register(self._connection.fileno(), select.POLLOUT)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._over or bool(self._queue))
                 if self._over:
                     return
                 moved = self._send_first()
-            if not moved and not poll.poll(_STEP * 1000):
+            if not moved and not self._writable.poll(_STEP):
                 continue
             if not moved:
                 time.sleep(_RETRY)  # writable, and yet it took nothing: too many descriptors under way

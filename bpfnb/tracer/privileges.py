@@ -39,7 +39,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def require() -> None:
     """PrivilegeError when this process may not trace."""
-    held = _held("CapEff")
+    held, _ = _held()
     if _SYS_ADMIN not in held and not {_PERFMON, _BPF} <= held:
         raise PrivilegeError(
             f"user {os.geteuid()} may not load BPF programs: CAP_BPF and CAP_PERFMON are missing",
@@ -67,7 +67,7 @@ def drop(also: Collection[int] = ()) -> None:
 
     CAP_IPC_LOCK, CAP_SYS_PTRACE and CAP_SYS_ADMIN stay at hand, but not in force, and those of ``also``.
     """
-    held = _held("CapEff")
+    held, _ = _held()
     effective = [c for c in _KEPT if c in held]
     keep = [*effective, *({_IPC_LOCK, _SYS_PTRACE, _SYS_ADMIN, *also} & held)]
     if _SYS_ADMIN in held and not {_PERFMON, _BPF} <= held:
@@ -85,12 +85,13 @@ def drop(also: Collection[int] = ()) -> None:
 def forgo(*capabilities: int) -> None:
     """Give up these of what this thread has in force or at hand, for good."""
     gone = set(capabilities)
-    _set(_held("CapEff") - gone, _held("CapPrm") - gone)
+    effective, permitted = _held()
+    _set(effective - gone, permitted - gone)
 
 
 def has(*capabilities: int) -> bool:
     """Whether these are at hand."""
-    return set(capabilities) <= _held("CapPrm")
+    return set(capabilities) <= _held()[1]
 
 
 @contextmanager
@@ -117,7 +118,7 @@ def looking() -> Iterator[None]:
 @contextmanager
 def raised(*capabilities: int) -> Iterator[None]:
     """These, as far as they are at hand, are in force inside, for this thread."""
-    before, permitted = _held("CapEff"), _held("CapPrm")
+    before, permitted = _held()
     wanted = set(capabilities) & permitted
     if wanted <= before:
         yield
@@ -129,20 +130,31 @@ def raised(*capabilities: int) -> Iterator[None]:
         _set(before, permitted)
 
 
-def _held(which: str) -> set[int]:
-    """The capabilities of one of this thread's sets: "CapEff", "CapPrm"."""
-    for line in Path("/proc/thread-self/status").read_text().splitlines():
-        if line.startswith(f"{which}:"):
-            mask = int(line.split()[1], 16)
-            return {c for c in range(64) if mask >> c & 1}
-    return set()
+def _held() -> tuple[set[int], set[int]]:
+    """capget(2): which capabilities this thread has in force, and which at hand. Takes no descriptor."""
+    data = (ctypes.c_uint32 * 6)()
+    if _libc.capget(_header(), data):
+        raise _failed("capget")
+    effective, permitted = (data[i] | data[i + 3] << 32 for i in (0, 1))
+    return _bits(effective), _bits(permitted)
 
 
 def _set(effective: Collection[int], permitted: Collection[int]) -> None:
     """capset(2): these sets become exactly so, inheritable none."""
-    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     masks = [sum(1 << c for c in capabilities) for capabilities in (effective, permitted)]
     data = (ctypes.c_uint32 * 6)(*(m & 0xFFFFFFFF for m in masks), 0, *(m >> 32 for m in masks), 0)
-    if _libc.capset(header, data):
-        number = ctypes.get_errno()
-        raise OSError(number, f"capset: {os.strerror(number)}")
+    if _libc.capset(_header(), data):
+        raise _failed("capset")
+
+
+def _header() -> ctypes.Array[ctypes.c_uint32]:
+    return (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)  # of this thread
+
+
+def _bits(mask: int) -> set[int]:
+    return {c for c in range(64) if mask >> c & 1}
+
+
+def _failed(call: str) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, f"{call}: {os.strerror(number)}")

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from msgspec.structs import replace
 
 from bpfnb.cell import scan
-from bpfnb.errors import BpfnbError, Diagnostic, MapError, ProgramError, UnsupportedError, near_or_all
+from bpfnb.errors import BpfnbError, Diagnostic, MapError, ProgramError, UnsupportedError, few_descriptors, near_or_all
 from bpfnb.program import MapDecl, Output, Probe, Program
 from bpfnb.protocol import (
     COUNTERS,
@@ -323,9 +323,11 @@ class Sessions:
                 self._finish(number, running)
         except Exception:
             traceback.print_exc()  # it ends for a reason already, of which this may be a part
-        self._say_ended(number, reason, running)
-        self._let_go(number, running)
-        self._ending.pop(number).set()
+        try:
+            self._say_ended(number, reason, running)
+            self._let_go(number, running)
+        finally:
+            self._ending.pop(number).set()  # somebody may wait for it to be stopped
 
     def _say_ended(self, number: int, reason: str, running: _Running) -> None:
         self._audit.ended(number, reason)
@@ -738,9 +740,14 @@ class Sessions:
         """The history of names, there while any session prints."""
         with self._naming:
             if self._comms is None:
-                self._comms = CommHistory()
-                self._drainer.add(self._comms.fds, self._comms.drain, fail=self._names_failed)
-                self._cpus.subscribe(self._comms.renew)
+                comms = CommHistory()
+                try:
+                    self._cpus.subscribe(comms.renew)
+                except OSError:
+                    comms.close()
+                    raise
+                self._drainer.add(comms.fds, comms.drain, fail=self._names_failed)
+                self._comms = comms
             self._printing.add(number)
             stack.callback(self._release_comms, number)
             return self._comms
@@ -836,7 +843,9 @@ def _can(feature: Callable[[], None]) -> bool:
     """Whether this kernel does something (features.py)."""
     try:
         feature()
-    except OSError:
+    except OSError as error:
+        if few_descriptors(error):  # that says nothing of the kernel
+            raise
         return False
     return True
 

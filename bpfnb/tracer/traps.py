@@ -21,6 +21,7 @@ from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
+from bpfnb.errors import few_descriptors
 from bpfnb.tracer import link, privileges, syscalls
 from bpfnb.tracer.syscalls import ProgramAttributes
 
@@ -45,7 +46,7 @@ _ROUNDS, _CALLS = 7, 300
 def nanoseconds(code: bytes, returning: bool) -> float:
     """The least that a uprobe, or a uretprobe, adds to a call beside its program's own time; 0 where that cannot be
     measured. ``code``: what the instruction that it is at begins with. Takes some milliseconds the first time, and a
-    grace period of the kernel's."""
+    grace period of the kernel's. OSError where no descriptor is free."""
     sort = _sort(code)
     return _of_sort(sort, returning) if sort else 0.0
 
@@ -71,7 +72,9 @@ def _sort(code: bytes) -> str:
 def _of_sort(sort: str, returning: bool) -> float:
     try:
         return min(_measured(sample, returning) for sample in _SAMPLES[sort])
-    except OSError:
+    except OSError as error:
+        if few_descriptors(error):  # not for good
+            raise
         return 0.0
 
 

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from bpfnb.errors import PrivilegeError, UnsupportedError
+from bpfnb.errors import PrivilegeError, UnsupportedError, few_descriptors
 from bpfnb.program import Probe, split_symbol
 from bpfnb.tracer import cxx, privileges
 from bpfnb.tracer.elf import Elf, Symbol, find_symbols, function_names
@@ -65,7 +65,9 @@ def open_target(probe: Probe, name: str, folder: str) -> Iterator[Target]:
         raise
     except TooMuch as error:
         raise refused(probe, f"{path} cannot be read: {error}") from None
-    except UNREADABLE:
+    except UNREADABLE as error:
+        if few_descriptors(error):
+            raise
         why = (
             "a script: name the program it runs" if _is_script(path) else "no program or library (ELF) of this machine"
         )

@@ -13,7 +13,7 @@ import pytest
 
 import bpfnb
 from bpfnb import Session, client
-from bpfnb.errors import UnsupportedError
+from bpfnb.errors import ProgramError, SetupError, UnsupportedError
 
 MIB = 1 << 20
 _libc = ctypes.CDLL(None)
@@ -106,6 +106,34 @@ def no_more_descriptors(pid: int) -> Iterator[None]:
         yield
     finally:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+def test_a_tracer_goes_on_without_a_free_descriptor() -> None:
+    """GIVEN a tracer that can open nothing for some seconds WHEN it is asked THEN it answers, and its threads go on:
+    afterwards maps are read, costs measured and sessions begun as before."""
+    text = "BPF_HASH(calls, u32); int f(void *ctx) { calls.increment(0); return 0; }"
+    tracer = client.connect().hello().pid
+    with bpfnb.trace(text, name="counting", attach={"syscall:getpgid": "f"}) as session:
+        with no_more_descriptors(tracer):
+            for _ in range(20):
+                with pytest.raises(ProgramError, match="Too many open files"):
+                    _ = session.maps["calls"].df
+            for name, cell in (("ring", "BPF_RINGBUF_OUTPUT(e, 8); " + text), ("prints", QUIET)):
+                with pytest.raises(SetupError, match=r"[Tt]oo many open files"):
+                    bpfnb.trace(cell, name=name, attach={"syscall:getppid": cell.split("int ")[1].split("(")[0]})
+            session.wait(2.5)  # the guard and the watch of CPUs look every second
+        before = session.cost.attrs["seconds"]
+        for _ in range(100):
+            _libc.getpgid(0)
+            if session.cost.attrs["seconds"] > before:
+                break
+            session.wait(0.05)
+        assert session.cost.attrs["seconds"] > before
+        with bpfnb.trace(QUIET, name="others", attach={"syscall:getppid": "call"}) as others:
+            go_on(others)
+        assert session.maps["calls"].df["value"].sum() >= 1
+    assert (others.reason, session.reason) == ("stopped", "stopped")
+    assert client.connect().hello().pid == tracer
 
 
 def test_a_source_that_fails_ends_its_own_session() -> None:
