@@ -369,7 +369,10 @@ class Client:
         for reply in [self._hello, *waiting]:
             reply.settle(error)
         for listener in listeners:
-            listener.on_death(self.died)
+            try:
+                listener.on_death(self.died)
+            except Exception:
+                traceback.print_exc()  # of one session; the others hear of it all the same
         if self._process:
             self._process.wait()  # ``close`` waits for this thread, and so until the kernel has let go of everything
 

@@ -156,7 +156,7 @@ class Session(client.Listener):
     @uninterrupted
     def lost(self) -> int:
         """Events known lost, over all outputs."""
-        return sum(output.lost for output in self._outputs.values())
+        return sum(output.lost for output in list(self._outputs.values()))
 
     @property
     def cost(self) -> pd.DataFrame:
@@ -380,7 +380,7 @@ class Session(client.Listener):
 
     def _take_leave(self, state: str, reason: str) -> None:
         deadline = time.monotonic() + _DECODE_TIMEOUT
-        for output in self._outputs.values():
+        for output in list(self._outputs.values()):  # which who could not start it lets go of at the same time
             output.finish(deadline)
         if self._counters:
             self._counters.keep()

@@ -25,6 +25,19 @@ class Heard(Listener):
         self.notes.release()
 
 
+class Breaks(Listener):
+    def on_death(self, error: TracerDied) -> None:
+        raise RuntimeError("dictionary changed size during iteration")
+
+
+class Ends(Listener):
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+
+    def on_death(self, error: TracerDied) -> None:
+        self.ended.set()
+
+
 @pytest.fixture
 def ends() -> Iterator[tuple[Client, Connection[protocol.ToTracer]]]:
     ours, theirs = socket.socketpair()
@@ -62,3 +75,15 @@ def test_the_tracer_is_heard_while_it_reads_nothing(ends: tuple[Client, Connecti
     assert [tracer.receive()[0] for _ in range(3)] == [protocol.Received(1)] * 3
     tracer.hang_up()
     asking.join(10)
+
+
+def test_every_session_hears_of_the_tracers_end(
+    ends: tuple[Client, Connection[protocol.ToTracer]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    client, tracer = ends
+    last = Ends()
+    client._listeners.update({1: Breaks(), 2: last})
+    tracer.hang_up()
+    assert last.ended.wait(10)
+    client.close()
+    assert "RuntimeError: dictionary changed" in capfd.readouterr().err
