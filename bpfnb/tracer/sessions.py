@@ -70,6 +70,7 @@ _SMALL = 64 << 20
 _SMALL_SECONDS = 0.5
 _LARGE_SECONDS = 10.0
 _TAKING_TIMEOUT = 5.0  # seconds for those who take entries out of a map when their session ends
+_LEAVING_SECONDS = 2.0  # for sessions that are starting or ending by themselves when the tracer ends
 _Source = RingSource | PerfSource | PrintkSource
 
 
@@ -416,18 +417,28 @@ class Sessions:
     def stop_all(self) -> None:
         """End every session; nobody is there any more to read what they leave.
 
-        What the kernel is slow to close it closes when this process ends.
+        What the kernel is slow to close it closes when this process ends. Those that are only starting, or ending, are
+        waited for: what they have made in tracefs stays there if nobody removes it, and the supervisor may be gone.
         """
+        with self._lock:
+            starting = list(self._starting.values())
+            others = [*(session.done for session in starting), *self._ending.values()]
+        for session in starting:
+            session.cancel.cancel()
         with self._closer.paused():
-            with self._lock:
-                ending, self._running = self._running, {}
-                starting = list(self._starting.values())
-            for session in starting:
-                session.cancel.cancel()
-            silence([link for running in ending.values() for link in running.links])
-            for number, running in ending.items():
-                running.close()
-                self._audit.ended(number, "the notebook or the tracer ended")
+            self._close_all()
+            until = time.monotonic() + _LEAVING_SECONDS
+            for done in others:
+                done.wait(max(until - time.monotonic(), 0))
+            self._close_all()  # what came to run all the same
+
+    def _close_all(self) -> None:
+        with self._lock:
+            ending, self._running = self._running, {}
+        silence([link for running in ending.values() for link in running.links])
+        for number, running in ending.items():
+            running.close()
+            self._audit.ended(number, "the notebook or the tracer ended")
 
     def _say_detached(self, number: int) -> None:
         self._behind.pop(number, None)
