@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import keyword
-import math
 import os
 import re
+import sys
 import time
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -568,6 +568,8 @@ def trace(
 
 def limits_of(max_cost: float | None, max_rate: float | None, max_memory: int | None, guard: bool) -> Limits:
     """The limits of a session, see ``trace``. ProgramError for values that cannot be meant."""
+    if not isinstance(guard, (bool, np.bool_)):
+        raise ProgramError(f"guard must be True or False, not {guard!r}")
     if not guard:
         if max_rate is not None or max_memory is not None or max_cost not in (None, MAX_COST):
             raise ProgramError("guard=False takes no limits: leave out max_cost, max_rate and max_memory, or the guard")
@@ -575,9 +577,11 @@ def limits_of(max_cost: float | None, max_rate: float | None, max_memory: int | 
     if max_cost is not None and not (_is_number(max_cost) and 0 < max_cost <= 1):
         hint = "write max_cost=0.25 for a quarter of all CPUs" if _is_number(max_cost) and 1 < max_cost <= 100 else None
         raise ProgramError(f"max_cost must be a share of all CPUs, above 0 and at most 1, not {max_cost!r}", hint=hint)
-    if max_rate is not None and not (_is_number(max_rate) and 0 < max_rate < math.inf):
+    if max_rate is not None and not (_is_number(max_rate) and 0 < max_rate <= sys.float_info.max):
         raise ProgramError(f"max_rate must be a positive number of events a second, not {max_rate!r}")
-    if max_memory is not None and not (_is_number(max_memory) and isinstance(max_memory, Integral) and max_memory > 0):
+    if max_memory is not None and not (
+        _is_number(max_memory) and isinstance(max_memory, Integral) and 0 < max_memory < 1 << 63
+    ):
         raise ProgramError(
             f"max_memory must be a positive whole number of bytes, not {max_memory!r}", hint="write 512 << 20 for 512M"
         )
@@ -658,7 +662,7 @@ def _say_replaced(session: Session, line: Origin, *, named: bool) -> None:
 
 def check_name(name: str) -> None:
     """ProgramError unless a session can have this name."""
-    if not name.isidentifier() or keyword.iskeyword(name):
+    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
         raise ProgramError(f"a session's name must be a Python identifier, not {name!r}")
 
 
