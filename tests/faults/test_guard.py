@@ -131,7 +131,7 @@ def test_without_the_guard_it_goes_on() -> None:
 
 
 def test_a_rate_that_is_too_high_ends_it_and_every_event_is_kept() -> None:
-    cell = COUNTS.replace("counts.increment(0);", 'counts.increment(0); bpf_trace_printk("x");')
+    cell = COUNTS.replace("counts.increment(0);", '{ counts.increment(0); bpf_trace_printk("x"); }')
     with bpfnb.trace(
         cell, attach={"syscall:getpgid": "count"}, cflags=[f"-DME={os.getpid()}"], max_rate=1000
     ) as session:
