@@ -35,7 +35,12 @@ COUNTS = """
 BPF_ARRAY(counts, u64, 1);
 int count(void *ctx) { if (bpf_get_current_pid_tgid() >> 32 == ME) counts.increment(0); return 0; }
 """
-MALLOC = "import ctypes; c = ctypes.CDLL(None)\nwhile True: c.free(ctypes.c_void_p(c.malloc(16)))"
+MALLOC = """
+import ctypes
+c = ctypes.CDLL(None)
+c.malloc.restype = ctypes.c_void_p  # else an address loses its upper half, and freeing it ends the process
+while True: c.free(ctypes.c_void_p(c.malloc(16)))
+"""
 
 
 @contextmanager
