@@ -70,7 +70,7 @@ _SMALL = 64 << 20
 _SMALL_SECONDS = 0.5
 _LARGE_SECONDS = 10.0
 _TAKING_TIMEOUT = 5.0  # seconds for those who take entries out of a map when their session ends
-_LEAVING_SECONDS = 2.0  # for sessions that are starting or ending by themselves when the tracer ends
+_LEAVING_SECONDS = 2.0  # for sessions that are starting or ending when the tracer ends
 _Source = RingSource | PerfSource | PrintkSource
 
 
@@ -226,7 +226,7 @@ class Sessions:
         self._lock = threading.Lock()  # for bookkeeping, never held while waiting
         self._running: dict[int, _Running] = {}
         self._starting: dict[int, _Starting] = {}
-        self._ending: dict[int, threading.Event] = {}  # those that ``end`` is at
+        self._ending: dict[int, threading.Event] = {}  # those that are being ended
         # Of ended ones: attachments that the kernel still has to let go of, and maps that are still to be read.
         self._behind: dict[int, tuple[int, tuple[str, ...]]] = {}
         self._reading = threading.Lock()  # held while large maps are read, one session's at a time
@@ -284,7 +284,7 @@ class Sessions:
         running = self._take(number)
         if not running:
             if ending := self._ending.get(number):
-                ending.wait()  # it ends by itself just now: with the answer everything is delivered here too
+                ending.wait()  # it is being ended just now: with the answer everything is delivered here too
             reply(*self._behind.get(number, (0, ())))
             return
         try:
@@ -301,7 +301,10 @@ class Sessions:
         try:
             reply(len(running.events()), running.unread)
         finally:
-            self._let_go(number, running)
+            try:
+                self._let_go(number, running)
+            finally:
+                self._ending.pop(number).set()
 
     def end(self, number: int, reason: str) -> None:
         """Have a session end that nobody asked to: it is stopped, in a thread of its own, and the notebook hears why.
@@ -312,10 +315,7 @@ class Sessions:
             if number in self._starting:
                 self._starting[number].reason = self._starting[number].reason or reason
                 return
-            running = self._running.pop(number, None)
-            if running:
-                self._ending[number] = threading.Event()
-        if running:
+        if running := self._take(number):
             threading.Thread(target=self._end, args=(number, running, reason), name="bpfnb-end", daemon=True).start()
 
     def _end(self, number: int, running: _Running, reason: str) -> None:
@@ -337,7 +337,10 @@ class Sessions:
     def _take(self, number: int) -> _Running | None:
         """Whoever takes a session ends it."""
         with self._lock:
-            return self._running.pop(number, None)
+            running = self._running.pop(number, None)
+            if running:
+                self._ending[number] = threading.Event()
+            return running
 
     def _let_go(self, number: int, running: _Running) -> None:
         """Close what the kernel is slow to close and read the large maps, side by side; then say so."""
