@@ -203,11 +203,11 @@ def test_files_and_symbols_of_others(tmp_path: Path) -> None:
 
 
 def test_the_doctors_row_says_what_holds(tmp_path: Path) -> None:
-    text = "[default]\nprobes = syscall\nprocesses = own\nmax_time = 10min\n[audit]\nto = journal\n"
+    text = "[default]\nprobes = syscall\nprocesses = own\nmax_time = 10min\n[audit]\nto = /nowhere/log\n"
     row = Policy(ALICE, path=written(tmp_path, text)).check()
     assert row.found == (
         "user 1001: only syscall, own processes only, sessions of at most 10 min "
-        f"([default] of {tmp_path}/policy.conf); sessions are noted in the journal"
+        f"([default] of {tmp_path}/policy.conf); sessions cannot be noted in /nowhere/log: No such file or directory"
     )
     assert row.ok
     assert not Policy(ALICE, path=written(tmp_path, "[default]\ntrace = no\n")).check().ok
