@@ -13,7 +13,6 @@ import time
 import warnings
 import weakref
 from collections import deque
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -229,9 +228,9 @@ class Output:
 
     def _decode(self, most: int | None = None) -> None:
         """Take in what is new, of at most so many segments; those that are complete and read are let go."""
-        unread = sum(segment.unread for segment in islice(self._segments, most))
+        unread = sum(segment.unread for segment in self._segments)
         if unread:
-            self._table.reserve(unread)
+            self._table.reserve(unread)  # for all, though but some are read now
         for _ in range(min(len(self._segments), most or len(self._segments))):
             segment = self._segments[0]
             if segment.read_into(self._table):
