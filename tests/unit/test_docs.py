@@ -227,7 +227,7 @@ MODULES = [
     ".venv/bin/python -m pytest tests/faults/test_signals.py",
     ".venv/bin/python -m pytest tests/faults/test_requests.py",
     ".venv/bin/python -m pytest tests/faults/test_map_sizes.py",
-    "BPFNB_FRAMES=100000 .venv/bin/python -m pytest --timeout 3600 tests/faults/test_frames.py",
+    "BPFNB_FRAMES=100000 .venv/bin/python -m pytest --timeout 3600 tests/faults/test_fuzzed_frames.py",
     ".venv/bin/python -m benchmarks.headers",
     ".venv/bin/python -m benchmarks.headers --kernel 6.12 --runs 1",
     "--kernel 6.12 --runs 7 --only rubyflow",
