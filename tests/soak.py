@@ -270,7 +270,7 @@ def tests(say: Callable[[str], object]) -> list[Result]:
         "BPFNB_MUTATED_FILES": "5000",
     }
     found = []
-    for name in ("test_frames.py", "test_mutated_files.py"):
+    for name in ("test_fuzzed_frames.py", "test_mutated_files.py"):
         if not (ROOT / "tests/faults" / name).exists():
             say(f"tests: there is no {name}")
             continue
