@@ -26,7 +26,12 @@ session = bpfnb.trace({COUNT!r}, name="s", attach={ATTACH!r})
 worker = client.connect().hello().pid
 supervisor = int(open(f"/proc/{{worker}}/stat").read().rpartition(")")[2].split()[1])
 fdinfo = f"/proc/{{worker}}/fdinfo"
-held = {{line.split()[1] for fd in os.listdir(fdinfo) for line in open(f"{{fdinfo}}/{{fd}}") if "prog_id" in line}}
+def lines(fd):
+    try:
+        return open(f"{{fdinfo}}/{{fd}}").readlines()
+    except FileNotFoundError:  # closed meanwhile
+        return []
+held = {{line.split()[1] for fd in os.listdir(fdinfo) for line in lines(fd) if "prog_id" in line}}
 print(worker, *held)
 print(time.monotonic(), flush=True)
 for pid in (worker, supervisor)[: int(sys.argv[1])]:

@@ -229,8 +229,13 @@ except KeyboardInterrupt:
     print("interrupted")
 os.kill(pid, signal.SIGCONT)
 def programs_of(pid):
-    return [f for f in os.listdir(f"/proc/{{pid}}/fdinfo")
-            if "prog_id" in open(f"/proc/{{pid}}/fdinfo/{{f}}").read()]
+    found = []
+    for f in os.listdir(f"/proc/{{pid}}/fdinfo"):
+        try:
+            found += [f] if "prog_id" in open(f"/proc/{{pid}}/fdinfo/{{f}}").read() else []
+        except FileNotFoundError:
+            pass  # closed meanwhile
+    return found
 seen = 0
 for _ in range(300):  # it may have been loaded before it was undone
     time.sleep(0.01)
