@@ -80,7 +80,6 @@ def calling() -> Iterator[None]:
         thread.join()
 
 
-@pytest.mark.portable
 def test_costs_are_the_kernels_own_figures() -> None:
     with bpfnb.trace(COUNTS, attach={"syscall:getpgid": "count"}, cflags=flags()) as session:
         first = session.cost
@@ -179,7 +178,6 @@ def test_what_an_interrupt_missed_is_counted() -> None:
         until(lambda: timers.cost.missed[0] > 0)
 
 
-@pytest.mark.portable
 def test_where_missed_runs_are_not_counted_they_are_not_known() -> None:
     """Never at the overflow of a perf event; at tracepoints since Linux 6.7."""
     with (

@@ -102,19 +102,14 @@ def show(request: pytest.FixtureRequest) -> Callable[[str], None]:
     return write
 
 
-@pytest.fixture(scope="module")
-def lanes(request: pytest.FixtureRequest, possible: None) -> Iterator[dict[str, Guest]]:
-    """The kernel lane's guests, side by side: each keeps about one core busy."""
-    mine = (item for item in request.session.items if getattr(item, "originalname", "") == "test_kernel_lane")
-    guests = {}
+@pytest.fixture
+def guest(version: str, possible: None) -> Iterator[Guest]:
+    """The kernel lane's guest. One at a time: on two cores, two of two CPUs each hold each other up."""
+    guest = Guest(version, *PYTEST, timeout=LIMIT)
     try:
-        for item in mine:
-            version = item.callspec.params["version"]  # type: ignore[attr-defined]
-            guests[version] = Guest(version, *PYTEST, timeout=LIMIT)
-        yield guests
+        yield guest
     finally:
-        for guest in guests.values():
-            guest.close()
+        guest.close()
 
 
 @pytest.mark.timeout(BOOT_LIMIT + 60)
@@ -135,8 +130,7 @@ def test_the_kernel_is_the_one_wanted(version: str, show: Callable[[str], None])
 
 @pytest.mark.timeout(LIMIT + 200)
 @pytest.mark.parametrize("version", VERSIONS)
-def test_kernel_lane(version: str, lanes: dict[str, Guest], show: Callable[[str], None]) -> None:
-    guest = lanes[version]
+def test_kernel_lane(version: str, guest: Guest, show: Callable[[str], None]) -> None:
     status = guest.wait(show)
     output = "".join(guest.output)
     assert status == 0, output
