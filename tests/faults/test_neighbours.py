@@ -322,3 +322,10 @@ def test_a_container_killed_at_once_leaves_nothing_to_trip_over() -> None:
             assert again.stdout
             assert again.stdout.readline().strip() == pid
             assert not any(path.exists() for path in left)
+
+    def swept() -> bool:
+        sweep = "from bpfnb.tracer import tracefs; tracefs.sweep_orphans()"  # it keeps the folder open
+        subprocess.run([sys.executable, "-c", sweep], check=True)
+        return not [path for path in INSTANCES.iterdir() if path.name.startswith(f"bpfnb-{pid}-")]
+
+    until(swept)  # the second one was killed as well
