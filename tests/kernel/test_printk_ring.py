@@ -19,7 +19,6 @@ from bpfnb.tracer.rewrite import rewrite
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else"),
-    pytest.mark.portable,
 ]
 
 # Every kind of conversion the kernel's printk has, and every way the text of a cell has to print.
