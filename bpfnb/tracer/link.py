@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from bpfnb.errors import AttachError, UnsupportedError, did_you_mean
+from bpfnb.errors import AttachError, UnsupportedError, did_you_mean, few_descriptors
 from bpfnb.program import Probe
 from bpfnb.protocol import ProbeInfo
 from bpfnb.tracer import syscalls
@@ -226,7 +226,9 @@ _REASONS = {
 
 
 def reason(probe: Probe, error: OSError) -> Exception:
-    """Why the kernel refuses a probe."""
+    """Why a probe could not be attached."""
+    if few := few_descriptors(error):  # that says nothing of the probe
+        return few
     number = error.errno or 0
     why = _REASONS.get((probe.kind, number)) or _REASONS.get(("", number)) or os.strerror(number)
     if probe.kind == "hardware" and number in (errno.ENOENT, errno.EOPNOTSUPP):
