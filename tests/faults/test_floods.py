@@ -171,8 +171,8 @@ def test_events_of_any_length_on_every_system_call(kind: str) -> None:
             slowest = slowest_row(quiet, 1)
             took = stopped(flood)
     assert watch.growth < (256 + 150) * MIB  # the ring itself counts as it is looked at
-    assert slowest < 5
-    assert took < 15  # all that lay in the ring is delivered
+    assert slowest < 2
+    assert took < 5
     assert accounted(flood, "events") == made(flood) > 100_000
 
 
