@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from processes import objects
+
 _PATIENCE = 10.0  # seconds until Ctrl-C is pressed again
 _PRESSES = 6  # without an answer are a hang
 _SOURCE = r"""
@@ -196,13 +198,9 @@ def _quietly(act: Callable[[], object]) -> None:
         act()
 
 
-def _programs(worker: int) -> set[str]:
+def _programs(worker: int) -> set[int]:
     """The BPF programs a process holds."""
-    found = set()
-    for info in Path(f"/proc/{worker}/fdinfo").iterdir():
-        with contextlib.suppress(OSError):
-            found |= {line for line in info.read_text().splitlines() if line.startswith("prog_id:")}
-    return found
+    return {number for kind, number in objects(worker) if kind == "program"}
 
 
 def _settles(condition: Callable[[], bool]) -> bool:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import pandas as pd
 from leaks import bpf_ids, instances
+from processes import alive, children, objects, parent
 
 import bpfnb
 from bpfnb import client
@@ -69,7 +70,8 @@ def _kill_tracer(victim: str, delay: float) -> tuple[list[str], float]:
 
     def kill() -> None:
         time.sleep(delay)
-        held.update(_held(worker))
+        with suppress(OSError):  # it has been killed
+            held.update(objects(worker))
         began[0] = time.monotonic()
         with suppress(ProcessLookupError, KeyError):
             os.kill(_processes(worker)[victim], signal.SIGKILL)
@@ -116,7 +118,7 @@ def _kill_notebook(victim: str, delay: float) -> tuple[list[str], float]:
         assert notebook.stdout
         worker = int(notebook.stdout.readline())
         time.sleep(delay)
-        held, processes = _held(worker), _processes(worker)
+        held, processes = objects(worker), _processes(worker)
     finally:
         notebook.kill()
         began = time.monotonic()
@@ -150,37 +152,10 @@ class _Events:
 
 
 def _processes(worker: int) -> dict[str, int]:
-    found = {"worker": worker, "supervisor": _parent(worker)}
+    found = {"worker": worker, "supervisor": parent(worker)}
     for name, above in (("compiler", worker), ("cell", 0)):
-        children = _children(above or found.get("compiler", worker))
-        if children:
-            found[name] = children[0]
-    return found
-
-
-def _parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    with suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            found += [int(child) for child in (task / "children").read_text().split()]
-    return found
-
-
-def _held(pid: int) -> set[tuple[str, int]]:
-    """The BPF objects a process holds."""
-    keys = {"prog_id": "program", "map_id": "map", "link_id": "link"}
-    found = set()
-    with suppress(OSError):
-        for info in Path(f"/proc/{pid}/fdinfo").iterdir():
-            with suppress(OSError):
-                for line in info.read_text().splitlines():
-                    key, _, value = line.partition(":")
-                    if key in keys:
-                        found.add((keys[key], int(value)))
+        if started := children(above or found.get("compiler", worker)):
+            found[name] = min(started)
     return found
 
 
@@ -188,16 +163,9 @@ def _gone(worker: int, processes: object, held: set[tuple[str, int]]) -> list[st
     """What is left of a tracer after a while; nothing, when all is well."""
     deadline = time.monotonic() + _LIMIT
     while True:
-        left = [f"process {pid} is there" for pid in processes if _alive(pid)]  # type: ignore[attr-defined]
+        left = [f"process {pid} is there" for pid in processes if alive(pid)]  # type: ignore[attr-defined]
         left += [f"{kind} {number} is there" for kind, number in held if number in bpf_ids(kind)]
         left += [f"{name} is there" for name in instances(worker) if f"-{worker}-" in name]
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.02)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

@@ -11,6 +11,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from processes import children, parent
+
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}.get(os.uname().machine, 0)
 # include/uapi/linux/bpf.h, enum bpf_cmd
 _NEXT_ID = {"program": 11, "map": 12, "link": 31}
@@ -34,15 +36,6 @@ def bpf_ids(kind: str) -> set[int]:
         ids.add(current)
 
 
-def children() -> set[int]:
-    """Processes this one started, zombies included."""
-    found = set()
-    for task in Path("/proc/self/task").iterdir():
-        with suppress(FileNotFoundError):  # a thread that has just ended
-            found |= {int(pid) for pid in (task / "children").read_text().split()}
-    return found
-
-
 def descriptors(pid: int) -> dict[int, str]:
     found = {}
     for fd in Path(f"/proc/{pid}/fd").iterdir():
@@ -63,7 +56,7 @@ def others(tracer: int) -> bool:
             lineage, pid = set(), int(cmdline.parts[2])
             while pid > 1:
                 lineage.add(pid)
-                pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+                pid = parent(pid)
         except OSError:
             continue  # it has just ended
         if not ours & lineage:

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import ctrl_c
 import kills
+import processes
 from leaks import bpf_ids, descriptors
 
 import bpfnb
@@ -111,7 +112,7 @@ class Levels:
             self._note(f"{who}: MiB", _status(pid, "VmRSS") >> 10)
             self._note(f"{who}: threads", _status(pid, "Threads"))
             self._note(f"{who}: descriptors", len(descriptors(pid)))
-        self._note("tracer: BPF objects", len(kills._held(worker)))
+        self._note("tracer: BPF objects", len(processes.objects(worker)))
 
     def results(self) -> list[Result]:
         """The first and the last third of the looks, by their medians."""
@@ -313,7 +314,9 @@ def main() -> int:
             say("interrupted")
             break
     bpfnb.stop_all()
-    held = {(kind, number) for kind, number in kills._held(client.connect().hello().pid) if number not in before[kind]}
+    held = {
+        (kind, number) for kind, number in processes.objects(client.connect().hello().pid) if number not in before[kind]
+    }
     client.close()
     time.sleep(1)
     left = [f"{kind} {number}" for kind, number in held if number in bpf_ids(kind)]

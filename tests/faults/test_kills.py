@@ -12,6 +12,7 @@ from pathlib import Path
 
 import kills
 import pytest
+from processes import parent
 
 import bpfnb
 from bpfnb import client
@@ -38,7 +39,7 @@ def test_a_session_that_starts_leaves_no_instance_when_the_supervisor_is_killed(
 
     client.close()
     pid = client.connect().hello().pid
-    supervisor = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    supervisor = parent(pid)
     starting = threading.Thread(target=start)
     starting.start()
     limit = time.monotonic() + 60

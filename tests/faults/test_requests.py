@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from leaks import bpf_ids, held_elsewhere
+from processes import children, objects
 from raw import RawTracer
 from waiting import until
 
@@ -27,23 +28,15 @@ COUNTS = "BPF_HASH(calls, u32, u64); int f(void *ctx) { u32 k = 0; calls.increme
 ATTACH = {"syscall:getpgid": "f"}
 
 
-def children(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with_children = task / "children"
-        found += [int(child) for child in with_children.read_text().split()] if with_children.exists() else []
-    return found
-
-
 @contextmanager
 def hung_compile() -> Iterator[int]:
     """A cell whose compiling hangs: its request's number."""
     tracer = client.connect()
     (compiler,) = children(tracer.hello().pid)
     number = next(tracer._requests)
-    before = set(children(compiler))
+    before = children(compiler)
     tracer._connection.send(protocol.Load(number, parse("int f(void *ctx) { return 17; }", ATTACH)))
-    while not (new := set(children(compiler)) - before):
+    while not (new := children(compiler) - before):
         time.sleep(0.001)
     for pid in new:
         os.kill(pid, signal.SIGSTOP)
@@ -52,7 +45,7 @@ def hung_compile() -> Iterator[int]:
     finally:
         tracer.stop(number)
         deadline = time.monotonic() + 2
-        while set(children(compiler)) & new:
+        while children(compiler) & new:
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
@@ -255,7 +248,7 @@ def test_a_client_that_never_reads_does_not_hold_up_detaching() -> None:
         sessions = [tracer.number() for _ in range(3)]
         for number in sessions:
             assert isinstance(tracer.ask(protocol.Load(number, parse(PRINTS, ATTACH))), protocol.Loaded)
-        links = held(tracer.worker, "link_id")
+        links = links_of(tracer.worker)
         assert len(links) == 3
         tracer.sock.setblocking(True)
         for _ in range(200):  # megabytes of answers that nobody takes
@@ -265,19 +258,11 @@ def test_a_client_that_never_reads_does_not_hold_up_detaching() -> None:
         for number in sessions:
             tracer.send(protocol.Stop(tracer.number(), number))
         deadline = time.monotonic() + 5
-        while held(tracer.worker, "link_id") and time.monotonic() < deadline:
+        while links_of(tracer.worker) and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert held(tracer.worker, "link_id") == set()
+        assert links_of(tracer.worker) == set()
         assert tracer.answer(tracer._number).detaching >= 0  # and read at last, it is all there
 
 
-def held(pid: int, key: str) -> set[int]:
-    """Ids of the BPF objects that a process holds."""
-    found = set()
-    for info in Path(f"/proc/{pid}/fdinfo").iterdir():
-        try:
-            lines = info.read_text().splitlines()
-        except OSError:
-            continue
-        found |= {int(line.split()[1]) for line in lines if line.startswith(f"{key}:")}
-    return found
+def links_of(pid: int) -> set[int]:
+    return {number for kind, number in objects(pid) if kind == "link"}

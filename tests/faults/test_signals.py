@@ -7,10 +7,11 @@ import signal
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from leaks import bpf_ids, instances
+from processes import alive, children, parent
+from waiting import until
 
 import bpfnb
 from bpfnb import client
@@ -30,21 +31,20 @@ def marked(number: int) -> str:
     return f"BPF_ARRAY(map{number}, u64, {number + 1}); int f(void *ctx) {{ return {number}; }}"
 
 
-def ended(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
+def compiling(compiler: int) -> tuple[threading.Thread, list[BaseException]]:
+    """A thread that starts a cell, which this process's child is compiling now; and the error it gets."""
+    died: list[BaseException] = []
 
-
-def children(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
+    def load() -> None:
         try:
-            found += [int(child) for child in (task / "children").read_text().split()]
-        except OSError:
-            continue
-    return found
+            bpfnb.trace(SLOW, name="slow", attach=ATTACH)
+        except bpfnb.BpfnbError as error:
+            died.append(error)
+
+    loading = threading.Thread(target=load)
+    loading.start()
+    until(lambda: children(compiler))
+    return loading, died
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -57,20 +57,9 @@ def test_a_signal_ends_a_tracer_that_compiles(number: signal.Signals, to: str) -
     while not len(session.df) and time.monotonic() < deadline:
         time.sleep(0.01)
     worker = client.connect().hello().pid
-    supervisor = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
+    supervisor = parent(worker)
     (compiler,) = children(worker)
-    died: list[BaseException] = []
-
-    def load() -> None:
-        try:
-            bpfnb.trace(SLOW, name="slow", attach=ATTACH)
-        except bpfnb.BpfnbError as error:
-            died.append(error)
-
-    loading = threading.Thread(target=load)
-    loading.start()
-    while not children(compiler):
-        time.sleep(0.01)
+    loading, died = compiling(compiler)
     started = time.monotonic()
     os.kill(worker if to == "worker" else supervisor, number)
     loading.join(10)
@@ -78,7 +67,7 @@ def test_a_signal_ends_a_tracer_that_compiles(number: signal.Signals, to: str) -
     assert time.monotonic() - started < 5
     assert [type(error) for error in died] == [bpfnb.TracerDied]
     assert (session.state, len(session.df)) == ("failed", 1)
-    while not (ended(worker) and ended(supervisor) and ended(compiler)):
+    while alive(worker) or alive(supervisor) or alive(compiler):
         assert time.monotonic() - started < 5
         time.sleep(0.02)
     assert not instances(worker)
@@ -136,18 +125,7 @@ def test_a_tracer_whose_compiler_is_killed_says_so() -> None:
     tracer = client.connect()
     worker = tracer.hello().pid
     (compiler,) = children(worker)
-    died: list[BaseException] = []
-
-    def load() -> None:
-        try:
-            bpfnb.trace(SLOW, name="slow", attach=ATTACH)
-        except bpfnb.BpfnbError as error:
-            died.append(error)
-
-    loading = threading.Thread(target=load)
-    loading.start()
-    while not children(compiler):
-        time.sleep(0.01)
+    loading, died = compiling(compiler)
     (child,) = children(compiler)
     os.kill(child, signal.SIGKILL)  # the cell's own process: that ends the cell alone
     loading.join(10)
@@ -155,6 +133,6 @@ def test_a_tracer_whose_compiler_is_killed_says_so() -> None:
     assert client.connect().hello().pid == worker
     os.kill(compiler, signal.SIGKILL)
     deadline = time.monotonic() + 5
-    while not (ended(worker) and tracer.died):
+    while alive(worker) or not tracer.died:
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from leaks import bpf_ids, children, descriptors, instances
+from leaks import bpf_ids, descriptors, instances
+from processes import alive, children, objects, parent
 from waiting import until
 
 import bpfnb
@@ -34,40 +35,20 @@ def tracer() -> int:
     return client.connect().hello().pid
 
 
-def supervisor(worker: int) -> int:
-    return int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
-
-
 def compiler(worker: int) -> int:
     """The process that compiles for a worker."""
-    (child,) = {
-        pid for task in Path(f"/proc/{worker}/task").iterdir() for pid in (task / "children").read_text().split()
-    }
-    return int(child)
+    (child,) = children(worker)
+    return child
 
 
 def processes(worker: int) -> list[int]:
-    return [worker, supervisor(worker), compiler(worker)]
+    return [worker, parent(worker), compiler(worker)]
 
 
 def objects_of(pid: int) -> dict[str, set[int]]:
-    """The BPF objects a process holds."""
-    keys = {"prog_id": "program", "map_id": "map", "link_id": "link"}
-    found: dict[str, set[int]] = {kind: set() for kind in keys.values()}
-    for info in Path(f"/proc/{pid}/fdinfo").iterdir():
-        for line in info.read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key in keys:
-                found[keys[key]].add(int(value))
-    return found
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that only waits for somebody to read its exit status does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    """The BPF objects a process holds, by kind."""
+    held = objects(pid)
+    return {kind: {number for of, number in held if of == kind} for kind in ("program", "map", "link")}
 
 
 def gone_within(seconds: float, pids: list[int], objects: dict[str, set[int]], owner: int) -> list[str]:
