@@ -13,7 +13,7 @@ import traceback
 from functools import partial
 
 from benchmarks.common import CPUS
-from bpfnb import client
+from bpfnb.host import client
 
 
 def main() -> int:

@@ -29,7 +29,7 @@ from benchmarks.common import (
     comparison,
     rate,
 )
-from bpfnb import client
+from bpfnb.host import client
 
 __all__ = ["COUNTING", "STATS", "nanoseconds", "run_time"]
 

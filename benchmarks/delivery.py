@@ -24,7 +24,7 @@ from benchmarks.common import (
     times,
 )
 from benchmarks.counting import STATS, nanoseconds, run_time
-from bpfnb import client
+from bpfnb.host import client
 
 __all__ = ["ADDED", "BPFTRACE", "FIRST", "GIL", "PERF", "RING", "SUSTAINED"]
 

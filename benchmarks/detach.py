@@ -11,7 +11,7 @@ from functools import partial
 
 import bpfnb
 from benchmarks.common import Contender, Figures, Group, Row, Runs, comparison, seconds, under
-from bpfnb.tracer import tracefs
+from bpfnb.tracer.kernel import tracefs
 
 __all__ = ["DETACH"]
 
@@ -36,7 +36,7 @@ def through_bpfnb(count: int) -> Figures:
 
 
 def through_bcc(count: int) -> Figures:
-    from bpfnb.tracer.engine import Engine
+    from bpfnb.tracer.compile.engine import Engine
 
     b = Engine().bcc.BPF(text=_CELL)
     for name in _tracepoints(count):

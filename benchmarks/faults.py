@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from leaks import bpf_ids, held_elsewhere  # type: ignore[import-not-found]  # the tests count the same
 
-from bpfnb.tracer import headers
+from bpfnb.tracer.compile import headers
 
 MARK = 1_073_700_001  # what the calls that are traced ask for: no process has this number
 CALLS = 200_000  # more lines than any of them buffers
@@ -34,7 +34,7 @@ BPFNB = f"""
 import signal, sys, bpfnb
 SOURCE = '''int f(struct pt_regs *ctx, int pid) {{ if (pid == {MARK}) bpf_trace_printk("marked\\\\n"); return 0; }}'''
 session = bpfnb.trace(SOURCE, attach={{"syscall:getpgid": "f"}})
-print("ready", bpfnb.client.connect().hello().pid, flush=True)
+print("ready", bpfnb.host.client.connect().hello().pid, flush=True)
 try:
     sys.stdin.readline()
 except KeyboardInterrupt:

@@ -29,7 +29,7 @@ from benchmarks.common import (
     seconds,
     under,
 )
-from bpfnb import client
+from bpfnb.host import client
 
 __all__ = ["GUARD"]
 

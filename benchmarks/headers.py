@@ -31,10 +31,11 @@ from benchmarks.coverage.measure import _Bench, _parse, _processes
 from benchmarks.coverage.record import Recorder, Recording
 from benchmarks.coverage.tools import runs
 from bpfnb.errors import BpfnbError
-from bpfnb.tracer import attach, compiler, headers, usdt
-from bpfnb.tracer.compiler import CELL_PATH
-from bpfnb.tracer.engine import Engine
-from bpfnb.tracer.rewrite import rewrite
+from bpfnb.tracer.compile import compiler, headers
+from bpfnb.tracer.compile.compiler import CELL_PATH
+from bpfnb.tracer.compile.engine import Engine
+from bpfnb.tracer.compile.rewrite import rewrite
+from bpfnb.tracer.link import attach, usdt
 
 WANTED = 1.3  # times what real headers cost, at most
 

@@ -49,7 +49,7 @@ def through_bpfnb() -> Figures:
 
 def through_bcc() -> Figures:
     began = time.monotonic()
-    from bpfnb.tracer.engine import Engine
+    from bpfnb.tracer.compile.engine import Engine
 
     plain = Engine().bcc.BPF
 

@@ -23,7 +23,7 @@ from benchmarks.common import (
     cpu_of,
     seconds,
 )
-from bpfnb import client
+from bpfnb.host import client
 
 __all__ = ["MAPS"]
 

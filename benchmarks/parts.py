@@ -14,7 +14,7 @@ from functools import partial
 import bpfnb
 from benchmarks import readers
 from benchmarks.common import TRACEPOINT, Contender, Figures, Group, Producer, Row, Runs, comparison, cpu_of, quiet
-from bpfnb import client
+from bpfnb.host import client
 
 __all__ = ["PARTS"]
 

@@ -29,7 +29,7 @@ from benchmarks.common import (
     rate,
 )
 from benchmarks.readers import figures, flags_for, plain_bcc
-from bpfnb import client
+from bpfnb.host import client
 
 __all__ = ["PRINTK"]
 

@@ -31,7 +31,7 @@ import pandas as pd
 
 import bpfnb
 from benchmarks.common import CPUS, LIMIT, TRACEPOINT, Figures, Producer, cpu_of, missing, quiet
-from bpfnb import client
+from bpfnb.host import client
 
 __all__ = ["LIMIT_PAGES", "bcc", "bpfnb_cell", "bpftrace", "limit", "no_probe", "perf_cell", "ring_cell"]
 
@@ -97,7 +97,7 @@ def figures(made: tuple[int, float], delivered: int, lost: int, reader_cpu: floa
 @contextmanager
 def plain_bcc(cell: str, flags: list[str]) -> Iterator[Any]:
     """A BPF object of bcc's own, compiled against the headers that bpfnb compiles against."""
-    from bpfnb.tracer.engine import Engine
+    from bpfnb.tracer.compile.engine import Engine
 
     b = Engine().bcc.BPF(text=cell, cflags=flags)
     try:
@@ -231,7 +231,7 @@ _ATTRIBUTES = struct.pack("=IIQQQQQIIQQQQIi", 1, 96, 10, 1, 1 << 2 | 1 << 10, 0,
 
 def _libbpf(map_fd: int, perf: bool, copied: _Copied) -> tuple[Callable[[], int], Callable[[], None]]:
     """libbpf's reader of a map, reached through libbcc, which brings it along: to read what there is, and to end."""
-    from bpfnb.tracer.engine import Engine
+    from bpfnb.tracer.compile.engine import Engine
 
     libbpf, ours, kind = Engine().lib, ctypes.CDLL(os.environ[LIMIT]), "perf" if perf else "ring"
     new, consume, free = (

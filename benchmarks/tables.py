@@ -40,9 +40,9 @@ from typing import Any
 
 import numpy as np
 
-from bpfnb.schema import Column, Layout, Schema
-from bpfnb.store import Keep, Output
-from bpfnb.tracer.segments import SegmentWriter
+from bpfnb.protocol.schema import Column, Layout, Schema
+from bpfnb.protocol.segments import SegmentWriter
+from bpfnb.results.output import Keep, Output
 
 SCHEMA = Schema(
     (

@@ -16,7 +16,6 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-from bpfnb import accessor as _accessor  # noqa: F401  (registers df.bpf)
 from bpfnb.doctor import doctor
 from bpfnb.errors import (
     AttachError,
@@ -31,6 +30,7 @@ from bpfnb.errors import (
     UnsupportedError,
     VerifierError,
 )
+from bpfnb.results import accessor as _accessor  # noqa: F401  (registers df.bpf)
 from bpfnb.session import Session, sessions, stop_all, trace
 from bpfnb.views import live
 

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, overload
 
 import msgspec
 
-from bpfnb import client, session, ways
+from bpfnb import session
 from bpfnb.errors import BpfnbError, PrivilegeError, TracerDied
-from bpfnb.protocol import Check
+from bpfnb.host import client, ways
+from bpfnb.protocol.messages import Check
 from bpfnb.views.notebook import notebook
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _SILENT_CELL = "int bpfnb_doctor(void *ctx) { return 0; }"
 _ALONE = """
 import runpy, sys
 sys.path.insert(0, sys.argv.pop(1))
-runpy.run_module("bpfnb.tracer.checks", run_name="__main__")
+runpy.run_module("bpfnb.tracer.doctor.checks", run_name="__main__")
 """
 _PATIENCE = 30  # seconds; a machine that is emulated takes a good part of it
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import html
 import re
 import resource
 import unicodedata
@@ -267,6 +268,11 @@ def printable(text: str, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def escape(text: str) -> str:
+    """Return foreign text for HTML, in content and in quoted attributes."""
+    return html.escape(printable(text), quote=True)
 
 
 def _blank(c: str) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 __all__ = ["SHARED", "build", "tracer_files", "version"]
 
-# The modules that the tracer has in common with the notebook. Of bpfnb it needs these and bpfnb.tracer, no others.
-SHARED = ("cell", "cflags", "errors", "includes", "program", "protocol", "release", "schema")
+# Modules and packages that the tracer shares with the notebook. Of bpfnb it needs these and bpfnb.tracer, no others.
+SHARED = ("errors", "language", "protocol", "release")
 
 
 def version() -> str:
@@ -32,8 +32,8 @@ def tracer_files() -> list[Path]:
     """The files the tracer consists of, relative to the package ``bpfnb``."""
     package = Path(__file__).parent
     found = [package / f"{name}.py" for name in SHARED]
-    found += [path for path in (package / "tracer").rglob("*") if path.is_file() and _is_ours(path)]
-    return sorted(path.relative_to(package) for path in found)
+    found += [path for name in (*SHARED, "tracer") for path in (package / name).rglob("*")]
+    return sorted(path.relative_to(package) for path in found if path.is_file() and _is_ours(path))
 
 
 def _is_ours(path: Path) -> bool:

@@ -20,14 +20,13 @@ import numpy.typing as npt
 import pandas as pd
 from msgspec import Struct
 
-from bpfnb import client, frames, views
-from bpfnb.cost import Costs, no_costs
+from bpfnb import views
 from bpfnb.errors import BpfnbError, Diagnostic, MapError, ProgramError, TracerDied, near_or_all, printable
+from bpfnb.host import client
 from bpfnb.interrupts import Flag, new_lock, start_new_thread, undoing, uninterrupted
-from bpfnb.maps import Map
+from bpfnb.language.program import Program, parse
 from bpfnb.origins import Origin, origin
-from bpfnb.program import Program, parse
-from bpfnb.protocol import (
+from bpfnb.protocol.messages import (
     CostsAdded,
     CountersAdded,
     Ended,
@@ -40,8 +39,11 @@ from bpfnb.protocol import (
     ProbeInfo,
     SegmentAdded,
 )
-from bpfnb.refusals import Counters
-from bpfnb.store import Keep, Output, default_keep
+from bpfnb.results import table
+from bpfnb.results.cost import Costs, no_costs
+from bpfnb.results.maps import Map
+from bpfnb.results.output import Keep, Output, default_keep
+from bpfnb.results.refusals import Counters
 
 if TYPE_CHECKING:
     from bpfnb.views.panel import Panel
@@ -194,7 +196,7 @@ class Session(client.Listener):
         One column for each value of column ``by`` ("comm", "pid", ...), else the column "rate". ValueError for an
         unknown column or interval.
         """
-        return frames.rate(self.df, every, by)
+        return table.rate(self.df, every, by)
 
     def live(self, by: str | None = None) -> Panel:
         """Show a panel: the rate over the last minute, Pause and Stop; with ``by`` a line for each value of it.
@@ -203,12 +205,12 @@ class Session(client.Listener):
         """
         return views.live(self, by=by)
 
-    def meter(self, by: str | None = None) -> frames.RateMeter:
+    def meter(self, by: str | None = None) -> table.RateMeter:
         """Events per second of the main output, kept up to date cheaply: what a panel draws."""
         names = self._main().names
         if by is not None and by not in names:
             raise ValueError(f"no column {by!r}: there are {', '.join(names)}")
-        return frames.RateMeter(self._since, by)
+        return table.RateMeter(self._since, by)
 
     @uninterrupted
     def snapshot(self) -> Snapshot:

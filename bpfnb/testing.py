@@ -31,25 +31,26 @@ from typing import Any, NamedTuple
 import numpy as np
 from msgspec.structs import replace
 
-from bpfnb import client, protocol
 from bpfnb.errors import BpfnbError
-from bpfnb.program import MapDecl, Program
-from bpfnb.protocol import (
+from bpfnb.host import client
+from bpfnb.language.program import MapDecl, Program
+from bpfnb.protocol import messages
+from bpfnb.protocol.connection import Connection
+from bpfnb.protocol.messages import (
     COSTS_EACH,
     COSTS_HEAD,
     COUNTERS,
     Check,
-    Connection,
     Limits,
     MapInfo,
     ProbeInfo,
     Request,
     ToTracer,
 )
-from bpfnb.schema import PRINTK, PRINTK_ROW, Column, Layout, Rows, Schema
+from bpfnb.protocol.schema import PRINTK, PRINTK_ROW, Column, Layout, Rows, Schema
+from bpfnb.protocol.segments import SegmentWriter
 from bpfnb.session import Session
-from bpfnb.tracer.clock import Clock
-from bpfnb.tracer.segments import SegmentWriter
+from bpfnb.tracer.read.clock import Clock
 
 __all__ = ["FakeTracer", "Line"]
 
@@ -94,7 +95,7 @@ class FakeTracer:
         self._thread.start()
         self._client = client.Client(ours)
         self._before = client.replace(self._client)
-        self._connection.send(protocol.Hello(os.getpid(), "fake", "fake"))
+        self._connection.send(messages.Hello(os.getpid(), "fake", "fake"))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
@@ -131,17 +132,17 @@ class FakeTracer:
 
     def end(self, session: Session, reason: str, detaching: int = 0) -> None:
         """End a session unasked, as a failed source would. On return it has heard."""
-        self._connection.send(protocol.Ended(session._number, reason, detaching))
+        self._connection.send(messages.Ended(session._number, reason, detaching))
         self._client.find_probes("", 0)
 
     def note(self, session: Session, text: str, output: str = "") -> None:
         """Note something about a running session. On return it has heard."""
-        self._connection.send(protocol.Noted(session._number, text, output))
+        self._connection.send(messages.Noted(session._number, text, output))
         self._client.find_probes("", 0)
 
     def detached(self, session: Session) -> None:
         """Say that the kernel has let go of a stopped session."""
-        self._connection.send(protocol.Detached(session._number))
+        self._connection.send(messages.Detached(session._number))
 
     def refuse_updates(self, session: Session, name: str, count: int, number: int = errno.E2BIG) -> None:
         """Say that so many updates of a map have failed with this errno so far."""
@@ -176,52 +177,52 @@ class FakeTracer:
         try:
             while True:
                 message, _ = self._connection.receive()
-                if isinstance(message, protocol.Received):
+                if isinstance(message, messages.Received):
                     continue
-                if isinstance(message, (protocol.ReadMap, protocol.TakeMap)):
-                    taken = isinstance(message, protocol.TakeMap)
+                if isinstance(message, (messages.ReadMap, messages.TakeMap)):
+                    taken = isinstance(message, messages.TakeMap)
                     self._send_map(message.request, message.session, message.map, taken)
                 else:
                     self._connection.send(self._answer(message))
         except (EOFError, OSError):
             pass  # either end has closed
 
-    def _answer(self, message: Request) -> protocol.FromTracer:
+    def _answer(self, message: Request) -> messages.FromTracer:
         try:
             return self._reply(message)
         except BpfnbError as error:
-            return protocol.Failed.of(message.request, error)
+            return messages.Failed.of(message.request, error)
 
-    def _reply(self, message: Request) -> protocol.FromTracer:
+    def _reply(self, message: Request) -> messages.FromTracer:
         match message:
-            case protocol.Load(request, program, _, limits):
+            case messages.Load(request, program, _, limits):
                 return self._load(request, program, limits)
-            case protocol.Stop(request, session):
+            case messages.Stop(request, session):
                 self.stopped.append(session)
                 self._writers = {at: writer for at, writer in self._writers.items() if at[0] != session}
                 for name in self._maps:
                     self._send_map(0, session, name)
-                return protocol.Stopped(request, self.detaching)
-            case protocol.LookupMap(request, _, name, key):
-                return protocol.MapValue(request, self._maps[name].look_up(key))
-            case protocol.WriteMap(request, _, name, key, value):
-                return protocol.MapWritten(request, self._maps[name].write(key, value))
-            case protocol.ClearMap(request, _, name):
+                return messages.Stopped(request, self.detaching)
+            case messages.LookupMap(request, _, name, key):
+                return messages.MapValue(request, self._maps[name].look_up(key))
+            case messages.WriteMap(request, _, name, key, value):
+                return messages.MapWritten(request, self._maps[name].write(key, value))
+            case messages.ClearMap(request, _, name):
                 self._maps[name].clear()
-                return protocol.MapWritten(request)
-            case protocol.OpenCounter(request):
-                return protocol.MapWritten(request)
-            case protocol.FindSymbols(request, _, addresses):
-                return protocol.Symbols(request, ("[unknown]",) * len(addresses), ("",) * len(addresses))
-            case protocol.FindProbes(request, _, limit):
-                return protocol.ProbeNames(request, self._probes[:limit], max(len(self._probes) - limit, 0))
-            case protocol.RunChecks(request):
-                return protocol.Checks(request, self._checks)
+                return messages.MapWritten(request)
+            case messages.OpenCounter(request):
+                return messages.MapWritten(request)
+            case messages.FindSymbols(request, _, addresses):
+                return messages.Symbols(request, ("[unknown]",) * len(addresses), ("",) * len(addresses))
+            case messages.FindProbes(request, _, limit):
+                return messages.ProbeNames(request, self._probes[:limit], max(len(self._probes) - limit, 0))
+            case messages.RunChecks(request):
+                return messages.Checks(request, self._checks)
         raise AssertionError(message)
 
-    def _load(self, request: int, program: Program, limits: Limits) -> protocol.FromTracer:
+    def _load(self, request: int, program: Program, limits: Limits) -> messages.FromTracer:
         if self._refusals:
-            return protocol.Failed.of(request, self._refusals.pop(0))
+            return messages.Failed.of(request, self._refusals.pop(0))
         self.loaded.append(program.source)
         self.limits.append(limits)
         self._send_costs(request, tuple(dict.fromkeys(probe.function for probe in program.probes)))
@@ -233,14 +234,14 @@ class FakeTracer:
             self._counters[request] = os.memfd_create("bpfnb-fake-counters", os.MFD_CLOEXEC)
             words = len(self._maps) * COUNTERS
             os.ftruncate(self._counters[request], 8 * words)
-            self._connection.send(protocol.CountersAdded(request, words), [self._counters[request]])
-        return protocol.Loaded(request, probes, (), maps)
+            self._connection.send(messages.CountersAdded(request, words), [self._counters[request]])
+        return messages.Loaded(request, probes, (), maps)
 
     def _send_costs(self, request: int, programs: tuple[str, ...]) -> None:
         fd = os.memfd_create("bpfnb-fake-costs", os.MFD_CLOEXEC)
         os.ftruncate(fd, 8 * (COSTS_HEAD + COSTS_EACH * len(programs)))
         self._costs[request] = fd, programs
-        self._connection.send(protocol.CostsAdded(request, programs), [fd])
+        self._connection.send(messages.CostsAdded(request, programs), [fd])
 
     def _first(self, name: str) -> int:
         """The index of a map's first counter."""
@@ -250,7 +251,7 @@ class FakeTracer:
         epoch = self._clock.epoch_ns()
 
         def publish(layout: Layout, fd: int) -> None:
-            self._connection.send(protocol.SegmentAdded(session, output, schema, layout, epoch), [fd])
+            self._connection.send(messages.SegmentAdded(session, output, schema, layout, epoch), [fd])
 
         return publish
 
@@ -261,7 +262,7 @@ class FakeTracer:
         fd = os.memfd_create("bpfnb-fake-map")
         try:
             os.write(fd, data)
-            self._connection.send(protocol.MapRead(request, session, name, count, taken), [fd])
+            self._connection.send(messages.MapRead(request, session, name, count, taken), [fd])
         finally:
             os.close(fd)
 

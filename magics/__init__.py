@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from IPython.core.interactiveshell import InteractiveShell
 
-import bpfnb
-from bpfnb import client
+from bpfnb import session
+from bpfnb.host import client
 from magics import completion, display
 from magics.bpf import BpfMagics, help_alone
 
@@ -24,7 +24,7 @@ def register(shell: InteractiveShell) -> None:
 
 def unregister(shell: InteractiveShell) -> None:
     """%unload_ext bpfnb: leaves nothing behind, in the kernel or in the shell."""
-    bpfnb.stop_all()
+    session.stop_all()
     client.close()
     for kind in ("line", "cell"):
         shell.magics_manager.magics[kind].pop("bpf", None)

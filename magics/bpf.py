@@ -17,13 +17,13 @@ from IPython.core.magic_arguments import MagicArgumentParser, argument, magic_ar
 from IPython.display import ProgressBar, display
 from msgspec.structs import replace
 
-import bpfnb
-from bpfnb import client
+from bpfnb.doctor import doctor
 from bpfnb.errors import BpfnbError, Diagnostic, ProgramError, did_you_mean, printable
+from bpfnb.host import client
 from bpfnb.interrupts import start_new_thread, undoing
-from bpfnb.program import Program, parse, split_attach
-from bpfnb.protocol import Limits
-from bpfnb.session import MAX_COST, Session, check_name, detaching, limits_of, start
+from bpfnb.language.program import Program, parse, split_attach
+from bpfnb.protocol.messages import Limits
+from bpfnb.session import MAX_COST, Session, check_name, detaching, limits_of, sessions, start, stop_all
 from bpfnb.views import html
 from magics.options import insert, parse_define, parse_duration, parse_rate, parse_share, parse_size, split
 
@@ -186,12 +186,12 @@ class BpfMagics(Magics):
             )
         if command == "list":
             _expect(command, rest, 0)
-            snapshots = [session.snapshot() for session in bpfnb.sessions().values()]
+            snapshots = [session.snapshot() for session in sessions().values()]
             snapshots += [replace(session.snapshot(), state="detaching") for session in detaching()]
             _show(html.sessions_text(snapshots), html.sessions_table(snapshots))
         elif command == "doctor":
             _expect(command, rest, 0)
-            report = bpfnb.doctor()
+            report = doctor()
             _show(repr(report), report._repr_html_())
         elif command == "probes":
             _expect(command, rest, 1)
@@ -203,7 +203,7 @@ class BpfMagics(Magics):
             _expect(command, rest, 1)
             return _find(rest[0])
         elif rest == ["--all"]:
-            bpfnb.stop_all()
+            stop_all()
         else:
             _stop(rest)
         return None
@@ -288,7 +288,7 @@ def _expect(command: str, rest: list[str], count: int) -> None:
 
 
 def _stop(rest: list[str]) -> None:
-    running = bpfnb.sessions()
+    running = sessions()
     if not rest and len(running) > 1:
         raise UsageError(f"%bpf stop: which one? Running: {', '.join(running)}; or --all")
     if len(rest) > 1 or (rest[:1] and rest[0].startswith("-")):
@@ -301,7 +301,7 @@ def _stop(rest: list[str]) -> None:
 
 
 def _find(name: str) -> Session:
-    running = bpfnb.sessions()
+    running = sessions()
     if name not in running:
         known = f"; running: {', '.join(running)}" if running else "; none is running"
         raise UsageError(f"no session called {name!r} is running{known}")

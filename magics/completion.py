@@ -7,9 +7,9 @@ import re
 from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
 from IPython.core.interactiveshell import InteractiveShell
 
-import bpfnb
-from bpfnb import client
 from bpfnb.errors import BpfnbError
+from bpfnb.host import client
+from bpfnb.session import sessions
 
 __all__ = ["install", "remove"]
 
@@ -59,7 +59,7 @@ def _for_line(words: list[str]) -> list[str]:
     if len(words) == 1:
         return list(_COMMANDS)
     if words[0] in ("stop", "show"):
-        return list(bpfnb.sessions())
+        return list(sessions())
     return []
 
 

@@ -105,7 +105,7 @@ def _whereabouts(pid: int) -> str:
 
 def _notebook(count: int, seed: int) -> None:
     import bpfnb
-    from bpfnb import client
+    from bpfnb.host import client
 
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     dice = random.Random(seed)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from bpfnb import program
+from bpfnb.language import program
 from magics.bpf import BpfMagics
 
 __all__ = ["DOCUMENTS", "EXAMPLES", "ROOT", "SHOWN", "Example", "read", "shown"]

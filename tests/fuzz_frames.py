@@ -24,9 +24,9 @@ import msgspec
 from leaks import bpf_ids, held_elsewhere
 from raw import RawTracer
 
-from bpfnb import protocol
-from bpfnb.program import parse
-from bpfnb.protocol import ToTracer
+from bpfnb.language.program import parse
+from bpfnb.protocol import messages
+from bpfnb.protocol.messages import ToTracer
 
 _LIMIT = 2.0  # seconds for an answer; what takes longer is counted
 _HANG = 20.0  # and this is a failure
@@ -175,21 +175,21 @@ class _Run:
         name = r.choice((*_MAPS, *_MAPS, r.choice(_TEXTS)))
         key, value = (r.randbytes(r.choice((0, 1, 4, 8, 100))) for _ in range(2))
         makers: list[Callable[[], ToTracer]] = [
-            lambda: protocol.ReadMap(n, session, name),
-            lambda: protocol.LookupMap(n, session, name, key),
-            lambda: protocol.TakeMap(n, session, name, r.choice(_NUMBERS[:5])),
-            lambda: protocol.WriteMap(n, session, name, key, r.choice((value, None))),
-            lambda: protocol.ClearMap(n, session, name),
-            lambda: protocol.OpenCounter(n, session, name, r.choice(("software", "hardware", "")), r.choice(_TEXTS)),
-            lambda: protocol.FindSymbols(
+            lambda: messages.ReadMap(n, session, name),
+            lambda: messages.LookupMap(n, session, name, key),
+            lambda: messages.TakeMap(n, session, name, r.choice(_NUMBERS[:5])),
+            lambda: messages.WriteMap(n, session, name, key, r.choice((value, None))),
+            lambda: messages.ClearMap(n, session, name),
+            lambda: messages.OpenCounter(n, session, name, r.choice(("software", "hardware", "")), r.choice(_TEXTS)),
+            lambda: messages.FindSymbols(
                 n, r.choice((0, os.getpid(), r.choice(_NUMBERS))), tuple(r.choices(_NUMBERS, k=3))
             ),
-            lambda: protocol.FindProbes(n, r.choice(_TEXTS), r.choice(_NUMBERS[:4]), r.choice(_TEXTS)),
+            lambda: messages.FindProbes(n, r.choice(_TEXTS), r.choice(_NUMBERS[:4]), r.choice(_TEXTS)),
         ]
         if r.random() < 0.02:  # what takes a while, or ends the session
-            makers = [makers[-1], lambda: protocol.Stop(n, r.choice((r.choice(_NUMBERS), n, n + 1)))]
+            makers = [makers[-1], lambda: messages.Stop(n, r.choice((r.choice(_NUMBERS), n, n + 1)))]
         elif r.random() < 0.002:
-            makers = [lambda: protocol.RunChecks(n), lambda: protocol.Load(n, parse(_SOURCE, {"syscall:getpgid": "f"}))]
+            makers = [lambda: messages.RunChecks(n), lambda: messages.Load(n, parse(_SOURCE, {"syscall:getpgid": "f"}))]
         else:
             del makers[-1]
         return r.choice(makers)()
@@ -262,17 +262,17 @@ class _Run:
     def _ask(self, batch: list[ToTracer | None]) -> None:
         """Hear of a request of our own; on the way, of the frames'."""
         number = self._tracer.number()
-        self._tracer.send(protocol.LookupMap(number, self._session, "cells", bytes(4)))
+        self._tracer.send(messages.LookupMap(number, self._session, "cells", bytes(4)))
         while True:
             reply = self._tracer.receive()
-            if isinstance(reply, protocol.Failed):
+            if isinstance(reply, messages.Failed):
                 self._seen[reply.error] += 1
                 if reply.error == "InternalError":
                     raise Failure(f"seed {self._seed}, step {self._step}: {reply} to one of {batch}")
             else:
                 self._seen[type(reply).__name__] += 1
             if getattr(reply, "request", None) == number:
-                if isinstance(reply, protocol.Failed):  # a frame has stopped the session
+                if isinstance(reply, messages.Failed):  # a frame has stopped the session
                     self._session = self._load()
                 return
 
@@ -300,8 +300,8 @@ class _Run:
 
     def _load(self) -> int:
         number = self._tracer.number()
-        reply = self._tracer.ask(protocol.Load(number, parse(_SOURCE, {"syscall:getpgid": "f"})))
-        assert isinstance(reply, protocol.Loaded), reply
+        reply = self._tracer.ask(messages.Load(number, parse(_SOURCE, {"syscall:getpgid": "f"})))
+        assert isinstance(reply, messages.Loaded), reply
         return number
 
 

@@ -19,7 +19,7 @@ from leaks import bpf_ids, instances
 from processes import alive, children, objects, parent
 
 import bpfnb
-from bpfnb import client
+from bpfnb.host import client
 
 VICTIMS = ("worker", "supervisor", "compiler", "cell", "notebook")
 _LIMIT = 10.0  # seconds for everything to be gone
@@ -28,7 +28,7 @@ _SOURCE += "return 0; }"
 _ATTACH = {"rawtracepoint:task_rename": "f"}
 _NOTEBOOK = f"""
 import bpfnb
-from bpfnb import client
+from bpfnb.host import client
 print(client.connect().hello().pid, flush=True)
 while True:
     session = bpfnb.trace({_SOURCE!r}, name="s", attach={_ATTACH!r})

@@ -15,7 +15,8 @@ from types import TracebackType
 
 import pytest
 
-from bpfnb import release, ways
+from bpfnb import release
+from bpfnb.host import ways
 
 ROOT = Path(__file__).parents[1]
 GROUP = "bpfnb-test"

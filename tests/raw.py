@@ -12,8 +12,10 @@ from typing import Any
 
 import msgspec
 
-from bpfnb import protocol, ways
-from bpfnb.protocol import Connection, FromTracer
+from bpfnb.host import ways
+from bpfnb.protocol import messages
+from bpfnb.protocol.connection import Connection
+from bpfnb.protocol.messages import FromTracer
 
 
 class RawTracer:
@@ -28,7 +30,7 @@ class RawTracer:
         self._connection: Connection[FromTracer] = Connection(self.sock, FromTracer)
         self._number = 0
         hello = self.receive()
-        assert isinstance(hello, protocol.Hello), hello
+        assert isinstance(hello, messages.Hello), hello
         self.worker = hello.pid
 
     def __enter__(self) -> RawTracer:

@@ -25,7 +25,7 @@ import processes
 from leaks import bpf_ids, descriptors
 
 import bpfnb
-from bpfnb import client
+from bpfnb.host import client
 
 ROOT = Path(__file__).parents[1]
 KINDS = ("mixed", "many", "interrupts", "kills", "tests")

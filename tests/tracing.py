@@ -15,7 +15,7 @@ from lanes import require_tracing
 from leaks import Baseline
 
 import bpfnb
-from bpfnb import client
+from bpfnb.host import client
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 sys.path.insert(0, str(NOTEBOOKS))  # for workload.py

@@ -19,7 +19,6 @@ import msgspec
 
 from benchmarks.coverage.record import Recorder, Recording
 from benchmarks.coverage.tools import Run, runs
-from bpfnb import program as programs
 from bpfnb.errors import (
     AttachError,
     BpfnbError,
@@ -29,11 +28,13 @@ from bpfnb.errors import (
     UnsupportedError,
     VerifierError,
 )
-from bpfnb.program import Probe, Program, parse
-from bpfnb.tracer import attach, compiler, headers, usdt
-from bpfnb.tracer.compiler import CELL_PATH, Compiler
-from bpfnb.tracer.engine import Engine
-from bpfnb.tracer.rewrite import rewrite
+from bpfnb.language import program as programs
+from bpfnb.language.program import Probe, Program, parse
+from bpfnb.tracer.compile import compiler, headers
+from bpfnb.tracer.compile.compiler import CELL_PATH, Compiler
+from bpfnb.tracer.compile.engine import Engine
+from bpfnb.tracer.compile.rewrite import rewrite
+from bpfnb.tracer.link import attach, usdt
 
 __all__ = ["MARK", "Plain", "Result", "Tried", "measure"]
 

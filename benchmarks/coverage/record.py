@@ -27,8 +27,8 @@ from typing import Any, NoReturn
 import msgspec
 
 from benchmarks.coverage.tools import Run, runs
-from bpfnb.program import EVENTS
-from bpfnb.tracer.engine import Engine
+from bpfnb.language.program import EVENTS
+from bpfnb.tracer.compile.engine import Engine
 
 __all__ = ["Recorder", "Recording"]
 

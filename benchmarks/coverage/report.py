@@ -18,10 +18,10 @@ without any: against headers made from the running kernel's BTF. This table says
 
 Every tool is run as it is, with a bcc that notes what it is asked for instead of doing it: the C that the tool puts
 together from its options and from what it finds in this kernel, clang's flags, and every attachment. That goes through
-`bpfnb.program.parse`, the rewriting for this kernel, the compiler, the verifier, and to the probes. Each tool runs with
-no arguments or the least it demands, many with one or two of their main options besides. Where a tool wants a Java,
-Ruby, MySQL or the like, it gets a process with those USDT probes that does nothing. Where one gives up because this
-kernel lacks something, it is told otherwise, so that its program can be tried all the same.
+`bpfnb.language.program.parse`, the rewriting for this kernel, the compiler, the verifier, and to the probes. Each tool
+runs with no arguments or the least it demands, many with one or two of their main options besides. Where a tool wants a
+Java, Ruby, MySQL or the like, it gets a process with those USDT probes that does nothing. Where one gives up because
+this kernel lacks something, it is told otherwise, so that its program can be tried all the same.
 
 `python -m benchmarks.coverage` measures anew and writes this file; `--kernel host` is this machine's kernel, 6.1 and
 6.12 are Debian's, in QEMU.

@@ -22,10 +22,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from bpfnb import release, ways
+from bpfnb import release
 from bpfnb.errors import PrivilegeError, SetupError
+from bpfnb.host import ways
+from bpfnb.host.ways import Installed, Record
 from bpfnb.setup import environment, texts
-from bpfnb.ways import Installed, Record
 
 __all__ = ["Step", "install", "run", "undo"]
 

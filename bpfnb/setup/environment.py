@@ -11,8 +11,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bpfnb import release, ways
+from bpfnb import release
 from bpfnb.errors import SetupError
+from bpfnb.host import ways
 from bpfnb.setup import texts
 
 __all__ = ["LOCK", "PYTHON", "Command", "lock_digest", "make", "plan", "python_version", "remove", "run", "strangers"]
@@ -28,13 +29,13 @@ _METADATA = "Metadata-Version: 2.1\nName: bpfnb\nVersion: {version}\n"
 # Everything the tracer will import, found before anybody relies on it; and bcc, which is the distribution's.
 _TRY = """\
 import pkgutil
-import bpfnb.tracer, bpfnb.tracer.engine
-for module in pkgutil.iter_modules(bpfnb.tracer.__path__, "bpfnb.tracer."):
+import bpfnb.tracer, bpfnb.tracer.compile.engine
+for module in pkgutil.walk_packages(bpfnb.tracer.__path__, "bpfnb.tracer."):
     if not module.name.endswith("__main__"):
         __import__(module.name)
 from bpfnb.errors import BpfnbError
 try:
-    print(bpfnb.tracer.engine.find_bcc())
+    print(bpfnb.tracer.compile.engine.find_bcc())
 except BpfnbError as error:
     raise SystemExit("; ".join(filter(None, (str(error), error.hint))))
 """

@@ -48,8 +48,8 @@ TriggerLimitIntervalSec=0
 WantedBy=sockets.target
 """
 
-# Why each capability: bpfnb/tracer/privileges.py. CAP_SYSLOG: to read the kernel's addresses once, at the start.
-# CAP_SETUID, CAP_SETGID, a mount namespace: to compile with the permissions of who asks (bpfnb/tracer/asker.py).
+# Why each capability: bpfnb/tracer/kernel/capabilities.py. CAP_SYSLOG: to read the kernel's addresses once.
+# CAP_SETUID, CAP_SETGID, a mount namespace: to compile with the permissions of who asks (bpfnb/tracer/access/asker.py).
 # Not ProtectKernelTunables (tracefs is written to), ProtectKernelModules (it hides the kernel's headers), ProtectProc,
 # PrivateTmp or ProtectHome=yes (programs are traced wherever they lie, and perf maps are in /tmp).
 SERVICE = """\

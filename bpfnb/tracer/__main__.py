@@ -23,14 +23,16 @@ import traceback
 from collections.abc import Collection
 from contextlib import suppress
 
-from bpfnb import protocol
 from bpfnb.errors import BpfnbError, SetupError
-from bpfnb.protocol import Connection, ToTracer
-from bpfnb.tracer import asker, peer, privileges, tracefs
-from bpfnb.tracer.audit import Audit
+from bpfnb.protocol import messages
+from bpfnb.protocol.connection import Connection
+from bpfnb.protocol.messages import ToTracer
+from bpfnb.tracer.access import asker, peer
+from bpfnb.tracer.access.audit import Audit
+from bpfnb.tracer.access.peer import Peer
+from bpfnb.tracer.access.policy import Policy
+from bpfnb.tracer.kernel import capabilities, tracefs
 from bpfnb.tracer.outbox import Outbox
-from bpfnb.tracer.peer import Peer
-from bpfnb.tracer.policy import Policy
 from bpfnb.tracer.service import Service
 
 __all__ = ["main"]
@@ -49,7 +51,7 @@ def main(*, service: bool = False) -> int:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    privileges.mount_tracefs()
+    capabilities.mount_tracefs()
     tracefs.hold()
     supervisor, who = os.getpid(), peer.of(sock)
     worker = os.fork()
@@ -66,7 +68,7 @@ def main(*, service: bool = False) -> int:
 def _supervise(worker: int, who: Peer, service: bool) -> int:
     """Hand signals on, wait for the worker's end, and clean up after it: its exit status."""
     pidfd = os.pidfd_open(worker)
-    privileges.drop()
+    capabilities.drop()
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     while os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         number = signal.sigwait({*_POLITE, signal.SIGCHLD})
@@ -102,7 +104,7 @@ def _work(sock: socket.socket, supervisor: int, by_service: bool) -> None:
     try:
         service = Service(outbox, peer.of(sock), asker.asking(sock), by_service)
     except BpfnbError as error:
-        outbox.send(protocol.Failed.of(0, error))
+        outbox.send(messages.Failed.of(0, error))
         outbox.close(_PATIENCE)
         return
     status = 0

@@ -18,7 +18,8 @@ from contextlib import suppress
 
 from msgspec import Struct
 
-from bpfnb.protocol import Connection, MapRead, ToTracer
+from bpfnb.protocol.connection import Connection
+from bpfnb.protocol.messages import MapRead, ToTracer
 
 __all__ = ["Outbox"]
 

@@ -14,15 +14,17 @@ import traceback
 from collections.abc import Hashable
 from functools import partial
 
-from bpfnb import protocol, release
+from bpfnb import release
 from bpfnb.errors import BpfnbError, InternalError, ProgramError, few_descriptors
-from bpfnb.protocol import FromTracer, Request, ToTracer
-from bpfnb.tracer import asker, privileges, tracefs
-from bpfnb.tracer.audit import Audit
+from bpfnb.protocol import messages
+from bpfnb.protocol.messages import FromTracer, Request, ToTracer
+from bpfnb.tracer.access import asker
+from bpfnb.tracer.access.audit import Audit
+from bpfnb.tracer.access.peer import Peer
+from bpfnb.tracer.access.policy import Policy
+from bpfnb.tracer.kernel import capabilities, tracefs
 from bpfnb.tracer.lanes import Lanes
 from bpfnb.tracer.outbox import Outbox
-from bpfnb.tracer.peer import Peer
-from bpfnb.tracer.policy import Policy
 
 __all__ = ["Numbers", "Service"]
 
@@ -47,29 +49,29 @@ class Service:
         self._lock = threading.Lock()
         self._pending = 0  # bytes
         self._closing = False
-        privileges.require()
+        capabilities.require()
         asker.require(user)
         # It shows the kernel's addresses to those who had CAP_SYSLOG when they opened it.
         kallsyms = os.open("/proc/kallsyms", os.O_RDONLY | os.O_CLOEXEC)
-        privileges.drop(also=privileges.BECOMING if user else ())
+        capabilities.drop(also=capabilities.BECOMING if user else ())
         tracefs.sweep_orphans()
         # Imported only now: bcc brings LLVM, whose threads and memory are to begin without the dropped capabilities.
-        from bpfnb.tracer import uprobe
-        from bpfnb.tracer.compiler import Compiler
-        from bpfnb.tracer.engine import Engine
+        from bpfnb.tracer.compile.compiler import Compiler
+        from bpfnb.tracer.compile.engine import Engine
+        from bpfnb.tracer.link import uprobe
         from bpfnb.tracer.sessions import Sessions
-        from bpfnb.tracer.symbols import Symbols
+        from bpfnb.tracer.symbols.symbols import Symbols
 
         engine = Engine()
         self.compiler = Compiler(engine, user)  # forks, so before there are threads
-        privileges.forgo(*privileges.BECOMING)
+        capabilities.forgo(*capabilities.BECOMING)
         uprobe.restrict(self._policy.check_file)
         self._sessions = Sessions(engine, self.compiler, outbox, self._policy, Audit(self._policy.audit, who))
-        self._symbols = Symbols(kallsyms, privileges.looking)
+        self._symbols = Symbols(kallsyms, capabilities.looking)
         self._requests = Lanes("bpfnb-request", _MAX_THREADS)
         self._stops = Lanes("bpfnb-stop", _MAX_STOPPING)
         about = (engine.version, platform.release(), release.version(), release.build())
-        outbox.send(protocol.Hello(os.getpid(), *about))
+        outbox.send(messages.Hello(os.getpid(), *about))
 
     @property
     def accepting(self) -> bool:
@@ -78,19 +80,19 @@ class Service:
 
     def accept(self, message: ToTracer, size: int) -> None:
         """Take in a request of so many bytes, to be answered by a thread."""
-        if isinstance(message, protocol.Received):
+        if isinstance(message, messages.Received):
             self._sessions.received(message.session, message.segments)
             return
         try:
             self._numbers.use(message.request)
         except ProgramError as error:
-            self._outbox.send(protocol.Failed.of(message.request, error))
+            self._outbox.send(messages.Failed.of(message.request, error))
             return
         weight = size + _MIN_BYTES
         with self._lock:
             self._pending += weight
-        lanes = self._stops if isinstance(message, protocol.Stop) else self._requests
-        if isinstance(message, protocol.Load):
+        lanes = self._stops if isinstance(message, messages.Stop) else self._requests
+        if isinstance(message, messages.Load):
             self._sessions.expect(message.request)
         lanes.put(_lane(message), partial(self._run, message, weight))
 
@@ -102,7 +104,7 @@ class Service:
 
     def _run(self, message: Request, weight: int) -> None:
         try:
-            if isinstance(message, protocol.Stop) or self._outbox.wait_for_room():
+            if isinstance(message, messages.Stop) or self._outbox.wait_for_room():
                 self._answer(message)
         finally:
             with self._lock:
@@ -124,59 +126,59 @@ class Service:
     def _fail(self, request: int, error: BpfnbError) -> None:
         if self._closing or self.compiler.ended:
             return  # it failed because the worker ends, and that is what the notebook will hear
-        failed = protocol.Failed.of(request, error)
+        failed = messages.Failed.of(request, error)
         try:
             self._outbox.send(failed)
         except UnicodeEncodeError:  # names of files need not be text
             message = failed.message.encode(errors="backslashreplace").decode()
-            self._outbox.send(protocol.Failed(request, failed.error, message, {}))
+            self._outbox.send(messages.Failed(request, failed.error, message, {}))
 
     def _reply(self, message: Request) -> FromTracer | None:
         """The answer; None when it has been sent."""
         sessions = self._sessions
         match message:
-            case protocol.Load(request, program, folder, limits, keep):
+            case messages.Load(request, program, folder, limits, keep):
                 sessions.start(request, program, folder, limits, keep, self._outbox.send)
-            case protocol.Stop(request, session):
-                sessions.stop(session, lambda left, maps: self._outbox.send(protocol.Stopped(request, left, maps)))
-            case protocol.ReadMap(request, session, name):
+            case messages.Stop(request, session):
+                sessions.stop(session, lambda left, maps: self._outbox.send(messages.Stopped(request, left, maps)))
+            case messages.ReadMap(request, session, name):
                 sessions.read_map(request, session, name)
-            case protocol.LookupMap(request, session, name, key):
-                return protocol.MapValue(request, sessions.look_up(session, name, key))
-            case protocol.TakeMap(request, session, name, most):
+            case messages.LookupMap(request, session, name, key):
+                return messages.MapValue(request, sessions.look_up(session, name, key))
+            case messages.TakeMap(request, session, name, most):
                 sessions.take_map(request, session, name, most)
-            case protocol.WriteMap(request, session, name, key, value):
-                return protocol.MapWritten(request, sessions.write_map(session, name, key, value))
-            case protocol.ClearMap(request, session, name):
+            case messages.WriteMap(request, session, name, key, value):
+                return messages.MapWritten(request, sessions.write_map(session, name, key, value))
+            case messages.ClearMap(request, session, name):
                 sessions.clear_map(session, name)
-                return protocol.MapWritten(request)
-            case protocol.OpenCounter(request, session, name, kind, event):
+                return messages.MapWritten(request)
+            case messages.OpenCounter(request, session, name, kind, event):
                 sessions.open_counter(session, name, kind, event)
-                return protocol.MapWritten(request)
-            case protocol.FindSymbols(request, pid, addresses):
+                return messages.MapWritten(request)
+            case messages.FindSymbols(request, pid, addresses):
                 _require_addresses(pid, addresses)
                 self._policy.check_symbols(pid)
-                return protocol.Symbols(request, *self._symbols.find(pid, addresses))
-            case protocol.FindProbes(request, pattern, limit, folder):
-                from bpfnb.tracer import probes
+                return messages.Symbols(request, *self._symbols.find(pid, addresses))
+            case messages.FindProbes(request, pattern, limit, folder):
+                from bpfnb.tracer.link import catalog
 
                 if limit < 0:
                     raise ProgramError(f"there cannot be {limit} probes at most")
-                names, more = probes.find(pattern, limit, folder)
-                return protocol.ProbeNames(request, names, more)
-            case protocol.RunChecks(request):
-                from bpfnb.tracer import checks
+                names, more = catalog.find(pattern, limit, folder)
+                return messages.ProbeNames(request, names, more)
+            case messages.RunChecks(request):
+                from bpfnb.tracer.doctor import checks
 
-                return protocol.Checks(request, (*checks.run(), self._policy.check()))
+                return messages.Checks(request, (*checks.run(), self._policy.check()))
         return None
 
 
 def _lane(message: Request) -> Hashable:
     """What requests are answered one after the other."""
     match message:
-        case protocol.Load(request):
+        case messages.Load(request):
             return request
-        case protocol.FindSymbols() | protocol.FindProbes() | protocol.RunChecks():
+        case messages.FindSymbols() | messages.FindProbes() | messages.RunChecks():
             return type(message).__name__
     return message.session
 

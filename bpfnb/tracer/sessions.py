@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from msgspec.structs import replace
 
-from bpfnb.cell import scan
 from bpfnb.errors import BpfnbError, Diagnostic, MapError, ProgramError, UnsupportedError, few_descriptors, near_or_all
-from bpfnb.program import MapDecl, Output, Probe, Program
-from bpfnb.protocol import (
+from bpfnb.language.cell import scan
+from bpfnb.language.program import MapDecl, Output, Probe, Program
+from bpfnb.protocol.messages import (
     COUNTERS,
     CountersAdded,
     Detached,
@@ -34,30 +34,33 @@ from bpfnb.protocol import (
     ProbeInfo,
     SegmentAdded,
 )
-from bpfnb.schema import PRINTK, PRINTK_LINES, Layout, Schema
-from bpfnb.tracer import attach, features, lines, mapdump, pins, privileges, slots, syscalls, tracefs, usdt
-from bpfnb.tracer.attach import Surroundings
-from bpfnb.tracer.audit import Audit
-from bpfnb.tracer.clock import Clock
-from bpfnb.tracer.comms import CommHistory
-from bpfnb.tracer.compiler import CELL_PATH, Cancel, CancelledError, Compiler, Module, NotAllowed
-from bpfnb.tracer.cost import Meter, map_memory
-from bpfnb.tracer.cpus import CpuWatch
-from bpfnb.tracer.drainer import Drainer
-from bpfnb.tracer.edits import Rewritten
-from bpfnb.tracer.engine import Engine
-from bpfnb.tracer.guard import Guard
-from bpfnb.tracer.link import Closer, Link, silence
-from bpfnb.tracer.mapdump import Limit
+from bpfnb.protocol.schema import PRINTK, PRINTK_LINES, Layout, Schema
+from bpfnb.protocol.segments import Credit, SegmentWriter
+from bpfnb.tracer.access.audit import Audit
+from bpfnb.tracer.access.policy import Policy, spoken_time
+from bpfnb.tracer.compile.compiler import CELL_PATH, Cancel, CancelledError, Compiler, Module, NotAllowed
+from bpfnb.tracer.compile.engine import Engine
+from bpfnb.tracer.compile.outputs import Carried, carried, without_types
+from bpfnb.tracer.compile.rewrite import rewrite
+from bpfnb.tracer.compile.submits import LOST_MAP, NO_STAMP, padded_maps
+from bpfnb.tracer.compile.updates import REFUSED_MAP, narrow_notes, shown_entries
+from bpfnb.tracer.guard.cost import Meter, map_memory
+from bpfnb.tracer.guard.guard import Guard
+from bpfnb.tracer.kernel import bpf, capabilities, features, pins, tracefs
+from bpfnb.tracer.kernel import maps as kernel_maps
+from bpfnb.tracer.kernel.cpus import CpuWatch
+from bpfnb.tracer.kernel.maps import Limit
+from bpfnb.tracer.link import attach, slots, usdt
+from bpfnb.tracer.link.attach import Surroundings
+from bpfnb.tracer.link.link import Closer, Link, silence
 from bpfnb.tracer.outbox import Outbox
-from bpfnb.tracer.outputs import Carried, carried, without_types
-from bpfnb.tracer.policy import Policy, spoken_time
-from bpfnb.tracer.printk import PrintkSource, new_tag
-from bpfnb.tracer.rewrite import rewrite
-from bpfnb.tracer.rings import OpenWriter, PerfSource, RingSource
-from bpfnb.tracer.segments import Credit, SegmentWriter
-from bpfnb.tracer.submits import LOST_MAP, NO_STAMP, padded_maps
-from bpfnb.tracer.updates import REFUSED_MAP, narrow_notes, shown_entries
+from bpfnb.tracer.read import lines
+from bpfnb.tracer.read.clock import Clock
+from bpfnb.tracer.read.comms import CommHistory
+from bpfnb.tracer.read.poller import Drainer
+from bpfnb.tracer.read.printk import PrintkSource, new_tag
+from bpfnb.tracer.read.ringbuf import OpenWriter, PerfSource, RingSource
+from bpfnb.tracer.source_map import Rewritten
 
 __all__ = ["Sessions"]
 
@@ -222,7 +225,7 @@ class Sessions:
         self._clock = Clock()
         self._closer = Closer()
         self._guard = Guard(self.end)
-        self._cpus = CpuWatch(privileges.attaching)
+        self._cpus = CpuWatch(capabilities.attaching)
         self._lock = threading.Lock()  # for bookkeeping, never held while waiting
         self._running: dict[int, _Running] = {}
         self._starting: dict[int, _Starting] = {}
@@ -246,7 +249,7 @@ class Sessions:
         """Compile, load, attach, and ``reply``: a session that was announced (``expect``). On any error nothing stays
         attached. ``folder``, ``limits`` and ``keep``: see Load."""
         starting = self._starting[number]
-        privileges.mount_tracefs()  # somebody may have unmounted it since
+        capabilities.mount_tracefs()  # somebody may have unmounted it since
         try:
             self._policy.check_load(program)
             limits = self._policy.capped(limits)
@@ -411,7 +414,7 @@ class Sessions:
         """Send a map of a session that ends: how many bytes."""
         # A queue shows its head alone, but nobody needs it any more. A pinned one others may.
         take = info.kind in ("queue", "stack") and "PINNED" not in info.macro
-        read = partial(mapdump.take_all if take else mapdump.dump, limit=limit)
+        read = partial(kernel_maps.take_all if take else kernel_maps.dump, limit=limit)
         return self._send_map(0, number, info.name, read, running)
 
     def _say_lost(self, number: int, name: str, why: str) -> None:
@@ -458,7 +461,7 @@ class Sessions:
         """Send a map's entries, as MapRead has them."""
         running = self._of(number)
         with running.used():
-            self._send_map(request, number, name, mapdump.dump, running)
+            self._send_map(request, number, name, kernel_maps.dump, running)
 
     def take_map(self, request: int, number: int, name: str, most: int) -> None:
         """Send entries, taken out of the map."""
@@ -466,7 +469,7 @@ class Sessions:
             raise ProgramError(f"{most} entries cannot be taken")
         running = self._of(number)
         with running.used(taking=True):
-            take = partial(mapdump.take, most=most, over=lambda: running.over)
+            take = partial(kernel_maps.take, most=most, over=lambda: running.over)
             self._send_map(request, number, name, take, running, taken=True)
 
     def look_up(self, number: int, name: str, key: bytes) -> bytes | None:
@@ -476,7 +479,7 @@ class Sessions:
             if running.info(name).kind == "prog_array":
                 function = slots.program_at(fd, key, running.module)
                 return function.encode() if function is not None else None
-            return mapdump.look_up(fd, key)
+            return kernel_maps.look_up(fd, key)
 
     def write_map(self, number: int, name: str, key: bytes, value: bytes | None) -> bool:
         running = self._of(number)
@@ -489,7 +492,7 @@ class Sessions:
                 if inner not in running.module.tables:
                     raise ProgramError(f"there is no map {inner!r} to put into {name}")
                 value = struct.pack("=I", running.module.tables[inner].fd)
-            return mapdump.write(fd, key, value)
+            return kernel_maps.write(fd, key, value)
 
     def _write_slot(self, running: _Running, kind: str, fd: int, key: bytes, value: bytes | None) -> bool:
         if value is None:
@@ -514,7 +517,7 @@ class Sessions:
     def clear_map(self, number: int, name: str) -> None:
         running = self._of(number)
         with running.used():
-            mapdump.clear(running.table(name))
+            kernel_maps.clear(running.table(name))
 
     def _of(self, number: int) -> _Running:
         with self._lock:
@@ -628,7 +631,7 @@ class Sessions:
             cancel.check()
             if probe.function in unsure:  # now it is sure; the others were asked for before they were compiled
                 attach.require(probe, around.folder)
-            with privileges.attaching():
+            with capabilities.attaching():
                 link = attach.attach(self._engine, running.module, probe, around)
             links.append(link)
             if link.renew:
@@ -644,7 +647,7 @@ class Sessions:
     def _renew(self, number: int, link: Link, cpu: int) -> None:
         """Attach a probe to a CPU that has come online."""
         assert link.renew
-        with privileges.attaching():
+        with capabilities.attaching():
             link.renew(cpu)
         what = f"{link.info.requested} is attached there now; up to a second of it is missing"
         self._note(number, "", f"CPU {cpu} has come online: {what}")
@@ -664,7 +667,7 @@ class Sessions:
         """Hand the notebook the memory in which the programs count what their maps refuse."""
         if source.counted:
             fd = module.tables[REFUSED_MAP].fd
-            syscalls.freeze(fd)
+            bpf.freeze(fd)
             self._outbox.send(CountersAdded(number, COUNTERS * len(source.counted)), [fd])
 
     # --- reading ---
@@ -684,7 +687,7 @@ class Sessions:
             if output.name not in what or output.name not in module.tables:
                 continue
             open_writer = partial(self._writer, number, output.name, running)
-            with privileges.attaching():
+            with capabilities.attaching():
                 reader = _reader(
                     program, source, module, output, what[output.name], open_writer, partial(_at, lost, index)
                 )
@@ -795,7 +798,7 @@ def _reader(
     lost: Callable[[], int],
 ) -> RingSource | PerfSource:
     fd, stamped = module.tables[output.name].fd, output.name in source.stamped
-    if syscalls.map_shape(fd).type == _PERF_EVENT_ARRAY:
+    if bpf.map_shape(fd).type == _PERF_EVENT_ARRAY:
         more = [module.tables[name].fd for name in padded_maps(output.name)] if output.name in source.padded else []
         return PerfSource(fd, what.schema, open_writer, lost, sizes=what.sizes, padded=more, cpu=program.cpu)
     if program.cpu and not stamped:
@@ -809,7 +812,7 @@ def _unguarded(limits: Limits) -> list[Diagnostic]:
     if limits.cost is None or not limits.asked:
         return []
     try:
-        with privileges.attaching():
+        with capabilities.attaching():
             features.run_statistics()
     except OSError as error:
         message = f"max_cost is not guarded: the kernel does not time programs ({error.strerror})"
@@ -839,7 +842,7 @@ def _described(program: Program, source: Rewritten, module: Module) -> tuple[Map
 
 def _describe(declared: MapDecl, source: Rewritten, module: Module, shown: int) -> MapInfo:
     name, table = declared.name, module.tables[declared.name]
-    described = mapdump.describe(
+    described = kernel_maps.describe(
         table.fd, name, declared.macro, table.key, table.value, declared.line, pinned=declared.pinned
     )
     counters = source.counted.index(name) * COUNTERS if name in source.counted else -1

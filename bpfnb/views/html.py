@@ -7,13 +7,12 @@ ours, and take JupyterLab's theme colours where there are any; a page that strip
 
 from __future__ import annotations
 
-import html
 import shlex
 import time
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from bpfnb.errors import CompileError, VerifierError, printable
+from bpfnb.errors import CompileError, VerifierError, escape, printable
 
 __all__ = [
     "CheckRow",
@@ -30,7 +29,7 @@ __all__ = [
 
 
 class Probe(Protocol):
-    """What is shown of a probe: bpfnb.protocol.ProbeInfo."""
+    """What is shown of a probe: bpfnb.protocol.messages.ProbeInfo."""
 
     @property
     def requested(self) -> str: ...
@@ -76,7 +75,7 @@ class SnapshotLike(Protocol):
 
 
 class CheckRow(Protocol):
-    """What is shown of one of the doctor's findings: bpfnb.protocol.Check."""
+    """What is shown of one of the doctor's findings: bpfnb.protocol.messages.Check."""
 
     @property
     def name(self) -> str: ...
@@ -354,11 +353,6 @@ def error_panel(error: BaseException) -> str:
 
 
 # --- pieces -------------------------------------------------------------------------------------------------------
-
-
-def escape(text: str) -> str:
-    """Foreign text for HTML, in content and in quoted attributes."""
-    return html.escape(printable(text), quote=True)
 
 
 def code(text: str) -> str:

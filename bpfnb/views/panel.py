@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bpfnb.errors import printable
+from bpfnb.errors import escape, printable
 from bpfnb.interrupts import Flag, start_new_thread, undoing
-from bpfnb.views import html, painter
+from bpfnb.views import html, refresh
 from bpfnb.views.notebook import Bundle, Notebook, notebook
 from bpfnb.views.plots import HEIGHT, SECONDS, WIDTH, Curve, RatesFigure
 
@@ -36,7 +36,7 @@ _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 class Meter(Protocol):
-    """bpfnb.frames.RateMeter."""
+    """bpfnb.results.table.RateMeter."""
 
     last: int | None
 
@@ -76,12 +76,12 @@ def show(sessions: Sequence[Traced], by: str | None = None) -> Panel:
     panel = None
     try:
         panel = Panel(list(zip(sessions, meters, strict=True)), by)
-        painter.add(panel)
+        refresh.add(panel)
         return panel
     except:
         if panel:  # nobody else would paint it, or take it off the page
             panel._close_asked = True
-            start_new_thread(undoing, (painter.add, panel))
+            start_new_thread(undoing, (refresh.add, panel))
         raise
 
 
@@ -157,7 +157,7 @@ class Panel:
             self._finish()
 
     def _finish(self) -> None:
-        painter.wake()
+        refresh.wake()
         self._closed.wait(10.0)
 
     def _ask_stop(self) -> None:
@@ -271,7 +271,7 @@ class Panel:
         return html.line(html.muted("paused; tracing goes on" if self._paused else "live"))
 
     def _complaint(self) -> str:
-        return f'<span style="color:{html.BAD}">{html.escape(self._error)}</span>' if self._error else ""
+        return f'<span style="color:{html.BAD}">{escape(self._error)}</span>' if self._error else ""
 
     def _totals(self, final: bool = False) -> str:
         """A line a session: in the colour of its line, where it has one."""

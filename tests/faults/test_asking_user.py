@@ -15,7 +15,7 @@ from other_user import ANYTHING, run_as_nobody
 
 import bpfnb
 from bpfnb.errors import ProgramError
-from bpfnb.program import parse
+from bpfnb.language.program import parse
 from bpfnb.session import start
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become 
 F = "int f(void *ctx) { return 0; }"
 CODE = """
 import bpfnb, json, os, sys
-from bpfnb import client
+from bpfnb.host import client
 
 def tried(cell, attach={{"syscall:getpgid": "f"}}, **options):
     options["cflags"] = [*options.get("cflags", []), f"-DME={{os.getpid()}}"]  # others call it, too
@@ -148,7 +148,7 @@ def test_maps_are_pinned_and_found_again(shared: Path, pin: Path) -> None:
 def test_the_worker_keeps_no_right_to_become_others(shared: Path) -> None:
     code = """
 import bpfnb, os
-from bpfnb import client
+from bpfnb.host import client
 tracer = client.connect().hello().pid
 for task in os.listdir(f"/proc/{tracer}/task"):
     status = open(f"/proc/{tracer}/task/{task}/status").read().splitlines()

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import bpfnb
-from bpfnb import client
+from bpfnb.host import client
 
 MIB = 1 << 20
 KEEP = 64 * MIB
@@ -26,7 +26,7 @@ _libc = ctypes.CDLL(None)
 NOTEBOOK = """
 import json, os, sys
 import bpfnb
-from bpfnb import client
+from bpfnb.host import client
 text, function = sys.stdin.readline(), {attach!r}
 session = bpfnb.trace(json.loads(text), name="s", attach={attach}, keep={keep}, cflags=["-DPRODUCER=" + {pid!r}])
 print(client.connect().hello().pid, flush=True)

@@ -12,7 +12,7 @@ import pytest
 SCRIPT = r"""
 import ctypes, json, os, sys, time
 import bpfnb
-from bpfnb import client
+from bpfnb.host import client
 libc = ctypes.CDLL(None)
 MAPS = "".join(f"BPF_HASH(h{i}, u32);\n" for i in range(30))
 CELLS = {

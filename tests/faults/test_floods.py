@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 import bpfnb
-from bpfnb import Session, client
+from bpfnb import Session
+from bpfnb.host import client
 
 MIB = 1 << 20
 KILLED = 1500 * MIB  # of the tracer: better a failed test than a machine without memory

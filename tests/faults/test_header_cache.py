@@ -16,14 +16,14 @@ import pytest
 
 import bpfnb
 from bpfnb.errors import SetupError
-from bpfnb.tracer import headers
+from bpfnb.tracer.compile import headers
 
 _libc = ctypes.CDLL(None)
 COUNT = 'int count(void *ctx) { bpf_trace_printk("x\\n"); return 0; }'
 GENERATE = """
 import sys
 from pathlib import Path
-from bpfnb.tracer import headers
+from bpfnb.tracer.compile import headers
 print(headers.generate(cache=Path(sys.argv[1])))
 """
 

@@ -15,9 +15,9 @@ import pytest
 from processes import parent
 
 import bpfnb
-from bpfnb import client
 from bpfnb.errors import BpfnbError
-from bpfnb.tracer import tracefs
+from bpfnb.host import client
+from bpfnb.tracer.kernel import tracefs
 
 
 @pytest.mark.timeout(600)

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 import pytest
 
 import bpfnb
-from bpfnb import Session, client
+from bpfnb import Session
 from bpfnb.errors import ProgramError, SetupError, UnsupportedError
+from bpfnb.host import client
 
 MIB = 1 << 20
 _libc = ctypes.CDLL(None)

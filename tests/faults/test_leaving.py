@@ -14,14 +14,14 @@ import pytest
 from leaks import bpf_ids
 
 import bpfnb
-from bpfnb import client
+from bpfnb.host import client
 
 COUNT = 'int count(void *ctx) { bpf_trace_printk("x\\n"); return 0; }'
 ATTACH = {"rawtracepoint:task_rename": "count"}
 
 _STOPPED = f"""
 import bpfnb, os, signal, sys, time
-from bpfnb import client
+from bpfnb.host import client
 session = bpfnb.trace({COUNT!r}, name="s", attach={ATTACH!r})
 worker = client.connect().hello().pid
 supervisor = int(open(f"/proc/{{worker}}/stat").read().rpartition(")")[2].split()[1])

@@ -10,9 +10,10 @@ import pytest
 from leaks import bpf_ids
 
 import bpfnb
-from bpfnb import client
-from bpfnb.tracer import mapdump, syscalls
-from bpfnb.tracer.mapdump import Limit
+from bpfnb.host import client
+from bpfnb.tracer.kernel import bpf
+from bpfnb.tracer.kernel import maps as kernel_maps
+from bpfnb.tracer.kernel.maps import Limit
 
 ATTACH = {"syscall:getpgid": "f"}
 ENTRIES = 6_000_000  # of 12 bytes: beyond the 64 MiB that are waited for
@@ -73,15 +74,15 @@ def test_a_tracer_that_ends_before_a_large_map_was_read_says_so() -> None:
 )
 def test_what_is_too_large_is_said_with_its_size(kind: int, size: int, limit: Limit, message: str) -> None:
     queue = kind == 22
-    attributes = syscalls.MapAttributes(kind, 0 if queue else 4, 8, size, 0, b"m", 0, 0, 0, 0, 0)
-    fd = syscalls.make_map(attributes, 0)
+    attributes = bpf.MapAttributes(kind, 0 if queue else 4, 8, size, 0, b"m", 0, 0, 0, 0, 0)
+    fd = bpf.make_map(attributes, 0)
     try:
         for key in range(0 if kind == 2 else 20_000):
-            syscalls.update(fd, b"" if queue else key.to_bytes(4, "little"), bytes(8))
+            bpf.update(fd, b"" if queue else key.to_bytes(4, "little"), bytes(8))
         with pytest.raises(bpfnb.MapError) as caught:
-            (mapdump.take_all if queue else mapdump.dump)(fd, limit)
+            (kernel_maps.take_all if queue else kernel_maps.dump)(fd, limit)
         assert str(caught.value) == message
-        count, entries = (mapdump.take_all if queue else mapdump.dump)(fd, Limit(1 << 30, 1e9))
+        count, entries = (kernel_maps.take_all if queue else kernel_maps.dump)(fd, Limit(1 << 30, 1e9))
         os.close(entries)
         assert count == (size if kind == 2 else 20_000)  # and nothing was taken out
     finally:

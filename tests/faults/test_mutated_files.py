@@ -23,10 +23,12 @@ import numpy as np
 import pytest
 
 import bpfnb
-from bpfnb import client
 from bpfnb.errors import AttachError
-from bpfnb.program import Probe
-from bpfnb.tracer import cxx, elf, files, locate, symbols, usdt
+from bpfnb.host import client
+from bpfnb.language.program import Probe
+from bpfnb.tracer.kernel import files
+from bpfnb.tracer.link import locate, usdt
+from bpfnb.tracer.symbols import cxx, elf, symbols
 
 MANY = int(os.environ.get("BPFNB_MUTATED_FILES", "300"))
 SLOW = 10.0  # seconds: far beyond what any should take, and far below what they took

@@ -17,8 +17,8 @@ import pytest
 from waiting import until
 
 import bpfnb
-from bpfnb import client
-from bpfnb.tracer import kconfig
+from bpfnb.host import client
+from bpfnb.tracer.doctor import kconfig
 
 _libc = ctypes.CDLL(None)
 TRACEFS = Path("/sys/kernel/tracing")
@@ -197,7 +197,7 @@ def test_a_file_held_open_by_another_does_not_keep_a_session_running() -> None:
 SCRIPT = f"""
 import ctypes, os, random, subprocess, sys, time
 import bpfnb
-from bpfnb import client
+from bpfnb.host import client
 libc = ctypes.CDLL(None)
 MARK = random.SystemRandom().randrange(1 << 29, 1 << 30)
 COUNT = {COUNT!r} % MARK
@@ -324,7 +324,7 @@ def test_a_container_killed_at_once_leaves_nothing_to_trip_over() -> None:
             assert not any(path.exists() for path in left)
 
     def swept() -> bool:
-        sweep = "from bpfnb.tracer import tracefs; tracefs.sweep_orphans()"  # it keeps the folder open
+        sweep = "from bpfnb.tracer.kernel import tracefs; tracefs.sweep_orphans()"  # it keeps the folder open
         subprocess.run([sys.executable, "-c", sweep], check=True)
         return not [path for path in INSTANCES.iterdir() if path.name.startswith(f"bpfnb-{pid}-")]
 

@@ -19,8 +19,9 @@ from raw import RawTracer
 from waiting import until
 
 import bpfnb
-from bpfnb import client, protocol
-from bpfnb.program import parse
+from bpfnb.host import client
+from bpfnb.language.program import parse
+from bpfnb.protocol import messages
 
 _libc = ctypes.CDLL(None)
 PRINTS = 'int f(void *ctx) { bpf_trace_printk("x\\n"); return 0; }'
@@ -35,7 +36,7 @@ def hung_compile() -> Iterator[int]:
     (compiler,) = children(tracer.hello().pid)
     number = next(tracer._requests)
     before = children(compiler)
-    tracer._connection.send(protocol.Load(number, parse("int f(void *ctx) { return 17; }", ATTACH)))
+    tracer._connection.send(messages.Load(number, parse("int f(void *ctx) { return 17; }", ATTACH)))
     while not (new := children(compiler) - before):
         time.sleep(0.001)
     for pid in new:
@@ -148,19 +149,19 @@ def loaded() -> Iterator[tuple[RawTracer, int]]:
     """A tracer, and a session with a map."""
     with RawTracer() as tracer:
         number = tracer.number()
-        reply = tracer.ask(protocol.Load(number, parse(COUNTS, ATTACH)))
-        assert isinstance(reply, protocol.Loaded), reply
+        reply = tracer.ask(messages.Load(number, parse(COUNTS, ATTACH)))
+        assert isinstance(reply, messages.Loaded), reply
         yield tracer, number
 
 
 def test_a_number_used_twice_is_refused() -> None:
     with loaded() as (tracer, number):
-        again = tracer.ask(protocol.Load(number, parse(COUNTS, ATTACH)))
+        again = tracer.ask(messages.Load(number, parse(COUNTS, ATTACH)))
         assert (again.error, str(number) in again.message) == ("ProgramError", True)
-        assert isinstance(tracer.ask(protocol.LookupMap(tracer.number(), number, "calls", bytes(4))), protocol.MapValue)
+        assert isinstance(tracer.ask(messages.LookupMap(tracer.number(), number, "calls", bytes(4))), messages.MapValue)
         for wrong in (0, -1, 1 << 63):
-            assert tracer.ask(protocol.RunChecks(wrong)).error == "ProgramError"
-        assert isinstance(tracer.ask(protocol.Stop(tracer.number(), number)), protocol.Stopped)
+            assert tracer.ask(messages.RunChecks(wrong)).error == "ProgramError"
+        assert isinstance(tracer.ask(messages.Stop(tracer.number(), number)), messages.Stopped)
 
 
 def test_what_is_not_there_is_a_program_error() -> None:
@@ -168,31 +169,31 @@ def test_what_is_not_there_is_a_program_error() -> None:
         before = tracer.descriptors()
         n = tracer.number
         for request in [
-            protocol.ReadMap(n(), session, "call"),
-            protocol.ReadMap(n(), session, ""),
-            protocol.ReadMap(n(), session + 100, "calls"),
-            protocol.ReadMap(n(), -1, "calls"),
-            protocol.TakeMap(n(), session, "nothing"),
-            protocol.TakeMap(n(), session, "calls", -1),
-            protocol.LookupMap(n(), session, "nothing", b""),
-            protocol.LookupMap(n(), session, "calls", b"short"),
-            protocol.WriteMap(n(), session, "nothing", b"", None),
-            protocol.WriteMap(n(), session, "calls", bytes(4), b"x"),
-            protocol.ClearMap(n(), session, "nothing"),
-            protocol.OpenCounter(n(), session, "nothing", "software", "cpu-clock"),
-            protocol.OpenCounter(n(), session, "calls", "software", "cpu-clock"),
-            protocol.FindSymbols(n(), 1, (-1,)),
-            protocol.FindSymbols(n(), 0, (1, -(1 << 63))),
-            protocol.FindSymbols(n(), -1, (1,)),
-            protocol.FindSymbols(n(), 1 << 40, (1,)),
-            protocol.FindProbes(n(), "*", -5),
+            messages.ReadMap(n(), session, "call"),
+            messages.ReadMap(n(), session, ""),
+            messages.ReadMap(n(), session + 100, "calls"),
+            messages.ReadMap(n(), -1, "calls"),
+            messages.TakeMap(n(), session, "nothing"),
+            messages.TakeMap(n(), session, "calls", -1),
+            messages.LookupMap(n(), session, "nothing", b""),
+            messages.LookupMap(n(), session, "calls", b"short"),
+            messages.WriteMap(n(), session, "nothing", b"", None),
+            messages.WriteMap(n(), session, "calls", bytes(4), b"x"),
+            messages.ClearMap(n(), session, "nothing"),
+            messages.OpenCounter(n(), session, "nothing", "software", "cpu-clock"),
+            messages.OpenCounter(n(), session, "calls", "software", "cpu-clock"),
+            messages.FindSymbols(n(), 1, (-1,)),
+            messages.FindSymbols(n(), 0, (1, -(1 << 63))),
+            messages.FindSymbols(n(), -1, (1,)),
+            messages.FindSymbols(n(), 1 << 40, (1,)),
+            messages.FindProbes(n(), "*", -5),
         ]:
             reply = tracer.ask(request)
-            assert isinstance(reply, protocol.Failed), request
+            assert isinstance(reply, messages.Failed), request
             assert reply.error == "ProgramError", (request, reply)
             assert "\n" not in reply.message
-        assert "did you mean calls?" in tracer.ask(protocol.ReadMap(n(), session, "call")).message
-        assert isinstance(tracer.ask(protocol.Stop(n(), 12345)), protocol.Stopped)  # as for one that has ended
+        assert "did you mean calls?" in tracer.ask(messages.ReadMap(n(), session, "call")).message
+        assert isinstance(tracer.ask(messages.Stop(n(), 12345)), messages.Stopped)  # as for one that has ended
         until(lambda: tracer.descriptors() <= before)  # the guard opens one for some milliseconds
 
 
@@ -201,9 +202,9 @@ def test_descriptors_sent_along_are_closed() -> None:
         before = tracer.descriptors()
         read, write = os.pipe()
         for count in (1, 100, 250):
-            request = protocol.LookupMap(tracer.number(), session, "calls", bytes(4))
+            request = messages.LookupMap(tracer.number(), session, "calls", bytes(4))
             tracer.send(request, [write] * count)
-            assert isinstance(tracer.answer(request.request), protocol.MapValue)
+            assert isinstance(tracer.answer(request.request), messages.MapValue)
         os.close(write)
         assert os.read(read, 1) == b""  # nobody has the other end open
         os.close(read)
@@ -216,13 +217,13 @@ def test_a_client_that_never_reads_fills_no_memory_and_holds_up_no_end(what: str
     source = "BPF_ARRAY(large, u64, 2000000); int f(void *ctx) { return 0; }"
     tracer = RawTracer()
     session = tracer.number()
-    assert isinstance(tracer.ask(protocol.Load(session, parse(source, ATTACH))), protocol.Loaded)
+    assert isinstance(tracer.ask(messages.Load(session, parse(source, ATTACH))), messages.Loaded)
     tracer.sock.settimeout(2)
     begun = tracer.resident()
     requests = {
-        "lookups": lambda: protocol.LookupMap(tracer.number(), session, "large", bytes(4)),
-        "maps": lambda: protocol.ReadMap(tracer.number(), session, "large"),
-        "probes": lambda: protocol.FindProbes(tracer.number(), "*", 100_000),
+        "lookups": lambda: messages.LookupMap(tracer.number(), session, "large", bytes(4)),
+        "maps": lambda: messages.ReadMap(tracer.number(), session, "large"),
+        "probes": lambda: messages.FindProbes(tracer.number(), "*", 100_000),
     }
     deadline, sent = time.monotonic() + 3, 0
     try:
@@ -247,16 +248,16 @@ def test_a_client_that_never_reads_does_not_hold_up_detaching() -> None:
     with RawTracer() as tracer:
         sessions = [tracer.number() for _ in range(3)]
         for number in sessions:
-            assert isinstance(tracer.ask(protocol.Load(number, parse(PRINTS, ATTACH))), protocol.Loaded)
+            assert isinstance(tracer.ask(messages.Load(number, parse(PRINTS, ATTACH))), messages.Loaded)
         links = links_of(tracer.worker)
         assert len(links) == 3
         tracer.sock.setblocking(True)
         for _ in range(200):  # megabytes of answers that nobody takes
-            tracer.send(protocol.FindProbes(tracer.number(), "*", 100_000))
+            tracer.send(messages.FindProbes(tracer.number(), "*", 100_000))
             if len(list(Path(f"/proc/{tracer.worker}/task").iterdir())) and tracer.resident() > 1 << 30:
                 break
         for number in sessions:
-            tracer.send(protocol.Stop(tracer.number(), number))
+            tracer.send(messages.Stop(tracer.number(), number))
         deadline = time.monotonic() + 5
         while links_of(tracer.worker) and time.monotonic() < deadline:
             time.sleep(0.02)

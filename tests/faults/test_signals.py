@@ -14,7 +14,7 @@ from processes import alive, children, parent
 from waiting import until
 
 import bpfnb
-from bpfnb import client
+from bpfnb.host import client
 
 PRINTS = 'int f(void *ctx) { bpf_trace_printk("x\\n"); return 0; }'
 ATTACH = {"syscall:getpgid": "f"}
@@ -109,8 +109,8 @@ def test_cells_compiled_side_by_side_each_get_their_own_program() -> None:
     abandoned = []
     for _ in range(6):
         number = next(tracer._requests)
-        program = bpfnb.program.parse(SLOW, ATTACH, (), "auto", False)
-        tracer._connection.send(bpfnb.protocol.Load(number, program))
+        program = bpfnb.language.program.parse(SLOW, ATTACH, (), "auto", False)
+        tracer._connection.send(bpfnb.protocol.messages.Load(number, program))
         time.sleep(0.1)
         begun = time.monotonic()
         tracer.stop(number)

@@ -11,7 +11,7 @@ from shell import Shell
 from traitlets.config import Config
 
 import bpfnb
-from bpfnb.protocol import Check
+from bpfnb.protocol.messages import Check
 from bpfnb.testing import FakeTracer
 
 

@@ -15,7 +15,7 @@ from IPython.core.error import UsageError
 from shell import Shell
 
 import bpfnb
-from bpfnb.protocol import Limits
+from bpfnb.protocol.messages import Limits
 from bpfnb.session import Session
 from bpfnb.testing import FakeTracer
 

@@ -50,7 +50,7 @@ def test_what_cannot_be_noted_is_not_traced_where_that_is_required(tmp_path: Pat
 
 KILLED = """
 import os, signal, time, bpfnb
-from bpfnb import client
+from bpfnb.host import client
 session = bpfnb.trace("int f(void *ctx) { return 0; }", attach={"syscall:getpgid": "f"})
 pid = client.connect().hello().pid
 os.system(f"sudo -n kill -9 {pid}")

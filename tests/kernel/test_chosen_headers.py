@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import bpfnb
-from bpfnb.tracer import headers
+from bpfnb.tracer.compile import headers
 
 CELL = """
 #ifdef WANTED

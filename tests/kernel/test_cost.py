@@ -19,8 +19,8 @@ import pytest
 from waiting import until
 
 import bpfnb
-from bpfnb import client
-from bpfnb.tracer import syscalls
+from bpfnb.host import client
+from bpfnb.tracer.kernel import bpf
 
 _libc = ctypes.CDLL(None, use_errno=True)
 COUNTS = """
@@ -54,7 +54,7 @@ def kernels(name: str) -> dict[str, int]:
 @contextmanager
 def always_timed() -> Iterator[None]:
     """Somebody else has the statistics on, all the time."""
-    fd = syscalls.enable_run_statistics()
+    fd = bpf.enable_run_statistics()
     try:
         yield
     finally:

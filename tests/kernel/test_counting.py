@@ -20,7 +20,7 @@ import pytest
 from portable import among
 
 import bpfnb
-from bpfnb import client
+from bpfnb.host import client
 from bpfnb.session import Session
 
 MAGIC = 0x2BCD1234

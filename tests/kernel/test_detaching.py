@@ -18,7 +18,7 @@ from leaks import bpf_ids, descriptors
 from waiting import until
 
 import bpfnb
-from bpfnb import client
+from bpfnb.host import client
 from bpfnb.session import Session, detaching
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -148,7 +148,7 @@ def test_a_stopped_session_of_any_kind_of_probe_runs_no_more(stats: None) -> Non
 def test_the_end_of_a_notebook_waits_until_all_is_let_go_of() -> None:
     code = f"""
 import bpfnb
-from bpfnb import client
+from bpfnb.host import client
 source = "int f(void *ctx) {{ return 0; }}"
 session = bpfnb.trace(source, attach={{f"tracepoint:syscalls:{{name}}": "f" for name in {syscalls(60)!r}}})
 session.stop()

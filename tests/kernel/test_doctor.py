@@ -15,8 +15,8 @@ from namespaces import ROOT, opened
 from other_user import NOBODY, SHADOW
 
 import bpfnb
-from bpfnb import client, ways
-from bpfnb.protocol import Check
+from bpfnb.host import client, ways
+from bpfnb.protocol.messages import Check
 
 Rows = dict[str, Check]
 

@@ -17,7 +17,7 @@ import pytest
 from portable import portable
 
 import bpfnb
-from bpfnb import client
+from bpfnb.host import client
 
 PRODUCER = """
 import os, sys, threading

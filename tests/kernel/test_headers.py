@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from bpfnb.errors import SetupError
-from bpfnb.tracer import headers
+from bpfnb.tracer.compile import headers
 
 PYTHON = "/usr/bin/python3"  # the one that the distribution's bcc belongs to
 

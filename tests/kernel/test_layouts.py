@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bpfnb.schema import Column, Schema
-from bpfnb.tracer.btf import Types, schema_of
+from bpfnb.protocol.schema import Column, Schema
+from bpfnb.tracer.kernel.btf import Types, schema_of
 
 SYS_BPF = {"x86_64": 321, "aarch64": 280}.get(os.uname().machine, 0)
 ROOM = 8192  # bytes for a struct's row
@@ -33,25 +33,25 @@ FILLS = 4  # rows of random bytes for each struct
 # with what it put into "found". A process of its own, since bcc leaks what it compiles.
 CHILD = """
 import base64, ctypes, json, os, sys
-from bpfnb.tracer import syscalls
-from bpfnb.tracer.engine import Engine
+from bpfnb.tracer.kernel import bpf
+from bpfnb.tracer.compile.engine import Engine
 
 RAW_TRACEPOINT, TEST_RUN = 17, 10
 job = json.load(sys.stdin)
 compiled = Engine().compile(job["text"], ["-w"])
 links = {fd: f"/proc/self/fd/{fd}" for fd in range(100) if os.path.lexists(f"/proc/self/fd/{fd}")}
 (btf,) = (fd for fd, link in links.items() if os.readlink(link) == "anon_inode:btf")
-answer = {"btf": base64.b64encode(syscalls.btf(btf)).decode(), "found": []}
+answer = {"btf": base64.b64encode(bpf.btf(btf)).decode(), "found": []}
 if compiled.has("read"):
     program = compiled.load("read", RAW_TRACEPOINT, "read")
     given, found = compiled.table("given"), compiled.table("found")
     for fill in job["fills"]:
         for i, row in enumerate(fill):
-            syscalls.update(given, i.to_bytes(4, "little"), base64.b64decode(row))
+            bpf.update(given, i.to_bytes(4, "little"), base64.b64decode(row))
         attr = (ctypes.c_uint32 * 20)(program)
         if ctypes.CDLL(None, use_errno=True).syscall(job["bpf"], TEST_RUN, attr, ctypes.sizeof(attr)):
             raise OSError(ctypes.get_errno(), "BPF_PROG_TEST_RUN")
-        answer["found"].append(base64.b64encode(syscalls.lookup(found, bytes(4), job["size"])).decode())
+        answer["found"].append(base64.b64encode(bpf.lookup(found, bytes(4), job["size"])).decode())
 print(json.dumps(answer))
 """
 

@@ -19,7 +19,7 @@ from processes import alive, children, objects, parent
 from waiting import until
 
 import bpfnb
-from bpfnb import client
+from bpfnb.host import client
 
 _libc = ctypes.CDLL(None)
 COUNT = 'int count(void *ctx) { bpf_trace_printk("x\\n"); return 0; }'
@@ -65,7 +65,7 @@ def gone_within(seconds: float, pids: list[int], objects: dict[str, set[int]], o
 
 NOTEBOOK = f"""
 import bpfnb, sys, time, os, threading
-from bpfnb import client
+from bpfnb.host import client
 s = bpfnb.trace({COUNT!r}, name="s", attach={ATTACH!r})
 HELD = os.fork() if "fork" in sys.argv else 1
 if HELD == 0:
@@ -200,7 +200,7 @@ def test_an_interrupted_start_attaches_nothing() -> None:
     """Ctrl-C while the tracer compiles: the session that arrives afterwards is undone."""
     code = f"""
 import bpfnb, os, signal, threading, time
-from bpfnb import client
+from bpfnb.host import client
 pid = client.connect().hello().pid
 os.kill(pid, signal.SIGSTOP)
 threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()

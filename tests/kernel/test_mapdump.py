@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 
 from bpfnb.errors import ProgramError, UnsupportedError
-from bpfnb.maps import Map
-from bpfnb.schema import Column, Schema
-from bpfnb.tracer import mapdump, syscalls
+from bpfnb.protocol.schema import Column, Schema
+from bpfnb.results.maps import Map
+from bpfnb.tracer.kernel import bpf
+from bpfnb.tracer.kernel import maps as kernel_maps
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes maps by itself")
 
@@ -39,7 +40,7 @@ ROOM = 64
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def bpf(command: int, attr: bytes) -> int:
+def call_bpf(command: int, attr: bytes) -> int:
     result = libc.syscall(SYS_BPF, command, ctypes.create_string_buffer(attr, 128), 128)
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
@@ -49,7 +50,7 @@ def bpf(command: int, attr: bytes) -> int:
 def put(fd: int, key: bytes, value: bytes) -> None:
     """An entry, without the code under test."""
     k, v = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(value, len(value))
-    bpf(UPDATE, struct.pack("<IIQQQ", fd, 0, ctypes.addressof(k) if key else 0, ctypes.addressof(v), 0))
+    call_bpf(UPDATE, struct.pack("<IIQQQ", fd, 0, ctypes.addressof(k) if key else 0, ctypes.addressof(v), 0))
 
 
 class Kind(NamedTuple):
@@ -106,7 +107,7 @@ class Maker(ExitStack):
 
     def __call__(self, kind: Kind, room: int = ROOM, inner: int = 0) -> int:
         attr = struct.pack("<6I", TYPES[kind.kind], kind.key_size, kind.value_size, room, kind.flags, inner)
-        fd = bpf(CREATE, attr)
+        fd = call_bpf(CREATE, attr)
         self.callback(os.close, fd)
         return fd
 
@@ -119,7 +120,7 @@ class Maker(ExitStack):
 
 
 def dumped(fd: int) -> tuple[int, bytes]:
-    return content(*mapdump.dump(fd))
+    return content(*kernel_maps.dump(fd))
 
 
 def content(count: int, memory: int) -> tuple[int, bytes]:
@@ -142,7 +143,7 @@ def apart(count: int, data: bytes, kind: Kind) -> dict[bytes, bytes]:
 
 
 def taken(fd: int, kind: Kind) -> dict[bytes, bytes]:
-    return apart(*content(*mapdump.take(fd)), kind)
+    return apart(*content(*kernel_maps.take(fd)), kind)
 
 
 @pytest.fixture(params=["batches", "small batches", "old kernel", "gives up"])
@@ -150,16 +151,16 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The ways a map is read: by this kernel, with buffers that a bucket overflows, key by key, and key by key after
     a batch has failed half way."""
     how: str = request.param
-    real, calls = syscalls.batch, iter(range(1000))
+    real, calls = bpf.batch, iter(range(1000))
 
     def batch(*arguments: object) -> tuple[int, bytes, bool]:
         if how == "old kernel" or (how == "gives up" and next(calls)):
             raise OSError(errno.EINVAL if how == "old kernel" else errno.EINTR, how)
         return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(syscalls, "batch", batch)
+    monkeypatch.setattr(bpf, "batch", batch)
     if how in ("small batches", "gives up"):
-        monkeypatch.setattr(mapdump, "_BATCH_BYTES", 1)
+        monkeypatch.setattr(kernel_maps, "_BATCH_BYTES", 1)
     return how
 
 
@@ -198,10 +199,10 @@ def test_of_a_queue_and_a_stack_the_head_is_read_and_stays(kind: str, head: int,
     fd = make(shape)
     assert read(fd, shape) == {}
     for n in range(3):
-        mapdump.write(fd, b"", shape.value(n))
+        kernel_maps.write(fd, b"", shape.value(n))
     for _ in range(2):
         assert read(fd, shape) == {b"": shape.value(head)}
-    mapdump.clear(fd)
+    kernel_maps.clear(fd)
     assert read(fd, shape) == {}
 
 
@@ -212,12 +213,12 @@ def test_of_a_map_of_maps_the_ids_are_read(kind: str, way: str, make: Maker) -> 
     inner = [make(Kind("hash")) for _ in range(3)]
     fd = make(shape, ROOM, inner[0])
     for n, map_fd in enumerate(inner):
-        mapdump.write(fd, shape.key(5 * n), struct.pack("<I", map_fd))
-    ids = [syscalls.map_shape(map_fd).id for map_fd in inner]
+        kernel_maps.write(fd, shape.key(5 * n), struct.pack("<I", map_fd))
+    ids = [bpf.map_shape(map_fd).id for map_fd in inner]
     assert read(fd, shape) == {shape.key(5 * n): struct.pack("<I", id_) for n, id_ in enumerate(ids)}
-    mapdump.write(fd, shape.key(5), None)
+    kernel_maps.write(fd, shape.key(5), None)
     assert len(read(fd, shape)) == 2
-    mapdump.clear(fd)
+    kernel_maps.clear(fd)
     assert read(fd, shape) == {}
 
 
@@ -227,7 +228,7 @@ def test_a_million_entries_are_read(kind: Kind, make: Maker) -> None:
     fd = make(kind, 2 * number if kind.kind == "lru_hash" else number)  # an LRU makes room before it is full
     keys = np.arange(number, dtype="<u4")
     values = keys.astype("<u8") * 3
-    syscalls.update_batch(fd, keys.view(np.uint8).reshape(-1, 4), values.view(np.uint8).reshape(-1, 8))
+    bpf.update_batch(fd, keys.view(np.uint8).reshape(-1, 4), values.view(np.uint8).reshape(-1, 8))
     count, data = dumped(fd)
     assert count == number
     found = np.frombuffer(data, "<u4", number)
@@ -242,9 +243,9 @@ def test_a_million_entries_are_read(kind: Kind, make: Maker) -> None:
 )
 def test_what_has_no_entries_is_refused(kind: Kind, make: Maker) -> None:
     fd = make(kind, 4096)
-    info = mapdump.describe(fd, "m", "BPF_TABLE", None, None)
+    info = kernel_maps.describe(fd, "m", "BPF_TABLE", None, None)
     assert (info.kind, info.key, info.value) == (kind.kind, None, None)
-    for act in (mapdump.dump, mapdump.clear, lambda fd: mapdump.write(fd, b"", b"")):
+    for act in (kernel_maps.dump, kernel_maps.clear, lambda fd: kernel_maps.write(fd, b"", b"")):
         with pytest.raises(UnsupportedError, match=f"of kind {kind.kind} has no entries"):
             act(fd)
 
@@ -259,8 +260,8 @@ def test_what_is_taken_is_in_the_map_no_more(kind: Kind, make: Maker) -> None:
 def test_what_there_is_no_memory_for_stays_to_be_taken_next(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = Kind("hash", 4, 8)
     fd, entries = make.filled(kind)
-    monkeypatch.setattr(mapdump, "_BATCH_BYTES", 1)
-    monkeypatch.setattr(mapdump, "_available", lambda: 4 * 12 * 6)  # for six
+    monkeypatch.setattr(kernel_maps, "_BATCH_BYTES", 1)
+    monkeypatch.setattr(kernel_maps, "_available", lambda: 4 * 12 * 6)  # for six
     first = taken(fd, kind)
     assert 0 < len(first) < len(entries)
     monkeypatch.undo()
@@ -273,7 +274,7 @@ def test_what_there_is_no_memory_for_stays_to_be_taken_next(make: Maker, monkeyp
 def test_what_the_kernel_cannot_take_stays(kind: Kind, make: Maker) -> None:
     fd, entries = make.filled(kind)
     with pytest.raises(UnsupportedError, match=f"cannot take entries out of a map of kind {kind.kind}"):
-        mapdump.take(fd)
+        kernel_maps.take(fd)
     assert entries.items() <= read(fd, kind).items()
 
 
@@ -281,20 +282,20 @@ def test_what_the_kernel_cannot_take_stays(kind: Kind, make: Maker) -> None:
 def test_one_key_is_looked_up(kind: Kind, make: Maker) -> None:
     fd, entries = make.filled(kind)
     for key, value in entries.items():
-        assert mapdump.look_up(fd, key) == value
-    assert mapdump.look_up(fd, kind.key(ROOM + 1)) is None
+        assert kernel_maps.look_up(fd, key) == value
+    assert kernel_maps.look_up(fd, kind.key(ROOM + 1)) is None
     with pytest.raises(ProgramError, match=f"keys of {kind.key_size} bytes"):
-        mapdump.look_up(fd, b"")
+        kernel_maps.look_up(fd, b"")
 
 
 def test_a_map_larger_than_memory_is_refused(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mapdump, "_available", lambda: 1 << 20)
+    monkeypatch.setattr(kernel_maps, "_available", lambda: 1 << 20)
     fd = make(Kind("array", 4, 1 << 20), 30)
     with pytest.raises(ProgramError, match=r"needs \d[\d,]+ bytes of memory, and 1,048,576 are free"):
-        mapdump.dump(fd)
-    assert mapdump._available() == 1 << 20
+        kernel_maps.dump(fd)
+    assert kernel_maps._available() == 1 << 20
     monkeypatch.undo()
-    assert 1 << 24 < mapdump._available() < 1 << 60
+    assert 1 << 24 < kernel_maps._available() < 1 << 60
 
 
 # --- while it changes ---------------------------------------------------------------------------------------------
@@ -363,7 +364,7 @@ def test_all_that_was_there_is_deleted_while_others_come_and_go(kind: Kind, way:
         for _ in range(3):
             for key in stable:
                 put(fd, key, bytes(8))
-            mapdump.clear(fd)
+            kernel_maps.clear(fd)
             assert not stable & read(fd, kind).keys()
 
 
@@ -377,14 +378,14 @@ def test_a_walk_without_end_ends(make: Maker, monkeypatch: pytest.MonkeyPatch) -
         k[:3], v[:3] = keys, values
         return 3, b"start", False
 
-    monkeypatch.setattr(syscalls, "batch", begins_anew)
+    monkeypatch.setattr(bpf, "batch", begins_anew)
     assert read(fd, kind) == entries
     monkeypatch.undo()
     order = list(entries)
-    monkeypatch.setattr(syscalls, "next_key", lambda _fd, key, _size: order[(order.index(key) + 1) % 3 if key else 0])
-    monkeypatch.setattr(syscalls, "batch", lambda *_: (_ for _ in ()).throw(OSError(524, "ENOTSUPP")))
+    monkeypatch.setattr(bpf, "next_key", lambda _fd, key, _size: order[(order.index(key) + 1) % 3 if key else 0])
+    monkeypatch.setattr(bpf, "batch", lambda *_: (_ for _ in ()).throw(OSError(524, "ENOTSUPP")))
     assert read(fd, kind) == entries
-    mapdump.clear(fd)
+    kernel_maps.clear(fd)
     assert read(fd, kind) == {}
 
 
@@ -395,9 +396,9 @@ def test_a_walk_without_end_ends(make: Maker, monkeypatch: pytest.MonkeyPatch) -
 def test_entries_are_set_deleted_and_cleared(kind: Kind, way: str, make: Maker) -> None:
     fd, entries = make.filled(kind)
     one = kind.value(99)[: kind.value_size]
-    mapdump.write(fd, kind.key(7), one)  # for all CPUs
-    mapdump.write(fd, kind.key(8), kind.value(98))  # for each
-    mapdump.write(fd, kind.key(9), None)
+    kernel_maps.write(fd, kind.key(7), one)  # for all CPUs
+    kernel_maps.write(fd, kind.key(8), kind.value(98))  # for each
+    kernel_maps.write(fd, kind.key(9), None)
     entries |= {kind.key(7): one.ljust(kind.stride, b"\0") * kind.cpus, kind.key(8): kind.value(98)}
     removed = entries.pop(kind.key(9))
     found = read(fd, kind)
@@ -406,8 +407,8 @@ def test_entries_are_set_deleted_and_cleared(kind: Kind, way: str, make: Maker) 
         assert {key: found[key] for key in entries} == entries
     else:
         assert found == entries
-        assert not mapdump.write(fd, kind.key(9), None)
-    mapdump.clear(fd)
+        assert not kernel_maps.write(fd, kind.key(9), None)
+    kernel_maps.clear(fd)
     assert not any(any(value) for value in read(fd, kind).values())
     assert len(read(fd, kind)) == (ROOM if kind in ARRAYS else 0)
 
@@ -416,30 +417,30 @@ def test_the_kernels_refusals_are_explained(make: Maker) -> None:
     kind = Kind("hash")
     fd = make(kind, 2)
     for n in range(2):
-        mapdump.write(fd, kind.key(n), kind.value(n))
+        kernel_maps.write(fd, kind.key(n), kind.value(n))
     with pytest.raises(ProgramError, match="cannot be changed: it has room for 2 entries"):
-        mapdump.write(fd, kind.key(2), kind.value(2))
+        kernel_maps.write(fd, kind.key(2), kind.value(2))
     with pytest.raises(ProgramError, match="keys of 4 bytes and values of 8"):
-        mapdump.write(fd, b"12345", kind.value(2))
+        kernel_maps.write(fd, b"12345", kind.value(2))
     with pytest.raises(ProgramError, match="keys of 4 bytes and values of 8"):
-        mapdump.write(fd, kind.key(1), b"1")
+        kernel_maps.write(fd, kind.key(1), b"1")
     with pytest.raises(ProgramError, match="room for 64 entries"):
-        mapdump.write(make(Kind("array")), struct.pack("<I", 64), bytes(8))
+        kernel_maps.write(make(Kind("array")), struct.pack("<I", 64), bytes(8))
     with pytest.raises(ProgramError, match="the kernel does not take this for a lpm_trie"):
-        mapdump.write(make(HASHES[-1]), struct.pack("<II", 33, 0), bytes(4))
+        kernel_maps.write(make(HASHES[-1]), struct.pack("<II", 33, 0), bytes(4))
 
 
 def test_a_map_for_programs_alone_says_so(make: Maker) -> None:
     kind = Kind("array")
     frozen = make(kind)
-    bpf(FREEZE, struct.pack("<I", frozen))
+    call_bpf(FREEZE, struct.pack("<I", frozen))
     for fd in (frozen, make(kind._replace(flags=RDONLY))):
         assert len(read(fd, kind)) == ROOM
-        for change in (mapdump.clear, lambda fd: mapdump.write(fd, kind.key(1), None)):
+        for change in (kernel_maps.clear, lambda fd: kernel_maps.write(fd, kind.key(1), None)):
             with pytest.raises(ProgramError, match="programs alone"):
                 change(fd)
     with pytest.raises(ProgramError, match="cannot be read: it was declared for programs alone"):
-        mapdump.dump(make(kind._replace(flags=WRONLY)))
+        kernel_maps.dump(make(kind._replace(flags=WRONLY)))
 
 
 # --- described, and as the notebook has it ------------------------------------------------------------------------
@@ -448,7 +449,7 @@ def test_a_map_for_programs_alone_says_so(make: Maker) -> None:
 def test_a_map_is_described(make: Maker) -> None:
     key = Schema((Column("pid", "number", "<u4", 0),), 4)
     value = Schema((Column("n", "number", "<u8", 0), Column("rest", "tail", "S", 12)), 12)
-    info = mapdump.describe(make(Kind("percpu_hash", 4, 12)), "m", "BPF_PERCPU_HASH", key, value, 3)
+    info = kernel_maps.describe(make(Kind("percpu_hash", 4, 12)), "m", "BPF_PERCPU_HASH", key, value, 3)
     assert (info.name, info.macro, info.kind, info.line) == ("m", "BPF_PERCPU_HASH", "percpu_hash", 3)
     assert (info.key_size, info.value_size, info.value_stride, info.cpus) == (4, 12, 16, CPUS)
     assert info.max_entries == ROOM
@@ -475,7 +476,7 @@ def test_a_map_is_described(make: Maker) -> None:
 def test_types_that_are_not_known_are_numbers_or_bytes(
     kind: Kind, key: list[tuple[str, str]] | None, value: list[tuple[str, str]], make: Maker
 ) -> None:
-    info = mapdump.describe(make(kind), "m", "BPF_TABLE", None, None)
+    info = kernel_maps.describe(make(kind), "m", "BPF_TABLE", None, None)
     assert info.key is None or [(c.name, c.dtype) for c in info.key.columns] == key
     assert (info.key is None) == (key is None)
     assert info.value
@@ -494,20 +495,20 @@ class Directly:
         return dumped(self._fd)
 
     def look_up(self, key: bytes) -> bytes | None:
-        return mapdump.look_up(self._fd, key)
+        return kernel_maps.look_up(self._fd, key)
 
     def take(self, most: int = 0) -> tuple[int, bytes]:
-        return content(*mapdump.take(self._fd, most))
+        return content(*kernel_maps.take(self._fd, most))
 
     def write(self, key: bytes, value: bytes | None) -> bool:
-        return mapdump.write(self._fd, key, value)
+        return kernel_maps.write(self._fd, key, value)
 
     def clear(self) -> None:
-        mapdump.clear(self._fd)
+        kernel_maps.clear(self._fd)
 
 
 def as_map(fd: int) -> Map:
-    return Map(mapdump.describe(fd, "m", "BPF_TABLE", None, None), Directly(fd))
+    return Map(kernel_maps.describe(fd, "m", "BPF_TABLE", None, None), Directly(fd))
 
 
 def test_a_map_in_the_kernel_is_used_like_a_mapping(make: Maker) -> None:
@@ -603,13 +604,13 @@ int fill(void *ctx) {
 CHILD = """
 import json, os, sys
 from bpfnb.errors import UnsupportedError
-from bpfnb.tracer import mapdump
-from bpfnb.tracer.engine import Engine
+from bpfnb.tracer.kernel import maps as kernel_maps
+from bpfnb.tracer.compile.engine import Engine
 
 def entries(fd):
-    info = mapdump.describe(fd, "", "", None, None)
+    info = kernel_maps.describe(fd, "", "", None, None)
     try:
-        count, memory = mapdump.dump(fd)
+        count, memory = kernel_maps.dump(fd)
     except UnsupportedError:
         assert info.key is None and info.value is None
         return None

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import pytest
 
 import bpfnb
-from bpfnb import client
 from bpfnb.errors import CompileError, ProgramError, VerifierError
-from bpfnb.tracer import attach
-from bpfnb.tracer.attach import has_kprobes
+from bpfnb.host import client
+from bpfnb.tracer.link import attach
+from bpfnb.tracer.link.attach import has_kprobes
 
 ROUND = "int g(u32 i, u64 *sum) { *sum += i; return 0; }"
 EACH = "static long g(void *map, u32 *key, u64 *value, void *sum) { return 0; }\n"

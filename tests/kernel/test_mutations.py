@@ -15,9 +15,9 @@ from pathlib import Path
 from recordings import record
 
 import bpfnb
-from bpfnb import client
-from bpfnb.cell import lex
-from bpfnb.program import split_attach
+from bpfnb.host import client
+from bpfnb.language.cell import lex
+from bpfnb.language.program import split_attach
 
 COUNT = int(os.environ.get("BPFNB_MUTATIONS", "40"))
 TOOLS = [

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 import bpfnb
-from bpfnb import client
+from bpfnb.host import client
 from bpfnb.session import Session
 
 _libc = ctypes.CDLL(None)

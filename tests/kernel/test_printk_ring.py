@@ -14,8 +14,8 @@ from other_user import run_as_nobody
 from test_enforcing import SUDOERS, policy
 from test_seed import CLONE, HELLO, SYNC
 
-from bpfnb.program import parse
-from bpfnb.tracer.rewrite import rewrite
+from bpfnb.language.program import parse
+from bpfnb.tracer.compile.rewrite import rewrite
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else"),

@@ -12,7 +12,7 @@ from other_user import NOBODY, run_as_nobody
 
 CODE = """
 import bpfnb, os
-from bpfnb import client
+from bpfnb.host import client
 try:
     with bpfnb.trace({source!r}, attach={{"syscall:getpgid": "f"}}) as session:
         os.getpgid(0)

@@ -7,7 +7,7 @@ import os
 import pytest
 
 import bpfnb
-from bpfnb import client
+from bpfnb.host import client
 
 HEAD = "int kprobe__sys_getpgid(void *ctx) {\n"
 

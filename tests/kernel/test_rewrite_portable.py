@@ -79,9 +79,9 @@ if __name__ == "__main__":
 
 import pytest  # noqa: E402 (the worker runs without it)
 
-from bpfnb.program import parse  # noqa: E402
-from bpfnb.tracer import headers  # noqa: E402
-from bpfnb.tracer.rewrite import Rewritten, rewrite  # noqa: E402
+from bpfnb.language.program import parse  # noqa: E402
+from bpfnb.tracer.compile import headers  # noqa: E402
+from bpfnb.tracer.compile.rewrite import Rewritten, rewrite  # noqa: E402
 
 
 def start(

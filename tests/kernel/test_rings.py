@@ -27,12 +27,13 @@ import numpy as np
 import pytest
 
 from bpfnb.errors import BpfnbError
-from bpfnb.schema import LOST, ROWS, Column, Layout, Schema, parts
-from bpfnb.tracer import perfbuf, privileges, rings
-from bpfnb.tracer.drainer import FILLING, Drainer
-from bpfnb.tracer.engine import Compiled, Engine
-from bpfnb.tracer.rings import PerfSource, RingSource
-from bpfnb.tracer.segments import SegmentWriter
+from bpfnb.protocol.schema import LOST, ROWS, Column, Layout, Schema, parts
+from bpfnb.protocol.segments import SegmentWriter
+from bpfnb.tracer.compile.engine import Compiled, Engine
+from bpfnb.tracer.kernel import capabilities
+from bpfnb.tracer.read import perf, ringbuf
+from bpfnb.tracer.read.poller import FILLING, Drainer
+from bpfnb.tracer.read.ringbuf import PerfSource, RingSource
 
 _libc = ctypes.CDLL(None, use_errno=True)
 KINDS = ("ring", "perf")
@@ -283,9 +284,9 @@ def everything(worker: Worker, kind: str, count: int) -> dict[str, Any]:
 def turns(worker: Worker, kind: str, count: int) -> dict[str, Any]:
     """A backlog of two CPUs, unequal, read in small turns."""
     cpus = sorted(os.sched_getaffinity(0))[:2]
-    before = rings._RING_TURN, rings._PERF_TURN
+    before = ringbuf._RING_TURN, ringbuf._PERF_TURN
     try:
-        rings._RING_TURN = rings._PERF_TURN = 1 << 17
+        ringbuf._RING_TURN = ringbuf._PERF_TURN = 1 << 17
         with Traced(worker, kind, text_of(kind, pages=1024), EVENT) as traced:
             with producing_elsewhere(cpus, count):
                 produce(range(count), cpus[1])
@@ -304,7 +305,7 @@ def turns(worker: Worker, kind: str, count: int) -> dict[str, Any]:
                 "late": int(np.sum(times < np.maximum.accumulate(times))),
             }
     finally:
-        rings._RING_TURN, rings._PERF_TURN = before
+        ringbuf._RING_TURN, ringbuf._PERF_TURN = before
 
 
 def lengths(worker: Worker, kind: str, count: int) -> dict[str, Any]:
@@ -373,12 +374,12 @@ def overflow(worker: Worker, kind: str) -> dict[str, Any]:
 
 @contextmanager
 def smaller_buffers() -> Iterator[None]:
-    before = perfbuf._MOST_BYTES
-    perfbuf._MOST_BYTES = perfbuf._LEAST_BYTES
+    before = perf._MOST_BYTES
+    perf._MOST_BYTES = perf._LEAST_BYTES
     try:
         yield
     finally:
-        perfbuf._MOST_BYTES = before
+        perf._MOST_BYTES = before
 
 
 def delays(worker: Worker, kind: str, flags: str) -> dict[str, Any]:
@@ -398,8 +399,8 @@ def delays(worker: Worker, kind: str, flags: str) -> dict[str, Any]:
 
 def held_back(worker: Worker) -> dict[str, Any]:
     """Events too young for their place to be sure: they say so for much longer here."""
-    slack = rings._SLACK_NS
-    rings._SLACK_NS = 200_000_000
+    slack = ringbuf._SLACK_NS
+    ringbuf._SLACK_NS = 200_000_000
     try:
         with Traced(worker, "perf", text_of("perf"), EVENT) as traced:
             produce(range(3))
@@ -410,15 +411,15 @@ def held_back(worker: Worker) -> dict[str, Any]:
                 found.append((traced.source.drain(last=last), traced.count))
             return {"found": found, "n": traced.column("n").tolist()}
     finally:
-        rings._SLACK_NS = slack
+        ringbuf._SLACK_NS = slack
 
 
 def late_cpu(worker: Worker) -> dict[str, Any]:
     """A CPU that is not online at first."""
     first, second = sorted(os.sched_getaffinity(0))[:2]
-    online = perfbuf.online_cpus
+    online = perf.online_cpus
     try:
-        perfbuf.online_cpus = lambda: {first}
+        perf.online_cpus = lambda: {first}
         with Traced(worker, "perf", text_of("perf"), EVENT) as traced:
             produce(range(5), second)
             traced.source.drain(last=True)
@@ -436,7 +437,7 @@ def late_cpu(worker: Worker) -> dict[str, Any]:
             traced.source.drain(last=True)
             return {"before": before, "after": after, "again": [traced.count, traced.lost]}
     finally:
-        perfbuf.online_cpus = online
+        perf.online_cpus = online
 
 
 def few_descriptors(worker: Worker) -> dict[str, Any]:
@@ -445,7 +446,7 @@ def few_descriptors(worker: Worker) -> dict[str, Any]:
         highest = max(int(fd.name) for fd in Path("/proc/self/fd").iterdir())
         resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 2, limits[1]))
         try:
-            perfbuf.PerfBuffers(compiled.table("events") or -1)
+            perf.PerfBuffers(compiled.table("events") or -1)
         except BpfnbError as error:
             return {"error": type(error).__name__, "message": error.message, "hint": error.hint}
         finally:
@@ -470,13 +471,13 @@ def little_memory(worker: Worker) -> dict[str, Any]:
 
 
 def _as_large_as_may_be(table: int) -> dict[str, Any]:
-    privileges._IPC_LOCK = 63  # one that nobody has, so none is kept
-    privileges.drop()
+    capabilities._IPC_LOCK = 63  # one that nobody has, so none is kept
+    capabilities.drop()
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
-    held: list[perfbuf.PerfBuffers] = []
+    held: list[perf.PerfBuffers] = []
     while len(held) < 20:
         try:
-            held.append(perfbuf.PerfBuffers(table))
+            held.append(perf.PerfBuffers(table))
         except BpfnbError as error:
             sizes = [buffers.all[0].size for buffers in held]
             return {"error": type(error).__name__, "message": error.message, "sizes": sizes}

@@ -33,8 +33,11 @@ from namespaces import (
     needs_root_and_systemd,
 )
 
-from bpfnb import protocol, release, ways
-from bpfnb.protocol import Connection, FromTracer, Hello
+from bpfnb import release
+from bpfnb.host import ways
+from bpfnb.protocol import messages
+from bpfnb.protocol.connection import Connection
+from bpfnb.protocol.messages import FromTracer, Hello
 
 NOBODY = pwd.getpwnam("nobody")
 VERSION = release.version()
@@ -45,7 +48,7 @@ SOCKET = ways.socket_of(VERSION)
 # Traces a call of its own; prints how it went and by which way.
 TRACE = """
 import bpfnb, os
-from bpfnb import client
+from bpfnb.host import client
 PRINTS = 'int f(void *ctx) { bpf_trace_printk("x\\\\n"); return 0; }'
 try:
     with bpfnb.trace(PRINTS, attach={"syscall:getpgid": "f"}) as s:
@@ -198,11 +201,11 @@ def test_root_traces_as_before(listening: Machine) -> None:
 
 def test_a_tracer_of_another_build_is_told(listening: Machine, group: int) -> None:
     (site,) = listening.run("sh", "-c", f"echo {FOLDER}/lib/python3*/site-packages").stdout.split()
-    listening.run("sh", "-c", f"echo '# other' >> {site}/bpfnb/tracer/peer.py")
+    listening.run("sh", "-c", f"echo '# other' >> {site}/bpfnb/tracer/access/peer.py")
     (line,) = as_nobody(listening, TRACE, group)
     assert line.startswith(f"SetupError: the tracer installed on this machine ({SOCKET}) is another build than")
     assert line.endswith(f"bpfnb setup --group {GROUP}")
-    listening.run("sed", "-i", "/# other/d", f"{site}/bpfnb/tracer/peer.py")
+    listening.run("sed", "-i", "/# other/d", f"{site}/bpfnb/tracer/access/peer.py")
     assert as_nobody(listening, TRACE, group) == ["1 rows by socket"]
 
 
@@ -261,9 +264,9 @@ def spoken_to(sock: socket.socket) -> Iterator[Hello]:
     message, _ = connection.receive()
     assert isinstance(message, Hello), message
     yield message
-    connection.send(protocol.RunChecks(1))
+    connection.send(messages.RunChecks(1))
     message, _ = connection.receive()
-    assert isinstance(message, protocol.Checks)
+    assert isinstance(message, messages.Checks)
     connection.close()
 
 
@@ -330,7 +333,7 @@ def test_by_sudo_a_member_traces_and_may_do_nothing_else(installed: Machine, gro
 def test_the_tracer_ends_with_whoever_connected(listening: Machine, group: int) -> None:
     """By kill -9, while a child of theirs holds the connection open."""
     code = (
-        "import subprocess, socket, sys; from bpfnb import client; c = client.connect(); "
+        "import subprocess, socket, sys; from bpfnb.host import client; c = client.connect(); "
         "c._connection._socket.set_inheritable(True); child = subprocess.Popen(['sleep', '60'], close_fds=False); "
         "print(c.hello().pid, child.pid, flush=True); sys.stdin.read()"
     )

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from bpfnb.tracer import demangle, elf, symbols
-from bpfnb.tracer.symbols import Symbols
+from bpfnb.tracer.symbols import demangle, elf, symbols
+from bpfnb.tracer.symbols.symbols import Symbols
 
 ROOT = Path(__file__).parents[2]
 LINUX = tuple(int(n) for n in re.findall(r"\d+", platform.release())[:2])
@@ -444,10 +444,10 @@ def test_only_ordinary_files_are_opened(tmp_path: Path) -> None:
 
 TRACER = """
 import json, os, sys
-from bpfnb.tracer import privileges
-from bpfnb.tracer.symbols import Symbols
+from bpfnb.tracer.kernel import capabilities
+from bpfnb.tracer.symbols.symbols import Symbols
 kallsyms = os.open("/proc/kallsyms", os.O_RDONLY)
-privileges.drop()
+capabilities.drop()
 names, late = Symbols(kallsyms), Symbols()
 job = json.load(sys.stdin)
 json.dump({
@@ -490,9 +490,9 @@ def test_what_the_tracer_can_name_after_dropping_its_rights(compiled: Path) -> N
 TRACE = r'''
 import ctypes, json, os, sys
 import numpy as np, pandas as pd
-from bpfnb import stacks
-from bpfnb.tracer.engine import Engine
-from bpfnb.tracer.symbols import Symbols
+from bpfnb.results import stacks
+from bpfnb.tracer.compile.engine import Engine
+from bpfnb.tracer.symbols.symbols import Symbols
 
 TEXT = r"""
 #include <uapi/linux/ptrace.h>

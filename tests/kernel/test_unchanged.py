@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import bpfnb
-from bpfnb import client
+from bpfnb.host import client
 
 _libc = ctypes.CDLL(None)
 FLAGS = [f"-DPID={os.getpid()}"]
@@ -273,11 +273,11 @@ def test_an_error_is_as_clear_the_second_time() -> None:
 
 WORKER = """
 import os, sys
-from bpfnb.program import parse
-from bpfnb.tracer import attach
-from bpfnb.tracer.compiler import CELL_PATH, Compiler
-from bpfnb.tracer.engine import Engine
-from bpfnb.tracer.rewrite import rewrite
+from bpfnb.language.program import parse
+from bpfnb.tracer.link import attach
+from bpfnb.tracer.compile.compiler import CELL_PATH, Compiler
+from bpfnb.tracer.compile.engine import Engine
+from bpfnb.tracer.compile.rewrite import rewrite
 from msgspec.structs import replace
 
 engine = Engine()
@@ -343,7 +343,7 @@ for name, cell in CELLS.items():
 def test_a_recipe_that_the_kernel_refuses_is_replaced_by_compiling() -> None:
     """GIVEN instructions that do not pass, maps that cannot be made or types that are none THEN the cell works."""
     said = worker("""
-from bpfnb.tracer.recipes import Code
+from bpfnb.tracer.compile.cache import Code
 
 source = CELLS["maps of many kinds"]
 build(source, "").close()

@@ -14,7 +14,7 @@ import pytest
 from portable import portable
 
 import bpfnb
-from bpfnb import client
+from bpfnb.host import client
 
 HIT = 'int hit(void *ctx) { bpf_trace_printk("hit\\n"); return 0; }'
 

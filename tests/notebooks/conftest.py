@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from lanes import require_tracing
 
-from bpfnb import client
+from bpfnb.host import client
 
 
 @pytest.fixture(scope="session")

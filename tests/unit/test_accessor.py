@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import bpfnb.accessor  # noqa: F401  (registers df.bpf)
-from bpfnb import frames
+import bpfnb.results.accessor  # noqa: F401  (registers df.bpf)
+from bpfnb.results import table
 
 EPOCH = 1_700_000_000_000_000_000
 
@@ -621,7 +621,7 @@ def test_what_top_refuses(arguments: dict[str, Any], message: str) -> None:
 
 def test_rate_is_the_rate_of_frames() -> None:
     frame = calls()
-    pd.testing.assert_frame_equal(frame.bpf.rate("10ns", by="pid"), frames.rate(frame, "10ns", by="pid"))
+    pd.testing.assert_frame_equal(frame.bpf.rate("10ns", by="pid"), table.rate(frame, "10ns", by="pid"))
     assert frame.bpf.rate()["rate"].tolist() == [7.0]
     both = frame.bpf.rate("10ns", by=["kind", "pid"])
     assert both.sum(axis=1).tolist() == frame.bpf.rate("10ns")["rate"].tolist()
@@ -643,7 +643,7 @@ def test_rate_is_the_rate_of_frames() -> None:
 
 
 def test_the_frame_of_a_session_takes_all_of_them() -> None:
-    empty = frames.PrintkTable(0).frame()
+    empty = table.PrintkTable(0).frame()
     assert empty.bpf.rate().empty
     assert empty.bpf.between("msg == 'in'", "msg == 'out'").empty
     assert empty.bpf.hist("cpu").empty
@@ -651,7 +651,7 @@ def test_the_frame_of_a_session_takes_all_of_them() -> None:
 
 
 def test_text_chooses_rows_as_well() -> None:
-    frame = calls().assign(msg=pd.array(["in", "in", "out", "in", "out", "out", None], dtype=frames.text_dtype()))
+    frame = calls().assign(msg=pd.array(["in", "in", "out", "in", "out", "out", None], dtype=table.text_dtype()))
     assert [x.value for x in frame.bpf.between("msg == 'in'", "msg == 'out'", by="pid").latency] == [17, 30]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bpfnb.tracer import attach
+from bpfnb.tracer.link import attach
 
 
 def test_functions_of_a_module_loaded_later_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

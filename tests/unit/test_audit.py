@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from bpfnb.errors import PrivilegeError, ProgramError
-from bpfnb.program import parse
-from bpfnb.protocol import ProbeInfo
-from bpfnb.tracer.audit import Audit
-from bpfnb.tracer.peer import Peer
-from bpfnb.tracer.policy import AuditRules
+from bpfnb.language.program import parse
+from bpfnb.protocol.messages import ProbeInfo
+from bpfnb.tracer.access.audit import Audit
+from bpfnb.tracer.access.peer import Peer
+from bpfnb.tracer.access.policy import AuditRules
 
 HERE = Peer(os.getpid(), 65534, 65534, frozenset())
 SOURCE = "int f(void *ctx) { return 0; } // \u202e\x1b[31m\n"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bpfnb.baseline import Baseline, counters, positions
-from bpfnb.schema import Column, Rows, Schema
+from bpfnb.protocol.schema import Column, Rows, Schema
+from bpfnb.results.baseline import Baseline, counters, positions
 
 # struct { u32 n; char comm[4]; s64 balance; unsigned __int128 sum; u16 slots[3]; bool seen; }
 VALUE = Schema(

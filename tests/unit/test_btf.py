@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpfnb.errors import BpfnbError, SetupError, UnsupportedError
-from bpfnb.schema import Column, Schema
-from bpfnb.tracer import btf
-from bpfnb.tracer.btf import Member, Types, same, schema_of
+from bpfnb.protocol.schema import Column, Schema
+from bpfnb.tracer.kernel import btf
+from bpfnb.tracer.kernel.btf import Member, Types, same, schema_of
 
 SIGNED, BOOL = 1, 4
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from bpfnb.cflags import check
 from bpfnb.errors import ProgramError
-from bpfnb.program import parse
+from bpfnb.language.cflags import check
+from bpfnb.language.program import parse
 
 CELL = "int f(void *ctx) { return 0; }"
 

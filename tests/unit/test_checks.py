@@ -15,15 +15,16 @@ from pathlib import Path
 import pytest
 
 import bpfnb
-from bpfnb import client, ways
 from bpfnb.__main__ import main
 from bpfnb.errors import BpfnbError, PrivilegeError, SetupError, TracerDied
-from bpfnb.protocol import Check
+from bpfnb.host import client, ways
+from bpfnb.protocol.messages import Check
 from bpfnb.testing import FakeTracer
-from bpfnb.tracer import checks, distribution, features, kconfig
-from bpfnb.tracer.checks import Machine, Outcome
-from bpfnb.tracer.distribution import Distribution
-from bpfnb.tracer.kconfig import Config
+from bpfnb.tracer.doctor import checks, distribution, kconfig
+from bpfnb.tracer.doctor.checks import Machine, Outcome
+from bpfnb.tracer.doctor.distribution import Distribution
+from bpfnb.tracer.doctor.kconfig import Config
+from bpfnb.tracer.kernel import features
 
 doctor = importlib.import_module("bpfnb.doctor")  # "bpfnb.doctor" itself is the function
 
@@ -397,7 +398,8 @@ class TestMachine:
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.setenv("BPFNB_BCC", str(tmp_path))
-        monkeypatch.setattr(checks.headers, "KERNEL_BTF", tmp_path / "vmlinux")
+        for module in (checks, checks.headers):
+            monkeypatch.setattr(module, "KERNEL_BTF", tmp_path / "vmlinux")
         monkeypatch.setattr(checks.headers, "_MODULES", tmp_path)
         rows = {row.name: row for row in checks.checks(machine(EMPTY, WORKS, "6.1.0-25-amd64"))}
         assert (rows["bcc"].level, rows["bcc"].state) == ("required", "missing")
@@ -711,7 +713,7 @@ class TestCommand:
         assert '[project.scripts]\nbpfnb = "bpfnb.__main__:main"\n' in pyproject
 
     CODE = (
-        "import bpfnb; from bpfnb.__main__ import main; from bpfnb.protocol import Check\n"
+        "import bpfnb; from bpfnb.__main__ import main; from bpfnb.protocol.messages import Check\n"
         "import importlib; doctor = importlib.import_module('bpfnb.doctor')\n"
         "bpfnb.doctor = lambda: doctor.Report([Check('bcc', 'required', True, '0.26')]); main(['doctor'])"
     )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bpfnb.errors import Diagnostic
-from bpfnb.program import parse
-from bpfnb.tracer.clang import diagnostics
-from bpfnb.tracer.edits import Rewritten
-from bpfnb.tracer.rewrite import rewrite
+from bpfnb.language.program import parse
+from bpfnb.tracer.compile.rewrite import rewrite
+from bpfnb.tracer.diagnose.clang import diagnostics
+from bpfnb.tracer.source_map import Rewritten
 
 FILE = "/proc/self/fd/200"
 CELL = """\

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bpfnb.tracer import clashes
-from bpfnb.tracer.clashes import Clash, find, replacements
-from bpfnb.tracer.headers import GENERATED, _guarded, body
+from bpfnb.tracer.compile import clashes
+from bpfnb.tracer.compile.clashes import Clash, find, replacements
+from bpfnb.tracer.compile.headers import GENERATED, _guarded, body
 
 STRUCT = """\
 /proc/self/fd/200:2:8: error: redefinition of 'request'

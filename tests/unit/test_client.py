@@ -9,12 +9,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from bpfnb import protocol
-from bpfnb.client import Client, Listener
 from bpfnb.errors import TracerDied
-from bpfnb.program import parse
-from bpfnb.protocol import Connection, Limits, Noted, SegmentAdded
-from bpfnb.schema import Layout
+from bpfnb.host.client import Client, Listener
+from bpfnb.language.program import parse
+from bpfnb.protocol import messages
+from bpfnb.protocol.connection import Connection
+from bpfnb.protocol.messages import Limits, Noted, SegmentAdded
+from bpfnb.protocol.schema import Layout
 
 
 class Heard(Listener):
@@ -39,18 +40,18 @@ class Ends(Listener):
 
 
 @pytest.fixture
-def ends() -> Iterator[tuple[Client, Connection[protocol.ToTracer]]]:
+def ends() -> Iterator[tuple[Client, Connection[messages.ToTracer]]]:
     ours, theirs = socket.socketpair()
-    tracer: Connection[protocol.ToTracer] = Connection(theirs, protocol.ToTracer, descriptors=False)
+    tracer: Connection[messages.ToTracer] = Connection(theirs, messages.ToTracer, descriptors=False)
     client = Client(ours)
-    tracer.send(protocol.Hello(os.getpid(), "", ""))
+    tracer.send(messages.Hello(os.getpid(), "", ""))
     client.hello()
     yield client, tracer
     tracer.close()
     client.close()
 
 
-def test_the_tracer_is_heard_while_it_reads_nothing(ends: tuple[Client, Connection[protocol.ToTracer]]) -> None:
+def test_the_tracer_is_heard_while_it_reads_nothing(ends: tuple[Client, Connection[messages.ToTracer]]) -> None:
     """GIVEN a tracer that takes no request until its messages have been read, and a request too large for the socket
     WHEN it sends segments, which are to be acknowledged THEN what it says behind them is heard all the same, and when
     it reads on, the acknowledgements are there."""
@@ -71,14 +72,14 @@ def test_the_tracer_is_heard_while_it_reads_nothing(ends: tuple[Client, Connecti
     os.close(segment)
     tracer.send(Noted(1, "heard", ""))
     assert heard.notes.acquire(timeout=10)
-    assert isinstance(tracer.receive()[0], protocol.Load)
-    assert [tracer.receive()[0] for _ in range(3)] == [protocol.Received(1)] * 3
+    assert isinstance(tracer.receive()[0], messages.Load)
+    assert [tracer.receive()[0] for _ in range(3)] == [messages.Received(1)] * 3
     tracer.hang_up()
     asking.join(10)
 
 
 def test_every_session_hears_of_the_tracers_end(
-    ends: tuple[Client, Connection[protocol.ToTracer]], capfd: pytest.CaptureFixture[str]
+    ends: tuple[Client, Connection[messages.ToTracer]], capfd: pytest.CaptureFixture[str]
 ) -> None:
     client, tracer = ends
     last = Ends()

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from bpfnb.tracer import clock
-from bpfnb.tracer.clock import Clock
+from bpfnb.tracer.read import clock
+from bpfnb.tracer.read.clock import Clock
 
 
 class Clocks:

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bpfnb import columns
-from bpfnb.columns import Batch, Codes, Distinct, Growing, Named, Strings, Text, growing
-from bpfnb.schema import Column, Rows
+from bpfnb.protocol.schema import Column, Rows
+from bpfnb.results import columns
+from bpfnb.results.columns import Batch, Codes, Distinct, Growing, Named, Strings, Text, growing
 
 STATES = (("RUNNING", 0), ("SLEEPING", 1), ("WAITING", 1), ("GONE", 260), ("BAD", -1))
 

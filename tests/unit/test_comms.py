@@ -9,8 +9,8 @@ from collections import deque
 import numpy as np
 import pytest
 
-from bpfnb.tracer import comms
-from bpfnb.tracer.comms import CommHistory
+from bpfnb.tracer.read import comms
+from bpfnb.tracer.read.comms import CommHistory
 
 
 def history_of(names: dict[int, list[tuple[int, bytes]]]) -> CommHistory:

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from bpfnb.tracer.constants import Object, Reference, placed, unfilled
+from bpfnb.tracer.compile.constants import Object, Reference, placed, unfilled
 
 
 def instruction(op: int, registers: int = 0, number: int = 0) -> bytes:

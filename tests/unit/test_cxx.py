@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bpfnb.tracer import cxx
+from bpfnb.tracer.symbols import cxx
 
 NAMES = [
     "main",

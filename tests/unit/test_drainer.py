@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from bpfnb.tracer.drainer import FILLING, Drainer
+from bpfnb.tracer.read.poller import FILLING, Drainer
 
 
 @pytest.fixture(scope="module")

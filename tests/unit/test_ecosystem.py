@@ -16,9 +16,9 @@ import polars
 import pyarrow as pa
 import pytest
 
-from bpfnb.columns import PANDAS, Bytes
-from bpfnb.frames import PrintkTable, Table
-from bpfnb.schema import PRINTK_ROW, Column, Schema
+from bpfnb.protocol.schema import PRINTK_ROW, Column, Schema
+from bpfnb.results.columns import PANDAS, Bytes
+from bpfnb.results.table import PrintkTable, Table
 
 Frame = pd.DataFrame
 ROWS = 7

@@ -8,9 +8,9 @@ import os
 import pytest
 
 from bpfnb.errors import CompileError, PrivilegeError, ProgramError, VerifierError
-from bpfnb.tracer.edits import Rewritten, assemble
-from bpfnb.tracer.failures import compile_error, crash_error, load_error
-from bpfnb.tracer.lineinfo import Lines
+from bpfnb.tracer.diagnose.errors import compile_error, crash_error, load_error
+from bpfnb.tracer.diagnose.lineinfo import Lines
+from bpfnb.tracer.source_map import Rewritten, assemble
 
 FILE = "/proc/self/fd/200"
 CELL = """\

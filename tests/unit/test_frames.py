@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bpfnb import frames
-from bpfnb.columns import PANDAS, Category, Text
-from bpfnb.frames import PrintkTable, RateMeter, Table
-from bpfnb.schema import PRINTK_ROW, Column, Rows, Schema
+from bpfnb.protocol.schema import PRINTK_ROW, Column, Rows, Schema
+from bpfnb.results import table as tables
+from bpfnb.results.columns import PANDAS, Category, Text
+from bpfnb.results.table import PrintkTable, RateMeter, Table
 
 EVENT = np.dtype(
     [("header", "V8"), ("ts", "<u8"), ("pid", "<u4"), ("value", "<i4"), ("comm", "S16"), ("end", "<i8")], align=False
@@ -151,7 +151,7 @@ def test_batches_of_any_size_make_the_same_frame(at_once: int, monkeypatch: pyte
     tails = [b"x" * (n % 7) for n in range(500)]
     whole = Table(TAILED, EPOCH)
     whole.append(*with_tails(events(500), tails))
-    monkeypatch.setattr(frames, "_BATCH", at_once)
+    monkeypatch.setattr(tables, "_BATCH", at_once)
     for seed in range(5):
         cuts = [0, *sorted(np.random.default_rng(seed).integers(0, 500, 6).tolist()), 500]
         table = Table(TAILED, EPOCH)
@@ -419,7 +419,7 @@ def test_an_empty_table_without_a_clock() -> None:
 def test_an_interrupted_table_goes_on(target: str, call: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """GIVEN Ctrl-C in the middle of an append or a drop, before or after the column's work THEN the same rows, appended
     again, are there once, and nothing else is."""
-    monkeypatch.setattr(frames, "_BATCH", 8)
+    monkeypatch.setattr(tables, "_BATCH", 8)
     owner: Any = Category if target == "part" else Text
     real = getattr(owner, target)
     for after in (False, True):
@@ -488,7 +488,7 @@ def test_lines() -> None:
         "flags": "category",
         "ts": "float64",
     }
-    assert frame["msg"].dtype == frames.text_dtype()
+    assert frame["msg"].dtype == tables.text_dtype()
     assert frame["time"].astype("int64").tolist() == [EPOCH + n for n in (1_500_000_000, 1_500_000_001, 3, 4)]
     assert frame["ts"].tolist() == [1_500_000_000 / 1e9, 1_500_000_001 / 1e9, 3 / 1e9, 4 / 1e9]
     assert frame["comm"].tolist() == ["bash", "a\N{REPLACEMENT CHARACTER}", "bash", "x" * 16]
@@ -518,7 +518,7 @@ def test_no_lines() -> None:
 )
 def test_a_rate_needs_times(frame: pd.DataFrame) -> None:
     with pytest.raises(ValueError, match=r"these events have none: .* clock is None"):
-        frames.rate(frame)
+        tables.rate(frame)
 
 
 def test_a_meter_of_a_number_column() -> None:
@@ -533,7 +533,7 @@ def test_a_meter_of_a_number_column() -> None:
 
 def test_a_frame_shows_marks_as_escapes_and_keeps_its_values() -> None:
     marked = "\x1b[31mred\u202e<b>"
-    frame = frames.harmless(pd.DataFrame({"comm": pd.Categorical([marked])}))
+    frame = tables.harmless(pd.DataFrame({"comm": pd.Categorical([marked])}))
     for text in (frame.to_html(), frame._repr_html_(), frame.to_string(), repr(frame)):
         assert "\x1b" not in text
         assert "\u202e" not in text

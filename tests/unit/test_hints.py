@@ -8,8 +8,8 @@ import re
 import pytest
 
 from bpfnb.errors import BpfnbError, ProgramError
-from bpfnb.program import parse, parse_probe, split_attach
-from bpfnb.tracer.rewrite import rewrite
+from bpfnb.language.program import parse, parse_probe, split_attach
+from bpfnb.tracer.compile.rewrite import rewrite
 from magics.options import parse_define, parse_duration, parse_size
 
 HELLO = "int f(void *ctx) { return 0; }"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bpfnb import includes
 from bpfnb.errors import ProgramError
-from bpfnb.includes import expand, reachable
-from bpfnb.program import parse
+from bpfnb.language import includes
+from bpfnb.language.includes import expand, reachable
+from bpfnb.language.program import parse
 
 GUARDED = "// ours\n#ifndef X_H\n#define X_H\nstruct x { int a; };\nBPF_PERF_OUTPUT(events);\n#endif // X_H\n"
 ONCE = "#pragma once\nBPF_HASH(counts, u32, u64);\n"

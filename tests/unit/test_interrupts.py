@@ -17,9 +17,9 @@ from interrupting import every_point
 from matplotlib import font_manager
 
 import bpfnb
-from bpfnb import client
+from bpfnb.host import client
 from bpfnb.interrupts import Flag, new_rlock, uninterrupted
-from bpfnb.protocol import Checks, Hello, ProbeNames
+from bpfnb.protocol.messages import Checks, Hello, ProbeNames
 from bpfnb.session import Session
 from bpfnb.testing import FakeTracer
 

@@ -13,23 +13,40 @@ from bpfnb import release
 
 ROOT = Path(__file__).parents[2]
 
-# Lower layers first: a module imports only from its own layer's left.
-NOTEBOOK_SIDE = [
-    {"bpfnb.errors", "bpfnb.origins", "bpfnb.release", "bpfnb.interrupts"},
-    {"bpfnb.schema", "bpfnb.cell", "bpfnb.memory", "bpfnb.cflags"},
-    {"bpfnb.includes"},
-    {"bpfnb.program"},
-    {"bpfnb.protocol", "bpfnb.columns", "bpfnb.padding"},
-    {"bpfnb.frames", "bpfnb.refusals", "bpfnb.cost", "bpfnb.ways"},
-    {"bpfnb.store", "bpfnb.client", "bpfnb.stacks", "bpfnb.accessor", "bpfnb.baseline"},
-    {"bpfnb.maps"},
-    {"bpfnb.views"},
-    {"bpfnb.session", "bpfnb.doctor", "bpfnb.setup"},
-    {"bpfnb"},
-    {"bpfnb.testing", "bpfnb.__main__"},
+# Lower layers first: a module imports only what is in its own package, or in a layer before its own.
+NOTEBOOK = [
+    {"errors", "interrupts", "origins", "release"},
+    {"language"},
+    {"protocol"},
+    {"results", "host"},
+    {"views"},
+    {"session"},
+    {"doctor", "setup", "testing"},
     {"magics"},
+    {"bpfnb"},
+    {"__main__"},
 ]
-SHARED = {f"bpfnb.{name}" for name in release.SHARED}
+TRACER = [
+    {"kernel", "source_map"},
+    {"symbols"},
+    {"link", "read", "diagnose", "access"},
+    {"compile"},
+    {"doctor", "guard", "outbox", "lanes"},
+    {"sessions"},
+    {"service"},
+    {"__main__"},
+]
+# Not yet where they belong (issue 11).
+PENDING = {
+    ("bpfnb.testing", "bpfnb.tracer.read.clock"),
+    ("bpfnb.tracer.diagnose.clang", "bpfnb.tracer.compile.submits"),
+    ("bpfnb.tracer.kernel.cpus", "bpfnb.tracer.link.link"),
+    ("bpfnb.tracer.kernel.features", "bpfnb.tracer.compile.constants"),
+    ("bpfnb.tracer.link.attach", "bpfnb.tracer.compile.compiler"),
+    ("bpfnb.tracer.link.attach", "bpfnb.tracer.compile.engine"),
+    ("bpfnb.tracer.link.slots", "bpfnb.tracer.compile.compiler"),
+}
+SHARED = set(release.SHARED)  # with the tracer
 
 
 def modules() -> dict[str, Path]:
@@ -49,7 +66,7 @@ def imports(path: Path, *, lazy: bool = True) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = {f"{node.module}.{alias.name}" for alias in node.names}
-            # "from bpfnb import client" is about bpfnb.client, not about what bpfnb itself offers.
+            # "from bpfnb.host import client" is about bpfnb.host.client, not about what bpfnb itself offers.
             found |= names if names <= modules().keys() else {node.module, *names}
     return found
 
@@ -73,48 +90,84 @@ def top(name: str) -> str:
     return name.split(".")[0]
 
 
+def room(name: str) -> str:
+    """The package or module that a layer lists: ``tracer.link`` of bpfnb.tracer.link.usdt."""
+    parts = name.split(".")
+    if parts[0] == "magics" or len(parts) == 1:
+        return parts[0]
+    return ".".join(parts[1:3]) if parts[1] == "tracer" else parts[1]
+
+
 def layer(name: str) -> int:
-    for number, members in enumerate(NOTEBOOK_SIDE):
-        if name in members or (name.count(".") and any(name.startswith(f"{m}.") for m in members - {"bpfnb"})):
+    side, short = (TRACER, name[len("tracer.") :]) if name.startswith("tracer.") else (NOTEBOOK, name)
+    for number, members in enumerate(side):
+        if short in members:
             return number
-    raise AssertionError(f"{name} has no place in the layers: give it one in NOTEBOOK_SIDE")
+    raise AssertionError(f"{name} has no place in the layers: give it one")
 
 
-@pytest.mark.parametrize("name", sorted(n for n in modules() if not n.startswith("bpfnb.tracer")))
-def test_a_module_imports_only_what_lies_below_it(name: str) -> None:
-    known = modules()
-    for used in imports(modules()[name], lazy=False) & known.keys():
-        if used == name or used.startswith("bpfnb.tracer"):
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_a_module_imports_only_its_own_package_and_what_lies_below(name: str) -> None:
+    own = room(name)
+    for used in imports(modules()[name]) & modules().keys():
+        other = room(used)
+        if used == "bpfnb" and own not in ("bpfnb", "__main__"):
+            # Python imports it before any of its modules; nobody else may ask it for anything.
+            assert not asks(modules()[name], "bpfnb"), name
             continue
-        if used == "bpfnb" and name != "bpfnb":
-            assert layer(name) > layer("bpfnb"), f"{name} imports bpfnb itself"
+        if other in (own, "tracer") or (name, used) in PENDING:
             continue
-        assert layer(used) <= layer(name), f"{name} imports {used}"
+        if own.startswith("tracer"):
+            if other.startswith("tracer."):
+                assert layer(other) < layer(own), f"{name} imports {used}"
+            else:
+                assert other in SHARED, f"{name} imports {used}"
+        else:
+            assert not other.startswith("tracer"), f"{name} imports {used}"
+            assert layer(other) < layer(own), f"{name} imports {used}"
 
 
-def test_the_tracer_shares_only_these_modules_with_the_notebook() -> None:
-    for name, path in modules().items():
-        if not name.startswith("bpfnb.tracer"):
-            continue
-        ours = {used for used in imports(path) if used in modules() and not used.startswith("bpfnb.tracer")}
-        assert ours - {"bpfnb"} <= SHARED, name
+def asks(path: Path, package: str) -> bool:
+    """Whether it imports a package by itself, or a name of it that is no module."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import) and package in {alias.name for alias in node.names}:
+            return True
+        if isinstance(node, ast.ImportFrom) and node.module == package:
+            names = {f"{package}.{alias.name}" for alias in node.names}
+            if not names <= modules().keys():
+                return True
+    return False
 
 
-def test_the_notebook_side_does_not_import_the_tracer() -> None:
-    for name, path in modules().items():
-        if name.startswith("bpfnb.tracer") or name == "bpfnb.testing":
-            continue
-        assert not {used for used in imports(path) if used.startswith("bpfnb.tracer")}, name
+def test_nothing_imports_itself_by_way_of_others() -> None:
+    graph = {name: imports(path, lazy=False) & modules().keys() - {name} for name, path in modules().items()}
+    done: set[str] = set()
+
+    def follow(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, " -> ".join([*above, name])
+        if name in done:
+            return
+        for used in sorted(graph[name]):
+            follow(used, (*above, name))
+        done.add(name)
+
+    for name in sorted(graph):
+        follow(name, ())
+
+
+@pytest.mark.parametrize("folder", sorted({str(path.parent.relative_to(ROOT)) for path in modules().values()}))
+def test_a_folder_is_seen_at_a_glance(folder: str) -> None:
+    assert len(list((ROOT / folder).glob("*.py"))) <= 15  # with its __init__
 
 
 @pytest.mark.parametrize(
     ("library", "allowed"),
     [
-        ("bcc", ("bpfnb.tracer.engine",)),
+        ("bcc", ("bpfnb.tracer.compile.engine",)),
         ("ipywidgets", ("bpfnb.views",)),
         ("matplotlib", ("bpfnb.views",)),
         ("IPython", ("magics",)),
-        ("tree_sitter", ("bpfnb.cell", "bpfnb.tracer.rewrite")),
+        ("tree_sitter", ("bpfnb.language.cell", "bpfnb.tracer.compile.rewrite")),
     ],
 )
 def test_one_place_for_each_library(library: str, allowed: tuple[str, ...]) -> None:

@@ -14,12 +14,12 @@ import pytest
 
 import bpfnb
 from bpfnb.errors import ProgramError
-from bpfnb.protocol import Limits
+from bpfnb.protocol.messages import Limits
 from bpfnb.session import limits_of
 from bpfnb.testing import FakeTracer
-from bpfnb.tracer import cost
-from bpfnb.tracer.cost import Look, Window, Windows
-from bpfnb.tracer.guard import Watch
+from bpfnb.tracer.guard import cost
+from bpfnb.tracer.guard.cost import Look, Window, Windows
+from bpfnb.tracer.guard.guard import Watch
 
 HELLO = 'int kprobe__sys_clone(void *ctx) { bpf_trace_printk("Hello, World!\\n"); return 0; }'
 CPUS = 4
@@ -132,7 +132,7 @@ def test_never_more_than_fifty_milliseconds_of_a_second(monkeypatch: pytest.Monk
     """Whatever the scheduler makes of a sleep: but the window that is on may itself be late."""
     clock = Clock(7, late)
     monkeypatch.setattr(cost, "time", clock)
-    monkeypatch.setattr(cost.syscalls, "enable_run_statistics", lambda: os.open(os.devnull, os.O_RDONLY))
+    monkeypatch.setattr(cost.bpf, "enable_run_statistics", lambda: os.open(os.devnull, os.O_RDONLY))
     monkeypatch.setattr(cost.random, "uniform", random.Random(3).uniform)
     windows, on = Windows(), []
     while clock.now < 250:

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpfnb.errors import ProgramError, UnsupportedError
-from bpfnb.maps import Map, pack, stack_frames
-from bpfnb.protocol import MapInfo
-from bpfnb.schema import Column, Schema
+from bpfnb.protocol.messages import MapInfo
+from bpfnb.protocol.schema import Column, Schema
+from bpfnb.results.maps import Map, pack, stack_frames
 
 U32 = Schema((Column("key", "number", "<u4", 0),), 4)
 U64 = Schema((Column("value", "number", "<u8", 0),), 8)

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bpfnb.columns import Buffer
-from bpfnb.memory import Memory
+from bpfnb.results.columns import Buffer
+from bpfnb.results.memory import Memory
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
@@ -43,7 +43,7 @@ def bytes_of(memory: Memory) -> np.ndarray:
 def kernel_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether large pages are slow here is no matter of these tests."""
     monkeypatch.setattr(Memory, "_small", 0)
-    monkeypatch.setattr("bpfnb.memory._SLOW_NS", 1 << 62)
+    monkeypatch.setattr("bpfnb.results.memory._SLOW_NS", 1 << 62)
 
 
 @pytest.mark.usefixtures("kernel_takes")
@@ -76,11 +76,11 @@ def test_small_pages_after_a_slow_large_one(monkeypatch: pytest.MonkeyPatch) -> 
     """Four pieces of them, then eight, and so on; as soon as a large one is quick again, none."""
     monkeypatch.setattr(Memory, "_small", 0)
     monkeypatch.setattr(Memory, "_next", 4)
-    monkeypatch.setattr("bpfnb.memory._SLOW_NS", -1)
+    monkeypatch.setattr("bpfnb.results.memory._SLOW_NS", -1)
     pieces = [Memory(2 * MIB) for _ in range(20)]
     for piece in pieces[:16]:
         piece.prepare(1)
-    monkeypatch.setattr("bpfnb.memory._SLOW_NS", 1 << 62)
+    monkeypatch.setattr("bpfnb.results.memory._SLOW_NS", 1 << 62)
     monkeypatch.setattr(Memory, "_small", 0)
     for piece in pieces[16:]:
         piece.prepare(1)
@@ -91,7 +91,7 @@ def test_small_pages_after_a_slow_large_one(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_kernel_that_takes_nothing_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before 5.14."""
-    monkeypatch.setattr("bpfnb.memory._POPULATE_WRITE", 9999)
+    monkeypatch.setattr("bpfnb.results.memory._POPULATE_WRITE", 9999)
     memory = Memory(16 * MIB)
     array = bytes_of(memory)
     memory.prepare(16 * MIB)

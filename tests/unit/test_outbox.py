@@ -12,9 +12,10 @@ from functools import partial
 
 import pytest
 
-from bpfnb import protocol
 from bpfnb.errors import ProgramError
-from bpfnb.protocol import Connection, FromTracer, ToTracer
+from bpfnb.protocol import messages
+from bpfnb.protocol.connection import Connection
+from bpfnb.protocol.messages import FromTracer, ToTracer
 from bpfnb.tracer.lanes import Lanes
 from bpfnb.tracer.outbox import Outbox
 from bpfnb.tracer.service import Numbers
@@ -34,8 +35,8 @@ def outbox() -> Iterator[tuple[Outbox, Connection[FromTracer]]]:
         tracer.close()
 
 
-def names(count: int) -> protocol.ProbeNames:
-    return protocol.ProbeNames(1, ("x" * 1000,) * count, 0)
+def names(count: int) -> messages.ProbeNames:
+    return messages.ProbeNames(1, ("x" * 1000,) * count, 0)
 
 
 def test_who_sends_does_not_wait_for_a_reader_and_nothing_is_lost() -> None:
@@ -43,16 +44,16 @@ def test_who_sends_does_not_wait_for_a_reader_and_nothing_is_lost() -> None:
         for n in range(50):
             fd = os.memfd_create("map")
             os.write(fd, b"%d" % n)
-            box.send(protocol.MapRead(0, n, "m", 1), [fd])
+            box.send(messages.MapRead(0, n, "m", 1), [fd])
             os.close(fd)  # what waits has its own
-            box.send(protocol.ProbeNames(n, ("x" * 50_000,), 0))
+            box.send(messages.ProbeNames(n, ("x" * 50_000,), 0))
         for n in range(50):
             read, (fd,) = notebook.receive()
-            assert isinstance(read, protocol.MapRead)
+            assert isinstance(read, messages.MapRead)
             assert (read.session, os.pread(fd, 8, 0)) == (n, b"%d" % n)
             os.close(fd)
             message, fds = notebook.receive()
-            assert isinstance(message, protocol.ProbeNames)
+            assert isinstance(message, messages.ProbeNames)
             assert (message.request, len(message.names[0]), fds) == (n, 50_000, [])
 
 
@@ -74,7 +75,7 @@ def test_maps_that_wait_count_with_their_entries() -> None:
         box.send(names(2000))  # more than the socket takes
         fd = os.memfd_create("map")
         os.ftruncate(fd, 100 << 20)
-        box.send(protocol.MapRead(1, 1, "m", 1), [fd])
+        box.send(messages.MapRead(1, 1, "m", 1), [fd])
         os.close(fd)
         assert box.full
 

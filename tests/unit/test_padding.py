@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bpfnb.padding import count_twins, hidden_places
-from bpfnb.schema import Column, Rows, Schema
+from bpfnb.protocol.schema import Column, Rows, Schema
+from bpfnb.results.padding import count_twins, hidden_places
 
 # struct { u32 pid; char c; u64 x; }
 PADDED = Schema(

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from bpfnb.tracer import peer
+from bpfnb.tracer.access import peer
 
 
 @contextmanager

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from bpfnb.errors import PrivilegeError, SetupError
-from bpfnb.program import parse
-from bpfnb.protocol import Limits
-from bpfnb.tracer.peer import Peer
-from bpfnb.tracer.policy import Policy, Rules
+from bpfnb.language.program import parse
+from bpfnb.protocol.messages import Limits
+from bpfnb.tracer.access.peer import Peer
+from bpfnb.tracer.access.policy import Policy, Rules
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root's file is a policy")
 

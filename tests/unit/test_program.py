@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpfnb.errors import ProgramError
-from bpfnb.program import EVENTS, Function, Probe, Program, parse, parse_probe, split_attach, split_symbol
+from bpfnb.language.program import EVENTS, Function, Probe, Program, parse, parse_probe, split_attach, split_symbol
 
 HELLO = 'int hello(void *ctx) { bpf_trace_printk("hi\\n"); return 0; }'
 

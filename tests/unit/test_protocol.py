@@ -13,11 +13,13 @@ from contextlib import contextmanager
 import msgspec
 import pytest
 
-from bpfnb import errors, protocol
+from bpfnb import errors
 from bpfnb.errors import BpfnbError, CompileError, Diagnostic
-from bpfnb.program import parse
-from bpfnb.protocol import Connection, Failed, FromTracer, Load, SegmentAdded, Stop, ToTracer
-from bpfnb.schema import PRINTK, Layout
+from bpfnb.language.program import parse
+from bpfnb.protocol import messages
+from bpfnb.protocol.connection import Connection
+from bpfnb.protocol.messages import Failed, FromTracer, Load, SegmentAdded, Stop, ToTracer
+from bpfnb.protocol.schema import PRINTK, Layout
 
 SOURCE = 'int kprobe__sys_clone(void *ctx) { bpf_trace_printk("\u2603\\n"); return 0; }'
 
@@ -49,7 +51,7 @@ def test_descriptors_come_with_their_own_message() -> None:
         for n, fd in enumerate(files):
             os.write(fd, b"%d" % n)
             tracer.send(SegmentAdded(n, "printk", PRINTK, Layout(10, 10), 0), [fd])
-            tracer.send(protocol.Stopped(n))
+            tracer.send(messages.Stopped(n))
             os.close(fd)
         for n in range(3):
             message, received = notebook.receive()
@@ -58,7 +60,7 @@ def test_descriptors_come_with_their_own_message() -> None:
             (fd,) = received
             assert os.pread(fd, 8, 0) == b"%d" % n
             os.close(fd)
-            assert notebook.receive() == (protocol.Stopped(n), [])
+            assert notebook.receive() == (messages.Stopped(n), [])
 
 
 def test_a_message_larger_than_the_sockets_buffer() -> None:

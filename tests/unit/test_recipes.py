@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from bpfnb.program import parse
-from bpfnb.tracer import recipes, tracefs
-from bpfnb.tracer.compiler import Cancel, Compiler, LoadWish, _Built, _Job
-from bpfnb.tracer.recipes import Code, Kept, Recipe, begin_with_tag, decided, decode
-from bpfnb.tracer.rewrite import Rewritten, rewrite
-from bpfnb.tracer.syscalls import ProgramAttributes
+from bpfnb.language.program import parse
+from bpfnb.tracer.compile import cache as recipes
+from bpfnb.tracer.compile.cache import Code, Kept, Recipe, begin_with_tag, decided, decode
+from bpfnb.tracer.compile.compiler import Cancel, Compiler, LoadWish, _Built, _Job
+from bpfnb.tracer.compile.rewrite import Rewritten, rewrite
+from bpfnb.tracer.kernel import tracefs
+from bpfnb.tracer.kernel.bpf import ProgramAttributes
 
 TAG = b"abcdEFGH"
 LOW, HIGH = struct.unpack("<ii", TAG)

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bpfnb.schema import ROWS, Column, Layout, Schema, parts
-from bpfnb.tracer.perfbuf import CpuBuffer
-from bpfnb.tracer.records import NONE, PERF, RING, Records, Shape, cut, join, merge
-from bpfnb.tracer.segments import SegmentWriter
+from bpfnb.protocol.schema import ROWS, Column, Layout, Schema, parts
+from bpfnb.protocol.segments import SegmentWriter
+from bpfnb.tracer.read.perf import CpuBuffer
+from bpfnb.tracer.read.records import NONE, PERF, RING, Records, Shape, cut, join, merge
 
 BUSY, DISCARD = 1 << 31, 1 << 30
 SAMPLE, LOST = 9, 2

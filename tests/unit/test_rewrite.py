@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bpfnb.errors import ProgramError, UnsupportedError
-from bpfnb.program import Program, parse
-from bpfnb.tracer.rewrite import Rewritten, rewrite
+from bpfnb.language.program import Program, parse
+from bpfnb.tracer.compile.rewrite import Rewritten, rewrite
 
 MODES: tuple[Literal["kprobe", "tracepoint"], ...] = ("kprobe", "tracepoint")
 SEEDS = {

@@ -10,8 +10,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from bpfnb.schema import LOST, ROWS, Column, Layout, Schema, parts
-from bpfnb.tracer.segments import MAX_EVENT, Credit, SegmentWriter
+from bpfnb.protocol.schema import LOST, ROWS, Column, Layout, Schema, parts
+from bpfnb.protocol.segments import MAX_EVENT, Credit, SegmentWriter
 
 MIB = 1 << 20
 PLAIN = Schema((Column("n", "number", "<u8", 0),), 1024)

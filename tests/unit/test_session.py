@@ -17,10 +17,11 @@ import pandas as pd
 import pytest
 
 import bpfnb
-from bpfnb import client, frames, protocol, store
 from bpfnb.errors import AttachError, CompileError, Diagnostic, VerifierError
+from bpfnb.host import client
+from bpfnb.protocol import messages, segments
+from bpfnb.results import output, table
 from bpfnb.testing import FakeTracer, Line
-from bpfnb.tracer import segments
 
 HELLO = 'int kprobe__sys_clone(void *ctx) { bpf_trace_printk("Hello, World!\\n"); return 0; }'
 
@@ -60,8 +61,8 @@ def test_a_frame_never_changes_once_handed_out() -> None:
 
 def test_an_unchanged_frame_is_not_built_again(monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
-    build = frames.PrintkTable._build
-    monkeypatch.setattr(frames.PrintkTable, "_build", lambda table: built.append(table.end) or build(table))
+    build = table.PrintkTable._build
+    monkeypatch.setattr(table.PrintkTable, "_build", lambda table: built.append(table.end) or build(table))
     with FakeTracer() as tracer, bpfnb.trace(HELLO, name="hello") as session:
         tracer.printk(session, [("bash", n, "x") for n in range(1000)])
         first, second = session.df, session.df
@@ -136,7 +137,7 @@ def test_memory_is_bounded_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest rows go, whether anybody asks for the frame meanwhile or not; nothing is counted twice."""
     monkeypatch.setattr(segments, "_ROW_BYTES", 40 * 1000)
     monkeypatch.setattr(segments, "_TEXT_BYTES", 1 << 16)
-    monkeypatch.setattr("bpfnb.frames._BATCH", 100)
+    monkeypatch.setattr("bpfnb.results.table._BATCH", 100)
     for ask in (False, True):
         with FakeTracer() as tracer, bpfnb.trace(HELLO, name="hello", keep=200_000) as session:
             for start in range(0, 50_000, 500):
@@ -152,7 +153,7 @@ def test_memory_is_bounded_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_keep_has_a_sensible_default() -> None:
-    assert 256 << 20 <= store.default_keep() <= 4 << 30
+    assert 256 << 20 <= output.default_keep() <= 4 << 30
 
 
 def test_rate() -> None:
@@ -515,9 +516,9 @@ def test_an_unnamed_session_is_no_variable_of_the_notebook() -> None:
 class Behind(FakeTracer):
     """A tracer that reads maps behind the stop of their session."""
 
-    def _reply(self, message: protocol.ToTracer) -> protocol.FromTracer:
-        if isinstance(message, protocol.Stop):
-            return protocol.Stopped(message.request, 0, tuple(self._maps))
+    def _reply(self, message: messages.ToTracer) -> messages.FromTracer:
+        if isinstance(message, messages.Stop):
+            return messages.Stopped(message.request, 0, tuple(self._maps))
         return super()._reply(message)
 
 
@@ -546,7 +547,7 @@ def test_a_map_that_could_not_be_read_in_time_is_an_error_with_its_size() -> Non
     why = "the map counts: it has more than 9 entries"
     with large_map() as (tracer, session):
         session.stop()
-        tracer._connection.send(protocol.MapLost(session._number, "counts", why))
+        tracer._connection.send(messages.MapLost(session._number, "counts", why))
         tracer.detached(session)
         with pytest.raises(bpfnb.MapError, match="more than 9 entries"):
             len(session.maps["counts"].df)

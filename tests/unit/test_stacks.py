@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bpfnb import stacks
 from bpfnb.errors import ProgramError
+from bpfnb.results import stacks
 
 KERNEL = 0xFFFFFFFF81000000
 LIBC = "/usr/lib/libc.so.6"

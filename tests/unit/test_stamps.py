@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bpfnb.schema import ROWS, Column, Layout, Schema, parts
-from bpfnb.tracer import rings
-from bpfnb.tracer.rings import RingSource
-from bpfnb.tracer.segments import SegmentWriter
+from bpfnb.protocol.schema import ROWS, Column, Layout, Schema, parts
+from bpfnb.protocol.segments import SegmentWriter
+from bpfnb.tracer.read import ringbuf
+from bpfnb.tracer.read.ringbuf import RingSource
 
 BUSY, DISCARD = 1 << 31, 1 << 30
 SIZE = 1 << 12
@@ -33,8 +33,8 @@ class Ring:
         os.ftruncate(self._fd, 2 * mmap.PAGESIZE + 2 * SIZE)
         self._memory = mmap.mmap(self._fd, 0)
         self.position = 0
-        monkeypatch.setattr(rings.syscalls, "map_shape", lambda fd: SimpleNamespace(max_entries=SIZE))
-        monkeypatch.setattr(rings, "time", SimpleNamespace(monotonic_ns=lambda: self.now))
+        monkeypatch.setattr(ringbuf.bpf, "map_shape", lambda fd: SimpleNamespace(max_entries=SIZE))
+        monkeypatch.setattr(ringbuf, "time", SimpleNamespace(monotonic_ns=lambda: self.now))
         self._segments: list[tuple[Layout, mmap.mmap]] = []
         self._writers: list[SegmentWriter] = []
         self.source = RingSource(self._fd, schema, self._open_writer, lambda: 0, stamped=True)
@@ -153,13 +153,13 @@ def test_the_last_drain_holds_nothing_back(ring: Ring) -> None:
 def test_a_backlog_is_read_in_turns_and_stays_in_order(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
     """GIVEN more than a turn takes, and stamps that step back WHEN it is drained THEN each drain takes a part, and what
     may still be older than what comes next waits."""
-    monkeypatch.setattr(rings, "_RING_TURN", 400)
+    monkeypatch.setattr(ringbuf, "_RING_TURN", 400)
     for n in range(100):
         ring.add(n, MS * (10 + n - 2 * (n % 3)))
     reads, rows = [], []
     while ring.read < ring.position:
         answer = ring.drain(200 * MS)
-        assert answer == rings.FILLING or ring.read == ring.position
+        assert answer == ringbuf.FILLING or ring.read == ring.position
         reads.append(ring.read)
         rows.append(len(ring.rows))
     assert len(reads) == 8
@@ -168,7 +168,7 @@ def test_a_backlog_is_read_in_turns_and_stays_in_order(ring: Ring, monkeypatch: 
 
 
 def test_the_last_drain_takes_every_turn(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rings, "_RING_TURN", 50)
+    monkeypatch.setattr(ringbuf, "_RING_TURN", 50)
     for n in range(100):
         ring.add(n, (100 - n) * MS)
     ring.drain(200 * MS, last=True)

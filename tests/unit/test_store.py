@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bpfnb import frames
-from bpfnb.frames import PrintkTable, Table
-from bpfnb.schema import PRINTK, PRINTK_ROW, Column, Rows, Schema
-from bpfnb.store import Keep, Output
-from bpfnb.tracer import segments
-from bpfnb.tracer.segments import SegmentWriter
+from bpfnb.protocol import segments
+from bpfnb.protocol.schema import PRINTK, PRINTK_ROW, Column, Rows, Schema
+from bpfnb.protocol.segments import SegmentWriter
+from bpfnb.results import table
+from bpfnb.results.output import Keep, Output
+from bpfnb.results.table import PrintkTable, Table
 
 EVENT = np.dtype([("ts", "<u8"), ("end", "<i8"), ("pid", "<u4"), ("state", "<u4"), ("comm", "S8")])
 COLUMNS = (
@@ -226,7 +226,7 @@ def test_an_interrupted_df_loses_and_repeats_nothing(
 ) -> None:
     """GIVEN Ctrl-C while segments are decoded THEN the next df has every row once."""
     output, writer = pair
-    real = frames.Batch
+    real = table.Batch
     left = iter([5, 3, 1, 0])
     due = next(left)
 
@@ -238,8 +238,8 @@ def test_an_interrupted_df_loses_and_repeats_nothing(
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(frames, "_BATCH", 40)
-    monkeypatch.setattr(frames, "Batch", interrupted)
+    monkeypatch.setattr(table, "_BATCH", 40)
+    monkeypatch.setattr(table, "Batch", interrupted)
     writer.append(events(550), tails(550))
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from bpfnb.cell import Token, lex, scan
 from bpfnb.errors import ProgramError, UnsupportedError
-from bpfnb.program import parse
-from bpfnb.schema import Column, Schema
-from bpfnb.tracer.edits import Handed, Submit
-from bpfnb.tracer.outputs import Carried, carried
-from bpfnb.tracer.rewrite import rewrite
-from bpfnb.tracer.submits import Submits, _uncast, padded_maps, submits
+from bpfnb.language.cell import Token, lex, scan
+from bpfnb.language.program import parse
+from bpfnb.protocol.schema import Column, Schema
+from bpfnb.tracer.compile.outputs import Carried, carried
+from bpfnb.tracer.compile.rewrite import rewrite
+from bpfnb.tracer.compile.submits import Submits, _uncast, padded_maps, submits
+from bpfnb.tracer.source_map import Handed, Submit
 
 CELL = """\
 BPF_PERF_OUTPUT(events);

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bpfnb.tracer.tracefs import Events, Field, Pipe, join, parse_pages
+from bpfnb.tracer.kernel.tracefs import Events, Field, Pipe, join, parse_pages
 
 PAGE = 4096
 

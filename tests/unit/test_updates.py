@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from bpfnb.cell import scan
-from bpfnb.program import parse
-from bpfnb.tracer.rewrite import rewrite
-from bpfnb.tracer.updates import Updates, shown_entries, updates
+from bpfnb.language.cell import scan
+from bpfnb.language.program import parse
+from bpfnb.tracer.compile.rewrite import rewrite
+from bpfnb.tracer.compile.updates import Updates, shown_entries, updates
 
 MAPS = 'BPF_HASH(counts, u32); BPF_ARRAY(slots, u64, 8); BPF_TABLE("percpu_hash", u32, u64, pcpu, 10);'
 

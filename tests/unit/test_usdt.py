@@ -7,8 +7,8 @@ from typing import cast
 
 import pytest
 
-from bpfnb.tracer import usdt
-from bpfnb.tracer.elf import Elf, UsdtNote
+from bpfnb.tracer.link import usdt
+from bpfnb.tracer.symbols.elf import Elf, UsdtNote
 
 REGISTERS = {"ax": 0x1234, "bx": 10, "cx": 3, "bp": 1000, "sp": 2000, "ip": 5000, "r9": 77}
 NOTE = UsdtNote("p", "n", 0x400, 0, "")

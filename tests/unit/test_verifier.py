@@ -6,8 +6,8 @@ import errno
 
 import pytest
 
-from bpfnb.tracer.lineinfo import Lines
-from bpfnb.tracer.verifier import read
+from bpfnb.tracer.diagnose.lineinfo import Lines
+from bpfnb.tracer.diagnose.verifier import read
 
 CELL = "int f(void *ctx) {\n    u32 key = 0;\n    u64 *value = counts.lookup(&key);\n    return *value;\n}\n"
 

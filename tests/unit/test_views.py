@@ -26,11 +26,11 @@ from PIL import Image
 
 import bpfnb
 from bpfnb.errors import CompileError, ProgramError, UnsupportedError, VerifierError
-from bpfnb.frames import RateMeter
-from bpfnb.protocol import Check, ProbeInfo
+from bpfnb.protocol.messages import Check, ProbeInfo
+from bpfnb.results.table import RateMeter
 from bpfnb.session import Snapshot
 from bpfnb.views import html as pages
-from bpfnb.views import painter, panel, plots
+from bpfnb.views import panel, plots, refresh
 from bpfnb.views.notebook import Notebook
 from bpfnb.views.plots import Curve, RatesFigure, pick, scale, short
 
@@ -411,8 +411,8 @@ class FakePanel:
 
 def test_failing_panel_ends_alone() -> None:
     good, bad = FakePanel(), FakePanel(RuntimeError("no"))
-    painter.add(bad)
-    painter.add(good)
+    refresh.add(bad)
+    refresh.add(good)
     eventually(lambda: len(good.paints) >= 2, "two paints of the good panel")
     assert bad.failed is bad.error
     good.done = True
@@ -422,10 +422,10 @@ def test_failing_panel_ends_alone() -> None:
 
 def test_paints_at_most_four_times_a_second_however_often_woken() -> None:
     shown = FakePanel()
-    painter.add(shown)
+    refresh.add(shown)
     end = time.monotonic() + 1.5
     while time.monotonic() < end:
-        painter.wake()
+        refresh.wake()
         time.sleep(0.005)
     shown.done = True
     eventually(lambda: not painters(), "the thread's end")
@@ -438,7 +438,7 @@ def test_one_thread_for_panels_added_and_closed_from_everywhere() -> None:
     def use() -> None:
         for _ in range(5):
             shown = FakePanel()
-            painter.add(shown)
+            refresh.add(shown)
             assert len(painters()) == 1
             shown.done = True
             eventually(lambda shown=shown: shown.paints, "a paint")

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from bpfnb import client, release, ways
+from bpfnb import release
 from bpfnb.errors import PrivilegeError, SetupError
-from bpfnb.protocol import Connection, Hello
-from bpfnb.ways import Installed, Record, Way
+from bpfnb.host import client, ways
+from bpfnb.host.ways import Installed, Record, Way
+from bpfnb.protocol.connection import Connection
+from bpfnb.protocol.messages import Hello
 
 VERSION = release.version()
 NOBODY = pwd.getpwnam("nobody")

@@ -15,7 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-from bpfnb import release, ways
+from bpfnb import release
+from bpfnb.host import ways
 
 BPFNB = [sys.executable, "-m", "bpfnb", "setup"]
 NOBODY = pwd.getpwnam("nobody")
@@ -24,7 +25,7 @@ INSTANCES = Path("/sys/kernel/tracing/instances")
 # Traces until a line comes, then says how the session has ended; again and again.
 TRACES = """
 import bpfnb, os, sys
-from bpfnb import client
+from bpfnb.host import client
 PRINTS = 'int f(void *ctx) { bpf_trace_printk("x\\\\n"); return 0; }'
 try:
     while True:

@@ -1,0 +1,1 @@
+"""Where a tracer is, how it is reached, and the talk with it."""

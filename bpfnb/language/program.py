@@ -1,0 +1,643 @@
+"""What a cell asks for: its C and the wishes about it, as one frozen value.
+
+``parse`` looks at text only, never at the kernel: the same cell gives the same ``Program`` on every machine, and both
+processes may hold one. What the running kernel knows (does this probe exist, how is a syscall attached) enters at load.
+
+Where the text could not be read whole (cell.py), ``parse`` takes the wishes on trust rather than claim that a function
+does not exist; clang then says what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import msgspec
+
+from bpfnb.errors import Diagnostic, ProgramError, did_you_mean
+from bpfnb.language import cflags as clang_flags
+from bpfnb.language.cell import Body, Cell, Function, MapDecl, Output, scan
+from bpfnb.language.includes import Piece, Places, expand, reachable
+
+__all__ = [
+    "ENTRIES",
+    "EVENTS",
+    "KINDS",
+    "RAW",
+    "Function",
+    "MapDecl",
+    "Output",
+    "Probe",
+    "Program",
+    "parse",
+    "parse_probe",
+    "split_attach",
+    "split_symbol",
+]
+
+
+class Probe(msgspec.Struct, frozen=True):
+    """One attachment. ``requested``: as the user wrote it. ``line``: of the function, 0 where it was not found."""
+
+    kind: str
+    target: str
+    function: str
+    requested: str
+    line: int
+
+
+class Program(msgspec.Struct, frozen=True):
+    """A parsed cell. ``prints``: it calls bpf_trace_printk. ``cflags``: for clang, ``-DX=Y`` included. ``headers``:
+    "auto", "btf", or a folder of kernel headers, from the root. ``warnings``: about the text, such as of a function
+    that nothing attaches. ``cpu``: events have the number of their CPU.
+
+    Where the cell includes headers of the user's own, ``source`` has them in it, ``cell`` is what was written, and
+    ``pieces`` say which is which: ``places`` leads from a line of ``source`` to one of the cell or of a header.
+    """
+
+    source: str
+    functions: tuple[Function, ...]
+    probes: tuple[Probe, ...]
+    outputs: tuple[Output, ...]
+    maps: tuple[MapDecl, ...]
+    prints: bool
+    cflags: tuple[str, ...] = ()
+    headers: str = "auto"
+    warnings: tuple[Diagnostic, ...] = ()
+    cpu: bool = False
+    cell: str = ""
+    pieces: tuple[Piece, ...] = ()
+
+    @property
+    def tail_calls(self) -> tuple[str, ...]:
+        """The functions that may be put into a program array: those without a probe, where the cell has an array."""
+        attached = {probe.function for probe in self.probes}
+        holds = any(declared.holds_programs for declared in self.maps)
+        return tuple(f.name for f in self.functions if holds and not f.static and f.name not in attached)
+
+    @property
+    def places(self) -> Places:
+        return Places(self.cell or self.source, self.pieces)
+
+
+def parse(
+    source: str,
+    attach: Mapping[str, str | Sequence[str]] | Iterable[tuple[str, str]] = (),
+    cflags: Sequence[str] = (),
+    headers: str = "auto",
+    cpu: bool = False,
+) -> Program:
+    """Read a cell and its wishes.
+
+    ``attach``: probe text to function name or names, or pairs of both. ``cflags``: for clang (cflags.py); the ``-D``
+    options among them also decide ``#ifdef``. ``headers``: "auto", "btf", or a folder, from the root or with "~".
+    ``cpu``: events are to have the number of their CPU.
+    Headers that the cell includes of the current folder, or of one that -I names, are read (includes.py).
+    Raises ProgramError, with the line where there is one.
+    """
+    source = _text(source)
+    if isinstance(cflags, str):
+        raise ProgramError(f"cflags is a list of flags, not {cflags!r}", hint=f"write cflags={shlex.split(cflags)}")
+    clang_flags.check(cflags)
+    try:
+        text, pieces = expand(source, cflags)
+    except ProgramError as error:
+        error.source = source
+        raise
+    places = Places(source, pieces)
+    try:
+        program = _parse(text, attach, cflags, headers, cpu)
+    except ProgramError as error:
+        raise places.error(error) from None
+    warnings = tuple(map(places.diagnostic, program.warnings))
+    return msgspec.structs.replace(program, cell=source if pieces else "", pieces=pieces, warnings=warnings)
+
+
+def _parse(
+    source: str,
+    attach: Mapping[str, str | Sequence[str]] | Iterable[tuple[str, str]],
+    cflags: Sequence[str],
+    headers: str,
+    cpu: bool,
+) -> Program:
+    cell = scan(source, cflags)
+    if not cell.tokens and not cell.macros and not cell.directives:
+        raise ProgramError("the cell is empty: there is no C to compile", source=source)
+    functions = tuple(f.public(cell) for f in cell.functions)
+    wishes = [(parse_probe(text), text, name) for text, name in _pairs(attach)]
+    probes = _probes(cell, wishes)
+    _check(cell, probes, wishes)
+    return Program(
+        source=source,
+        functions=functions,
+        probes=tuple(probes),
+        outputs=tuple(cell.outputs),
+        maps=tuple(cell.maps),
+        prints=cell.mentions(cell.tokens, "bpf_trace_printk"),
+        cflags=reachable(cflags),
+        headers=_headers(headers),
+        warnings=(*_unattached(cell, probes), *_uncounted(cell)),
+        cpu=cpu,
+    )
+
+
+_NO_CHARACTER = re.compile("[\0\ud800-\udfff]")
+
+
+# What to do where Python has read the C's backslashes.
+RAW = 'in a Python program the C has to stand in a raw string, r"""...""": else \\n ends the line and \\0 is a NUL'
+
+
+def _text(source: str) -> str:
+    """The text with the line ends C has; ProgramError for what is no text."""
+    if not isinstance(source, str):
+        raise ProgramError(f"the C must be a str, not {type(source).__name__}")
+    source = re.sub(r"\r\n?", "\n", source)
+    if found := _NO_CHARACTER.search(source):
+        what = "a NUL character" if found[0] == "\0" else f"half a character, {found[0]!r}"
+        raise Cell(source).error(f"the cell contains {what}", found.start(), hint=RAW if found[0] == "\0" else None)
+    return source
+
+
+def _headers(wish: str) -> str:
+    if wish in ("auto", "btf"):
+        return wish
+    folder = os.path.expanduser(wish)  # noqa: PTH111 (Path.expanduser raises where there is no such user)
+    if not folder.startswith("/"):
+        raise ProgramError(
+            f"not kernel headers: {wish!r}",
+            hint="write auto, btf, or a folder from the root, such as /usr/src/linux-headers-6.1.0-50-amd64",
+        )
+    return folder
+
+
+# --- probes ----------------------------------------------------------------------------------------------------------
+
+_ALIASES = {
+    "k": "kprobe",
+    "kr": "kretprobe",
+    "kfunc": "fentry",
+    "f": "fentry",
+    "kretfunc": "fexit",
+    "fr": "fexit",
+    "t": "tracepoint",
+    "rt": "rawtracepoint",
+    "u": "uprobe",
+    "ur": "uretprobe",
+    "U": "usdt",
+    "p": "profile",
+    "s": "software",
+    "h": "hardware",
+}
+# Every kind, with its shape as an error message shows it.
+_SHAPES = {
+    "syscall": "syscall:NAME, such as syscall:clone",
+    "sysret": "sysret:NAME, such as sysret:clone",
+    "kprobe": "kprobe:FUNCTION or kprobe:FUNCTION+OFFSET, such as kprobe:vfs_read",
+    "kretprobe": "kretprobe:FUNCTION, such as kretprobe:vfs_read",
+    "fentry": "fentry:FUNCTION, such as fentry:vfs_read",
+    "fexit": "fexit:FUNCTION, such as fexit:vfs_read",
+    "tracepoint": "tracepoint:CATEGORY:NAME, such as tracepoint:sched:sched_process_fork",
+    "rawtracepoint": "rawtracepoint:NAME, such as rawtracepoint:sched_switch",
+    "uprobe": "uprobe:PATH:SYMBOL, uprobe:PATH:SYMBOL+OFFSET or uprobe:PATH:0xADDR, such as uprobe:/bin/bash:readline",
+    "uretprobe": "uretprobe:PATH:SYMBOL, such as uretprobe:/bin/bash:readline",
+    "usdt": "usdt:PATH:PROVIDER:NAME or usdt:PATH:NAME, such as usdt:/usr/bin/python3:python:gc__start",
+    "profile": "profile:HERTZ, or profile:UNIT:N with hz, s, ms or us, such as profile:99 or profile:ms:10",
+    "software": "software:EVENT or software:EVENT:COUNT, such as software:page-faults:100",
+    "hardware": "hardware:EVENT or hardware:EVENT:COUNT, such as hardware:cache-misses:1000000",
+    "lsm": "lsm:HOOK, such as lsm:file_open",
+}
+KINDS = tuple(_SHAPES)
+# Names of include/uapi/linux/perf_event.h (PERF_COUNT_SW_*, PERF_COUNT_HW_*) as perf(1) spells them, and bpftrace's
+# other names for them. A probe's target always carries the former.
+EVENTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "software": {
+        "cpu-clock": ("cpu",),
+        "task-clock": (),
+        "page-faults": ("faults",),
+        "context-switches": ("cs",),
+        "cpu-migrations": ("migrations",),
+        "minor-faults": (),
+        "major-faults": (),
+        "alignment-faults": (),
+        "emulation-faults": (),
+        "dummy": (),
+        "bpf-output": (),
+        "cgroup-switches": (),
+    },
+    "hardware": {
+        "cpu-cycles": ("cycles",),
+        "instructions": (),
+        "cache-references": (),
+        "cache-misses": (),
+        "branch-instructions": ("branches",),
+        "branch-misses": (),
+        "bus-cycles": (),
+        "stalled-cycles-frontend": ("frontend-stalls",),
+        "stalled-cycles-backend": ("backend-stalls",),
+        "ref-cycles": (),
+    },
+}
+# Entry functions of syscalls, old (sys_, SyS_) and new. Compat entries (__ia32_compat_sys_) are other functions, called
+# by other programs: a wish for one of those stays a kprobe.
+_SYSCALL_ENTRY = re.compile(r"(?:sys_|SyS_|__x64_sys_|__arm64_sys_|__riscv_sys_|__s390x_sys_|__s390_sys_)([a-z0-9_]+)")
+# System calls whose entry function, and so their tracepoint, is called otherwise than the call: by the kernel's tables
+# (arch/x86/entry/syscalls/syscall_64.tbl, scripts/syscall.tbl: "4 common stat sys_newstat"), or by the C library and
+# its manual, which leave out the number of the version in use.
+ENTRIES = {
+    "stat": "newstat",
+    "fstat": "newfstat",
+    "lstat": "newlstat",
+    "fstatat": "newfstatat",
+    "uname": "newuname",
+    "umount2": "umount",
+    "sendfile": "sendfile64",
+    "pread": "pread64",
+    "pwrite": "pwrite64",
+    "prlimit": "prlimit64",
+    "pselect": "pselect6",
+    **{f"sig{name}": f"rt_sig{name}" for name in ("action", "pending", "procmask", "return", "suspend", "timedwait")},
+}
+_SYMBOL = re.compile(r"[A-Za-z_][\w.$]*", re.ASCII)
+_IDENTIFIER = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_OFFSET = re.compile(r"\+(0[xX][0-9a-fA-F]+|[0-9]+)$")
+_POSITIVE = re.compile(r"0*[1-9][0-9]*", re.ASCII)
+
+
+def split_attach(text: str) -> tuple[str, str]:
+    """``syscall:clone=hello`` -> (``syscall:clone``, ``hello``). A path may contain "=": the last one splits."""
+    probe, equals, function = text.rpartition("=")
+    probe, function = probe.strip(), function.strip()
+    if not equals or not probe or not _IDENTIFIER.fullmatch(function):
+        raise ProgramError(f"not an attachment: {text!r}", hint="write PROBE=FUNCTION, such as syscall:clone=hello")
+    return probe, function
+
+
+def parse_probe(text: str) -> tuple[str, str]:
+    """``t:sched:sched_switch`` -> (``tracepoint``, ``sched:sched_switch``): the kind in full, and what follows it.
+
+    The target is normalised where one thing has several names: a kprobe on a syscall's entry function is the portable
+    ("syscall", "clone"), "syscall:stat" is ("syscall", "newstat"), "profile:hz:99" is ("profile", "99"), "s:faults" is
+    ("software", "page-faults").
+    Raises ProgramError for what cannot be a probe on any kernel.
+    """
+    text = text.strip()
+    word, colon, target = text.partition(":")
+    if not colon:
+        return _prefixed(text) or _not_a_probe(text)
+    kind = _ALIASES.get(word, word)
+    if kind not in _SHAPES:
+        names = [*_SHAPES, *(a for a in _ALIASES if len(a) > 2)]
+        raise ProgramError(f"unknown kind of probe {word!r} in {text!r}{_near(word, names, 'the kinds are')}")
+    if not target or target != target.strip() or any(not c.isprintable() for c in target):
+        raise _malformed(kind, text)
+    return _TARGETS[kind](kind, target, text)
+
+
+def _not_a_probe(text: str) -> tuple[str, str]:
+    hint = "write KIND:TARGET, such as syscall:clone or tracepoint:sched:sched_switch"
+    raise ProgramError(f"not a probe: {text!r}", hint=hint)
+
+
+def _malformed(kind: str, text: str) -> ProgramError:
+    if "*" in text or "?" in text:
+        hint = f"probes are named one by one; %bpf probes '{text}' lists those that match"
+        return ProgramError(f"wildcards are not understood: {text!r}", hint=hint)
+    return ProgramError(f"malformed probe {text!r}", hint=f"write {_SHAPES[kind]}")
+
+
+def _near(word: str, names: Iterable[str], otherwise: str = "") -> str:
+    """The tail of a message: the names that look like ``word``, else all of them after ``otherwise``."""
+    names = sorted(set(names))
+    near = did_you_mean(word, names)
+    if near:
+        return f": {near}"
+    return f"; {otherwise} {', '.join(names)}" if otherwise and names else ""
+
+
+def _split_offset(target: str) -> tuple[str, str]:
+    match = _OFFSET.search(target)
+    return (target[: match.start()], match.group()) if match else (target, "")
+
+
+def _kernel_function(kind: str, target: str, text: str) -> tuple[str, str]:
+    symbol, offset = _split_offset(target)
+    name = symbol.removeprefix("vmlinux:")  # bpftrace's name for what is in no module
+    if not _SYMBOL.fullmatch(name):
+        raise _malformed(kind, text)
+    if offset and kind != "kprobe":
+        raise ProgramError(f"{kind} takes no offset: {text!r}", hint=f"write {_SHAPES[kind]}")
+    target = name + offset
+    entry = _SYSCALL_ENTRY.fullmatch(target)
+    if entry and kind in ("kprobe", "kretprobe"):
+        return ("syscall" if kind == "kprobe" else "sysret"), ENTRIES.get(entry[1], entry[1])
+    return kind, target
+
+
+def _syscall(kind: str, target: str, text: str) -> tuple[str, str]:
+    entry = _SYSCALL_ENTRY.fullmatch(target)
+    name = entry[1] if entry else target
+    if not re.fullmatch(r"[a-z_][a-z0-9_]*", name):
+        raise _malformed(kind, text)
+    return kind, ENTRIES.get(name, name)
+
+
+def _words(count: int) -> _TargetParser:
+    def check(kind: str, target: str, text: str) -> tuple[str, str]:
+        parts = target.split(":")
+        if len(parts) != count or not all(re.fullmatch(r"[\w-]+", part, re.ASCII) for part in parts):
+            raise _malformed(kind, text)
+        return kind, target
+
+    return check
+
+
+def split_symbol(target: str) -> tuple[str, str, str]:
+    """A uprobe's PATH, SYMBOL and OFFSET ("+0x10", or ""): C++ and Rust names have "::" in them, and no other colon."""
+    path, symbol = re.fullmatch(r"(?:(.*[^:]):(?!:(?!:)))?(.*)", target, re.S).groups("")  # type: ignore[union-attr]
+    return path, *_split_offset(symbol)
+
+
+def _user_function(kind: str, target: str, text: str) -> tuple[str, str]:
+    path, name, offset = split_symbol(target)
+    if not path or not name or ("+" in name and "operator+" not in name):
+        raise _malformed(kind, text)
+    if offset and kind == "uretprobe":
+        raise ProgramError(f"uretprobe takes no offset: {text!r}", hint=f"write {_SHAPES[kind]}")
+    return kind, target
+
+
+_USDT_NAME = re.compile(r"[A-Za-z_][\w-]*", re.ASCII)
+
+
+def _usdt(kind: str, target: str, text: str) -> tuple[str, str]:
+    """The provider may be left out; a path may have colons, so which word is what is known where the file is."""
+    path, _, name = target.rpartition(":")
+    if not path or path.startswith(":") or not _USDT_NAME.fullmatch(name):
+        raise _malformed(kind, text)
+    return kind, target
+
+
+def _profile(kind: str, target: str, text: str) -> tuple[str, str]:
+    unit, colon, count = target.rpartition(":")
+    if colon and unit not in ("hz", "s", "ms", "us"):
+        raise ProgramError(f"unknown unit {unit!r} in {text!r}", hint=f"write {_SHAPES[kind]}")
+    number = _positive(count, kind, text)
+    return kind, (number if unit in ("", "hz") else f"{unit}:{number}")
+
+
+def _event(kind: str, target: str, text: str) -> tuple[str, str]:
+    name, colon, count = target.partition(":")
+    full = {alias: event for event, aliases in EVENTS[kind].items() for alias in (event, *aliases)}
+    if name not in full:
+        raise ProgramError(f"unknown {kind} event {name!r} in {text!r}{_near(name, full, 'the events are')}")
+    return kind, (f"{full[name]}:{_positive(count, kind, text)}" if colon else full[name])
+
+
+def _positive(count: str, kind: str, text: str) -> str:
+    if not _POSITIVE.fullmatch(count):
+        raise ProgramError(f"{count!r} is not a positive number in {text!r}", hint=f"write {_SHAPES[kind]}")
+    return count.lstrip("0")
+
+
+_TargetParser = Callable[[str, str, str], tuple[str, str]]
+_TARGETS: dict[str, _TargetParser] = {
+    "syscall": _syscall,
+    "sysret": _syscall,
+    "kprobe": _kernel_function,
+    "kretprobe": _kernel_function,
+    "fentry": _kernel_function,
+    "fexit": _kernel_function,
+    "tracepoint": _words(2),
+    "rawtracepoint": _words(1),
+    "uprobe": _user_function,
+    "uretprobe": _user_function,
+    "usdt": _usdt,
+    "profile": _profile,
+    "software": _event,
+    "hardware": _event,
+    "lsm": _words(1),
+}
+# bcc's names that attach by themselves (BPF._trace_autoload), and bpfnb's syscall__.
+_PREFIXES = {
+    "kprobe__": "kprobe",
+    "kretprobe__": "kretprobe",
+    "tracepoint__": "tracepoint",
+    "raw_tracepoint__": "rawtracepoint",
+    "kfunc__": "fentry",
+    "kretfunc__": "fexit",
+    "lsm__": "lsm",
+    "syscall__": "syscall",
+}
+
+
+def _prefixed(name: str) -> tuple[str, str] | None:
+    """The probe a function's name asks for by itself, if any."""
+    for prefix, kind in _PREFIXES.items():
+        target = name.removeprefix(prefix)
+        if target == name or not target:
+            continue
+        if kind == "tracepoint":
+            category, _, event = target.partition("__")
+            return (kind, f"{category}:{event}") if category and event else None
+        if kind in ("fentry", "fexit"):  # bcc from 0.27 on names the module as well
+            target = target.removeprefix("vmlinux__")
+        return _TARGETS[kind](kind, target, name)
+    return None
+
+
+def _pairs(attach: Mapping[str, str | Sequence[str]] | Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    if isinstance(attach, Mapping):
+        for probe, functions in attach.items():
+            for function in [functions] if isinstance(functions, str) else functions:
+                yield probe, function
+        return
+    for pair in [attach] if isinstance(attach, str) else attach:
+        if isinstance(pair, str):
+            probe, function = split_attach(pair)
+            raise ProgramError(f"not an attachment: {pair!r}", hint=f'write attach={{"{probe}": "{function}"}}')
+        yield pair
+
+
+_Wish = tuple[tuple[str, str], str, str]  # (kind, target), as written, function
+
+
+def _probes(cell: Cell, wishes: Sequence[_Wish]) -> list[Probe]:
+    """What the functions' names ask for, then what was asked for by name; each attachment once."""
+    lines = {f.name: cell.place(f.name_at)[0] for f in cell.functions}
+    named = {function for _, _, function in wishes}
+    probes = []
+    for f in cell.functions:
+        auto = None if f.static else f.probe or _prefixed(f.name)
+        # The name syscall__x is a convention; said explicitly elsewhere, it asks for nothing more.
+        if auto and not (f.name in named and f.name.startswith("syscall__")):
+            probes.append(Probe(*auto, f.name, f.requested, lines[f.name]))
+    for (kind, target), text, function in wishes:
+        probes.append(Probe(kind, target, function, text.strip(), lines.get(function, 0)))
+    unique = {(p.kind, p.target, p.function): p for p in reversed(probes)}
+    return [p for p in probes if unique[p.kind, p.target, p.function] is p]
+
+
+def _check(cell: Cell, probes: Sequence[Probe], wishes: Sequence[_Wish]) -> None:
+    """Refuse what is surely wrong. A cell with text we could not read gets the benefit of the doubt."""
+    functions = {f.name: f for f in cell.functions}
+    for _, text, name in wishes:
+        if name not in functions and not cell.doubtful:
+            raise _no_such_function(cell, text, name)
+    wanted = {p.function for p in probes}
+    for f in cell.functions:
+        if f.static and (f.name in wanted or (_prefixed(f.name) and not _is_used(cell, f))):
+            raise cell.error(
+                f"function {f.name!r} is static, so nothing can be attached to it",
+                f.name_at,
+                hint=f"remove 'static' (and 'inline') from {f.name!r}",
+            )
+    if not probes and not cell.doubtful:
+        raise _nothing_attached(cell)
+    for probe in probes:
+        if probe.function in functions:
+            _check_parameters(cell, probe, functions[probe.function])
+
+
+_NUMBER = re.compile(
+    r"(?:(?:const|volatile|unsigned|signed|long|short) )*"
+    r"(?:int|char|long|short|unsigned|bool|[us](?:8|16|32|64)|u?int(?:8|16|32|64)_t|[pug]id_t|s?size_t)\b[^*\[(]*"
+)
+
+
+def _check_parameters(cell: Cell, probe: Probe, f: Body) -> None:
+    """Parameters beside the context are registers, for bcc: they have to be those of a function that is called."""
+    if f.probe or f.generated or f.conditional or not f.parameters:
+        return
+    first, *others = f.parameters
+    if _NUMBER.fullmatch(first):
+        declared = ", ".join(["struct pt_regs *ctx", *f.parameters])
+        message, hint = f"the first parameter of {f.name} is its context", f"write int {f.name}({declared})"
+    elif others and probe.kind in ("tracepoint", "rawtracepoint"):
+        message = f"{f.name} has parameters beside its context, and {probe.requested} has none to give"
+        hint = "TRACEPOINT_PROBE(CATEGORY, EVENT) { ... } has the fields as args->NAME" if ":" in probe.target else ""
+    elif probe.kind in ("kretprobe", "uretprobe") and f.uses(re.findall(r"\w+", p)[-1] for p in others):
+        message, hint = f"{f.name} runs when the function returns: its arguments are gone", ""
+    elif others and probe.kind in ("kprobe", "uprobe") and "pt_regs" not in first:
+        message = f"the parameters of {f.name} are read from its context, which is declared {first!r}"
+        hint = f"write int {f.name}({', '.join(['struct pt_regs *ctx', *others])})"
+    else:
+        return
+    raise cell.error(message, f.name_at, hint=hint or None)
+
+
+# What runs with these contexts, and where (Linux: include/linux/bpf_types.h). bpfnb attaches none of it.
+_ELSEWHERE = {
+    "xdp_md": "XDP programs run on network devices",
+    "__sk_buff": "programs on packets run on network devices and sockets",
+    "bpf_sock": "programs on sockets run in cgroups",
+    "bpf_sock_addr": "programs on addresses run in cgroups",
+    "bpf_sock_ops": "programs on TCP's states run in cgroups",
+    "bpf_sockopt": "programs on socket options run in cgroups",
+    "bpf_sysctl": "programs on sysctl run in cgroups",
+    "bpf_cgroup_dev_ctx": "programs on devices run in cgroups",
+    "sk_msg_md": "programs on messages run on sockets",
+    "sk_reuseport_md": "programs that choose a socket run on sockets",
+    "bpf_sk_lookup": "programs that look up a socket run in network namespaces",
+}
+_ELSEWHERE_BY_NAME = {
+    "bpf_iter__": "iterators run when a file is read",
+    "kmod_ret__": "KMOD_RET changes what is returned",
+}
+_NO_EXAMPLE = "PROBE"
+_EXAMPLES = {
+    "bpf_perf_event_data": "profile:99",
+    "bpf_raw_tracepoint_args": "rawtracepoint:sched_switch",
+    "pt_regs": "syscall:clone",
+    "void": "syscall:clone",
+}
+
+
+def _unattached(cell: Cell, probes: Sequence[Probe]) -> Iterator[Diagnostic]:
+    """A warning for each function that can run only from a probe and has none.
+
+    No warning: one in doubtful text or under an undecided ``#if``, one that another function uses (clang says what is
+    wrong with that), and where the cell has a program array, whose entries are such functions.
+    """
+    wanted = {p.function for p in probes}
+    if cell.doubtful or any(m.holds_programs for m in cell.maps):
+        return
+    for f in cell.functions:
+        if not (f.static or f.conditional or f.name in wanted or _is_used(cell, f)):
+            message = f"nothing attaches the function {f.name!r}, so it never runs: {_how_to_attach(cell, f)}"
+            yield Diagnostic(*cell.place(f.name_at), "warning", message)
+
+
+_READS_COUNTER = ("perf_read", "perf_counter_value")
+
+
+def _uncounted(cell: Cell) -> Iterator[Diagnostic]:
+    """A warning for each perf array that is read: it is filled by the notebook, later than the first events come."""
+    tokens = [t.text for t in cell.tokens]
+    for declared in cell.maps:
+        for at, (name, dot, method) in enumerate(zip(tokens, tokens[1:], tokens[2:], strict=False)):
+            if declared.macro == "BPF_PERF_ARRAY" and name == declared.name and dot == "." and method in _READS_COUNTER:
+                message = (
+                    f"{name} has no counter yet: {method} fails with -2 (ENOENT) until one is opened, "
+                    f"by session.maps[{name!r}].open('software:cpu-clock') or another event's name"
+                )
+                yield Diagnostic(*cell.place(cell.tokens[at].start), "warning", message)
+                break
+
+
+def _is_used(cell: Cell, f: Body) -> bool:
+    """Whether another function mentions this one."""
+    return any(cell.mentions(g.tokens, f.name) for g in cell.functions if g is not f)
+
+
+def _how_to_attach(cell: Cell, f: Body) -> str:
+    """What to do about a function without a probe; where bpfnb can attach no such function, just that."""
+    elsewhere = _runs_elsewhere(f)
+    if elsewhere:
+        return f"{elsewhere}, and bpfnb attaches none"
+    static = f"make {f.name} static inline if it is a helper"
+    first = f.parameters[0] if f.parameters else "void"
+    if _NUMBER.fullmatch(first):
+        return static
+    probe = _example(cell, f, first)
+    return f'name a probe, -a {probe}={f.name} or attach={{"{probe}": "{f.name}"}}; or {static}'
+
+
+def _runs_elsewhere(f: Body) -> str:
+    by_name = next((what for prefix, what in _ELSEWHERE_BY_NAME.items() if f.name.startswith(prefix)), "")
+    words = re.findall(r"\w+", f.parameters[0]) if f.parameters else []
+    return by_name or next((_ELSEWHERE[word] for word in words if word in _ELSEWHERE), "")
+
+
+def _example(cell: Cell, f: Body, first: str) -> str:
+    """A probe that the function can surely be attached to, by its context; PROBE where that is not sure."""
+    if found := re.search(r"\btracepoint__(\w+?)__(\w+)", first):
+        return f"tracepoint:{found[1]}:{found[2]}"
+    probe = next((_EXAMPLES[word] for word in re.findall(r"\w+", first) if word in _EXAMPLES), _NO_EXAMPLE)
+    if probe == "syscall:clone" and (
+        len(f.parameters) > 1
+        or any(t.text.startswith("PT_REGS_") or t.text == "bpf_get_stackid" for t in cell.expanded(f.tokens))
+    ):
+        return _NO_EXAMPLE
+    return probe
+
+
+def _no_such_function(cell: Cell, text: str, name: str) -> ProgramError:
+    names = [f.name for f in cell.functions if not f.static]
+    near = _near(name, names, "the cell defines")
+    return ProgramError(f"{text.strip()} asks for the function {name!r}, which the cell does not define{near}")
+
+
+def _nothing_attached(cell: Cell) -> ProgramError:
+    if not cell.functions:
+        return ProgramError("the cell defines no function, so there is nothing to attach", source=cell.source)
+    first = next((f for f in cell.functions if not f.static), cell.functions[0])
+    if first.static:
+        hint = "a probe runs a function that is not static: int f(void *ctx) { ... }, with -a PROBE=f"
+        return cell.error("nothing would run: every function is static", first.name_at, hint=hint)
+    if elsewhere := _runs_elsewhere(first):
+        return cell.error(f"nothing would run: {elsewhere}, and bpfnb attaches none", first.name_at)
+    why = "nothing would run: no function is attached to a probe"
+    return cell.error(why, first.name_at, hint=_how_to_attach(cell, first))

@@ -1,0 +1,160 @@
+"""How messages travel: a connection over a UNIX socketpair, with descriptors beside them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import threading
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Generic, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+__all__ = ["Connection", "Incoming", "TruncatedError"]
+
+_HEADER = struct.Struct("<IB")
+_MAX_BODY = 64 << 20  # a verifier log may be 16 MiB; anything much larger is not ours
+_MAX_FDS = 250  # the kernel's SCM_MAX_FD is 253
+_READ = 1 << 16  # bytes at once
+_STRANGER = "the peer does not speak this protocol"
+
+Incoming = TypeVar("Incoming")
+
+
+class TruncatedError(OSError, EOFError):
+    """This process has too many open files to take what was sent along: the conversation cannot go on."""
+
+
+class Connection(Generic[Incoming]):
+    """One end of the socketpair. ``send`` may be called from any thread, ``receive`` from one.
+
+    ``descriptors``: whether messages may bring some; if not, the kernel closes those that come along.
+    """
+
+    def __init__(self, sock: socket.socket, incoming: object, *, descriptors: bool = True) -> None:
+        self._socket = sock
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder: msgspec.msgpack.Decoder[Incoming] = msgspec.msgpack.Decoder(incoming)
+        self._sending = threading.Lock()
+        self._descriptors = descriptors
+        self._bytes = bytearray()
+        self._fds: deque[int] = deque()
+        self.size = 0  # of the message received last, in bytes
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def send(self, message: Struct, fds: Sequence[int] = ()) -> None:
+        """Send one message. OSError when the other end is gone."""
+        frame = self.frame(message, fds)
+        with self._sending:
+            sent = socket.send_fds(self._socket, [frame], fds) if fds else self._socket.send(frame)
+            if sent < len(frame):
+                self._socket.sendall(memoryview(frame)[sent:])
+
+    def frame(self, message: Struct, fds: Sequence[int] = ()) -> bytes:
+        """A message as it travels."""
+        body = self._encoder.encode(message)
+        return _HEADER.pack(len(body), len(fds)) + body
+
+    def send_some(self, data: bytes | memoryview, fds: Sequence[int] = ()) -> int:
+        """Send as much of a frame as goes without waiting: how many bytes. The descriptors go with the first of them.
+
+        For one thread at a time, and not together with ``send``. OSError when the other end is gone.
+        """
+        try:
+            if fds:
+                return socket.send_fds(self._socket, [data], fds, socket.MSG_DONTWAIT)
+            return self._socket.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            if error.errno == errno.ETOOMANYREFS:  # this user has as many descriptors under way as it may
+                return 0
+            raise
+
+    def receive(self) -> tuple[Incoming, list[int]]:
+        """Wait for one message and its descriptors, which the caller owns.
+
+        EOFError when the other end is gone, or is none of ours; TruncatedError when there was no room for a descriptor.
+        """
+        while (taken := self._next()) is None:
+            self._read(0)
+        return taken
+
+    def poll(self) -> Incoming | None:
+        """The next message if all of it is here, without waiting; for a connection without descriptors.
+
+        EOFError as ``receive``.
+        """
+        taken = self._next()
+        if taken is None:
+            with suppress(BlockingIOError):
+                self._read(socket.MSG_DONTWAIT)
+            taken = self._next()
+        return taken[0] if taken else None
+
+    def close(self) -> None:
+        """End the conversation: a receive() waiting in another thread gets EOFError. Idempotent."""
+        self.hang_up()
+        self._socket.close()
+        while self._fds:
+            os.close(self._fds.popleft())
+
+    def hang_up(self) -> None:
+        """End the conversation, and leave the descriptor to whoever is using it: receive() then gets EOFError."""
+        with suppress(OSError):  # the peer was faster
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def abandon(self) -> None:
+        """Let go of this end without ending the conversation, which another process holds on to."""
+        self._socket.close()
+
+    def _next(self) -> tuple[Incoming, list[int]] | None:
+        """The message that has arrived whole, if one has."""
+        if len(self._bytes) < _HEADER.size:
+            return None
+        length, count = _HEADER.unpack_from(self._bytes)
+        if length > _MAX_BODY or count > _MAX_FDS:
+            raise EOFError(_STRANGER)
+        end = _HEADER.size + length
+        if len(self._bytes) < end:
+            return None
+        with memoryview(self._bytes) as data:
+            message = self._decoded(data[_HEADER.size : end])
+        del self._bytes[:end]
+        self.size = end
+        if not self._descriptors:
+            return message, []
+        if count > len(self._fds):
+            raise EOFError(_STRANGER)
+        return message, [self._fds.popleft() for _ in range(count)]
+
+    def _decoded(self, body: memoryview) -> Incoming:
+        try:
+            with body:
+                return self._decoder.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            raise EOFError(_STRANGER) from None
+
+    def _read(self, flags: int) -> None:
+        try:
+            if self._descriptors:
+                data, fds, told, _ = socket.recv_fds(self._socket, _READ, _MAX_FDS, flags)
+                self._fds.extend(fds)
+                if told & socket.MSG_CTRUNC:
+                    raise TruncatedError(errno.EMFILE, os.strerror(errno.EMFILE))
+            else:
+                data = self._socket.recv(_READ, flags)
+        except (BlockingIOError, TruncatedError):
+            raise
+        except OSError as error:
+            raise EOFError(str(error)) from None
+        if not data:
+            raise EOFError("the peer closed the connection")
+        self._bytes += data

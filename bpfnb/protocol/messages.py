@@ -1,0 +1,476 @@
+"""The messages between the notebook and the tracer, and how they travel.
+
+One SOCK_STREAM socketpair, made by the notebook, inherited by the tracer as its standard input. A message is a
+header (length of the body, number of file descriptors) and a msgpack body; descriptors ride on the header's first
+byte (SCM_RIGHTS). Never pickle: the tracer is the privileged side, and must not run what it is sent.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from bpfnb import errors
+from bpfnb.errors import BpfnbError, Diagnostic
+from bpfnb.language.program import Program
+from bpfnb.protocol.schema import Layout, Schema
+
+__all__ = [
+    "COSTS_EACH",
+    "COSTS_HEAD",
+    "COUNTERS",
+    "Check",
+    "Checks",
+    "ClearMap",
+    "CostsAdded",
+    "CountersAdded",
+    "Detached",
+    "Ended",
+    "Failed",
+    "FindProbes",
+    "FindSymbols",
+    "FromTracer",
+    "Hello",
+    "Limits",
+    "Load",
+    "Loaded",
+    "LookupMap",
+    "MapInfo",
+    "MapLost",
+    "MapRead",
+    "MapValue",
+    "MapWritten",
+    "Noted",
+    "OpenCounter",
+    "ProbeInfo",
+    "ProbeNames",
+    "ReadMap",
+    "Received",
+    "Request",
+    "RunChecks",
+    "SegmentAdded",
+    "Stop",
+    "Stopped",
+    "Symbols",
+    "TakeMap",
+    "ToTracer",
+    "WriteMap",
+]
+
+COUNTERS = 128  # of refused updates, a map: one an errno
+COSTS_HEAD, COSTS_EACH = 8, 4  # 64-bit numbers of a session's costs, and of each of its programs'
+
+
+class ProbeInfo(Struct, frozen=True):
+    """A probe as it came out. ``attached`` is what it is attached to; ``kind`` how; ``note`` why it differs from
+    what was requested, or ""."""
+
+    requested: str
+    attached: str
+    kind: str
+    note: str
+    function: str
+
+
+class MapInfo(Struct, frozen=True):
+    """A map of a session. ``kind``: the kernel's name of its type, "percpu_hash" (bpftool's spelling).
+
+    ``key`` and ``value`` are None where the map holds nothing to read (a program array, a devmap ...); ``key`` also
+    for a queue or a stack. ``cpus``: values an entry has, one a possible CPU in per-CPU maps, else 1; they lie
+    ``value_stride`` bytes apart. ``inner``: of a map of maps, the inner maps' name.
+    ``pinned``: the file it is pinned at, and stays after the session; or "". ``counters``: the index of its first
+    counter of refused updates (CountersAdded), -1 where nothing in the cell could be refused. ``shown``: of an array
+    larger than the cell could expect, the entries that are shown; more only up to the last that is not zero.
+    """
+
+    name: str
+    macro: str
+    kind: str
+    key: Schema | None
+    value: Schema | None
+    key_size: int
+    value_size: int
+    value_stride: int
+    cpus: int
+    max_entries: int
+    line: int = 0
+    inner: str = ""
+    pinned: str = ""
+    counters: int = -1
+    shown: int = 0
+
+
+class Check(Struct, frozen=True):
+    """One row of the doctor: what was probed, how it came out, and the remedy, or "".
+
+    ``level``: "required" (without it nothing is traced), "optional" (without it something is lacking), "info".
+    ``known``: False where it could not be found out; ``ok`` is False then.
+    """
+
+    name: str
+    level: str
+    ok: bool
+    found: str
+    remedy: str = ""
+    known: bool = True
+
+    @property
+    def state(self) -> str:
+        """ "ok", "missing" or "unknown"."""
+        return "ok" if self.ok else "missing" if self.known else "unknown"
+
+
+# --- notebook -> tracer -------------------------------------------------------------------------------------------
+
+
+class Limits(Struct, frozen=True):
+    """What the guard lets a session take; None: anything.
+
+    ``cost``: a share of all CPUs, 1.0 being all of them. ``rate``: events a second. Both are averages over five
+    seconds. ``memory``: bytes in the kernel. ``asked``: whether somebody asked for this ``cost``, and is to hear where
+    it cannot be known.
+    """
+
+    cost: float | None = None
+    rate: float | None = None
+    memory: int | None = None
+    asked: bool = False
+
+
+class Load(Struct, tag=True, frozen=True):
+    """Compile, verify, load, attach. Answered by Loaded or Failed; ``request`` names the session from then on.
+
+    ``folder``: where relative paths of probes begin, "" where that is nowhere. ``keep``: bytes of rows that the
+    session may keep; so many may be under way in segments that have not been received.
+    """
+
+    request: int
+    program: Program
+    folder: str = ""
+    limits: Limits = Limits()
+    keep: int = 0
+
+
+class Stop(Struct, tag=True, frozen=True):
+    """Detach a session and deliver what is still on its way. Answered by Stopped."""
+
+    request: int
+    session: int
+
+
+class Received(Struct, tag=True, frozen=True):
+    """So many more segments of a session have been received, in the order they were sent. Not answered."""
+
+    session: int
+    segments: int = 1
+
+
+class FindProbes(Struct, tag=True, frozen=True):
+    """The probes of this kernel, or of a file (usdt:PATH:PATTERN), whose name matches a shell pattern. Answered by
+    ProbeNames. ``folder``: as in Load."""
+
+    request: int
+    pattern: str
+    limit: int
+    folder: str = ""
+
+
+class RunChecks(Struct, tag=True, frozen=True):
+    """What this kernel and this tracer can do. Answered by Checks."""
+
+    request: int
+
+
+class ReadMap(Struct, tag=True, frozen=True):
+    """All entries of a session's map. Answered by MapRead."""
+
+    request: int
+    session: int
+    map: str
+
+
+class LookupMap(Struct, tag=True, frozen=True):
+    """A key's value in a session's map, both in the bytes the kernel has them in; of a queue or a stack, the one that
+    would be taken next, for an empty key. Answered by MapValue."""
+
+    request: int
+    session: int
+    map: str
+    key: bytes
+
+
+class TakeMap(Struct, tag=True, frozen=True):
+    """Take entries out of a hash, a queue or a stack: each is delivered once. ``most``: of a queue or a stack at most
+    so many; 0: all. Answered by MapRead, with ``taken``."""
+
+    request: int
+    session: int
+    map: str
+    most: int = 0
+
+
+class WriteMap(Struct, tag=True, frozen=True):
+    """Set the value of a key; delete the key when ``value`` is None. Both in the bytes the kernel has them in; but what
+    is put into a map of maps is given by the map's name, a program by its function's, a cgroup by its path.
+
+    Answered by MapWritten.
+    """
+
+    request: int
+    session: int
+    map: str
+    key: bytes
+    value: bytes | None
+
+
+class ClearMap(Struct, tag=True, frozen=True):
+    """Empty a map; the values of an array become zero. Answered by MapWritten."""
+
+    request: int
+    session: int
+    map: str
+
+
+class OpenCounter(Struct, tag=True, frozen=True):
+    """Fill a perf array with a counter on every CPU. ``kind``: "software" or "hardware"; ``event``: see program.EVENTS.
+
+    Answered by MapWritten.
+    """
+
+    request: int
+    session: int
+    map: str
+    kind: str
+    event: str
+
+
+class FindSymbols(Struct, tag=True, frozen=True):
+    """The names of code addresses: of process ``pid``, or of the kernel when it is 0. Answered by Symbols."""
+
+    request: int
+    pid: int
+    addresses: tuple[int, ...]
+
+
+# --- tracer -> notebook -------------------------------------------------------------------------------------------
+
+
+class Hello(Struct, tag=True, frozen=True):
+    """The tracer is up: its own process id, the versions of bcc and the kernel, and its own: release.version() and
+    build(). These fields stay as they are for good: whoever is of another version is told by them."""
+
+    pid: int
+    bcc: str
+    kernel: str
+    version: str = ""
+    build: str = ""
+
+
+class Loaded(Struct, tag=True, frozen=True):
+    """The session is attached. ``warnings``: the compiler's, about the cell's own lines. ``notes``: on what is
+    left as it is there."""
+
+    request: int
+    probes: tuple[ProbeInfo, ...]
+    warnings: tuple[Diagnostic, ...]
+    maps: tuple[MapInfo, ...] = ()
+    notes: tuple[Diagnostic, ...] = ()
+
+
+class SegmentAdded(Struct, tag=True, frozen=True):
+    """A new segment of a session's output; its memfd travels along. What follows goes there.
+
+    An output's first segment comes before Loaded, and has the ``schema``. Each is acknowledged by Received.
+    ``epoch_ns``: CLOCK_REALTIME minus CLOCK_MONOTONIC, to turn the
+    records' stamps into times: one number for all outputs and sessions, until the machine was suspended.
+    """
+
+    session: int
+    output: str
+    schema: Schema | None
+    layout: Layout
+    epoch_ns: int
+
+
+class CountersAdded(Struct, tag=True, frozen=True):
+    """Where the session's programs count updates of maps that the kernel refuses: ``words`` 64-bit numbers in memory,
+    whose descriptor travels along. ``COUNTERS`` of them a map, from ``MapInfo.counters`` on, one an errno.
+
+    Comes before Loaded. The programs write there while the session runs; nobody has to be asked.
+    """
+
+    session: int
+    words: int
+
+
+class CostsAdded(Struct, tag=True, frozen=True):
+    """Where the tracer writes down what a session costs, in memory whose descriptor travels along: 64-bit numbers that
+    it brings up to date a few times a second while the session runs, and a last time at its end.
+
+    The first ``COSTS_HEAD`` are: how often they were written, odd while they are being written; nanoseconds that
+    programs were timed; nanoseconds since the session started; nanoseconds of CPU that the tracer spent on its events;
+    bytes of memory in the kernel; none yet. Then ``COSTS_EACH`` for each of ``programs``: runs, and their nanoseconds,
+    while programs were timed; runs missed, -1 where that is not known; nanoseconds that the trap of its uprobe takes,
+    0 where it has none. Comes before Loaded.
+    """
+
+    session: int
+    programs: tuple[str, ...]
+
+
+class Stopped(Struct, tag=True, frozen=True):
+    """No program of the session runs any more, and all it had is delivered.
+
+    ``detaching``: how many of its attachments the kernel still has to let go of. ``maps``: those too large to be waited
+    for; for each MapRead or MapLost follows. Where there are any of either, Detached is the last of the session.
+    """
+
+    request: int
+    detaching: int = 0
+    maps: tuple[str, ...] = ()
+
+
+class Detached(Struct, tag=True, frozen=True):
+    """The kernel has let go of all that a stopped session was attached by, and its maps have been read."""
+
+    session: int
+
+
+class Ended(Struct, tag=True, frozen=True):
+    """A session ended without having been asked to: what it had is delivered, its maps too, and none of its programs
+    runs any more. ``reason``: one line. ``detaching``, ``maps``: as in Stopped.
+    """
+
+    session: int
+    reason: str
+    detaching: int = 0
+    maps: tuple[str, ...] = ()
+
+
+class Noted(Struct, tag=True, frozen=True):
+    """Something happened to a running session that its user should know of. ``output``: whose rows it concerns, "" for
+    all. ``text``: one sentence."""
+
+    session: int
+    text: str
+    output: str = ""
+
+
+class MapRead(Struct, tag=True, frozen=True):
+    """A map's entries, in a memfd that travels along: ``count`` keys end to end, then, on the next multiple of 8, the
+    entries' values, ``cpus`` times ``value_stride`` bytes each.
+
+    Also sent unasked (``request`` 0) for every map when its session ends, before Stopped or, for large ones, after it:
+    a session's maps outlive it. ``taken``: the entries are no longer in the map.
+    """
+
+    request: int
+    session: int
+    map: str
+    count: int
+    taken: bool = False
+
+
+class MapLost(Struct, tag=True, frozen=True):
+    """Instead of MapRead when a session ends: why a map's entries could not be read, and how large it was."""
+
+    session: int
+    map: str
+    message: str
+
+
+class MapValue(Struct, tag=True, frozen=True):
+    """A key's value, of a per-CPU map all CPUs' ``value_stride`` bytes apart; None where the map has no such key."""
+
+    request: int
+    value: bytes | None
+
+
+class MapWritten(Struct, tag=True, frozen=True):
+    """``found``: False where a key was to be deleted that the map does not have."""
+
+    request: int
+    found: bool = True
+
+
+class Symbols(Struct, tag=True, frozen=True):
+    """One entry an address, in the order asked: function name ("[unknown]" where there is none), and the module or
+    file it is in, or ""."""
+
+    request: int
+    names: tuple[str, ...]
+    modules: tuple[str, ...]
+
+
+class ProbeNames(Struct, tag=True, frozen=True):
+    """The matching probes, and how many more there were than asked for."""
+
+    request: int
+    names: tuple[str, ...]
+    more: int
+
+
+class Checks(Struct, tag=True, frozen=True):
+    request: int
+    rows: tuple[Check, ...]
+
+
+class Failed(Struct, tag=True, frozen=True):
+    """A request could not be met (``request`` 0: the tracer itself cannot start). ``error``: a class name of
+    bpfnb.errors; ``detail``: its keyword arguments."""
+
+    request: int
+    error: str
+    message: str
+    detail: dict[str, object]
+
+    @classmethod
+    def of(cls, request: int, error: BpfnbError) -> Failed:
+        """The message that carries an error over."""
+        detail = {key: value for key, value in vars(error).items() if key != "message"}
+        return cls(request, type(error).__name__, error.message, detail)
+
+    def exception(self) -> BpfnbError:
+        """The error as it was on the other side."""
+        detail: dict[str, Any] = dict(self.detail)
+        if "diagnostics" in detail:
+            detail["diagnostics"] = msgspec.convert(detail["diagnostics"], list[Diagnostic])
+        kind: type[BpfnbError] = getattr(errors, self.error)
+        return kind(self.message, **detail)
+
+
+Request = (
+    Load
+    | Stop
+    | FindProbes
+    | RunChecks
+    | ReadMap
+    | LookupMap
+    | TakeMap
+    | WriteMap
+    | ClearMap
+    | OpenCounter
+    | FindSymbols
+)
+ToTracer = Request | Received
+FromTracer = (
+    Hello
+    | Loaded
+    | SegmentAdded
+    | CountersAdded
+    | CostsAdded
+    | Stopped
+    | Detached
+    | Ended
+    | Noted
+    | MapRead
+    | MapLost
+    | MapValue
+    | MapWritten
+    | Symbols
+    | ProbeNames
+    | Checks
+    | Failed
+)

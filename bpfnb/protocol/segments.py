@@ -1,0 +1,193 @@
+"""The writing end of segments (schema.py): appends rows, hands each new memfd to ``publish``.
+
+Rows go in by pwrite(2), which costs a third of storing them in mapped memory: no page has to be faulted in, or cleared
+before it is overwritten. Only the header is mapped.
+
+The notebook acknowledges each segment it has received. One that is stopped, or in a long call, acknowledges none; so
+that what it has not received does not fill the memory, a session has ``Credit``. What is beyond it is counted as lost.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bpfnb.protocol.schema import HEADER, LOST, PAGE, ROWS, TEXT, Layout, Rows, Schema
+
+__all__ = ["MAX_EVENT", "Credit", "Publish", "SegmentWriter"]
+
+Publish = Callable[[Layout, int], None]  # the descriptor stays the writer's
+
+MAX_EVENT = 24 << 20  # bytes of an event's struct
+
+# Large, since each segment the notebook has not decoded costs it a descriptor; memory is taken as it is touched.
+_ROW_BYTES = 24 << 20
+_TEXT_BYTES = 40 << 20  # a longer text cannot be delivered
+_SEGMENTS = 16  # so many of a session's are under way at most; they are smaller where ``keep`` is
+_MIN_CREDIT = 8 << 20
+_NO_TEXT = np.empty(0, np.uint8)
+
+
+class Credit:
+    """How many bytes of a session's segments may be under way: published, and not acknowledged. For any thread."""
+
+    def __init__(self, keep: int = 1 << 62) -> None:
+        """``keep``: what the session may keep of rows."""
+        self.limit = max(keep, _MIN_CREDIT)
+        self._sizes: deque[int] = deque()
+        self._taken = 0
+        self._lock = threading.Lock()
+
+    def allows(self, size: int) -> bool:
+        """Whether a segment of this size may be published. If none is under way it may, whatever its size."""
+        return not self._taken or self._taken + size <= self.limit
+
+    def take(self, size: int, *, first: bool = False) -> bool:
+        """Publish one, if that is allowed; the ``first`` of an output always is."""
+        with self._lock:
+            if not first and not self.allows(size):
+                return False
+            self._sizes.append(size)
+            self._taken += size
+            return True
+
+    def acknowledge(self, count: int) -> None:
+        """The oldest so many have been received."""
+        with self._lock:
+            while count > 0 and self._sizes:
+                self._taken -= self._sizes.popleft()
+                count -= 1
+
+
+class SegmentWriter:
+    """Appends to the newest segment of one output. What ``epoch`` says holds for all rows of a segment.
+
+    A row that cannot be delivered is counted as lost: beyond the ``credit``, or with a text larger than any segment.
+    """
+
+    def __init__(
+        self, schema: Schema, publish: Publish, epoch: Callable[[], int] = lambda: 0, credit: Credit | None = None
+    ) -> None:
+        self._schema = schema
+        self._publish = publish
+        self._epoch = epoch
+        self._credit = credit or Credit()
+        self._has_text = schema.text_end >= 0
+        self._layout = _layout(schema, self._credit.limit // _SEGMENTS)
+        self.rows = self.lost = 0  # since its session began
+        self._refused = 0  # what the kernel could not deliver
+        self._unsent = 0  # what we could not
+        self._wanted = 0  # the size of a segment there was no credit for
+        self._close: Callable[[], object] = lambda: None
+        self._start(first=True)
+
+    @property
+    def blocked(self) -> bool:
+        """Whether rows can only be lost as things are: better they wait where they come from."""
+        return self._wanted > 0 and not self._credit.allows(self._wanted)
+
+    def append(self, rows: Rows, text: npt.NDArray[np.uint8] = _NO_TEXT) -> None:
+        """Add rows; with text, each row's word at ``Schema.text_end`` ends its run within ``text``, from its start."""
+        ends = self._ends(rows) if self._has_text else None
+        begin, taken = 0, 0  # rows and text bytes written so far
+        stale = self._epoch() != self._since
+        while begin < len(rows):
+            end = begin if stale else begin + self._fitting(len(rows) - begin, begin, ends, taken)
+            if end > begin:
+                until = int(ends[end - 1]) if ends is not None else 0
+                self._write(rows[begin:end], text[taken:until], taken)
+                begin, taken = end, until
+                continue
+            length = int(ends[begin]) - taken if ends is not None else 0
+            if length > _TEXT_BYTES:
+                self._lose(1)
+                begin, taken = begin + 1, taken + length
+            elif self._start(length):
+                stale = False
+            else:
+                self._lose(len(rows) - begin)
+                return
+
+    def set_lost(self, lost: int) -> None:
+        """Publish how many events the kernel could not deliver since the session began; ours are added."""
+        self._refused = lost
+        self.lost = lost + self._unsent
+        self._head[LOST] = self.lost
+
+    def close(self) -> None:
+        """Let go of the segment; the notebook has its own hold on it. Idempotent."""
+        self._close()
+        self._head = np.zeros(3, np.uint64)
+
+    def _lose(self, count: int) -> None:
+        self._unsent += count
+        self.set_lost(self._refused)
+
+    def _ends(self, rows: Rows) -> npt.NDArray[np.int64]:
+        at = self._schema.text_end
+        return rows[:, at : at + 8].view(np.int64)[:, 0]
+
+    def _fitting(self, wanted: int, begin: int, ends: npt.NDArray[np.int64] | None, taken: int) -> int:
+        """How many rows from ``begin`` the segment can still hold."""
+        room = min(self._room.rows - int(self._head[ROWS]), wanted)
+        if ends is not None:
+            limit = taken + self._room.text - int(self._head[TEXT])
+            room = min(room, int(np.searchsorted(ends, limit, side="right")) - begin)
+        return room
+
+    def _write(self, rows: Rows, text: npt.NDArray[np.uint8], taken: int) -> None:
+        at, base = int(self._head[ROWS]), int(self._head[TEXT])
+        if self._has_text:
+            rows = rows.copy()
+            self._ends(rows)[:] += base - taken
+            self._put(text, self._room.text_offset(self._schema) + base)
+            self._head[TEXT] = base + len(text)
+        self._put(rows, HEADER + at * self._schema.size)
+        # Committed last: a reader in the other process never sees a row before its bytes.
+        self._head[ROWS] = at + len(rows)
+        self.rows += len(rows)
+
+    def _put(self, data: npt.NDArray[Any], at: int) -> None:
+        left = np.ascontiguousarray(data).reshape(-1).data
+        while left:
+            written = os.pwrite(self._fd, left, at)
+            left, at = left[written:], at + written
+
+    def _start(self, text: int = 0, *, first: bool = False) -> bool:
+        """Begin a segment with room for so much text. Whether there was credit for it."""
+        room = Layout(self._layout.rows, max(self._layout.text, _pages(text)))
+        size = room.size(self._schema)
+        if not self._credit.take(size, first=first):
+            self._wanted = size
+            return False
+        self._wanted = 0
+        self._close()
+        self._room = room
+        self._since = self._epoch()
+        self._fd = os.memfd_create("bpfnb-segment", os.MFD_CLOEXEC)
+        self._close = weakref.finalize(self, os.close, self._fd)
+        os.ftruncate(self._fd, size)
+        self._head = np.frombuffer(mmap.mmap(self._fd, HEADER), np.uint64, 3)
+        self._head[LOST] = self.lost
+        self._publish(room, self._fd)
+        return True
+
+
+def _layout(schema: Schema, share: int) -> Layout:
+    """Of an ordinary segment of at most ``share`` bytes, if a row takes no more."""
+    if schema.text_end < 0:
+        return Layout(max(min(_ROW_BYTES, share) // schema.size, 1), 0)
+    rows = min(_ROW_BYTES, share * 3 // 8)
+    return Layout(max(rows // schema.size, 1), min(_TEXT_BYTES, _pages(share * 5 // 8)))
+
+
+def _pages(size: int) -> int:
+    return -(-size // PAGE) * PAGE

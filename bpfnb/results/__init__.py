@@ -1,0 +1,1 @@
+"""Bytes to pandas: outputs, maps and costs as DataFrames."""

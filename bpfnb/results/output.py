@@ -1,0 +1,277 @@
+"""What an output has delivered: segments mapped from the tracer, decoded once into columns, bounded by ``keep``.
+
+The thread that talks to the tracer adds segments; whoever wants rows decodes what is new, under the output's lock and
+where no signal interrupts it.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import time
+import warnings
+import weakref
+from collections import deque
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bpfnb.interrupts import new_rlock, uninterrupted
+from bpfnb.protocol.schema import LOST, PRINTK, PRINTK_LINES, ROWS, Layout, Schema, parts
+from bpfnb.results import table
+
+__all__ = ["Keep", "Output", "default_keep"]
+
+_LEAST_KEEP, _MOST_KEEP = 256 << 20, 4 << 30
+_MUCH = 1 << 20
+
+
+def default_keep() -> int:
+    """Bytes of rows a session keeps: an eighth of this machine's memory, between 256 MiB and 4 GiB."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(max(memory // 8, _LEAST_KEEP), _MOST_KEEP)
+
+
+class Keep:
+    """How many bytes of rows the outputs of a session may take together. ``lock``: theirs, since each may have to let
+    rows of another go: the one that has most gives first."""
+
+    def __init__(self, size: int) -> None:
+        self.bytes = size
+        self.lock = new_rlock()
+        self._outputs: weakref.WeakSet[Output] = weakref.WeakSet()
+
+    def add(self, output: Output) -> None:
+        with self.lock:
+            self._outputs.add(output)
+
+    def hold(self) -> None:
+        """Drop the oldest rows of the largest output until all are within the limit."""
+        while (taken := sum(output.nbytes for output in self._outputs)) > self.bytes:
+            largest = max(self._outputs, key=lambda output: output.nbytes)
+            others = taken - largest.nbytes
+            if not largest.shrink(max(self.bytes - others, self.bytes // (2 * len(self._outputs)))):
+                return  # a single row is more than the limit
+
+    def hold_undecoded(self) -> None:
+        """The same where nobody may ever ask for a frame: whole segments go."""
+        while sum(output.undecoded for output in self._outputs) > self.bytes:
+            fullest_first = sorted(self._outputs, key=lambda output: -output.undecoded)
+            if not any(output.drop_segment() for output in fullest_first):
+                return
+
+
+class Output:
+    """One output of a session, by name. ``df`` is everything kept, oldest first.
+
+    ``kind``: "printk", "perf" or "ringbuf". ``clock``: what column ``time`` is: "submitted" (the kernel's own time of
+    the line or event), "stamp" (the time at which the program made room for the event in a ring buffer), the name of
+    the member that has it, or None, where there is no ``time``. Rows are in the order of "submitted" and "stamp".
+    ``names``: the columns of ``df``. ``lost``: events the kernel could not
+    deliver. ``dropped``: rows delivered and dropped again, so that the session's rows stay within ``keep`` bytes; the
+    rows are counted from the session's beginning, so row ``dropped`` is the oldest kept.
+    """
+
+    def __init__(self, name: str, schema: Schema, epoch_ns: int, keep: Keep, kind: str = "printk") -> None:
+        self.name = name
+        self.kind = kind
+        self._keep = keep
+        self._lock = keep.lock
+        self._schema = schema
+        self._segments: deque[_Segment] = deque()
+        printed = schema in (PRINTK, PRINTK_LINES)
+        self._table = table.PrintkTable(epoch_ns, schema) if printed else table.Table(schema, epoch_ns)
+        self._dropped_undecoded = 0
+        self._lost = 0
+        self._loss_said = self._drop_said = False
+        self._notes: list[str] = []
+        self._notes_said = 0
+        keep.add(self)
+
+    def __repr__(self) -> str:
+        return f"<Output {self.name}: {self.rows} rows, {self.lost} lost>"
+
+    @property
+    def clock(self) -> str | None:
+        return self._schema.clock or self._schema.time or None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._table.names
+
+    @property
+    @uninterrupted
+    def rows(self) -> int:
+        """Rows delivered since the session began, those dropped included."""
+        with self._lock:
+            return self._dropped_undecoded + self._table.end + sum(s.unread for s in self._segments)
+
+    @property
+    @uninterrupted
+    def lost(self) -> int:
+        with self._lock:
+            if self._segments:
+                self._lost = max(self._lost, self._segments[-1].lost)
+            return self._lost
+
+    @property
+    @uninterrupted
+    def dropped(self) -> int:
+        with self._lock:
+            return self._dropped_undecoded + self._table.begin
+
+    @property
+    def nbytes(self) -> int:
+        """What the decoded rows take."""
+        return self._table.nbytes
+
+    @property
+    def undecoded(self) -> int:
+        """What the segments not yet decoded may take, in bytes."""
+        return sum(segment.size for segment in self._segments)
+
+    @property
+    def df(self) -> pd.DataFrame:
+        """The rows kept, as a DataFrame of its own: it never changes afterwards.
+
+        ``df.attrs["lost"]`` and ``df.attrs["dropped"]`` count what is not in it; the first frame that lacks lost
+        events, the first that lacks dropped rows, and the first after the tracer had something to note (that another
+        process read a session's lines, say), come with a RuntimeWarning. Columns: see table.Table, and for
+        bpf_trace_printk table.PrintkTable.
+        """
+        frame = self._decoded()
+        notes, self._notes_said = self._notes[self._notes_said :], len(self._notes)
+        for note in notes:
+            warnings.warn(f"{self.name}: {note}", RuntimeWarning, stacklevel=3)
+        if frame.attrs["lost"] and not self._loss_said:
+            self._loss_said = True
+            why = "" if self._notes else ": they came faster than they could be taken"
+            text = f"{frame.attrs['lost']:,} events of {self.name} were lost{why}"
+            warnings.warn(text, RuntimeWarning, stacklevel=3)
+        if frame.attrs["dropped"] and not self._drop_said:
+            self._drop_said = True
+            dropped, keep = frame.attrs["dropped"], self._keep.bytes
+            text = (
+                f"the oldest {dropped:,} rows of {self.name} were dropped: keep is {keep:,} bytes "
+                "(set by --keep, or keep= of bpfnb.trace)"
+            )
+            warnings.warn(text, RuntimeWarning, stacklevel=3)
+        return table.harmless(frame)
+
+    @uninterrupted
+    def _decoded(self) -> pd.DataFrame:
+        with self._lock:
+            self._decode()
+            frame = self._table.frame()
+            frame.attrs.update(lost=self.lost, dropped=self.dropped)
+            return frame
+
+    @uninterrupted
+    def raw(self, column: str) -> pd.Series[Any]:
+        """A category column of ``df`` before its values were given names, row by row the same: a category of ``bytes``,
+        the char arrays as they are with all their NULs; or of the numbers of an enum's constants.
+
+        KeyError for an unknown column, ValueError for one that ``df`` has as it is.
+        """
+        with self._lock:
+            self._decode()
+            return self._table.raw(column)
+
+    @uninterrupted
+    def since(self, row: int, by: str | None) -> tuple[int, npt.NDArray[np.int64], pd.Categorical[Any] | None]:
+        """The times (nanoseconds since 1970) of the rows from ``row`` on, the number after the last of them, and
+        their values in column ``by`` as categories. Of events without a clock of their own: when they were decoded."""
+        with self._lock:
+            self._decode()
+            skipped = self._dropped_undecoded
+            times, groups = self._table.since(row - skipped, by)
+            return skipped + self._table.end, times, groups
+
+    def note(self, text: str) -> None:
+        """Have the next ``df`` say something."""
+        self._notes.append(text)
+
+    @uninterrupted
+    def add_segment(self, layout: Layout, fd: int, epoch_ns: int | None = None) -> None:
+        """Take a new segment's descriptor; the one before it is complete. ``epoch_ns``: for its rows' times."""
+        segment = _Segment(fd, self._schema, layout, epoch_ns)
+        with self._lock:
+            self._segments.append(segment)
+            self._keep.hold_undecoded()
+
+    def shrink(self, size: int) -> bool:
+        """Drop the oldest rows so that at most ``size`` bytes remain. Whether any were dropped."""
+        before = self._table.begin
+        self._table.shrink(size)
+        return self._table.begin > before
+
+    def drop_segment(self) -> bool:
+        """Let the oldest segment's rows go undecoded, unless there are but two left. Whether that was done."""
+        if len(self._segments) <= 2:
+            return False
+        self._dropped_undecoded += self._segments.popleft().unread
+        return True
+
+    @uninterrupted
+    def finish(self, deadline: float = math.inf) -> None:
+        """The session has ended: take everything in and let go of the shared memory. What cannot be taken in before
+        ``deadline`` (by time.monotonic) stays until somebody asks for it."""
+        with self._lock:
+            while self._segments and time.monotonic() < deadline:
+                self._lost = self.lost
+                self._decode(1)
+                if not self._segments[0].unread:
+                    self._segments.popleft()
+
+    def _decode(self, most: int | None = None) -> None:
+        """Take in what is new, of at most so many segments; those that are complete and read are let go."""
+        unread = sum(segment.unread for segment in self._segments)
+        if unread:
+            self._table.reserve(unread)  # for all, though but some are read now
+        for _ in range(min(len(self._segments), most or len(self._segments))):
+            segment = self._segments[0]
+            if segment.read_into(self._table):
+                self._keep.hold()
+            if len(self._segments) > 1:
+                self._lost = max(self._lost, segment.lost)
+                self._segments.popleft()
+
+
+class _Segment:
+    """A mapped segment and how far it has been read."""
+
+    def __init__(self, fd: int, schema: Schema, layout: Layout, epoch_ns: int | None) -> None:
+        self.size = layout.size(schema)
+        self._epoch_ns = epoch_ns
+        self._text_end = schema.text_end
+        self._memory = mmap.mmap(fd, self.size, prot=mmap.PROT_READ)
+        self._head, self._rows, self._text = parts(memoryview(self._memory), schema, layout)
+        self._done = 0
+
+    @property
+    def unread(self) -> int:
+        return int(self._head[ROWS]) - self._done
+
+    @property
+    def lost(self) -> int:
+        return int(self._head[LOST])
+
+    def read_into(self, table: table.Table) -> int:
+        """Have the table take the rows committed since the last call; how many there were."""
+        end = int(self._head[ROWS])
+        rows = self._rows[self._done : end]
+        table.append(rows, self._text, self._text_read(), self._epoch_ns)
+        self._done = end
+        if rows.nbytes > _MUCH:
+            self._memory.madvise(mmap.MADV_DONTNEED)  # what was read is the tracer's memory, and no longer ours as well
+        return len(rows)
+
+    def _text_read(self) -> int:
+        """Where the text of the next row begins."""
+        if self._text_end < 0 or not self._done:
+            return 0
+        word = self._rows[self._done - 1, self._text_end : self._text_end + 8]
+        return int(word.view(np.int64)[0])

@@ -1,0 +1,1 @@
+"""A Program to loaded BPF programs, through bcc."""

@@ -1,0 +1,360 @@
+"""A compiled cell as something the worker can load again by itself: without LLVM, without a process to compile in.
+
+Cells are run again and again, most often unchanged, and nearly all the time that takes is clang's. What clang has made
+of a cell are instructions, in which two things differ from one time to the next:
+
+    a map        an ``lddw`` instruction, marked as such, has its descriptor as its number
+    the tag      of printk (printk.py) is 8 letters: LLVM loads them into a register with ``lddw``, as one number, and
+                 stores that register on the stack, where the format begins
+
+A recipe is the instructions with these places known, and what the maps are made with. The compiling process writes it,
+the worker keeps it under everything the compiler was told, and cooks it when that is asked for again.
+
+There is no recipe where the text and its flags alone do not decide what the compiler makes of them (``decided``), where
+maps and programs cannot be made from what the kernel says of them, and where a format does not begin with the tag in
+just that way. Where the kernel refuses what has been cooked, the cell is compiled.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+from msgspec import Struct
+
+from bpfnb.tracer.compile import constants
+from bpfnb.tracer.compile.engine import Function
+from bpfnb.tracer.kernel import bpf, tracefs
+from bpfnb.tracer.kernel.bpf import MapAttributes, ProgramAttributes
+
+__all__ = ["Kept", "Recipe", "decided", "formats", "write"]
+
+Value = TypeVar("Value")
+
+
+class Kept(Generic[Value]):
+    """The values last used, by their keys; for any thread."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._values: OrderedDict[Hashable, Value] = OrderedDict()
+
+    def get(self, key: Hashable) -> Value | None:
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+            return self._values.get(key)
+
+    def put(self, key: Hashable, value: Value) -> None:
+        with self._lock:
+            self._values[key] = value
+            self._values.move_to_end(key)
+            while len(self._values) > self._most:
+                self._values.popitem(last=False)
+
+    def forget(self, key: Hashable) -> None:
+        with self._lock:
+            self._values.pop(key, None)
+
+
+class Code(Struct, frozen=True):
+    """A program. ``maps``: the instructions that want a map's descriptor, and which map; ``tags``: those that want the
+    tag."""
+
+    attributes: ProgramAttributes
+    instructions: bytes
+    maps: tuple[tuple[int, int], ...]
+    tags: tuple[int, ...]
+
+    def filled(self, fds: Sequence[int], tag: bytes) -> bytes:
+        """The instructions with descriptors and a tag in their places."""
+        code = bytearray(self.instructions)
+        for index, which in self.maps:
+            _IMMEDIATE.pack_into(code, _SIZE * index + _AT, fds[which])
+        for index in self.tags:
+            for half in range(2):  # an lddw takes the place of two instructions
+                at = _SIZE * (index + half) + _AT
+                code[at : at + 4] = tag[4 * half : 4 * half + 4]
+        return bytes(code)
+
+
+class Recipe(Struct, frozen=True):
+    """``handed``: the maps whose descriptors are wanted, beside the programs'. ``btf``: the types the maps are of.
+    ``constants``: what another map holds, behind the others, whose value's addresses programs load; b"" for none."""
+
+    programs: tuple[Code, ...]
+    maps: tuple[MapAttributes, ...]
+    handed: tuple[int, ...]
+    btf: bytes
+    constants: bytes = b""
+
+    def cook(self, tag: str) -> list[int]:
+        """Make maps and load programs: the descriptors of the programs, and then of the maps that are wanted.
+
+        OSError, with all undone, where the kernel refuses.
+        """
+        opened: list[int] = []
+        wanted: list[int] = []
+        try:
+            if self.btf:
+                opened.append(bpf.load_btf(self.btf))
+            maps = [_opened(opened, bpf.make_map(made, opened[0] if self.btf else 0)) for made in self.maps]
+            if self.constants:
+                maps.append(_opened(opened, constants.make_map(self.constants)))
+            programs = [
+                _opened(opened, bpf.load_program(code.attributes, code.filled(maps, tag.encode())))
+                for code in self.programs
+            ]
+            wanted = [*programs, *(maps[index] for index in self.handed)]
+        finally:
+            for fd in set(opened) - set(wanted):
+                os.close(fd)
+        return wanted
+
+
+def _opened(fds: list[int], fd: int) -> int:
+    fds.append(fd)
+    return fd
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+# BPF_MAP_TYPE_ HASH, ARRAY, PERF_EVENT_ARRAY, PERCPU_HASH, PERCPU_ARRAY, STACK_TRACE, CGROUP_ARRAY, LRU_HASH,
+# LRU_PERCPU_HASH, LPM_TRIE, QUEUE, STACK, RINGBUF. The others have more to them than the kernel tells, or are not
+# begun empty.
+_PLAIN_MAPS = frozenset((1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 22, 23, 27))
+_NUMA_NODE = 4  # BPF_F_NUMA_NODE: which one, the kernel does not tell
+# BPF_PROG_TYPE_ KPROBE, TRACEPOINT, PERF_EVENT, RAW_TRACEPOINT. The others are loaded for what they attach to.
+_PLAIN_PROGRAMS = frozenset((2, 5, 7, 17))
+
+
+def write(
+    programs: Sequence[tuple[int, Function]],
+    maps: Sequence[int],
+    handed: Sequence[int],
+    btf: bytes,
+    tag: str,
+    constant: tuple[int, bytes] | None = None,
+) -> Recipe | None:
+    """The recipe of what has been compiled and loaded; None where there cannot be one.
+
+    ``programs``: their descriptors, and what they were loaded from. ``maps``: the descriptors of all of them,
+    ``handed`` of those that are wanted. ``btf``: of the cell. ``tag``: the printk tag compiled in, or "". ``constant``:
+    the map of constants that the instructions refer to, and what it has.
+    """
+    referred = [*maps, constant[0]] if constant else maps
+    try:
+        made = tuple(bpf.map_attributes(fd) for fd in maps)
+        codes = tuple(_code(fd, function, referred, tag.encode()) for fd, function in programs)
+    except OSError:  # the cell works without a recipe
+        return None
+    if sys.byteorder != "little" or not all(code is not None for code in codes) or not all(map(_is_plain, made)):
+        return None
+    typed = any(m.key_type or m.value_type for m in made)
+    found = tuple(code for code in codes if code is not None)
+    whole = constant[1] if constant else b""
+    return Recipe(found, made, tuple(maps.index(fd) for fd in handed), btf if typed else b"", whole)
+
+
+def _is_plain(made: MapAttributes) -> bool:
+    return made.type in _PLAIN_MAPS and not made.flags & _NUMA_NODE and not (made.device or made.kernel_type)
+
+
+def _code(fd: int, function: Function, maps: Sequence[int], tag: bytes) -> Code | None:
+    attributes = bpf.program_attributes(fd, function.licence, function.version)
+    code = decode(function.instructions)
+    wide = [(at, i) for at, i in enumerate(code) if i.op == _LDDW]
+    of_maps = [(at, i.immediate) for at, i in wide if i.src in _OF_MAP]
+    plain = [at for at, i in wide if i.src == 0]
+    if attributes.type not in _PLAIN_PROGRAMS or len(of_maps) + len(plain) < len(wide):
+        return None
+    if not all(number in maps for _, number in of_maps):
+        return None
+    tags = tuple(at for at in plain if tag and _number(function.instructions, at) == tag)
+    if tag and not begin_with_tag(code, tags):
+        return None
+    return Code(attributes, function.instructions, tuple((at, maps.index(number)) for at, number in of_maps), tags)
+
+
+# --- instructions -------------------------------------------------------------------------------------------------
+
+# Linux: Documentation/bpf/standardization/instruction-set.rst. Registers share a byte; this is little-endian's order.
+_INSTRUCTION = struct.Struct("<BBhi")
+_IMMEDIATE = struct.Struct("<i")
+_SIZE, _AT = _INSTRUCTION.size, 4
+
+_LDDW = 0x18  # load 64 bits; its number takes the next instruction's as well
+_OF_MAP = (1, 2)  # an lddw's source register: the number is a map's descriptor, for the map or for its value
+_LOAD, _STORE, _MOVE, _ADD_NUMBER = 0x79, 0x7B, 0xBF, 0x07  # of 64 bits
+_CALL, _EXIT, _GO, _GO_FAR = 0x85, 0x95, 0x05, 0x06
+_STORES, _JUMPS = (2, 3), (5, 6)  # classes: the lowest three bits of ``op``
+_WIDTHS = {0x00: 4, 0x08: 2, 0x10: 1, 0x18: 8}  # of a store, bytes
+_FORMAT, _FIRST_SAVED = 1, 6  # registers: a helper's first argument, the first one that outlives calls
+_PRINTK = 6  # the helper's number
+
+
+class Instruction(NamedTuple):
+    op: int
+    dst: int
+    src: int
+    offset: int
+    immediate: int
+
+
+def decode(code: bytes) -> list[Instruction]:
+    """One entry an instruction, and one for an lddw's second half."""
+    return [
+        Instruction(op, registers & 15, registers >> 4, offset, immediate)
+        for op, registers, offset, immediate in _INSTRUCTION.iter_unpack(code)
+    ]
+
+
+def _number(code: bytes, index: int) -> bytes:
+    """An lddw's number, in the order of memory."""
+    low, high = (_SIZE * (index + half) + _AT for half in range(2))
+    return code[low : low + 4] + code[high : high + 4]
+
+
+# What 64 bits are: the place in the stack they point at, the tag, the place of some format that begins with the tag (it
+# depends on the way which: LLVM has the ends of several branches in common), or not known.
+_Value = int | str | None
+_TAG, _TAGGED = "tag", "tagged"
+
+
+class _Known(NamedTuple):
+    """What holds whenever an instruction is reached: the registers, and those places in the stack that are known."""
+
+    registers: tuple[_Value, ...] = (None,) * 10 + (0,)  # the last one points at the stack's end
+    stack: frozenset[tuple[int, _Value]] = frozenset()
+
+    def held(self, place: int) -> _Value:
+        return next((value for at, value in self.stack if at == place), None)
+
+    def assigned(self, register: int, value: _Value) -> _Known:
+        return self._replace(registers=(*self.registers[:register], value, *self.registers[register + 1 :]))
+
+    def stored(self, place: int, width: int, value: _Value) -> _Known:
+        apart = {(at, held) for at, held in self.stack if at >= place + width or at + 8 <= place}
+        registers = tuple(None if held == _TAGGED else held for held in self.registers)
+        known = set() if value in (None, _TAGGED) else {(place, value)}
+        return _Known(registers, frozenset(apart | known))
+
+    def is_tagged(self, register: int) -> bool:
+        """Whether a register points at a format that begins with the tag."""
+        value = self.registers[register]
+        return value == _TAGGED or (value, _TAG) in self.stack
+
+    def shared(self, other: _Known) -> _Known:
+        return _Known(tuple(self._agreed(other, n) for n in range(len(self.registers))), self.stack & other.stack)
+
+    def _agreed(self, other: _Known, register: int) -> _Value:
+        if self.registers[register] == other.registers[register]:
+            return self.registers[register]
+        return _TAGGED if self.is_tagged(register) and other.is_tagged(register) else None
+
+
+def begin_with_tag(code: Sequence[Instruction], tags: Sequence[int]) -> bool:
+    """Whether, on every way through the program, each format printed is on the stack and begins with the tag, stored
+    there whole from a register that one of ``tags`` loaded.
+
+    The number of tags says less: one register may serve several formats, and one format's bytes may come in pieces.
+    """
+    known = {0: _Known()}
+    todo = [0]
+    while todo:
+        at = todo.pop()
+        after = _after(code[at], at in tags, known[at])
+        for following in _following(code, at):
+            reached = known[following].shared(after) if following in known else after
+            if known.get(following) != reached:
+                known[following] = reached
+                todo.append(following)
+    calls = [(at, i) for at, i in enumerate(code) if i.op == _CALL]
+    if any(i.src for _, i in calls):
+        return False  # functions of its own: which formats they are given is not followed
+    printing = [known[at] for at, i in calls if i.immediate == _PRINTK and at in known]
+    return all(k.is_tagged(_FORMAT) for k in printing)
+
+
+def _following(code: Sequence[Instruction], at: int) -> list[int]:
+    """The instructions that may come next."""
+    i = code[at]
+    if i.op == _EXIT:
+        return []
+    if i.op in (_GO, _GO_FAR):
+        return [at + 1 + (i.offset if i.op == _GO else i.immediate)]
+    if i.op & 7 in _JUMPS and i.op != _CALL:
+        return [at + 1, at + 1 + i.offset]
+    return [at + 2 if i.op == _LDDW else at + 1]
+
+
+def _after(i: Instruction, is_tag: bool, known: _Known) -> _Known:
+    """What is known after an instruction."""
+    registers, kind = known.registers, i.op & 7
+    if kind in _STORES:
+        base = registers[i.dst]
+        if not isinstance(base, int):
+            return known
+        return known.stored(base + i.offset, _WIDTHS[i.op & 0x18], registers[i.src] if i.op == _STORE else None)
+    if i.op == _CALL:
+        return known._replace(registers=(None,) * _FIRST_SAVED + registers[_FIRST_SAVED:])
+    return known if kind in _JUMPS else known.assigned(i.dst, _TAG if is_tag else _value(i, known))
+
+
+def _value(i: Instruction, known: _Known) -> _Value:
+    """What an instruction puts into a register."""
+    source, target = known.registers[i.src], known.registers[i.dst]
+    if i.op == _LOAD and isinstance(source, int):
+        return known.held(source + i.offset)
+    if i.op == _MOVE and i.offset == 0:  # else it extends a sign
+        return source
+    return target + i.immediate if i.op == _ADD_NUMBER and isinstance(target, int) else None
+
+
+# --- what decides the result --------------------------------------------------------------------------------------
+
+# Flags that bring in nothing from elsewhere. -include, -I, -Wp, and their like do.
+_INNOCENT = re.compile(r"-[DU].+|-W[\w=-]+|-w|-O\w?|-g|-std=[\w:+]+|-f[\w-]+", re.S)
+_CHANGING = re.compile(r"__(DATE|TIME|TIMESTAMP)__|__has_(include|embed)|\.(incbin|include)\b")
+# A map that is pinned is opened where it is there already.
+_PINNED = re.compile(r"PINNED|maps/pinned")
+_INCLUDE = re.compile(r"(?:#|%:)(?:\s|/\*.*?\*/)*(?:include|import|embed)(.*)")
+_IN_THE_TREE = re.compile(r'\w*\s*(?:<(?!/)[^<>]+>|"(?!/)[^"]+")\s*(?:/[/*].*)?')
+_TRACEPOINTS = re.compile(r"\bTRACEPOINT_PROBE\s*\(\s*(\w+)\s*,\s*(\w+)|\btracepoint__(\w+?)__(\w+)")
+
+
+def decided(text: str, cflags: Sequence[str]) -> bool:
+    """Whether text and flags decide, on this machine, what becomes of them: the header tree does not change."""
+    whole = "\n".join((text, *cflags)).replace("\\\n", "")
+    return (
+        all(_INNOCENT.fullmatch(flag) for flag in cflags)
+        and not _CHANGING.search(whole)
+        and not _PINNED.search(whole)
+        and all(_IN_THE_TREE.fullmatch(what) and ".." not in what for what in _INCLUDE.findall(whole))
+    )
+
+
+def formats(text: str) -> dict[str, str]:
+    """How the tracepoints look whose arguments bcc declares, "sched/sched_switch" to text: an event can be made anew
+    with others."""
+    found: dict[str, str] = {}
+    for a, b, c, d in _TRACEPOINTS.findall(text):
+        name = f"{a or c}__{b or d}"
+        ways = [(name[: m.start()], name[m.start() + 2 :]) for m in re.finditer("(?=__)", name)]  # bcc takes the last
+        texts = {f"{category}/{event}": text for category, event in ways if (text := _format(category, event))}
+        found |= texts or {"/".join(ways[-1]): ""}
+    return found
+
+
+def _format(category: str, event: str) -> str:
+    try:
+        return (tracefs.root() / "events" / category / event / "format").read_text()
+    except OSError:
+        return ""

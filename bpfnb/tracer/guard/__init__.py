@@ -1,0 +1,1 @@
+"""What sessions cost, and ending those beyond their limits."""

@@ -1,0 +1,132 @@
+"""What it takes to reach a program by a uprobe on this machine: a trap into the kernel and back, for each hit.
+
+The kernel's statistics time a program from its first instruction on. A uprobe's trap takes ten times as long as most
+programs, and is measured here: calls of a function of two instructions, with an empty program on it and without.
+
+It depends on the instruction that the uprobe is at. The kernel emulates some of them; others it has run elsewhere, one
+single step, for which it is trapped into a second time, and on a virtual machine that can take twenty times as long.
+Which it emulates differs between kernels, so each sort is measured with an instruction of that sort, and where a sort
+has several, with each of them: the least counts. Linux: arch/x86/kernel/uprobes.c, arch_uprobe_analyze_insn().
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import platform
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+
+from bpfnb.errors import few_descriptors
+from bpfnb.tracer.kernel import bpf, capabilities
+from bpfnb.tracer.kernel.bpf import ProgramAttributes
+from bpfnb.tracer.link import link
+
+__all__ = ["nanoseconds"]
+
+# Instructions to measure with, by sort, and a return. What they do changes nothing for the caller.
+_RETURN = {"x86_64": b"\xc3", "aarch64": b"\xc0\x03\x5f\xd6"}
+_SAMPLES = {
+    "nop": [b"\x90"],
+    "push": [b"\x51\x59"],  # push %rcx; pop %rcx
+    "nopl": [b"\x0f\x1f\x00"],
+    "endbr64": [b"\xf3\x0f\x1e\xfa"],
+    "other": [b"\x31\xc9", b"\x48\x89\xc9", b"\x48\x83\xec\x00"],  # xor %ecx,%ecx; mov %rcx,%rcx; sub $0,%rsp
+    "aarch64": [b"\x1f\x20\x03\xd5"],  # nop; all but branches are stepped or emulated much alike
+}
+_RETURN_0 = bytes.fromhex("b700000000000000 9500000000000000")
+_KPROBE = 2  # BPF_PROG_TYPE_
+_TYPE = Path("/sys/bus/event_source/devices/uprobe/type")
+_ROUNDS, _CALLS = 7, 300
+
+
+def nanoseconds(code: bytes, returning: bool) -> float:
+    """The least that a uprobe, or a uretprobe, adds to a call beside its program's own time; 0 where that cannot be
+    measured. ``code``: what the instruction that it is at begins with. Takes some milliseconds the first time, and a
+    grace period of the kernel's. OSError where no descriptor is free."""
+    sort = _sort(code)
+    return _of_sort(sort, returning) if sort else 0.0
+
+
+def _sort(code: bytes) -> str:
+    """The sort of an instruction, "" where it is not known."""
+    if platform.machine() != "x86_64":
+        return platform.machine() if platform.machine() in _SAMPLES else ""
+    if not code:
+        return ""
+    if code.startswith(b"\xf3\x0f\x1e\xfa"):
+        return "endbr64"
+    first, second = code[0], (code + b"\0")[1]
+    if 0x50 <= (second if first == 0x41 else first) <= 0x57:
+        return "push"
+    if first == 0x0F and second == 0x1F:
+        return "nopl"
+    jumps = (0x70 <= first <= 0x7F) or (first == 0x0F and 0x80 <= second <= 0x8F) or first in (0xE8, 0xE9, 0xEB)
+    return "nop" if first == 0x90 or jumps else "other"
+
+
+@cache
+def _of_sort(sort: str, returning: bool) -> float:
+    try:
+        return min(_measured(sample, returning) for sample in _SAMPLES[sort])
+    except OSError as error:
+        if few_descriptors(error):  # not for good
+            raise
+        return 0.0
+
+
+def _measured(sample: bytes, returning: bool) -> float:
+    with ExitStack() as stack:
+        return _measure(sample + _RETURN[platform.machine()], returning, stack)
+
+
+def _measure(code: bytes, returning: bool, stack: ExitStack) -> float:
+    file = os.memfd_create("bpfnb-trap", os.MFD_CLOEXEC)
+    stack.callback(os.close, file)
+    os.write(file, code.ljust(mmap.PAGESIZE, b"\0"))
+    # Not Python's mmap: ctypes would hold on to it, and it to the file.
+    memory = _map_code(file)
+    stack.callback(_libc.munmap, ctypes.c_void_p(memory), mmap.PAGESIZE)
+    call = ctypes.CFUNCTYPE(None)(memory)
+    plain = _fastest(call)
+    program = bpf.load_program(ProgramAttributes(_KPROBE, b"bpfnb_trap", b"GPL", _version()), _RETURN_0)
+    stack.callback(os.close, program)
+    path = ctypes.create_string_buffer(f"/proc/self/fd/{file}".encode())
+    with capabilities.attaching():
+        event = link.open_event(int(_TYPE.read_text()), int(returning), config1=ctypes.addressof(path))
+        stack.callback(os.close, event)
+        stack.callback(os.close, bpf.link_perf_event(program, event))
+    return max(_fastest(call) - plain, 0.0)
+
+
+def _fastest(call: Callable[[], object]) -> float:
+    """Nanoseconds a call, in the best of several rounds: what disturbs makes it longer, never shorter."""
+    rounds = []
+    for _ in range(_ROUNDS):
+        began = time.thread_time_ns()
+        for _ in range(_CALLS):
+            call()
+        rounds.append((time.thread_time_ns() - began) / _CALLS)
+    return min(rounds)
+
+
+def _version() -> int:
+    """LINUX_VERSION_CODE, which kernels before v5.0 want a kprobe's program to name."""
+    major, minor, patch = ([int(n) for n in platform.release().split("-")[0].split(".") if n.isdigit()] + [0] * 3)[:3]
+    return (major << 16) + (minor << 8) + min(patch, 255)
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+
+
+def _map_code(file: int) -> int:
+    memory: int = _libc.mmap(None, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_EXEC, mmap.MAP_PRIVATE, file, 0)
+    if memory in (None, ctypes.c_void_p(-1).value):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return memory

@@ -1,0 +1,1 @@
+"""The kernel's interfaces, each in one place."""

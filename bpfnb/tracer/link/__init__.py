@@ -1,0 +1,1 @@
+"""Attach loaded programs to probes; list the probes there are."""

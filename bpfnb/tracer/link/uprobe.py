@@ -1,0 +1,271 @@
+"""Attach to functions of programs and libraries, and to their USDT probes.
+
+The file is opened once, as another process's may be another one a moment later: its symbols are read from the
+descriptor, and the kernel is given the descriptor (/proc/self/fd/N) for a path. Nothing of bcc's reads other people's
+files: its reader of debug links writes past the end of its buffer where a build id is long.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from bpfnb.errors import PrivilegeError, UnsupportedError, few_descriptors
+from bpfnb.language.program import Probe, split_symbol
+from bpfnb.tracer.kernel import capabilities
+from bpfnb.tracer.kernel.files import UNREADABLE, File, TooMuch, opened
+from bpfnb.tracer.link.link import Link, Place, near, on_events, open_event, refused
+from bpfnb.tracer.link.locate import find_file
+from bpfnb.tracer.symbols import cxx
+from bpfnb.tracer.symbols.elf import Elf, Symbol, find_symbols, function_names
+from bpfnb.tracer.symbols.symbols import mapped_files
+
+__all__ = ["Target", "code", "open_target", "place", "require", "restrict", "uprobe"]
+
+_MAX_PLACES = 64  # functions of one name
+_FEW = 4  # names in a hint
+_MAX_KNOWN = 20_000  # names to compare with one that is not there
+_NO_CODE = "no instruction that can be traced begins there"
+_CODE = 4  # bytes that tell instructions apart as far as traps.py does
+_PMU = Path("/sys/bus/event_source/devices/uprobe")
+
+
+class Target(NamedTuple):
+    """An open program or library. ``path``: as the user may write it."""
+
+    path: str
+    file: File
+    elf: Elf
+
+
+_check_file: Callable[[int, str], None] | None = None
+
+
+def restrict(check: Callable[[int, str], None]) -> None:
+    """Have every file of a probe checked when it is open: by its owner's number, and its path. For this process."""
+    global _check_file
+    _check_file = check
+
+
+@contextmanager
+def open_target(probe: Probe, name: str, folder: str) -> Iterator[Target]:
+    """The file of a probe. AttachError when there is none, or it is no program or library of this machine."""
+    path = find_file(probe, name, folder)
+    try:
+        with opened(path.encode(), capabilities.looking) as file:
+            if _check_file:
+                _check_file(file.stat.st_uid, path)
+            yield Target(path, file, Elf(file.read))
+    except PrivilegeError:  # which is an OSError, too
+        raise
+    except TooMuch as error:
+        raise refused(probe, f"{path} cannot be read: {error}") from None
+    except UNREADABLE as error:
+        if few_descriptors(error):
+            raise
+        why = (
+            "a script: name the program it runs" if _is_script(path) else "no program or library (ELF) of this machine"
+        )
+        raise refused(probe, f"{path} is {why}") from None
+
+
+def _is_script(path: str) -> bool:
+    with suppress(*UNREADABLE), opened(path.encode(), capabilities.looking) as file:
+        return file.read(0, 2) == b"#!"
+    return False
+
+
+def require(probe: Probe, folder: str) -> None:
+    """AttachError where there is no such function."""
+    _resolved(probe, folder)
+
+
+def uprobe(probe: Probe, program: int, folder: str) -> Link:
+    """Attach to all functions of that name: several files of a program may each have a static one."""
+    name, symbol, plus = split_symbol(probe.target)
+    with open_target(probe, name, folder) as target:
+        found = _find(probe, target, symbol, plus)
+        exit_ = probe.kind == "uretprobe"
+        places = [Place(partial(place, target, at, exit_=exit_), code=code(target, at)) for at in found.offsets]
+        return on_events(probe, program, places, f"{probe.kind}:{target.path}:{symbol}{plus}", found.note)
+
+
+def place(target: Target, offset: int, semaphore: int = 0, *, exit_: bool = False) -> int:
+    """Open a perf event on an instruction, given by its offset in the file. OSError.
+
+    ``semaphore``: the offset of a counter that the kernel raises in every process that maps the file, for as long as
+    the event is open. Linux kernel commit 1cc33161a83d ("uprobes: Support SDT markers having reference count
+    (semaphore)") (in v4.20).
+    """
+    if not _PMU.exists():
+        raise UnsupportedError("this kernel has no uprobes (CONFIG_UPROBE_EVENTS is off)")
+    path = ctypes.create_string_buffer(b"/proc/self/fd/%d" % target.file.fd)
+    kind = int((_PMU / "type").read_text())
+    if semaphore and not (_PMU / "format/ref_ctr_offset").exists():
+        raise UnsupportedError("a USDT probe with a semaphore takes Linux 4.20")
+    return open_event(kind, int(exit_) | semaphore << 32, config1=ctypes.addressof(path), config2=offset)
+
+
+def code(target: Target, offset: int) -> bytes:
+    """What an instruction begins with; b"" where it cannot be read."""
+    try:
+        return os.pread(target.file.fd, _CODE, offset)
+    except OSError:
+        return b""
+
+
+class _Found(NamedTuple):
+    offsets: list[int]
+    note: str
+
+
+def _resolved(probe: Probe, folder: str) -> _Found:
+    name, symbol, plus = split_symbol(probe.target)
+    with open_target(probe, name, folder) as target:
+        return _find(probe, target, symbol, plus)
+
+
+def _find(probe: Probe, target: Target, name: str, plus: str) -> _Found:
+    """Where in the file a function, or an address, is."""
+    if name[:2] in ("0x", "0X"):
+        addresses, note = [_number(probe, name)], ""
+    else:
+        addresses, note = _addresses(probe, target, name)
+    places = [target.elf.offset(address + int(plus or "0", 0)) for address in addresses]
+    offsets = [offset for offset in places if offset is not None]
+    if len(offsets) < len(places):
+        raise refused(probe, _NO_CODE, hint=_of_addresses(target) if name[:2] in ("0x", "0X") else None)
+    return _Found(offsets, note)
+
+
+def _number(probe: Probe, text: str) -> int:
+    try:
+        return int(text, 16)
+    except ValueError:
+        raise refused(probe, f"{text} is no address") from None
+
+
+def _of_addresses(target: Target) -> str:
+    spans = ", ".join(f"{address:#x} to {address + end - start:#x}" for start, end, address in target.elf.code)
+    return f"addresses are those that nm and objdump print; its code is at {spans}"
+
+
+def _addresses(probe: Probe, target: Target, name: str) -> tuple[list[int], str]:
+    symbols = find_symbols(target.elf, target.path.encode(), name, capabilities.looking)
+    if not symbols and cxx.is_long(name):
+        symbols = _by_long_name(probe, target, name)
+    if not symbols:
+        raise _no_symbol(probe, target, name)
+    if len(symbols) > _MAX_PLACES:
+        hint = f"give one's address, as nm prints it: {probe.kind}:{target.path}:{symbols[0].address:#x}"
+        raise refused(probe, f"{target.path} has {len(symbols)} functions {name}", hint=hint)
+    chosen = [_implementation(probe, target, symbol) if symbol.is_ifunc else (symbol.address, "") for symbol in symbols]
+    addresses = list(dict.fromkeys(address for address, _ in chosen))
+    notes = list(dict.fromkeys(note for _, note in chosen if note))
+    if len(addresses) > 1:
+        notes.append(f"at {len(addresses)} functions of this name")
+    return addresses, "; ".join(notes)
+
+
+def _by_long_name(probe: Probe, target: Target, name: str) -> list[Symbol]:
+    """The code of a function of C++ or Rust. AttachError where several are called so, with other parameters."""
+    path = target.path.encode()
+    found = cxx.find(name, function_names(target.elf, path, capabilities.looking))
+    full = list(dict.fromkeys(signature.full for signature in found))
+    if len(full) > 1 or len(found) > _MAX_PLACES:
+        raise refused(probe, f"{target.path} has {len(full)} functions {name}", hint=_one_of(probe, full))
+    symbols = [s for f in found for s in find_symbols(target.elf, path, f.mangled, capabilities.looking)]
+    return list({symbol.address: symbol for symbol in symbols}.values())
+
+
+def _one_of(probe: Probe, names: Sequence[str]) -> str:
+    path = split_symbol(probe.target)[0]
+    more = f", or one of {len(names) - _FEW} more" if len(names) > _FEW else ""
+    return f"write {' or '.join(f'{probe.kind}:{path}:{name}' for name in names[:_FEW])}{more}"
+
+
+def _no_symbol(probe: Probe, target: Target, symbol: str) -> Exception:
+    if "*" in symbol and not cxx.is_long(symbol):
+        hint = f"name one function; %bpf probes '{probe.kind}:{target.path}:{symbol}' lists those that match"
+        return refused(probe, "wildcards are not understood", hint=hint)
+    names = list(function_names(target.elf, target.path.encode(), capabilities.looking))
+    if likely := dict.fromkeys(s.full for s in cxx.related(symbol, names) if cxx.is_long(symbol) or s.bare != s.full):
+        close = _likely(probe, symbol, list(likely))
+    else:
+        known = (name for name in names if name[:1] == symbol[:1] and len(name) < 2 * len(symbol))
+        close = near(symbol, itertools.islice(known, _MAX_KNOWN), f"{probe.kind}:{split_symbol(probe.target)[0]}:")
+    return refused(probe, f"{target.path} has no function {symbol}", hint=close)
+
+
+def _likely(probe: Probe, symbol: str, names: Sequence[str]) -> str | None:
+    """Of functions of C++ or Rust the few that may be meant."""
+    close = near(symbol, names, f"{probe.kind}:{split_symbol(probe.target)[0]}:")
+    return close or (_one_of(probe, names) if len(names) <= _FEW else None)
+
+
+# --- functions that are chosen when a program starts ---------------------------------------------------------------
+
+
+def _implementation(probe: Probe, target: Target, symbol: Symbol) -> tuple[int, str]:
+    """The implementation of an IFUNC that programs use on this machine, and a note that says which.
+
+    Known where this process has the same library loaded: its loader chose as every other's does.
+    """
+    loaded = _Loaded.of(target)
+    if not loaded:
+        raise _not_known(probe, target, symbol)
+    address = loaded.address(symbol.name)
+    if address is None:
+        why = (
+            "this machine uses an implementation outside of the file, where nothing can be attached (the kernel's vDSO)"
+        )
+        raise refused(probe, f"{symbol.name} is only chosen at run time (IFUNC), and {why}")
+    same = [name for name in target.elf.ifuncs() if name != symbol.name and loaded.address(name) == address]
+    shared = f", which also serves {', '.join(sorted(set(same)))}" if same else ""
+    note = f"{symbol.name} has several implementations (IFUNC); this machine uses the one at {address:#x}{shared}"
+    return address, note
+
+
+def _not_known(probe: Probe, target: Target, symbol: Symbol) -> Exception:
+    names = function_names(target.elf, target.path.encode(), capabilities.looking)
+    parts = sorted({name for name in names if name.startswith(f"__{symbol.name}_")})
+    hint = f"give the address of one, as nm prints it: {probe.kind}:{target.path}:0xADDRESS"
+    if parts:
+        few = ", ".join(parts[:4])
+        hint = f"{few}{' ...' if len(parts) > 4 else ''} may be such: {probe.kind}:{target.path}:{parts[0]}"
+    why = "a program chooses one of its implementations when it starts (IFUNC), and which is not known of this file"
+    return refused(probe, f"{symbol.name} is only chosen at run time: {why}", hint=hint)
+
+
+class _Loaded:
+    """A library that this process has loaded too."""
+
+    def __init__(self, path: str, elf: Elf, spans: list[tuple[int, int, int]]) -> None:
+        self._library = ctypes.CDLL(path, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+        self._elf = elf
+        self._spans = spans  # begin and end in memory, and the offset in the file
+
+    @classmethod
+    def of(cls, target: Target) -> _Loaded | None:
+        """The same file, or one of the same build."""
+        for path, spans in mapped_files().items():
+            with suppress(*UNREADABLE), opened(os.fsencode(path), capabilities.looking) as file:
+                elf = Elf(file.read)
+                same = os.path.samestat(file.stat, target.file.stat)
+                if same or (elf.build_id() and elf.build_id() == target.elf.build_id()):
+                    return cls(path, target.elf, spans)
+        return None
+
+    def address(self, name: str) -> int | None:
+        """The virtual address of what programs get that ask for a function; None where it lies elsewhere."""
+        try:
+            at = ctypes.cast(self._library[name], ctypes.c_void_p).value or 0
+        except AttributeError:
+            return None
+        return next((self._elf.address(at - a + offset) for a, end, offset in self._spans if a <= at < end), None)

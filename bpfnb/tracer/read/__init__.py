@@ -1,0 +1,1 @@
+"""The kernel's buffers to rows in segments."""

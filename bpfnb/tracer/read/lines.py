@@ -1,0 +1,109 @@
+"""bpf_trace_printk for who may make no tracefs instance: each call writes its line into a ring buffer of the session's.
+
+The kernel formats it (bpf_snprintf, Linux v5.13), by the same code as bpf_trace_printk's. What ftrace notes of a line
+the program notes itself: time, task, CPU, name. Whether interrupts were off and the like it cannot know, so the column
+``flags`` has no values. Lines that do not fit are counted by the program. Nothing is ever read from the global pipe.
+
+The ring's records are made the rows that a tracefs instance's lines become (printk.py), so that nobody else notices.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from bpfnb.protocol.schema import PRINTK_ROW, Column, Rows, Schema
+from bpfnb.protocol.segments import SegmentWriter
+
+__all__ = ["LINES", "LINES_MAP", "LOST_MAP", "PRELUDE", "SHORT_PRINT", "LineWriter"]
+
+SHORT_PRINT = "BPFNB_SHORT"  # what rewrite.py calls for lines of numbers alone
+LINES_MAP, LOST_MAP = "bpfnb_lines", "bpfnb_lines_lost"
+_RING_BYTES = 16 << 20
+_HEAD = 24  # bytes of struct bpfnb_line, and then the text
+# A line's text may be so long, with its NUL: what is left of the 1,024 bytes of the kernel's where there is a tag.
+_LONG = 1016
+_NEWLINE = 10
+_NO_TEXT = np.empty(0, np.uint8)
+
+# The format is constant memory, which bpf_snprintf wants (constants.py). Its three values, though it uses fewer: the
+# kernel's bpf_trace_printk takes what stands in registers, too. The time is where RingSource looks for it (submits.py):
+# the last 8 bytes, all of the record being a multiple of 8.
+PRELUDE = f"""\
+#define BPFNB_SNPRINTF ((long (*)(char *, u32, const char *, u64 *, u32))165)
+struct bpfnb_line {{ u32 pid; u16 cpu; u16 length; char comm[16]; }};
+BPF_RINGBUF_OUTPUT({LINES_MAP}, {_RING_BYTES} / PAGE_SIZE);
+BPF_F_TABLE("array", int, u64, {LOST_MAP}, 1, 1024);
+static inline __attribute__((always_inline)) int bpfnb_print(const char *format, u64 *values, u32 room) {{
+    struct bpfnb_line *line = {LINES_MAP}.ringbuf_reserve({_HEAD} + room + 8);
+    if (!line) {{
+        int first = 0;
+        u64 *lost = {LOST_MAP}.lookup(&first);
+        if (lost) __sync_fetch_and_add(lost, 1);
+        return -28;
+    }}
+    *(u64 *)((void *)line + {_HEAD} + room) = bpf_ktime_get_ns();
+    line->pid = bpf_get_current_pid_tgid();
+    line->cpu = bpf_get_smp_processor_id();
+    bpf_get_current_comm(line->comm, sizeof(line->comm));
+    long length = BPFNB_SNPRINTF((void *)line + {_HEAD}, room, format, values, 24);
+    line->length = length < 1 ? 0 : length > room ? room - 1 : length - 1;
+    {LINES_MAP}.ringbuf_submit(line, 0);
+    return length;
+}}
+#define BPFNB_PRINT(room, format, a, b, c, ...) ({{ \\
+    static const char bpfnb_format[] = format; \\
+    u64 bpfnb_values[] = {{(u64)(a), (u64)(b), (u64)(c)}}; \\
+    bpfnb_print(bpfnb_format, bpfnb_values, room); }})
+#define {SHORT_PRINT}(...) BPFNB_PRINT((sizeof(bpfnb_format) + 71) & ~7, __VA_ARGS__, 0, 0, 0, 0)
+#define bpf_trace_printk(...) BPFNB_PRINT({_LONG}, __VA_ARGS__, 0, 0, 0, 0)
+"""
+
+# A record, as a struct: what is text goes on behind it.
+LINES = Schema(
+    (
+        Column("pid", "number", "<i4", 0),
+        Column("cpu", "number", "<u2", 4),
+        Column("length", "number", "<u2", 6),
+        Column("comm", "text", "S16", 8),
+        Column("text", "tail", "V", _HEAD),
+    ),
+    _HEAD,
+)
+
+
+class LineWriter(SegmentWriter):
+    """Takes rows as RingSource makes them of ``LINES``, and writes them as PRINTK_LINES has them."""
+
+    _read: Schema
+
+    def reads(self, schema: Schema) -> LineWriter:
+        """What the rows are that ``append`` will be given."""
+        self._read = schema
+        return self
+
+    def append(self, rows: Rows, text: npt.NDArray[np.uint8] = _NO_TEXT) -> None:
+        columns = {column.name: column for column in self._read.columns}
+        values = {name: columns[name].values(rows) for name in ("pid", "cpu", "length", "comm", self._read.time)}
+        ends = rows[:, self._read.text_end :].view(np.int64)[:, 0]
+        begins = np.concatenate([[0], ends[:-1]])
+        lengths = _shortened(text, begins, np.minimum(values["length"], ends - begins))
+        made = np.zeros(len(rows), PRINTK_ROW)
+        made["mono_ns"] = values[self._read.time]
+        made["text_end"] = np.cumsum(lengths)
+        made["pid"], made["cpu"], made["comm"] = values["pid"], values["cpu"], values["comm"]
+        made["comm"][values["pid"] == 0] = b"<idle>"  # as ftrace calls the idle task of every CPU
+        shift = np.repeat(begins - (np.cumsum(lengths) - lengths), lengths)
+        super().append(made.view(np.uint8).reshape(len(made), -1), text[shift + np.arange(len(shift))])
+
+
+def _shortened(
+    text: npt.NDArray[np.uint8], begins: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """The lengths without a final newline, and of lines with a NUL in them up to that: so ftrace has them."""
+    nuls = np.flatnonzero(text == 0)
+    first = np.append(nuls, len(text))[np.searchsorted(nuls, begins)]
+    lengths = np.minimum(lengths, first - begins)
+    final = text[np.minimum(begins + np.maximum(lengths - 1, 0), max(len(text) - 1, 0))] if len(text) else lengths
+    kept: npt.NDArray[np.int64] = lengths - ((lengths > 0) & (final == _NEWLINE))
+    return kept

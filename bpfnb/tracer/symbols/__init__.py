@@ -1,0 +1,1 @@
+"""Addresses to names, names to addresses."""

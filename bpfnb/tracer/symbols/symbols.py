@@ -1,0 +1,404 @@
+"""The names of code addresses: the kernel's from /proc/kallsyms, a process's from the files it has mapped.
+
+The files are other people's, and this process is privileged. bcc could do this (bcc_symcache_new), but not here: a long
+build id in a file overruns a buffer on its stack (find_buildid in bcc_elf.c, to this day), and all it can do without
+CAP_SYS_PTRACE is name the file. So a file is opened only when it is the one that is mapped, it is read and never mapped
+(one that shrinks under a mapping would end us with SIGBUS), and what it says is numbers to numpy, which checks bounds.
+
+What it takes: /proc/kallsyms shows its addresses to those who had CAP_SYSLOG when they opened it. /proc/PID/maps of
+others can be read with CAP_PERFMON since Linux 6.15, before that with CAP_SYS_PTRACE; /proc/PID/root, for processes in
+mount namespaces of their own, with CAP_SYS_PTRACE alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import time
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext, suppress
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+from weakref import WeakValueDictionary
+
+import numpy as np
+import numpy.typing as npt
+
+from bpfnb.tracer.kernel.files import UNREADABLE, File, Looking, opened, read_bytes
+from bpfnb.tracer.symbols.demangle import Demangler
+from bpfnb.tracer.symbols.elf import Addresses, Functions, Image, read_image, reader
+
+__all__ = ["UNKNOWN", "Symbols", "mapped_files"]
+
+UNKNOWN = "[unknown]"
+
+_MOST_PROCESSES = 256
+_MOST_BYTES = 512 << 20  # of symbols, over all processes
+_MAX_IMAGES = 4096  # files of one process
+_MAX_MAPS = 64 << 20  # bytes of /proc/PID/maps; the kernel's limit is 65,530 lines unless it was raised
+_MAX_STATUS = 64 << 10
+_MAX_JIT, _MAX_JIT_FUNCTIONS = 16 << 20, 300_000  # of a perf map, from its end
+_MAX_SECONDS = 5.0  # for one request; what was not named until then is unknown
+_FRESH = 2.0  # seconds for which modules' and BPF programs' symbols are believed
+
+
+class Symbols:
+    """Names code addresses; from one thread.
+
+    ``kallsyms``: /proc/kallsyms, opened before privileges were dropped (see above); closed with this object.
+    ``looking``: entered while something of another process is opened; there to raise what that takes.
+    """
+
+    def __init__(self, kallsyms: int | None = None, looking: Looking = nullcontext) -> None:
+        self._kernel = _Kernel(_open_kallsyms() if kallsyms is None else kallsyms)
+        self._looking = looking
+        self._processes: dict[int, _Process] = {}  # the one longest not asked for first
+        self._images: WeakValueDictionary[tuple[int, ...], Image] = WeakValueDictionary()  # shared by processes
+        self._demangler = Demangler()
+
+    def find(self, pid: int, addresses: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Names, and modules or files, of addresses in a process, or in the kernel for ``pid`` 0."""
+        pairs = self.user(pid, addresses) if pid else self.kernel(addresses)
+        return tuple(name for name, _ in pairs), tuple(module for _, module in pairs)
+
+    def kernel(self, addresses: Sequence[int]) -> list[tuple[str, str]]:
+        """(function, module) of each address. The module is "[nf_tables]", "[bpf]" for BPF programs, "" for the kernel
+        itself; the function is "[unknown]" where there is none, or where the kernel hides them (``why``)."""
+        lines = self._kernel.names(np.array(addresses, np.uint64))
+        pairs = [line.partition("\t") for line in map(_text, lines)]
+        return [(name or UNKNOWN, module) for name, _, module in pairs]
+
+    def user(self, pid: int, addresses: Sequence[int]) -> list[tuple[str, str]]:
+        """(function, file) of each address in a process or thread, C++ and Rust demangled.
+
+        The file is as in /proc/PID/maps, "[vdso]", or the perf map of JIT-compiled code. The function is "[unknown]"
+        where there is none, and everywhere when the process was gone before it was first asked for, or may not be
+        looked at (``why``).
+        """
+        process = self._process(pid)
+        if process is None or not addresses:
+            return [(UNKNOWN, "")] * len(addresses)
+        names, files = self._in_files(process, np.array(addresses, np.uint64))
+        self._in_jit(process, addresses, names, files)
+        readable = self._demangler.names(names)
+        return [(name or UNKNOWN, _text(file)) for name, file in zip(readable, files, strict=True)]
+
+    def why(self, pid: int) -> str:
+        """Why a process, or the kernel for 0, has no names; "" when it has."""
+        if not pid:
+            return self._kernel.why()
+        if pid in self._processes and self._processes[pid].mappings:
+            return ""
+        try:
+            read_bytes(f"/proc/{pid}/maps", 1, self._looking, cut=True)
+        except PermissionError:
+            return f"/proc/{pid}/maps may not be read: that takes Linux 6.15, or CAP_SYS_PTRACE"
+        except OSError:
+            return f"process {pid} is gone"
+        return ""
+
+    def close(self) -> None:
+        self._kernel.close()
+
+    def _process(self, pid: int) -> _Process | None:
+        """A process as it is now, else as it last was; None for one that was never seen."""
+        started = _start_time(pid)
+        process = self._processes.pop(pid, None)
+        if started and (process is None or process.started != started):
+            process = _Process(pid, started)
+        if process is None:
+            return None
+        if started:
+            process.look(self._looking)
+        self._processes[pid] = process
+        self._trim()
+        return process
+
+    def _trim(self) -> None:
+        """Forget processes longest not asked for, until the rest is few and small enough."""
+        while len(self._processes) > 1:
+            size = sum(image.nbytes for image in self._images.values())
+            if len(self._processes) <= _MOST_PROCESSES and size <= _MOST_BYTES:
+                return
+            del self._processes[next(iter(self._processes))]
+
+    def _in_files(self, process: _Process, addresses: Addresses) -> tuple[list[bytes], list[bytes]]:
+        names, files = [b""] * len(addresses), [b""] * len(addresses)
+        where = process.where(addresses)
+        until = time.monotonic() + _MAX_SECONDS
+        for number in np.unique(where[where >= 0]).tolist():
+            mapping = process.mappings[number]
+            rows = np.flatnonzero(where == number)
+            image = self._image(process, mapping, until)
+            found = image.names(addresses[rows] - mapping.start + mapping.offset) if image else [b""] * len(rows)
+            for row, name in zip(rows.tolist(), found, strict=True):
+                names[row], files[row] = name, mapping.path
+        return names, files
+
+    def _in_jit(self, process: _Process, addresses: Sequence[int], names: list[bytes], files: list[bytes]) -> None:
+        """Fill in what is in no file, from /tmp/perf-PID.map."""
+        rows = [row for row, name in enumerate(names) if not name]
+        jit = process.jit_map(self._looking) if rows else None
+        if jit is None:
+            return
+        for row, name in zip(rows, jit.functions.names(np.array([addresses[r] for r in rows], np.uint64)), strict=True):
+            if name:
+                names[row], files[row] = name, jit.path
+
+    def _image(self, process: _Process, mapping: _Mapping, until: float) -> Image | None:
+        """The functions of a mapped file, as it was when first asked for. None for files beyond the limits: they are a
+        process's own, which may have mapped many that are large for the sake of it."""
+        key = (mapping.inode, mapping.path)
+        if key not in process.images:
+            size = sum(image.nbytes for image in process.images.values() if image)
+            if len(process.images) >= _MAX_IMAGES or size > _MOST_BYTES or time.monotonic() > until:
+                return None
+            process.images[key] = self._load(process, mapping)
+        return process.images[key]
+
+    def _load(self, process: _Process, mapping: _Mapping) -> Image | None:
+        if mapping.path == b"[vdso]":
+            return _vdso()
+        if not mapping.path.startswith(b"/"):
+            return None
+        proc = b"/proc/%d" % process.pid
+        for path in (proc + b"/root" + mapping.path, mapping.path, proc + b"/exe"):
+            with suppress(*UNREADABLE), opened(path, self._looking, mapping.inode) as file:
+                key = (file.stat.st_dev, file.stat.st_ino, file.stat.st_size, file.stat.st_mtime_ns)
+                image = self._images.get(key)
+                if image is None:
+                    image = self._images[key] = read_image(file.read, path, mapping.path, self._looking)
+                return image
+        return None
+
+
+# --- the kernel ---------------------------------------------------------------------------------------------------
+
+
+class _Kernel:
+    """/proc/kallsyms, read when first asked for, and again for what comes and goes: modules and BPF programs."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._functions: Functions | None = None
+        self._core = (0, 0)
+        self._read_at = 0.0
+
+    def names(self, addresses: Addresses) -> list[bytes]:
+        """ "function" or "function\\t[module]", or b""."""
+        begin, end = self._core
+        elsewhere = bool(((addresses < begin) | (addresses >= end)).any())
+        old = elsewhere and time.monotonic() - self._read_at > _FRESH
+        functions = self._read() if self._functions is None or old else self._functions
+        return functions.names(addresses)
+
+    def why(self) -> str:
+        functions = self._read() if self._functions is None else self._functions
+        if len(functions):
+            return ""
+        if self._fd < 0:
+            return "this kernel has no /proc/kallsyms"
+        settings = [f"{name} is {_sysctl(name)}" for name in ("kernel.kptr_restrict", "kernel.perf_event_paranoid")]
+        return f"the kernel hides the addresses of its symbols: {', '.join(settings)}"
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+    def _read(self) -> Functions:
+        data = b""
+        if self._fd >= 0:
+            os.lseek(self._fd, 0, os.SEEK_SET)
+            with open(self._fd, "rb", closefd=False) as file:
+                data = file.read()
+        self._functions = _kallsyms(data)
+        self._core = _address_of(b"_stext", data), _address_of(b"_etext", data)
+        self._read_at = time.monotonic()
+        return self._functions
+
+
+def _open_kallsyms() -> int:
+    try:
+        return os.open("/proc/kallsyms", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1  # a kernel without
+
+
+def _kallsyms(data: bytes) -> Functions:
+    """The functions in lines of "address type name[\\t[module]]", those with an address."""
+    characters = np.frombuffer(data, np.uint8)
+    begins = np.flatnonzero(np.concatenate(([10], characters[:-1]))[: len(characters)] == 10)
+    width = max(data.find(b" "), 0)
+    kinds = characters[begins + width + 1] if data else characters
+    functions = np.isin(kinds, np.frombuffer(b"TtWw", np.uint8))
+    begins, kinds = begins[functions], kinds[functions]
+    digits = np.zeros(256, np.uint64)
+    digits[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16, dtype=np.uint64)
+    addresses = np.zeros(len(begins), np.uint64)
+    for column in range(width):
+        addresses = addresses << np.uint64(4) | digits[characters[begins + column]]
+    shown = addresses != 0
+    rank = 2 * np.isin(kinds, np.frombuffer(b"Ww", np.uint8)) + (kinds == ord("t"))
+    return Functions(addresses[shown], None, begins[shown] + width + 3, data, rank[shown], b"\n")
+
+
+def _address_of(name: bytes, kallsyms: bytes) -> int:
+    found = re.search(rb"^([0-9a-f]+) \w %b$" % name, kallsyms, re.M)
+    return int(found[1], 16) if found else 0
+
+
+def _sysctl(name: str) -> str:
+    try:
+        return Path("/proc/sys", *name.split(".")).read_text().strip()
+    except OSError:
+        return "unknown"
+
+
+# --- processes ----------------------------------------------------------------------------------------------------
+
+
+class _Mapping(NamedTuple):
+    start: int
+    end: int
+    offset: int
+    inode: int
+    path: bytes
+
+
+class _JitMap(NamedTuple):
+    version: tuple[int, ...]
+    path: bytes
+    functions: Functions
+
+
+class _Process:
+    """A process, its executable mappings as they last were, and what was read for them."""
+
+    def __init__(self, pid: int, started: int) -> None:
+        self.pid = pid
+        self.started = started
+        self.mappings: tuple[_Mapping, ...] = ()
+        self.images: dict[tuple[int, bytes], Image | None] = {}
+        self._starts = self._ends = np.zeros(0, np.uint64)
+        self._jit: _JitMap | None = None
+
+    def look(self, looking: Looking) -> None:
+        """Take in the mappings as they are now: libraries come and go. One that is ending has none any more."""
+        with suppress(*UNREADABLE):
+            lines = read_bytes(f"/proc/{self.pid}/maps", _MAX_MAPS, looking, cut=True).split(b"\n")
+            self.mappings = tuple(_mappings(lines)) or self.mappings
+        self._starts = np.array([m.start for m in self.mappings], np.uint64)
+        self._ends = np.array([m.end for m in self.mappings], np.uint64)
+
+    def where(self, addresses: Addresses) -> npt.NDArray[np.intp]:
+        """The index of the mapping each address is in, or -1."""
+        if not self.mappings:
+            return np.full(len(addresses), -1)
+        at = np.searchsorted(self._starts, addresses, "right") - 1
+        return np.where((at >= 0) & (addresses < self._ends[at]), at, -1)
+
+    def jit_map(self, looking: Looking) -> _JitMap | None:
+        """What a JIT compiler says of the code it made; anybody may write to /tmp, so only the process's own word."""
+        uid, tgid, inner = _identity(self.pid)
+        paths = (b"/proc/%d/root/tmp/perf-%d.map" % (self.pid, inner), b"/tmp/perf-%d.map" % tgid)
+        for path in paths if tgid else ():
+            with suppress(*UNREADABLE), opened(path, looking, follow=False) as file:
+                version = (file.stat.st_ino, file.stat.st_size, file.stat.st_mtime_ns)
+                if file.stat.st_uid not in (0, uid):
+                    continue
+                if self._jit is None or self._jit.version != version:
+                    functions = _perf_map(_last_lines(file))
+                    self._jit = _JitMap(version, b"/tmp/perf-%d.map" % inner, functions)
+                break
+        return self._jit
+
+
+def mapped_files() -> dict[str, list[tuple[int, int, int]]]:
+    """The files whose code this process has mapped: each part's begin and end in memory, and its offset in the file."""
+    found: dict[str, list[tuple[int, int, int]]] = {}
+    for mapping in _mappings(Path("/proc/self/maps").read_bytes().split(b"\n")):
+        if mapping.path.startswith(b"/"):
+            found.setdefault(os.fsdecode(mapping.path), []).append((mapping.start, mapping.end, mapping.offset))
+    return found
+
+
+def _mappings(lines: Iterable[bytes]) -> Iterator[_Mapping]:
+    """The executable ones of /proc/PID/maps: "start-end perms offset device inode    path"."""
+    for line in lines:
+        fields = line.split(None, 5)
+        if len(fields) >= 5 and b"x" in fields[1]:
+            start, end = (int(n, 16) for n in fields[0].split(b"-"))
+            path = fields[5].replace(rb"\012", b"\n") if len(fields) > 5 else b""
+            yield _Mapping(start, end, int(fields[2], 16), int(fields[4]), path)
+
+
+def _start_time(pid: int) -> int:
+    """When a process began, in clock ticks since boot: what tells it from another of its number. 0 when it is gone."""
+    try:
+        return _started(read_bytes(f"/proc/{pid}/stat", _MAX_STATUS))
+    except UNREADABLE:
+        return 0
+
+
+def _started(stat: bytes) -> int:
+    fields = stat.rpartition(b")")[2].split()  # what is before is its name
+    return int(fields[19]) + 1 if len(fields) > 19 else 0  # what began with the kernel began at 0
+
+
+def _identity(pid: int) -> tuple[int, int, int]:
+    """A process's effective user, its number, and its number in its own PID namespace; zeros when it is gone."""
+    try:
+        return _identified(read_bytes(f"/proc/{pid}/status", _MAX_STATUS))
+    except UNREADABLE:
+        return 0, 0, 0
+
+
+def _identified(status: bytes) -> tuple[int, int, int]:
+    # Split at newlines alone, which the kernel escapes in the name.
+    fields = {name: value.split() for name, _, value in (line.partition(b":") for line in status.split(b"\n"))}
+    users, numbers = fields.get(b"Uid", []), fields.get(b"Tgid", [])
+    if len(users) < 2 or not numbers:
+        return 0, 0, 0
+    return int(users[1]), int(numbers[0]), int((fields.get(b"NStgid") or numbers)[-1])
+
+
+def _last_lines(file: File) -> bytes:
+    before = file.stat.st_size - _MAX_JIT
+    if before <= 0:
+        return file.read(0, _MAX_JIT)
+    return file.read(before, _MAX_JIT).partition(b"\n")[2]  # the first may be the end of a line
+
+
+def _perf_map(data: bytes) -> Functions:
+    """A perf map's lines, "start size name", numbers in hex. Later ones replace earlier ones of the same start."""
+    starts, sizes, begins = array("Q"), array("Q"), array("q")
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
+    if len(ends) > _MAX_JIT_FUNCTIONS:
+        data = data[int(ends[-_MAX_JIT_FUNCTIONS - 1]) + 1 :]
+    lines = re.finditer(rb"^(?:0x)?([0-9a-fA-F]{1,16}) (?:0x)?([0-9a-fA-F]{1,16}) (?=[^\n])", data, re.M)
+    for found in lines:
+        starts.append(int(found[1], 16))
+        sizes.append(int(found[2], 16))
+        begins.append(found.end())
+    latest_first = np.arange(len(starts), 0, -1) * 16
+    return Functions(
+        np.array(starts, np.uint64), np.array(sizes, np.uint64), np.array(begins, np.int64), data, latest_first, b"\n"
+    )
+
+
+@cache
+def _vdso() -> Image | None:
+    """The code the kernel lends every process; ours is that of all with our word size."""
+    maps = Path("/proc/self/maps").read_bytes().split(b"\n")
+    mine = [mapping for mapping in _mappings(maps) if mapping.path == b"[vdso]"]
+    if not mine:
+        return None
+    return read_image(reader(ctypes.string_at(mine[0].start, mine[0].end - mine[0].start)), b"")
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="replace")
