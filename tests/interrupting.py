@@ -21,19 +21,18 @@ def every_point(act: Callable[[], object], step: int = 1, most: int = 5000) -> I
     every ``step`` points at one.
 
     Yields True each time the interrupt came out of ``act``, and False where something caught it; ends with the first
-    run that was not interrupted.
+    run that was not interrupted. One that Python itself drops, as in a weak reference's callback, is followed by
+    another at the next point: whoever is told "Exception ignored in" presses Ctrl-C again.
     """
     for number in range(0, most, step):
         point = _Point(number)
-        sys.settrace(point.enter)
-        try:
-            act()
-        except KeyboardInterrupt:
-            came_out = True
-        else:
-            came_out = False
-        finally:
-            sys.settrace(None)
+        with point:
+            try:
+                act()
+            except KeyboardInterrupt:
+                came_out = True
+            else:
+                came_out = False
         if not point.reached:
             return
         yield came_out
@@ -48,7 +47,23 @@ class _Point:
         self._left = number
         self._last: dict[FrameType, int] = {}  # of a frame, the instruction it did last; -1 for one that Python did
 
-    def enter(self, frame: FrameType, event: str, argument: object) -> Any:
+    def __enter__(self) -> None:
+        self._ignored, sys.unraisablehook = sys.unraisablehook, self._ignore
+        sys.settrace(self._enter)
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+        sys.unraisablehook = self._ignored
+
+    def _ignore(self, what: sys.UnraisableHookArgs) -> None:
+        """Python drops an exception: see sys.unraisablehook."""
+        if what.exc_type is not _Interrupt:
+            self._ignored(what)
+            return
+        self.reached = False
+        sys.settrace(self._enter)  # Python unset it when it raised
+
+    def _enter(self, frame: FrameType, event: str, argument: object) -> Any:
         if event != "call" or not frame.f_code.co_filename.endswith(_FILES):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
@@ -72,7 +87,11 @@ class _Point:
         self._left -= 1
         if self._left < 0 and not self.reached:
             self.reached = True
-            raise KeyboardInterrupt
+            raise _Interrupt
+
+
+class _Interrupt(KeyboardInterrupt):
+    pass
 
 
 _known: dict[CodeType, dict[int, str]] = {}

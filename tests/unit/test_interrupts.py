@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 
 import ipywidgets
@@ -234,6 +235,27 @@ def test_uninterrupted_work_raises_what_it_raises_and_leaves_no_thread() -> None
     with pytest.raises(ValueError, match="no"):
         fail()
     assert not [thread for thread in threading.enumerate() if "Dummy" in thread.name]
+
+
+def test_an_interrupt_that_python_drops_is_followed_by_another() -> None:
+    """GIVEN a callback that runs as an object is freed, where Python drops what is raised THEN none is lost."""
+    freed: list[object] = []
+
+    def act() -> None:
+        thing = Thing()
+        held = weakref.WeakMethod(thing.method, freed.append)
+        del thing
+        assert held() is None
+        Flag().wait(0)
+
+    outcomes = list(every_point(act))
+    assert len(outcomes) > 10
+    assert all(outcomes)
+    assert 0 < len(freed) < len(outcomes)  # it was interrupted in the callback, too
+
+
+class Thing:
+    def method(self) -> None: ...
 
 
 def test_a_flag_wakes_all_who_wait_whoever_was_interrupted() -> None:
