@@ -43,10 +43,12 @@ class Guard:
                     self._changed.wait_for(lambda: self._watched)
                 self._windows.rest()
                 with self._changed:
+                    # Those that ended meanwhile are no reason to switch the statistics on.
+                    self._watched = {n: watched for n, watched in self._watched.items() if not watched[0].closed}
                     watched = dict(self._watched)
                 for meter, _ in watched.values():
                     meter.find_traps()
-                if not self._windows.why:
+                if watched and not self._windows.why:
                     self._windows.measure(meter for meter, _ in watched.values())
                 for number, (meter, watch) in watched.items():
                     self._look(number, meter, watch)
