@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from processes import objects
+from processes import children, objects, threads
 
 _PATIENCE = 10.0  # seconds until Ctrl-C is pressed again
 _PRESSES = 6  # without an answer are a hang
@@ -91,13 +91,15 @@ def run(count: int, seed: int = 0, say: Callable[[str], object] = lambda text: N
 
 def _whereabouts(pid: int) -> str:
     """Where the threads of a process and of those it started are in the kernel."""
+    try:
+        names, stacks = threads(pid, "comm"), threads(pid, "stack")
+    except OSError:
+        return ""  # it has ended
     found = ""
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(OSError):
-            stack = [line.split()[-1] for line in (task / "stack").read_text().splitlines()[:8]]
-            found += f"{pid} {task.name} {(task / 'comm').read_text().strip()}: {' '.join(stack)}\n"
-            found += "".join(_whereabouts(int(child)) for child in (task / "children").read_text().split())
-    return found
+    for task, stack in stacks.items():
+        places = " ".join(line.split()[-1] for line in stack.splitlines()[:8])
+        found += f"{pid} {task} {names.get(task, '').strip()}: {places}\n"
+    return found + "".join(map(_whereabouts, children(pid)))
 
 
 # --- the notebook -------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from processes import children, parent
+from processes import children, command, descriptors, everyone, objects, parent
 
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}.get(os.uname().machine, 0)
 # include/uapi/linux/bpf.h, enum bpf_cmd
@@ -36,32 +36,20 @@ def bpf_ids(kind: str) -> set[int]:
         ids.add(current)
 
 
-def descriptors(pid: int) -> dict[int, str]:
-    found = {}
-    for fd in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            found[int(fd.name)] = str(fd.readlink())
-        except OSError:
-            continue  # the listing's own
-    return found
-
-
 def others(tracer: int) -> bool:
     """Whether tracers run on this machine that are neither ours nor our children's."""
     ours = {os.getpid(), tracer}
-    for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if b"bpfnb.tracer" not in cmdline.read_bytes():
-                continue
-            lineage, pid = set(), int(cmdline.parts[2])
-            while pid > 1:
-                lineage.add(pid)
-                pid = parent(pid)
-        except OSError:
-            continue  # it has just ended
-        if not ours & lineage:
-            return True
-    return False
+    return any("bpfnb.tracer" in command(pid) and not ours & _lineage(pid) for pid in everyone())
+
+
+def _lineage(pid: int) -> set[int]:
+    """A process and its ancestors, as long as they live."""
+    lineage = set()
+    with suppress(OSError):
+        while pid > 1:
+            lineage.add(pid)
+            pid = parent(pid)
+    return lineage
 
 
 def instances(tracer: int = 0) -> set[str]:
@@ -83,16 +71,10 @@ def probes() -> set[str]:
 
 def held_elsewhere(kind: str, ours: set[int]) -> set[int]:
     """Ids of BPF objects that processes other than ours hold open: somebody else's, not our leak."""
-    key = {"program": "prog_id:", "map": "map_id:", "link": "link_id:"}[kind]
     found = set()
-    for info in Path("/proc").glob("[0-9]*/fdinfo/*"):
-        if int(info.parts[2]) in ours:
-            continue
-        try:
-            lines = info.read_text().splitlines()
-        except OSError:
-            continue  # gone, or not ours to read
-        found |= {int(line.split()[1]) for line in lines if line.startswith(key)}
+    for pid in everyone() - ours:
+        with suppress(OSError):  # it has ended, or is not ours to read
+            found |= {number for what, number in objects(pid) if what == kind}
     return found
 
 

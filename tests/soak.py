@@ -22,7 +22,8 @@ from typing import NamedTuple
 import ctrl_c
 import kills
 import processes
-from leaks import bpf_ids, descriptors
+from leaks import bpf_ids
+from processes import descriptors
 
 import bpfnb
 from bpfnb.host import client

@@ -231,7 +231,9 @@ def _end_tracers(folder: Path) -> None:
     """Ask tracers of this version to end, which sudo started: the files they run from go."""
     program = os.fsencode(folder / "bin" / "python3")
     for _ in range(_WAIT * 10):
-        running = [int(p.parent.name) for p in Path("/proc").glob("[0-9]*/cmdline") if _words(p)[:1] == [program]]
+        # Not by Path.glob, which raises where a process ends meanwhile.
+        processes = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+        running = [pid for pid in processes if _words(pid)[:1] == [program]]
         if not running:
             return
         for pid in running:
@@ -240,9 +242,9 @@ def _end_tracers(folder: Path) -> None:
         time.sleep(0.1)
 
 
-def _words(cmdline: Path) -> list[bytes]:
+def _words(pid: int) -> list[bytes]:
     try:
-        return cmdline.read_bytes().split(b"\0")
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return []
 

@@ -151,7 +151,10 @@ import bpfnb, os
 from bpfnb.host import client
 tracer = client.connect().hello().pid
 for task in os.listdir(f"/proc/{tracer}/task"):
-    status = open(f"/proc/{tracer}/task/{task}/status").read().splitlines()
+    try:
+        status = open(f"/proc/{tracer}/task/{task}/status").read().splitlines()
+    except OSError:
+        continue  # the thread has ended
     print(next(int(line.split()[1], 16) >> 6 & 3 for line in status if line.startswith("CapPrm")))
 """
     assert set(run_as_nobody(code, shared, sudoers=ANYTHING)) == {"0"}

@@ -20,18 +20,14 @@ COUNT = 'int count(void *ctx) { bpf_trace_printk("x\\n"); return 0; }'
 ATTACH = {"rawtracepoint:task_rename": "count"}
 
 _STOPPED = f"""
-import bpfnb, os, signal, sys, time
+import os, signal, sys, time
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+import bpfnb, processes
 from bpfnb.host import client
 session = bpfnb.trace({COUNT!r}, name="s", attach={ATTACH!r})
 worker = client.connect().hello().pid
-supervisor = int(open(f"/proc/{{worker}}/stat").read().rpartition(")")[2].split()[1])
-fdinfo = f"/proc/{{worker}}/fdinfo"
-def lines(fd):
-    try:
-        return open(f"{{fdinfo}}/{{fd}}").readlines()
-    except FileNotFoundError:  # closed meanwhile
-        return []
-held = {{line.split()[1] for fd in os.listdir(fdinfo) for line in lines(fd) if "prog_id" in line}}
+supervisor = processes.parent(worker)
+held = [number for kind, number in processes.objects(worker) if kind == "program"]
 print(worker, *held)
 print(time.monotonic(), flush=True)
 for pid in (worker, supervisor)[: int(sys.argv[1])]:

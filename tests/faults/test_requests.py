@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from leaks import bpf_ids, held_elsewhere
-from processes import children, objects
+from processes import children, objects, threads
 from raw import RawTracer
 from waiting import until
 
@@ -130,9 +130,9 @@ def test_threads_have_no_more_rights_than_the_tracer() -> None:
         for reader in readers:
             reader.join()
         worker = client.connect().hello().pid
-        tasks = list(Path(f"/proc/{worker}/task").iterdir())
-        for task in tasks:
-            fields = dict(line.split(":\t") for line in (task / "status").read_text().splitlines() if ":\t" in line)
+        tasks = threads(worker, "status")
+        for status in tasks.values():
+            fields = dict(line.split(":\t") for line in status.splitlines() if ":\t" in line)
             effective = {c for c in range(64) if int(fields["CapEff"], 16) >> c & 1}
             assert effective <= {2, 38, 39}
             assert fields["NoNewPrivs"] == "1"

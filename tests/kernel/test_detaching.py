@@ -14,7 +14,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from leaks import bpf_ids, descriptors
+from leaks import bpf_ids
+from processes import descriptors
 from waiting import until
 
 import bpfnb

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from leaks import bpf_ids, descriptors, instances
-from processes import alive, children, objects, parent
+from leaks import bpf_ids, instances
+from processes import alive, children, descriptors, objects, parent
 from waiting import until
 
 import bpfnb
@@ -24,6 +24,7 @@ from bpfnb.host import client
 _libc = ctypes.CDLL(None)
 COUNT = 'int count(void *ctx) { bpf_trace_printk("x\\n"); return 0; }'
 ATTACH = {"syscall:getpgid": "count"}
+TESTS = str(Path(__file__).parents[1])
 
 
 def mine(session: bpfnb.Session) -> int:
@@ -199,7 +200,9 @@ def test_a_request_to_a_dead_tracer_raises() -> None:
 def test_an_interrupted_start_attaches_nothing() -> None:
     """Ctrl-C while the tracer compiles: the session that arrives afterwards is undone."""
     code = f"""
-import bpfnb, os, signal, threading, time
+import os, signal, sys, threading, time
+sys.path.insert(0, {TESTS!r})
+import bpfnb, processes
 from bpfnb.host import client
 pid = client.connect().hello().pid
 os.kill(pid, signal.SIGSTOP)
@@ -209,18 +212,10 @@ try:
 except KeyboardInterrupt:
     print("interrupted")
 os.kill(pid, signal.SIGCONT)
-def programs_of(pid):
-    found = []
-    for f in os.listdir(f"/proc/{{pid}}/fdinfo"):
-        try:
-            found += [f] if "prog_id" in open(f"/proc/{{pid}}/fdinfo/{{f}}").read() else []
-        except FileNotFoundError:
-            pass  # closed meanwhile
-    return found
 seen = 0
 for _ in range(300):  # it may have been loaded before it was undone
     time.sleep(0.01)
-    programs = programs_of(pid)
+    programs = [number for kind, number in processes.objects(pid) if kind == "program"]
     seen = 0 if programs else seen + 1
     if seen == 100:
         break

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import children
 
 import bpfnb
 from bpfnb.host import client
@@ -118,10 +119,8 @@ def start(cell: str, name: str = "s", flags: list[str] | None = None) -> bpfnb.S
 
 def compiler() -> int:
     """The process that compiles for our tracer."""
-    worker = client.connect().hello().pid
-    tasks = [task / "children" for task in Path(f"/proc/{worker}/task").iterdir()]
-    (child,) = {pid for children in tasks for pid in children.read_text().split()}
-    return int(child)
+    (child,) = children(client.connect().hello().pid)
+    return child
 
 
 def _wakeups(pid: int) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -37,6 +40,16 @@ def test_a_name_is_that_of_the_moment() -> None:
         b"third",
     ]
     assert told(history, 8, 150, 151) == [b"born", b"born"]
+
+
+def test_tasks_that_end_while_they_are_listed_are_left_out() -> None:
+    forks = "import os\nwhile True:\n pids = [os.fork() or os._exit(0) for _ in range(20)]\n [os.wait() for _ in pids]"
+    with subprocess.Popen([sys.executable, "-c", forks]) as forking:
+        try:
+            seen = {task for _ in range(1500) for task in comms._tasks()}
+        finally:
+            forking.kill()
+    assert {os.getpid(), threading.get_native_id(), forking.pid} < seen
 
 
 def test_before_the_first_name_that_is_remembered_there_is_none() -> None:

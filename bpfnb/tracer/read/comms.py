@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -140,8 +141,7 @@ class CommHistory:
     def _snapshot(self) -> None:
         """The names of all tasks alive, for those that were there before we watched or while we lost sight."""
         began = time.monotonic_ns()
-        for task in Path("/proc").glob("[0-9]*/task/[0-9]*"):
-            pid = int(task.name)
+        for pid in _tasks():
             history = self._names.setdefault(pid, [])
             name = _name_now(pid)
             if name != _UNKNOWN and (not history or history[-1][1] != name):
@@ -150,6 +150,15 @@ class CommHistory:
         self._stale = False
         now = time.monotonic_ns()
         self._next_snapshot = now + _SNAPSHOT_PAUSE * (now - began)
+
+
+def _tasks() -> Iterator[int]:
+    """All tasks alive. Not by Path.glob, which raises where a process ends meanwhile."""
+    for process in Path("/proc").iterdir():
+        # It has ended, or is not shown to us.
+        with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            if process.name.isdigit():
+                yield from (int(task.name) for task in (process / "task").iterdir())
 
 
 def _name_now(pid: int) -> bytes:
