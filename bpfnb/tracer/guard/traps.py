@@ -7,6 +7,11 @@ It depends on the instruction that the uprobe is at. The kernel emulates some of
 single step, for which it is trapped into a second time, and on a virtual machine that can take twenty times as long.
 Which it emulates differs between kernels, so each sort is measured with an instruction of that sort, and where a sort
 has several, with each of them: the least counts. Linux: arch/x86/kernel/uprobes.c, arch_uprobe_analyze_insn().
+
+The code runs in a process of its own. The kernel knows a uprobe by a file's inode and the place in it, and does not
+hold on to the inode. One of a tracer that was killed can stay ("failed to unregister, leaking uprobe"), and be taken
+for that of the next tracer's file: the kernel then steps over another instruction than is there (seen on 6.18, where
+the tracer died of it). So the code is at a random place in its file, too.
 """
 
 from __future__ import annotations
@@ -15,9 +20,12 @@ import ctypes
 import mmap
 import os
 import platform
-import time
-from collections.abc import Callable
-from contextlib import ExitStack
+import random
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -41,7 +49,28 @@ _SAMPLES = {
 _RETURN_0 = bytes.fromhex("b700000000000000 9500000000000000")
 _KPROBE = 2  # BPF_PROG_TYPE_
 _TYPE = Path("/sys/bus/event_source/devices/uprobe/type")
-_ROUNDS, _CALLS = 7, 300
+_PAGES = 1 << 20  # so many places the code can be at
+_TIMEOUT = 10.0  # seconds for some thousand calls
+
+# What calls the code: a descriptor, and its place in that file. For each line that it reads it writes the nanoseconds a
+# call, in the best of several rounds: what disturbs makes it longer, never shorter.
+_CALLER = """
+import ctypes, mmap, sys, time
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+file, place = map(int, sys.argv[1:])
+memory = libc.mmap(None, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_EXEC, mmap.MAP_PRIVATE, file, place)
+call, calls = ctypes.CFUNCTYPE(None)(memory), range(300)
+for _ in sys.stdin:
+    rounds = []
+    for _ in range(7):
+        began = time.thread_time_ns()
+        for _ in calls:
+            call()
+        rounds.append((time.thread_time_ns() - began) / len(calls))
+    print(min(rounds), flush=True)
+"""
 
 
 def nanoseconds(code: bytes, returning: bool) -> float:
@@ -87,46 +116,47 @@ def _measured(sample: bytes, returning: bool) -> float:
 def _measure(code: bytes, returning: bool, stack: ExitStack) -> float:
     file = os.memfd_create("bpfnb-trap", os.MFD_CLOEXEC)
     stack.callback(os.close, file)
-    os.write(file, code.ljust(mmap.PAGESIZE, b"\0"))
-    # Not Python's mmap: ctypes would hold on to it, and it to the file.
-    memory = _map_code(file)
-    stack.callback(_libc.munmap, ctypes.c_void_p(memory), mmap.PAGESIZE)
-    call = ctypes.CFUNCTYPE(None)(memory)
-    plain = _fastest(call)
+    place = random.randrange(_PAGES) * mmap.PAGESIZE
+    os.pwrite(file, code.ljust(mmap.PAGESIZE, b"\0"), place)
+    caller = stack.enter_context(_calling(file, place))
+    plain = _fastest(caller)
     program = bpf.load_program(ProgramAttributes(_KPROBE, b"bpfnb_trap", b"GPL", _version()), _RETURN_0)
     stack.callback(os.close, program)
     path = ctypes.create_string_buffer(f"/proc/self/fd/{file}".encode())
-    with capabilities.attaching():
-        event = link.open_event(int(_TYPE.read_text()), int(returning), config1=ctypes.addressof(path))
+    with capabilities.with_sys_admin():
+        event = link.open_event(int(_TYPE.read_text()), int(returning), config1=ctypes.addressof(path), config2=place)
         stack.callback(os.close, event)
         stack.callback(os.close, bpf.link_perf_event(program, event))
-    return max(_fastest(call) - plain, 0.0)
+    return max(_fastest(caller) - plain, 0.0)
 
 
-def _fastest(call: Callable[[], object]) -> float:
-    """Nanoseconds a call, in the best of several rounds: what disturbs makes it longer, never shorter."""
-    rounds = []
-    for _ in range(_ROUNDS):
-        began = time.thread_time_ns()
-        for _ in range(_CALLS):
-            call()
-        rounds.append((time.thread_time_ns() - began) / _CALLS)
-    return min(rounds)
+@contextmanager
+def _calling(file: int, place: int) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-I", "-S", "-c", _CALLER, str(file), str(place)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0, pass_fds=[file]) as caller:
+        try:
+            yield caller
+        finally:
+            caller.kill()
+
+
+def _fastest(caller: subprocess.Popen[bytes]) -> float:
+    """Nanoseconds a call. OSError where the process that calls has ended, or takes too long."""
+    assert caller.stdin
+    assert caller.stdout
+    caller.stdin.write(b"\n")
+    ready = select.poll()
+    ready.register(caller.stdout, select.POLLIN)
+    if not ready.poll(_TIMEOUT * 1000):
+        raise TimeoutError("the code with the uprobe on it takes too long")
+    answer = caller.stdout.readline()
+    if not answer:
+        raise ChildProcessError("the process that runs the code with the uprobe on it has ended")
+    return float(answer)
 
 
 def _version() -> int:
     """LINUX_VERSION_CODE, which kernels before v5.0 want a kprobe's program to name."""
     major, minor, patch = ([int(n) for n in platform.release().split("-")[0].split(".") if n.isdigit()] + [0] * 3)[:3]
     return (major << 16) + (minor << 8) + min(patch, 255)
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
-
-
-def _map_code(file: int) -> int:
-    memory: int = _libc.mmap(None, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_EXEC, mmap.MAP_PRIVATE, file, 0)
-    if memory in (None, ctypes.c_void_p(-1).value):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return memory
