@@ -232,6 +232,19 @@ def test_a_uprobes_trap_is_measured_on_this_machine(kind: str, name: str) -> Non
     assert 0.3 * added < session.cost.attrs["trap_ns"]["f"] < 1.3 * added
 
 
+def test_code_that_crashes_with_a_uprobe_on_it_ends_a_process_of_its_own() -> None:
+    """The kernel may step over another instruction than is there: see traps.py. Here one is measured that is none."""
+    code = r"""
+from bpfnb.tracer.guard import traps
+try:
+    traps._measured(b"\x0f\x0b", False)  # ud2
+except OSError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "the process that runs the code with the uprobe on it has ended\n")
+
+
 def test_where_a_program_is_reached_in_several_ways_no_trap_is_counted() -> None:
     ways = {"uprobe:c:a64l": "count", "syscall:getpgid": "count"}
     with bpfnb.trace(COUNTS, attach=ways, cflags=flags()) as session:
