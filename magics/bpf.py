@@ -21,7 +21,8 @@ from bpfnb.doctor import doctor
 from bpfnb.errors import BpfnbError, Diagnostic, ProgramError, did_you_mean, printable
 from bpfnb.host import client
 from bpfnb.interrupts import start_new_thread, undoing
-from bpfnb.language.program import Program, parse, split_attach
+from bpfnb.language.probes import split_attach
+from bpfnb.language.program import Program, parse
 from bpfnb.protocol.messages import Limits
 from bpfnb.session import MAX_COST, Session, check_name, detaching, limits_of, sessions, start, stop_all
 from bpfnb.views import html

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from bpfnb.language import program
+from bpfnb.language.probes import KINDS
 from magics.bpf import BpfMagics
 
 __all__ = ["DOCUMENTS", "EXAMPLES", "ROOT", "SHOWN", "Example", "read", "shown"]
@@ -120,9 +120,8 @@ def _of_help() -> Iterator[Example]:
     quantities = re.findall(r"\b\d+(?:ms|[smhkMG])\b", said)
     for name in [*commands, *probes, *quantities]:
         yield Example(name, name, "%%bpf?", False)
-    for shape in program._SHAPES.values():
-        for name in re.split(r" or ", shape.partition("such as ")[2]):
-            yield Example(name, name, "an error's hint", False)
+    for name in (example for kind in KINDS.values() for example in kind.examples):
+        yield Example(name, name, "an error's hint", False)
 
 
 def _all() -> dict[str, Example]:

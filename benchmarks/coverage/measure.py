@@ -29,7 +29,8 @@ from bpfnb.errors import (
     VerifierError,
 )
 from bpfnb.language import program as programs
-from bpfnb.language.program import Probe, Program, parse
+from bpfnb.language.probes import Probe
+from bpfnb.language.program import Program, parse
 from bpfnb.tracer.compile import compiler, headers
 from bpfnb.tracer.compile.compiler import CELL_PATH, Compiler
 from bpfnb.tracer.compile.engine import Engine

@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from benchmarks.coverage.tools import Run, runs
-from bpfnb.language.program import EVENTS
+from bpfnb.language.probes import KINDS
 from bpfnb.tracer.compile.engine import Engine
 
 __all__ = ["Recorder", "Recording"]
@@ -375,7 +375,7 @@ def _perf(kind: int, config: int, period: int, frequency: int) -> str:
     """A perf event by bpfnb's name: include/uapi/linux/perf_event.h."""
     if (kind, config) == (1, 0) and frequency:
         return f"profile:{frequency}"
-    event = list(EVENTS["software" if kind == 1 else "hardware"])[config]
+    event = list(KINDS["software" if kind == 1 else "hardware"].events)[config]
     return f"{'software' if kind == 1 else 'hardware'}:{event}" + (f":{period}" if period else "")
 
 

@@ -12,19 +12,17 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from bpfnb.errors import Diagnostic, ProgramError, did_you_mean
+from bpfnb.errors import Diagnostic, ProgramError
 from bpfnb.language import cflags as clang_flags
 from bpfnb.language.cell import Body, Cell, Function, MapDecl, Output, scan
 from bpfnb.language.includes import Piece, Places, expand, reachable
+from bpfnb.language.probes import KINDS, Probe, named_by_function, near, parse_probe, split_attach
 
 __all__ = [
-    "ENTRIES",
-    "EVENTS",
-    "KINDS",
     "RAW",
     "Function",
     "MapDecl",
@@ -32,20 +30,7 @@ __all__ = [
     "Probe",
     "Program",
     "parse",
-    "parse_probe",
-    "split_attach",
-    "split_symbol",
 ]
-
-
-class Probe(msgspec.Struct, frozen=True):
-    """One attachment. ``requested``: as the user wrote it. ``line``: of the function, 0 where it was not found."""
-
-    kind: str
-    target: str
-    function: str
-    requested: str
-    line: int
 
 
 class Program(msgspec.Struct, frozen=True):
@@ -175,278 +160,6 @@ def _headers(wish: str) -> str:
 
 # --- probes ----------------------------------------------------------------------------------------------------------
 
-_ALIASES = {
-    "k": "kprobe",
-    "kr": "kretprobe",
-    "kfunc": "fentry",
-    "f": "fentry",
-    "kretfunc": "fexit",
-    "fr": "fexit",
-    "t": "tracepoint",
-    "rt": "rawtracepoint",
-    "u": "uprobe",
-    "ur": "uretprobe",
-    "U": "usdt",
-    "p": "profile",
-    "s": "software",
-    "h": "hardware",
-}
-# Every kind, with its shape as an error message shows it.
-_SHAPES = {
-    "syscall": "syscall:NAME, such as syscall:clone",
-    "sysret": "sysret:NAME, such as sysret:clone",
-    "kprobe": "kprobe:FUNCTION or kprobe:FUNCTION+OFFSET, such as kprobe:vfs_read",
-    "kretprobe": "kretprobe:FUNCTION, such as kretprobe:vfs_read",
-    "fentry": "fentry:FUNCTION, such as fentry:vfs_read",
-    "fexit": "fexit:FUNCTION, such as fexit:vfs_read",
-    "tracepoint": "tracepoint:CATEGORY:NAME, such as tracepoint:sched:sched_process_fork",
-    "rawtracepoint": "rawtracepoint:NAME, such as rawtracepoint:sched_switch",
-    "uprobe": "uprobe:PATH:SYMBOL, uprobe:PATH:SYMBOL+OFFSET or uprobe:PATH:0xADDR, such as uprobe:/bin/bash:readline",
-    "uretprobe": "uretprobe:PATH:SYMBOL, such as uretprobe:/bin/bash:readline",
-    "usdt": "usdt:PATH:PROVIDER:NAME or usdt:PATH:NAME, such as usdt:/usr/bin/python3:python:gc__start",
-    "profile": "profile:HERTZ, or profile:UNIT:N with hz, s, ms or us, such as profile:99 or profile:ms:10",
-    "software": "software:EVENT or software:EVENT:COUNT, such as software:page-faults:100",
-    "hardware": "hardware:EVENT or hardware:EVENT:COUNT, such as hardware:cache-misses:1000000",
-    "lsm": "lsm:HOOK, such as lsm:file_open",
-}
-KINDS = tuple(_SHAPES)
-# Names of include/uapi/linux/perf_event.h (PERF_COUNT_SW_*, PERF_COUNT_HW_*) as perf(1) spells them, and bpftrace's
-# other names for them. A probe's target always carries the former.
-EVENTS: dict[str, dict[str, tuple[str, ...]]] = {
-    "software": {
-        "cpu-clock": ("cpu",),
-        "task-clock": (),
-        "page-faults": ("faults",),
-        "context-switches": ("cs",),
-        "cpu-migrations": ("migrations",),
-        "minor-faults": (),
-        "major-faults": (),
-        "alignment-faults": (),
-        "emulation-faults": (),
-        "dummy": (),
-        "bpf-output": (),
-        "cgroup-switches": (),
-    },
-    "hardware": {
-        "cpu-cycles": ("cycles",),
-        "instructions": (),
-        "cache-references": (),
-        "cache-misses": (),
-        "branch-instructions": ("branches",),
-        "branch-misses": (),
-        "bus-cycles": (),
-        "stalled-cycles-frontend": ("frontend-stalls",),
-        "stalled-cycles-backend": ("backend-stalls",),
-        "ref-cycles": (),
-    },
-}
-# Entry functions of syscalls, old (sys_, SyS_) and new. Compat entries (__ia32_compat_sys_) are other functions, called
-# by other programs: a wish for one of those stays a kprobe.
-_SYSCALL_ENTRY = re.compile(r"(?:sys_|SyS_|__x64_sys_|__arm64_sys_|__riscv_sys_|__s390x_sys_|__s390_sys_)([a-z0-9_]+)")
-# System calls whose entry function, and so their tracepoint, is called otherwise than the call: by the kernel's tables
-# (arch/x86/entry/syscalls/syscall_64.tbl, scripts/syscall.tbl: "4 common stat sys_newstat"), or by the C library and
-# its manual, which leave out the number of the version in use.
-ENTRIES = {
-    "stat": "newstat",
-    "fstat": "newfstat",
-    "lstat": "newlstat",
-    "fstatat": "newfstatat",
-    "uname": "newuname",
-    "umount2": "umount",
-    "sendfile": "sendfile64",
-    "pread": "pread64",
-    "pwrite": "pwrite64",
-    "prlimit": "prlimit64",
-    "pselect": "pselect6",
-    **{f"sig{name}": f"rt_sig{name}" for name in ("action", "pending", "procmask", "return", "suspend", "timedwait")},
-}
-_SYMBOL = re.compile(r"[A-Za-z_][\w.$]*", re.ASCII)
-_IDENTIFIER = re.compile(r"[A-Za-z_]\w*", re.ASCII)
-_OFFSET = re.compile(r"\+(0[xX][0-9a-fA-F]+|[0-9]+)$")
-_POSITIVE = re.compile(r"0*[1-9][0-9]*", re.ASCII)
-
-
-def split_attach(text: str) -> tuple[str, str]:
-    """``syscall:clone=hello`` -> (``syscall:clone``, ``hello``). A path may contain "=": the last one splits."""
-    probe, equals, function = text.rpartition("=")
-    probe, function = probe.strip(), function.strip()
-    if not equals or not probe or not _IDENTIFIER.fullmatch(function):
-        raise ProgramError(f"not an attachment: {text!r}", hint="write PROBE=FUNCTION, such as syscall:clone=hello")
-    return probe, function
-
-
-def parse_probe(text: str) -> tuple[str, str]:
-    """``t:sched:sched_switch`` -> (``tracepoint``, ``sched:sched_switch``): the kind in full, and what follows it.
-
-    The target is normalised where one thing has several names: a kprobe on a syscall's entry function is the portable
-    ("syscall", "clone"), "syscall:stat" is ("syscall", "newstat"), "profile:hz:99" is ("profile", "99"), "s:faults" is
-    ("software", "page-faults").
-    Raises ProgramError for what cannot be a probe on any kernel.
-    """
-    text = text.strip()
-    word, colon, target = text.partition(":")
-    if not colon:
-        return _prefixed(text) or _not_a_probe(text)
-    kind = _ALIASES.get(word, word)
-    if kind not in _SHAPES:
-        names = [*_SHAPES, *(a for a in _ALIASES if len(a) > 2)]
-        raise ProgramError(f"unknown kind of probe {word!r} in {text!r}{_near(word, names, 'the kinds are')}")
-    if not target or target != target.strip() or any(not c.isprintable() for c in target):
-        raise _malformed(kind, text)
-    return _TARGETS[kind](kind, target, text)
-
-
-def _not_a_probe(text: str) -> tuple[str, str]:
-    hint = "write KIND:TARGET, such as syscall:clone or tracepoint:sched:sched_switch"
-    raise ProgramError(f"not a probe: {text!r}", hint=hint)
-
-
-def _malformed(kind: str, text: str) -> ProgramError:
-    if "*" in text or "?" in text:
-        hint = f"probes are named one by one; %bpf probes '{text}' lists those that match"
-        return ProgramError(f"wildcards are not understood: {text!r}", hint=hint)
-    return ProgramError(f"malformed probe {text!r}", hint=f"write {_SHAPES[kind]}")
-
-
-def _near(word: str, names: Iterable[str], otherwise: str = "") -> str:
-    """The tail of a message: the names that look like ``word``, else all of them after ``otherwise``."""
-    names = sorted(set(names))
-    near = did_you_mean(word, names)
-    if near:
-        return f": {near}"
-    return f"; {otherwise} {', '.join(names)}" if otherwise and names else ""
-
-
-def _split_offset(target: str) -> tuple[str, str]:
-    match = _OFFSET.search(target)
-    return (target[: match.start()], match.group()) if match else (target, "")
-
-
-def _kernel_function(kind: str, target: str, text: str) -> tuple[str, str]:
-    symbol, offset = _split_offset(target)
-    name = symbol.removeprefix("vmlinux:")  # bpftrace's name for what is in no module
-    if not _SYMBOL.fullmatch(name):
-        raise _malformed(kind, text)
-    if offset and kind != "kprobe":
-        raise ProgramError(f"{kind} takes no offset: {text!r}", hint=f"write {_SHAPES[kind]}")
-    target = name + offset
-    entry = _SYSCALL_ENTRY.fullmatch(target)
-    if entry and kind in ("kprobe", "kretprobe"):
-        return ("syscall" if kind == "kprobe" else "sysret"), ENTRIES.get(entry[1], entry[1])
-    return kind, target
-
-
-def _syscall(kind: str, target: str, text: str) -> tuple[str, str]:
-    entry = _SYSCALL_ENTRY.fullmatch(target)
-    name = entry[1] if entry else target
-    if not re.fullmatch(r"[a-z_][a-z0-9_]*", name):
-        raise _malformed(kind, text)
-    return kind, ENTRIES.get(name, name)
-
-
-def _words(count: int) -> _TargetParser:
-    def check(kind: str, target: str, text: str) -> tuple[str, str]:
-        parts = target.split(":")
-        if len(parts) != count or not all(re.fullmatch(r"[\w-]+", part, re.ASCII) for part in parts):
-            raise _malformed(kind, text)
-        return kind, target
-
-    return check
-
-
-def split_symbol(target: str) -> tuple[str, str, str]:
-    """A uprobe's PATH, SYMBOL and OFFSET ("+0x10", or ""): C++ and Rust names have "::" in them, and no other colon."""
-    path, symbol = re.fullmatch(r"(?:(.*[^:]):(?!:(?!:)))?(.*)", target, re.S).groups("")  # type: ignore[union-attr]
-    return path, *_split_offset(symbol)
-
-
-def _user_function(kind: str, target: str, text: str) -> tuple[str, str]:
-    path, name, offset = split_symbol(target)
-    if not path or not name or ("+" in name and "operator+" not in name):
-        raise _malformed(kind, text)
-    if offset and kind == "uretprobe":
-        raise ProgramError(f"uretprobe takes no offset: {text!r}", hint=f"write {_SHAPES[kind]}")
-    return kind, target
-
-
-_USDT_NAME = re.compile(r"[A-Za-z_][\w-]*", re.ASCII)
-
-
-def _usdt(kind: str, target: str, text: str) -> tuple[str, str]:
-    """The provider may be left out; a path may have colons, so which word is what is known where the file is."""
-    path, _, name = target.rpartition(":")
-    if not path or path.startswith(":") or not _USDT_NAME.fullmatch(name):
-        raise _malformed(kind, text)
-    return kind, target
-
-
-def _profile(kind: str, target: str, text: str) -> tuple[str, str]:
-    unit, colon, count = target.rpartition(":")
-    if colon and unit not in ("hz", "s", "ms", "us"):
-        raise ProgramError(f"unknown unit {unit!r} in {text!r}", hint=f"write {_SHAPES[kind]}")
-    number = _positive(count, kind, text)
-    return kind, (number if unit in ("", "hz") else f"{unit}:{number}")
-
-
-def _event(kind: str, target: str, text: str) -> tuple[str, str]:
-    name, colon, count = target.partition(":")
-    full = {alias: event for event, aliases in EVENTS[kind].items() for alias in (event, *aliases)}
-    if name not in full:
-        raise ProgramError(f"unknown {kind} event {name!r} in {text!r}{_near(name, full, 'the events are')}")
-    return kind, (f"{full[name]}:{_positive(count, kind, text)}" if colon else full[name])
-
-
-def _positive(count: str, kind: str, text: str) -> str:
-    if not _POSITIVE.fullmatch(count):
-        raise ProgramError(f"{count!r} is not a positive number in {text!r}", hint=f"write {_SHAPES[kind]}")
-    return count.lstrip("0")
-
-
-_TargetParser = Callable[[str, str, str], tuple[str, str]]
-_TARGETS: dict[str, _TargetParser] = {
-    "syscall": _syscall,
-    "sysret": _syscall,
-    "kprobe": _kernel_function,
-    "kretprobe": _kernel_function,
-    "fentry": _kernel_function,
-    "fexit": _kernel_function,
-    "tracepoint": _words(2),
-    "rawtracepoint": _words(1),
-    "uprobe": _user_function,
-    "uretprobe": _user_function,
-    "usdt": _usdt,
-    "profile": _profile,
-    "software": _event,
-    "hardware": _event,
-    "lsm": _words(1),
-}
-# bcc's names that attach by themselves (BPF._trace_autoload), and bpfnb's syscall__.
-_PREFIXES = {
-    "kprobe__": "kprobe",
-    "kretprobe__": "kretprobe",
-    "tracepoint__": "tracepoint",
-    "raw_tracepoint__": "rawtracepoint",
-    "kfunc__": "fentry",
-    "kretfunc__": "fexit",
-    "lsm__": "lsm",
-    "syscall__": "syscall",
-}
-
-
-def _prefixed(name: str) -> tuple[str, str] | None:
-    """The probe a function's name asks for by itself, if any."""
-    for prefix, kind in _PREFIXES.items():
-        target = name.removeprefix(prefix)
-        if target == name or not target:
-            continue
-        if kind == "tracepoint":
-            category, _, event = target.partition("__")
-            return (kind, f"{category}:{event}") if category and event else None
-        if kind in ("fentry", "fexit"):  # bcc from 0.27 on names the module as well
-            target = target.removeprefix("vmlinux__")
-        return _TARGETS[kind](kind, target, name)
-    return None
-
 
 def _pairs(attach: Mapping[str, str | Sequence[str]] | Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     if isinstance(attach, Mapping):
@@ -470,9 +183,9 @@ def _probes(cell: Cell, wishes: Sequence[_Wish]) -> list[Probe]:
     named = {function for _, _, function in wishes}
     probes = []
     for f in cell.functions:
-        auto = None if f.static else f.probe or _prefixed(f.name)
+        auto = None if f.static else f.probe or named_by_function(f.name)
         # The name syscall__x is a convention; said explicitly elsewhere, it asks for nothing more.
-        if auto and not (f.name in named and f.name.startswith("syscall__")):
+        if auto and not (f.name in named and f.name.startswith(KINDS["syscall"].function_prefix)):
             probes.append(Probe(*auto, f.name, f.requested, lines[f.name]))
     for (kind, target), text, function in wishes:
         probes.append(Probe(kind, target, function, text.strip(), lines.get(function, 0)))
@@ -488,7 +201,7 @@ def _check(cell: Cell, probes: Sequence[Probe], wishes: Sequence[_Wish]) -> None
             raise _no_such_function(cell, text, name)
     wanted = {p.function for p in probes}
     for f in cell.functions:
-        if f.static and (f.name in wanted or (_prefixed(f.name) and not _is_used(cell, f))):
+        if f.static and (f.name in wanted or (named_by_function(f.name) and not _is_used(cell, f))):
             raise cell.error(
                 f"function {f.name!r} is static, so nothing can be attached to it",
                 f.name_at,
@@ -511,16 +224,17 @@ def _check_parameters(cell: Cell, probe: Probe, f: Body) -> None:
     """Parameters beside the context are registers, for bcc: they have to be those of a function that is called."""
     if f.probe or f.generated or f.conditional or not f.parameters:
         return
+    kind = KINDS[probe.kind]
     first, *others = f.parameters
     if _NUMBER.fullmatch(first):
         declared = ", ".join(["struct pt_regs *ctx", *f.parameters])
         message, hint = f"the first parameter of {f.name} is its context", f"write int {f.name}({declared})"
-    elif others and probe.kind in ("tracepoint", "rawtracepoint"):
+    elif others and kind.arguments == "none":
         message = f"{f.name} has parameters beside its context, and {probe.requested} has none to give"
         hint = "TRACEPOINT_PROBE(CATEGORY, EVENT) { ... } has the fields as args->NAME" if ":" in probe.target else ""
-    elif probe.kind in ("kretprobe", "uretprobe") and f.uses(re.findall(r"\w+", p)[-1] for p in others):
+    elif kind.arguments == "registers" and kind.when == "return" and f.uses(re.findall(r"\w+", p)[-1] for p in others):
         message, hint = f"{f.name} runs when the function returns: its arguments are gone", ""
-    elif others and probe.kind in ("kprobe", "uprobe") and "pt_regs" not in first:
+    elif others and kind.arguments == "registers" and kind.when == "entry" and "pt_regs" not in first:
         message = f"the parameters of {f.name} are read from its context, which is declared {first!r}"
         hint = f"write int {f.name}({', '.join(['struct pt_regs *ctx', *others])})"
     else:
@@ -547,12 +261,7 @@ _ELSEWHERE_BY_NAME = {
     "kmod_ret__": "KMOD_RET changes what is returned",
 }
 _NO_EXAMPLE = "PROBE"
-_EXAMPLES = {
-    "bpf_perf_event_data": "profile:99",
-    "bpf_raw_tracepoint_args": "rawtracepoint:sched_switch",
-    "pt_regs": "syscall:clone",
-    "void": "syscall:clone",
-}
+_EXAMPLES = {word: kind.examples[0] for kind in KINDS.values() for word in kind.contexts}
 
 
 def _unattached(cell: Cell, probes: Sequence[Probe]) -> Iterator[Diagnostic]:
@@ -626,8 +335,8 @@ def _example(cell: Cell, f: Body, first: str) -> str:
 
 def _no_such_function(cell: Cell, text: str, name: str) -> ProgramError:
     names = [f.name for f in cell.functions if not f.static]
-    near = _near(name, names, "the cell defines")
-    return ProgramError(f"{text.strip()} asks for the function {name!r}, which the cell does not define{near}")
+    similar = near(name, names, "the cell defines")
+    return ProgramError(f"{text.strip()} asks for the function {name!r}, which the cell does not define{similar}")
 
 
 def _nothing_attached(cell: Cell) -> ProgramError:

@@ -234,7 +234,7 @@ class ClearMap(Struct, tag=True, frozen=True):
 
 
 class OpenCounter(Struct, tag=True, frozen=True):
-    """Fill a perf array with a counter on every CPU. ``kind``: "software" or "hardware"; ``event``: see program.EVENTS.
+    """Fill a perf array with a counter on every CPU. ``kind``: "software" or "hardware"; ``event``: see probes.KINDS.
 
     Answered by MapWritten.
     """

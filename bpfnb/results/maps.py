@@ -29,7 +29,7 @@ import pandas as pd
 
 from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError, escape, near_or_all
 from bpfnb.interrupts import caller_left, new_lock, start_new_thread, undoing, uninterrupted
-from bpfnb.language.program import EVENTS, parse_probe
+from bpfnb.language.probes import KINDS, parse_probe
 from bpfnb.protocol.messages import MapInfo
 from bpfnb.protocol.schema import Column, Rows, Schema
 from bpfnb.results import refusals, stacks
@@ -372,7 +372,7 @@ class Map:
         if self.kind != "perf_event_array":
             raise ProgramError(f"{self.name} is a map of kind {self.kind}: counters are opened in a BPF_PERF_ARRAY")
         kind, name = parse_probe(event)
-        if kind not in EVENTS or ":" in name:
+        if not KINDS[kind].events or ":" in name:
             raise ProgramError(f"a counter is software:EVENT or hardware:EVENT, such as hardware:cycles; not {event!r}")
         self._ask.open_counter(kind, name)
 

@@ -19,7 +19,8 @@ from msgspec.structs import replace
 
 from bpfnb.errors import BpfnbError, Diagnostic, MapError, ProgramError, UnsupportedError, few_descriptors, near_or_all
 from bpfnb.language.cell import scan
-from bpfnb.language.program import MapDecl, Output, Probe, Program
+from bpfnb.language.probes import Probe
+from bpfnb.language.program import MapDecl, Output, Program
 from bpfnb.protocol.messages import (
     COUNTERS,
     CountersAdded,

@@ -25,7 +25,7 @@ import pytest
 import bpfnb
 from bpfnb.errors import AttachError
 from bpfnb.host import client
-from bpfnb.language.program import Probe
+from bpfnb.language.probes import Probe
 from bpfnb.tracer.kernel import files
 from bpfnb.tracer.link import locate, usdt
 from bpfnb.tracer.symbols import cxx, elf, symbols

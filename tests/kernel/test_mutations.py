@@ -17,7 +17,7 @@ from recordings import record
 import bpfnb
 from bpfnb.host import client
 from bpfnb.language.cell import lex
-from bpfnb.language.program import split_attach
+from bpfnb.language.probes import split_attach
 
 COUNT = int(os.environ.get("BPFNB_MUTATIONS", "40"))
 TOOLS = [

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import bpfnb
-from bpfnb.language.program import split_attach
+from bpfnb.language.probes import split_attach
 
 CORPUS = sorted((Path(__file__).parents[1] / "corpus/verifier").glob("*.c"))
 

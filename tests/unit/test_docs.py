@@ -16,7 +16,7 @@ from examples import DOCUMENTS, EXAMPLES, SHOWN, Example, read, shown
 
 import bpfnb
 from benchmarks.__main__ import GROUPS
-from bpfnb.language import program
+from bpfnb.language.probes import KINDS, parse_probe
 from bpfnb.results import table as tables
 from bpfnb.tracer.access import policy
 from bpfnb.tracer.access.peer import Peer
@@ -369,9 +369,9 @@ def test_readme_names_the_commands_there_are() -> None:
 
 def test_readme_has_every_kind_of_probe_and_each_parses() -> None:
     examples = [text.replace("OFFSET", "0x10") for row in table(README, "probe") for cell in row for text in code(cell)]
-    kinds = {program.parse_probe(example)[0] for example in examples}
+    kinds = {parse_probe(example)[0] for example in examples}
     # kprobe:__x64_sys_clone and the like are examples of "syscall": what is written decides here.
-    assert {example.partition(":")[0] for example in examples} == kinds == set(program._SHAPES)
+    assert {example.partition(":")[0] for example in examples} == kinds == set(KINDS)
 
 
 def test_readme_has_the_columns() -> None:

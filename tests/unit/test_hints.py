@@ -8,7 +8,8 @@ import re
 import pytest
 
 from bpfnb.errors import BpfnbError, ProgramError
-from bpfnb.language.program import parse, parse_probe, split_attach
+from bpfnb.language.probes import parse_probe, split_attach
+from bpfnb.language.program import parse
 from bpfnb.tracer.compile.rewrite import rewrite
 from magics.options import parse_define, parse_duration, parse_size
 

@@ -35,7 +35,8 @@ from pathlib import Path
 from typing import Any
 
 from bpfnb.errors import PrivilegeError, SetupError, did_you_mean
-from bpfnb.language.program import KINDS, Program
+from bpfnb.language.probes import KINDS
+from bpfnb.language.program import Program
 from bpfnb.protocol.messages import Check, Limits
 from bpfnb.tracer.access.audit import AuditRules, unwritable
 from bpfnb.tracer.access.confine import Confinement, guard_for

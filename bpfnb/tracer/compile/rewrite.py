@@ -23,7 +23,8 @@ import tree_sitter
 
 from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError, did_you_mean
 from bpfnb.language.cell import Body, Cell, Token, arguments, closing, function_declarator, parse_c, scan, walk
-from bpfnb.language.program import Probe, Program
+from bpfnb.language.probes import Probe
+from bpfnb.language.program import Program
 from bpfnb.tracer.compile.submits import submits
 from bpfnb.tracer.compile.updates import updates
 from bpfnb.tracer.read.lines import PRELUDE as LINES_PRELUDE

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from bpfnb.errors import AttachError, few_descriptors
-from bpfnb.language.program import ENTRIES, EVENTS, Probe
+from bpfnb.language.probes import KINDS, SYSCALL_ENTRIES, Probe
 from bpfnb.tracer.compile.compiler import LoadWish, Module
 from bpfnb.tracer.compile.engine import Engine
 from bpfnb.tracer.kernel import capabilities, features, tracefs
@@ -303,7 +303,7 @@ def _by_link(probe: Probe, fd: int, attached: str) -> Link:
 def _require_tracepoint(probe: Probe) -> None:
     if not _has_tracepoint(probe.target.replace(":", "/")):
         call = re.fullmatch(r"(syscalls:sys_(?:enter|exit)_)(\w+)", probe.target)
-        entry = ENTRIES.get(call[2]) if call else None
+        entry = SYSCALL_ENTRIES.get(call[2]) if call else None
         close = f"did you mean tracepoint:{call[1]}{entry}?" if call and entry else None
         close = close or near(probe.target, tracefs.tracepoints(), "tracepoint:")
         raise refused(probe, f"this kernel has no tracepoint {probe.target}", hint=close)
@@ -365,7 +365,7 @@ def _profile(target: Target, probe: Probe) -> Link:
 def _counter(target: Target, probe: Probe) -> Link:
     event, _, count = probe.target.partition(":")
     type_ = _TYPE_SOFTWARE if probe.kind == "software" else _TYPE_HARDWARE
-    config = list(EVENTS[probe.kind]).index(event)  # in the order of the kernel's enum
+    config = list(KINDS[probe.kind].events).index(event)  # in the order of the kernel's enum
     return _perf(target, probe, partial(open_event, type_, config, period=int(count or _DEFAULT_COUNT[probe.kind])))
 
 

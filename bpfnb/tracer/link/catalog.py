@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 
-from bpfnb.language.program import EVENTS, Probe
+from bpfnb.language.probes import KINDS, Probe
 from bpfnb.tracer.kernel import capabilities, tracefs
 from bpfnb.tracer.link.attach import has_kprobes
 from bpfnb.tracer.link.uprobe import open_target
@@ -57,5 +57,5 @@ def _names() -> list[str]:
     if has_kprobes():
         functions = (tracefs.root() / "available_filter_functions").read_text().splitlines()
         names += [f"kprobe:{line.split()[0]}" for line in functions if line]
-    names += [f"software:{event}" for event in EVENTS["software"]]
+    names += [f"software:{event}" for event in KINDS["software"].events]
     return sorted(names)

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from bpfnb.errors import AttachError, UnsupportedError, did_you_mean, few_descriptors
-from bpfnb.language.program import Probe
+from bpfnb.language.probes import Probe
 from bpfnb.protocol.messages import ProbeInfo
 from bpfnb.tracer.kernel import bpf
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from bpfnb.errors import near_names
-from bpfnb.language.program import Probe
+from bpfnb.language.probes import Probe
 from bpfnb.tracer.kernel import capabilities
 from bpfnb.tracer.kernel.files import UNREADABLE, opened
 from bpfnb.tracer.link.link import near, refused

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bpfnb.errors import ProgramError, UnsupportedError, near_or_all
-from bpfnb.language.program import EVENTS
+from bpfnb.language import probes
 from bpfnb.tracer.compile.compiler import Module
 from bpfnb.tracer.kernel import bpf, capabilities
 from bpfnb.tracer.kernel.cpus import online_cpus
@@ -102,9 +102,9 @@ def open_counters(fd: int, kind: str, event: str) -> list[int]:
     """Open a counter on every CPU that is online, and put each into its CPU's entry: the descriptors that hold them,
     which are the caller's.
 
-    ``kind``, ``event``: as program.EVENTS has them. UnsupportedError where the machine has no such counter.
+    ``kind``, ``event``: as probes.KINDS has them. UnsupportedError where the machine has no such counter.
     """
-    if event not in EVENTS.get(kind, {}):
+    if kind not in probes.KINDS or event not in probes.KINDS[kind].events:
         raise ProgramError(f"there is no counter {kind}:{event}")
     cpus, room = sorted(online_cpus()), bpf.map_shape(fd).max_entries
     if cpus[-1] >= room:
@@ -122,7 +122,7 @@ def open_counters(fd: int, kind: str, event: str) -> list[int]:
 
 
 def _open(kind: str, event: str, cpu: int) -> int:
-    number = list(EVENTS[kind]).index(event)  # in the order of the kernel's enum
+    number = list(probes.KINDS[kind].events).index(event)  # in the order of the kernel's enum
     try:
         with capabilities.attaching():
             return open_event(_TYPES[kind], number, cpu=cpu)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bpfnb.errors import PrivilegeError, UnsupportedError, few_descriptors
-from bpfnb.language.program import Probe, split_symbol
+from bpfnb.language.probes import Probe, split_symbol
 from bpfnb.tracer.kernel import capabilities
 from bpfnb.tracer.kernel.files import UNREADABLE, File, TooMuch, opened
 from bpfnb.tracer.link.link import Link, Place, near, on_events, open_event, refused
