@@ -31,7 +31,8 @@ __all__ = ["Piece", "Places", "expand", "reachable"]
 
 Error = TypeVar("Error", bound=BpfnbError)
 
-_MOST_BYTES, _DEEPEST = 4 << 20, 50
+MAX_BYTES = 4 << 20  # of one header, and of all that a cell includes
+_MAX_DEPTH = 50
 _INCLUDE = re.compile(r'#\s*include\s*(?:"([^"\n]+)"|<([^>\n]+)>)')
 _FLAG = re.compile(r"-(?:I|iquote|isystem)(.*)", re.S)
 # Folders of the kernel's headers, of bcc's and of libbpf's: clang knows them, also where -I names a tree of them.
@@ -49,11 +50,11 @@ class Piece(msgspec.Struct, frozen=True):
     within: int = 0
 
 
-def expand(source: str, cflags: Sequence[str] = ()) -> tuple[str, tuple[Piece, ...]]:
+def expand(source: str, cflags: Sequence[str] = (), *, max_bytes: int = MAX_BYTES) -> tuple[str, tuple[Piece, ...]]:
     """The cell with the headers it includes of the user's own; no pieces where there are none.
 
     They are looked for as C does it: in the current folder, for a header's own includes in the header's, and in the
-    folders of -I, -iquote and -isystem.
+    folders of -I, -iquote and -isystem. Those beyond ``max_bytes`` are left to clang.
     """
     if "include" not in source:
         return source, ()
@@ -62,7 +63,7 @@ def expand(source: str, cflags: Sequence[str] = ()) -> tuple[str, tuple[Piece, .
         here = Path.cwd()
     except OSError:  # it is gone
         return source, ()
-    whole = _Whole([here / folder for _, folder in _named(cflags)], defined, here)
+    whole = _Whole([here / folder for _, folder in _named(cflags)], defined, here, max_bytes)
     whole.put(source, here)
     if not any(piece.file for piece in whole.pieces):
         return source, ()
@@ -96,11 +97,12 @@ class _Header(NamedTuple):
 class _Whole:
     """The text as it grows."""
 
-    def __init__(self, folders: Sequence[Path], defined: set[str], here: Path) -> None:
+    def __init__(self, folders: Sequence[Path], defined: set[str], here: Path, max_bytes: int) -> None:
         self.text: list[str] = []
         self.pieces: list[Piece] = []
         self._line = 1
         self._size = 0
+        self._max_bytes = max_bytes
         self._folders = folders
         self._defined = defined  # macros, as far as guards go
         self._over: set[str] = set()  # headers that are surely there, and want to be there once
@@ -140,7 +142,7 @@ class _Whole:
 
     def _fits(self, header: _Header, inside: tuple[str, ...]) -> bool:
         self._size += len(header.text)
-        return self._size <= _MOST_BYTES and len(inside) < _DEEPEST
+        return self._size <= self._max_bytes and len(inside) < _MAX_DEPTH
 
     def _include(self, header: _Header, name: str, within: int, inside: tuple[str, ...], sure: bool) -> None:
         guard = _guard(header.text)
@@ -196,12 +198,12 @@ class _Whole:
 
     def _file(self, path: Path) -> _Header | None:
         if path not in self._read:
-            text = _text(path)
+            text = _text(path, self._max_bytes)
             self._read[path] = None if text is None else _Header(path, os.path.realpath(path), text)
         return self._read[path]
 
 
-def _text(path: Path) -> str | None:
+def _text(path: Path, max_bytes: int) -> str | None:
     """A file's text; None for what is no file, or none that a cell could be. ProgramError for what would keep clang
     waiting, or reading, for ever."""
     try:
@@ -212,9 +214,9 @@ def _text(path: Path) -> str | None:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
             raise ProgramError(f"{path} is a FIFO or a device: no file that could be included")
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
+        if not stat.S_ISREG(status.st_mode) or status.st_size > max_bytes:
             return None
-        text = os.pread(fd, _MOST_BYTES, 0).decode()
+        text = os.pread(fd, max_bytes, 0).decode()
     except (OSError, UnicodeDecodeError):
         return None
     finally:

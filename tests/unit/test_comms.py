@@ -7,25 +7,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 
 import numpy as np
-import pytest
 
 from bpfnb.tracer.read import comms
-from bpfnb.tracer.read.comms import CommHistory
+from bpfnb.tracer.read.comms import Names
 
 
-def history_of(names: dict[int, list[tuple[int, bytes]]]) -> CommHistory:
-    """One without the kernel, that knows these names since these times."""
-    made = CommHistory.__new__(CommHistory)
-    made._names = names
-    made._renames = deque(sorted((since, pid) for pid, known in names.items() for since, _ in known[1:]))
-    made._lock = threading.Lock()
+def history_of(names: dict[int, list[tuple[int, bytes]]], **limits: int) -> Names:
+    """One that knows these names since these times."""
+    made = Names(**limits)
+    for since, pid, name in sorted((since, pid, name) for pid, known in names.items() for since, name in known):
+        made.add(since, pid, name)
     return made
 
 
-def told(history: CommHistory, pid: int, *times: int) -> list[bytes]:
+def told(history: Names, pid: int, *times: int) -> list[bytes]:
     return history.lookup(np.full(len(times), pid, np.int32), np.array(times)).tolist()
 
 
@@ -56,11 +53,11 @@ def test_before_the_first_name_that_is_remembered_there_is_none() -> None:
     assert told(history_of({8: [(150, b"later")]}), 8, 149, 151) == [b"<...>", b"later"]
 
 
-def test_of_very_many_renames_the_last_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comms, "_MOST_RENAMES", 10)
+def test_of_very_many_renames_the_last_are_remembered() -> None:
     now = time.monotonic_ns()
-    history = history_of({7: [(0, b"old"), *((now + n, b"name%d" % n) for n in range(100))], 8: [(0, b"other")]})
-    history._forget()
-    assert len(history._names[7]) == len(history._renames) + 1 == 11
+    names = {7: [(0, b"old"), *((now + n, b"name%d" % n) for n in range(100))], 8: [(0, b"other")]}
+    history = history_of(names, max_renames=10)
+    history.forget()
+    assert len(history.names[7]) == len(history.renames) + 1 == 11
     assert told(history, 7, now + 99, now + 89, now + 88) == [b"name99", b"name89", b"<...>"]
     assert told(history, 8, now) == [b"other"]

@@ -126,14 +126,13 @@ def test_the_kernels_headers_are_left_to_clang(write: Write, include: str) -> No
     assert expand(f"{include}\n{F}", ["-Ik"]) == (f"{include}\n{F}", ())
 
 
-def test_what_is_no_text_is_left_to_clang(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_text_is_left_to_clang(write: Write, tmp_path: Path) -> None:
     write(big="BPF_HASH(h, u32);\n" * 1000, nul="\0")
     (tmp_path / "latin.h").write_bytes(b"// \xe9\n")
     (tmp_path / "folder.h").mkdir()
     (tmp_path / "dangling.h").symlink_to("nowhere")
-    monkeypatch.setattr(includes, "_MOST_BYTES", 10_000)
     for name in ("missing", "big", "nul", "latin", "folder", "dangling"):
-        assert expand(f'#include "{name}.h"\n') == (f'#include "{name}.h"\n', ())
+        assert expand(f'#include "{name}.h"\n', max_bytes=10_000) == (f'#include "{name}.h"\n', ())
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path, write: Write) -> None:
@@ -145,11 +144,10 @@ def test_what_is_no_file_is_refused(tmp_path: Path, write: Write) -> None:
         assert caught.value.line == 2
 
 
-def test_all_headers_together_are_bounded(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_headers_together_are_bounded(write: Write) -> None:
     """WHEN each includes the one before twice THEN the text does not double for ever."""
     write(h0="X\n" * 1000, **{f"h{n}": f'#include "h{n - 1}.h"\n#include "h{n - 1}.h"\n' for n in range(1, 30)})
-    monkeypatch.setattr(includes, "_MOST_BYTES", 100_000)
-    assert len(expand('#include "h29.h"\n')[0]) < 300_000
+    assert len(expand('#include "h29.h"\n', max_bytes=100_000)[0]) < 300_000
 
 
 def test_includes_in_comments_and_strings_are_none(write: Write) -> None:
