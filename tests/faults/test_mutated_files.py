@@ -52,21 +52,21 @@ def read_elf(data: bytes) -> None:
     found.ifuncs()
     found.value("counter")
     for each in found.usdt():
-        usdt._arguments(found, each)
+        usdt.parse_arguments(found, each)
 
 
 def read_perf_map(data: bytes) -> None:
-    symbols._perf_map(data).names(np.arange(0, 1 << 20, 4096, dtype=np.uint64))
+    symbols.parse_perf_map(data).names(np.arange(0, 1 << 20, 4096, dtype=np.uint64))
 
 
 def read_proc(data: bytes) -> None:
-    list(symbols._mappings(data.split(b"\n")))
-    symbols._started(data)
-    symbols._identified(data)
+    list(symbols.parse_mappings(data.split(b"\n")))
+    symbols.parse_stat(data)
+    symbols.parse_status(data)
 
 
 def read_loader_cache(data: bytes) -> None:
-    list(locate._cached(data))
+    list(locate.parse_cache(data))
 
 
 Reader = Callable[[bytes], None]
@@ -242,7 +242,6 @@ def test_a_file_that_never_ends_is_read_so_far(tmp_path: Path) -> None:
 
 def test_reading_ends_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "slow").write_bytes(b"x" * 100)
-    monkeypatch.setattr(files, "MAX_SECONDS", 0.05)
     pread = os.pread
 
     def slowly(fd: int, size: int, offset: int) -> bytes:
@@ -250,7 +249,7 @@ def test_reading_ends_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return pread(fd, size, offset)
 
     monkeypatch.setattr(os, "pread", slowly)
-    with files.opened(str(tmp_path / "slow")) as file, pytest.raises(files.TooMuch):
+    with files.opened(str(tmp_path / "slow"), timeout=0.05) as file, pytest.raises(files.TooMuch):
         [file.read(at, 1) for at in range(10)]
 
 
@@ -270,26 +269,23 @@ def test_a_path_swapped_for_a_fifo_is_not_waited_for(tmp_path: Path, monkeypatch
     assert files.read_text(str(path)) == "first"
 
 
-def test_naming_a_process_that_maps_many_files_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_naming_a_process_that_maps_many_files_ends() -> None:
     """GIVEN a process with many files THEN what is not named in time is unknown, and is named when asked again."""
     address = ctypes.cast(ctypes.CDLL(None).getppid, ctypes.c_void_p).value
     assert address
     named = symbols.Symbols()
     try:
-        monkeypatch.setattr(symbols, "_MAX_SECONDS", -1.0)
-        ((before, file),) = named.user(os.getpid(), [address])
-        monkeypatch.setattr(symbols, "_MAX_SECONDS", 60.0)
-        ((after, _),) = named.user(os.getpid(), [address])
+        ((before, file),) = named.user(os.getpid(), [address], timeout=-1)
+        ((after, _),) = named.user(os.getpid(), [address], timeout=60)
     finally:
         named.close()
     assert (before, after) == ("[unknown]", "getppid")
     assert "/" in file
 
 
-def test_a_perf_map_longer_than_any_is_read_from_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(symbols, "_MAX_JIT_FUNCTIONS", 1000)
+def test_a_perf_map_longer_than_any_is_read_from_its_end() -> None:
     lines = b"".join(b"%x 10 f%d\n" % (n * 16, n) for n in range(5000))
-    functions = symbols._perf_map(lines)
+    functions = symbols.parse_perf_map(lines, 1000)
     assert functions.names(np.array([4999 * 16 + 1, 16], np.uint64)) == [b"f4999", b""]
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -79,10 +79,15 @@ def running(*command: str | Path, user: int | None = None) -> Iterator[tuple[sub
 
 
 @pytest.fixture
-def names() -> Iterator[Symbols]:
-    made = Symbols()
-    yield made
-    made.close()
+def named() -> Iterator[Callable[..., Symbols]]:
+    """Makes Symbols, with arguments of a test's own."""
+    with ExitStack() as stack:
+        yield lambda **arguments: stack.enter_context(closing(Symbols(**arguments)))
+
+
+@pytest.fixture
+def names(named: Callable[..., Symbols]) -> Symbols:
+    return named()
 
 
 def objcopy(*arguments: str | Path) -> None:
@@ -125,7 +130,7 @@ ffffffff81000100 D some_data
 ffffffffc0000000 t nft_do_chain\t[nf_tables]
 ffffffffc0000080 t last\t[bpf]
 """
-    table = symbols._kallsyms(text)
+    table = symbols.parse_kallsyms(text)
     addresses = [0xFFFFFFFF81000000, 0xFFFFFFFF81000123, 0xFFFFFFFFC000007F, 0xFFFFFFFFC0000080, 0xFFFFFFFFC0200000, 5]
     assert table.names(symbols.np.array(addresses, symbols.np.uint64)) == [
         b"do_read_global",
@@ -135,8 +140,8 @@ ffffffffc0000080 t last\t[bpf]
         b"",
         b"",
     ]
-    assert len(symbols._kallsyms(b"0000000000000000 T hidden\n")) == 0
-    assert len(symbols._kallsyms(b"")) == 0
+    assert len(symbols.parse_kallsyms(b"0000000000000000 T hidden\n")) == 0
+    assert len(symbols.parse_kallsyms(b"")) == 0
 
 
 # --- processes ----------------------------------------------------------------------------------------------------
@@ -168,11 +173,9 @@ def test_a_stripped_file_has_a_name_but_its_functions_none(compiled: Path, tmp_p
 
 @needs_gcc
 @pytest.mark.parametrize("place", ["beside", "folder", "linked", "id", "packed"])
-def test_a_stripped_files_debug_file(
-    place: str, compiled: Path, tmp_path: Path, names: Symbols, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stripped_files_debug_file(place: str, compiled: Path, tmp_path: Path, named: Callable[..., Symbols]) -> None:
     """Found by name beside the file, in .debug and in /usr/lib/debug, by build id there, or packed into the file."""
-    monkeypatch.setattr(elf, "_DEBUG", bytes(tmp_path / "debug"))
+    names = named(debug=bytes(tmp_path / "debug"))
     stripped, debug = tmp_path / "stripped", tmp_path / "stripped.debug"
     objcopy("--only-keep-debug", compiled / "pie", debug)
     objcopy("--strip-all", compiled / "pie", stripped)
@@ -216,7 +219,7 @@ def test_another_files_debug_file_is_not_believed(
 
 def test_the_vdso(names: Symbols) -> None:
     start = next(
-        m.start for m in symbols._mappings(Path("/proc/self/maps").read_bytes().split(b"\n")) if b"vdso" in m.path
+        m.start for m in symbols.parse_mappings(Path("/proc/self/maps").read_bytes().split(b"\n")) if b"vdso" in m.path
     )
     found = names.user(os.getpid(), list(range(start, start + 8192, 16)))
     assert any("gettime" in name and file == "[vdso]" for name, file in found)
@@ -251,15 +254,13 @@ def test_a_process_never_seen_is_unknown(names: Symbols) -> None:
 
 
 @needs_gcc
-def test_a_number_used_again_is_another_process(
-    compiled: Path, names: Symbols, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_number_used_again_is_another_process(compiled: Path, named: Callable[..., Symbols]) -> None:
     """GIVEN a process that began at another time than the one remembered THEN what is remembered is dropped."""
     with running(compiled / "pie") as (process, at):
-        monkeypatch.setattr(symbols, "_start_time", lambda pid: 5)
+        beginnings = iter([5, 6])
+        names = named(start_time=lambda pid: next(beginnings))
         names.user(process.pid, [at["main"]])
         earlier = names._processes[process.pid]
-        monkeypatch.undo()
         assert names.user(process.pid, [at["main"]])[0][0] == "main"
         assert names._processes[process.pid] is not earlier
 
@@ -296,8 +297,8 @@ def test_a_process_in_a_mount_namespace_of_its_own(compiled: Path, tmp_path: Pat
         assert names.user(process.pid, [at["main"]]) == [("main", str(inside / "program"))]
 
 
-def test_many_processes_are_forgotten_again(names: Symbols, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(symbols, "_MOST_PROCESSES", 2)
+def test_many_processes_are_forgotten_again(named: Callable[..., Symbols]) -> None:
+    names = named(max_processes=2)
     sleepers = [subprocess.Popen(["sleep", "60"]) for _ in range(4)]
     try:
         for sleeper in sleepers:
@@ -312,7 +313,7 @@ def test_many_processes_are_forgotten_again(names: Symbols, monkeypatch: pytest.
 
 def test_a_thousand_addresses_take_milliseconds_once_warm(names: Symbols) -> None:
     mapped = [
-        m for m in symbols._mappings(Path("/proc/self/maps").read_bytes().split(b"\n")) if m.path.startswith(b"/")
+        m for m in symbols.parse_mappings(Path("/proc/self/maps").read_bytes().split(b"\n")) if m.path.startswith(b"/")
     ]
     some = random.Random(1)
     addresses = [some.randrange(m.start, m.end) for m in some.choices(mapped, k=1000)]

@@ -49,7 +49,7 @@ def value(c: str) -> int:
     ],
 )
 def test_an_operand_is_where_the_argument_lies(operand: str, is_memory: bool, wanted: int) -> None:
-    c = usdt._x86(cast("Elf", OneVariable()), NOTE, operand)
+    c = usdt.OPERANDS["x86_64"](cast("Elf", OneVariable()), NOTE, operand)
     assert c.startswith("*") == is_memory
     assert value(c.lstrip("*")) == wanted
 
@@ -58,12 +58,13 @@ def test_an_operand_is_where_the_argument_lies(operand: str, is_memory: bool, wa
     "operand", ["%xmm0", "%fs:-8", "counter(%rax)", "nothing(%rip)", "8(%zax)", "counter", "x+(%rip)"]
 )
 def test_what_cannot_be_read_is_not_guessed_at(operand: str) -> None:
-    assert usdt._x86(cast("Elf", OneVariable()), NOTE, operand) == ""
+    assert usdt.OPERANDS["x86_64"](cast("Elf", OneVariable()), NOTE, operand) == ""
 
 
-def test_sizes_signs_and_spaces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(usdt.platform, "machine", lambda: "x86_64")
-    found = usdt._arguments(cast("Elf", OneVariable()), NOTE._replace(arguments="-4@%ebx 8f@%xmm1 1@$7 %rax"))
+def test_sizes_signs_and_spaces() -> None:
+    found = usdt.parse_arguments(
+        cast("Elf", OneVariable()), NOTE._replace(arguments="-4@%ebx 8f@%xmm1 1@$7 %rax"), "x86_64"
+    )
     assert [argument.text for argument in found] == ["-4@%ebx", "8f@%xmm1", "1@$7", "@%rax"]
     assert [argument.c for argument in found] == [
         "value = (s64)(s32)(ctx->bx);",
@@ -71,8 +72,9 @@ def test_sizes_signs_and_spaces(monkeypatch: pytest.MonkeyPatch) -> None:
         "value = (u64)(u8)(7LL);",
         "value = (u64)(u64)(ctx->ax);",
     ]
-    monkeypatch.setattr(usdt.platform, "machine", lambda: "aarch64")
-    found = usdt._arguments(cast("Elf", OneVariable()), NOTE._replace(arguments="-4@[sp, 60] 8@x19 4@5 8@[x1]"))
+    found = usdt.parse_arguments(
+        cast("Elf", OneVariable()), NOTE._replace(arguments="-4@[sp, 60] 8@x19 4@5 8@[x1]"), "aarch64"
+    )
     assert [argument.text for argument in found] == ["-4@[sp, 60]", "8@x19", "4@5", "8@[x1]"]
     assert "ctx->sp + (60LL)" in found[0].c
     assert found[1].c == "value = (u64)(u64)(ctx->regs[19]);"

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 __all__ = [
     "MAX_READ",
+    "READ_TIMEOUT",
     "UNREADABLE",
     "File",
     "Looking",
@@ -34,7 +35,7 @@ Looking = Callable[[], AbstractContextManager[None]]
 Read = Callable[[int, int], bytes]  # offset, size
 
 MAX_READ = 256 << 20  # bytes at once
-MAX_SECONDS = 4.0  # for the reading of one file, where that is slow
+READ_TIMEOUT = 4.0  # seconds for the reading of one file, where that is slow
 _MAX_TEXT = 64 << 10
 _CHUNK = 1 << 20
 
@@ -55,10 +56,17 @@ class File(NamedTuple):
 
 
 @contextmanager
-def opened(path: bytes | str, looking: Looking = nullcontext, inode: int = 0, *, follow: bool = True) -> Iterator[File]:
+def opened(
+    path: bytes | str,
+    looking: Looking = nullcontext,
+    inode: int = 0,
+    *,
+    follow: bool = True,
+    timeout: float = READ_TIMEOUT,
+) -> Iterator[File]:
     """A file, when it is an ordinary one, and that inode. (Device numbers differ between maps and stat on btrfs.)
 
-    All reads together end after MAX_SECONDS: where a disk or a network is slow, or somebody's FUSE wants to be.
+    All reads together end after ``timeout`` seconds: where a disk or a network is slow, or somebody's FUSE wants to be.
     """
     with looking():
         place = os.open(path, os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
@@ -70,7 +78,7 @@ def opened(path: bytes | str, looking: Looking = nullcontext, inode: int = 0, *,
         finally:
             os.close(place)
     try:
-        yield File(_Reads(fd), found, fd)
+        yield File(_Reads(fd, timeout), found, fd)
     finally:
         os.close(fd)
 
@@ -78,9 +86,9 @@ def opened(path: bytes | str, looking: Looking = nullcontext, inode: int = 0, *,
 class _Reads:
     """Reads of an open file, all of them within one limit of time, and one of bytes."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, timeout: float) -> None:
         self._fd = fd
-        self._left = MAX_SECONDS
+        self._left = timeout
         self._bytes = 2 * MAX_READ
 
     def __call__(self, offset: int, size: int) -> bytes:

@@ -20,7 +20,7 @@ from bpfnb.tracer.kernel.files import UNREADABLE, opened
 from bpfnb.tracer.link.link import near, refused
 from bpfnb.tracer.symbols.elf import Elf
 
-__all__ = ["find_file"]
+__all__ = ["find_file", "parse_cache"]
 
 _CACHE = Path("/etc/ld.so.cache")
 _MAX_CACHE = 16 << 20  # bytes
@@ -117,12 +117,12 @@ def _programs(start: str) -> set[str]:
 def _known_libraries() -> list[tuple[str, str]]:
     """(name, path) of all libraries that the loader finds by name."""
     with suppress(OSError, ValueError, struct.error):
-        return list(_cached(_CACHE.open("rb").read(_MAX_CACHE)))
+        return list(parse_cache(_CACHE.open("rb").read(_MAX_CACHE)))
     files = (path for folder in _FOLDERS for path in Path(folder).glob("lib*.so*"))
     return [(path.name, str(path)) for path in files]
 
 
-def _cached(cache: bytes) -> Iterator[tuple[str, str]]:
+def parse_cache(cache: bytes) -> Iterator[tuple[str, str]]:
     """The entries of the loader's cache: glibc, sysdeps/generic/dl-cache.h, struct cache_file_new."""
     begin = cache.index(b"glibc-ld.so.cache1.1")
     (count,) = struct.unpack_from("I", cache, begin + 20)

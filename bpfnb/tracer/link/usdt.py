@@ -25,7 +25,7 @@ from bpfnb.tracer.link.link import Link, Place, near, on_events, refused
 from bpfnb.tracer.link.uprobe import Target, code, open_target, place
 from bpfnb.tracer.symbols.elf import Elf, UsdtNote
 
-__all__ = ["Usdt", "attach", "find", "find_all", "readers", "split_target"]
+__all__ = ["OPERANDS", "Usdt", "attach", "find", "find_all", "parse_arguments", "readers", "split_target"]
 
 
 _MAX_SPOTS = 1000  # of one probe
@@ -127,7 +127,7 @@ def _spot(probe: Probe, elf: Elf, note: UsdtNote) -> Spot:
     offset, semaphore = elf.offset(note.address), elf.data_offset(note.semaphore) if note.semaphore else 0
     if offset is None or semaphore is None:
         raise refused(probe, f"its note gives an address that is not in the file: {note.address:#x}")
-    return Spot(offset, semaphore, _arguments(elf, note))
+    return Spot(offset, semaphore, parse_arguments(elf, note))
 
 
 def _version(target: Target) -> tuple[int, ...]:
@@ -161,11 +161,15 @@ def _x86_registers() -> dict[str, tuple[str, int]]:
 _X86 = _x86_registers()
 
 
-def _arguments(elf: Elf, note: UsdtNote) -> tuple[Argument, ...]:
+def parse_arguments(elf: Elf, note: UsdtNote, machine: str = "") -> tuple[Argument, ...]:
+    """The arguments of a probe, with the C that reads each; "" for the C of those that cannot be read.
+
+    ``machine``: the architecture of the file, by default this one's.
+    """
     found = []
     for sign, size, real, operand in _ARGUMENT.findall(note.arguments):
         width = {"1": 8, "2": 16, "4": 32, "": 64, "8": 64}.get(size, 0)
-        read = _READERS.get(platform.machine())
+        read = OPERANDS.get(machine or platform.machine())
         c = read(elf, note, operand) if read and width and not real else ""
         found.append(Argument(f"{sign}{size}{real}@{operand}", _widened(c, "s" if sign == "-" else "u", width)))
     return tuple(found)
@@ -233,7 +237,7 @@ def _arm_register(name: str) -> str:
     return "ctx->sp" if name == "sp" else ""
 
 
-_READERS: dict[str, Callable[[Elf, UsdtNote, str], str]] = {"x86_64": _x86, "aarch64": _arm}
+OPERANDS: dict[str, Callable[[Elf, UsdtNote, str], str]] = {"x86_64": _x86, "aarch64": _arm}
 
 
 # --- the C --------------------------------------------------------------------------------------------------------

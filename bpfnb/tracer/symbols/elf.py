@@ -22,6 +22,7 @@ import numpy.typing as npt
 from bpfnb.tracer.kernel.files import MAX_READ, UNREADABLE, File, Looking, Read, TooMuch, opened
 
 __all__ = [
+    "DEBUG_FOLDER",
     "Addresses",
     "Elf",
     "Functions",
@@ -36,7 +37,7 @@ __all__ = [
 
 Addresses = npt.NDArray[np.uint64]
 
-_DEBUG = b"/usr/lib/debug"
+DEBUG_FOLDER = b"/usr/lib/debug"
 _LONGEST_NAME = 4096
 _MAX_SYMBOLS = 3_000_000  # a browser with all its symbols has half as many
 _MAX_NAMES = 1_000_000
@@ -132,9 +133,11 @@ class Image:
         return [name.partition(b"@")[0] for name in self._functions.names(addresses)]  # "memcpy@@GLIBC_2.14"
 
 
-def read_image(read: Read, path: bytes, known_as: bytes = b"", looking: Looking = nullcontext) -> Image:
+def read_image(
+    read: Read, path: bytes, known_as: bytes = b"", looking: Looking = nullcontext, *, debug: bytes = DEBUG_FOLDER
+) -> Image:
     elf = Elf(read)
-    return Image(elf, _merged([table.functions() for table in _all_tables(elf, path, known_as, looking)]))
+    return Image(elf, _merged([table.functions() for table in _all_tables(elf, path, known_as, looking, debug)]))
 
 
 def find_symbols(elf: Elf, path: bytes, name: str, looking: Looking = nullcontext) -> list[Symbol]:
@@ -151,12 +154,12 @@ def function_names(elf: Elf, path: bytes, looking: Looking = nullcontext) -> Ite
         yield from table.functions().names()
 
 
-def _all_tables(elf: Elf, path: bytes, known_as: bytes, looking: Looking) -> list[_Table]:
+def _all_tables(elf: Elf, path: bytes, known_as: bytes, looking: Looking, debug: bytes = DEBUG_FOLDER) -> list[_Table]:
     """A file's symbol tables and, where it is stripped, those of its debug file."""
     if elf.all_tables is None:
         elf.all_tables = elf.tables()
         if not elf.has(_SYMTAB):
-            elf.all_tables += next(_debug_files(elf, path, known_as, looking), [])
+            elf.all_tables += next(_debug_files(elf, path, known_as, looking, debug), [])
         if sum(len(table.symbols) for table in elf.all_tables) > _MAX_SYMBOLS:
             raise TooMuch("its symbols are too many")
     return elf.all_tables
@@ -173,20 +176,20 @@ def _merged(tables: list[_Table]) -> Functions:
     return Functions(starts, sizes, begins, b"".join(table.text for table in tables), local)
 
 
-def _debug_files(elf: Elf, path: bytes, known_as: bytes, looking: Looking) -> Iterator[list[_Table]]:
+def _debug_files(elf: Elf, path: bytes, known_as: bytes, looking: Looking, debug: bytes) -> Iterator[list[_Table]]:
     """The symbol tables of a stripped file's separate debug files, where and as gdb looks for them."""
     build_id, (name, crc) = elf.build_id(), elf.debug_link()
     hexadecimal = build_id.hex().encode()
-    places = [_DEBUG + b"/.build-id/%b/%b.debug" % (hexadecimal[:2], hexadecimal[2:])] if build_id else []
+    places = [debug + b"/.build-id/%b/%b.debug" % (hexadecimal[:2], hexadecimal[2:])] if build_id else []
     if name and b"/" not in name:
         folder, known = os.path.dirname(path), os.path.dirname(known_as or path)  # noqa: PTH120 (bytes)
-        places += [b"%b/%b" % (f, name) for f in (folder, folder + b"/.debug", _DEBUG + known)]
+        places += [b"%b/%b" % (f, name) for f in (folder, folder + b"/.debug", debug + known)]
     for place in places:
         with suppress(*UNREADABLE), opened(place, looking) as file:
-            debug = Elf(file.read)
-            same = debug.build_id() == build_id if build_id else _checksum(file) == crc
-            if same and debug.has(_SYMTAB):
-                yield debug.tables()
+            found = Elf(file.read)
+            same = found.build_id() == build_id if build_id else _checksum(file) == crc
+            if same and found.has(_SYMTAB):
+                yield found.tables()
     with suppress(*UNREADABLE):  # Fedora's MiniDebugInfo
         packed = elf.section(b".gnu_debugdata")
         if packed:

@@ -17,7 +17,7 @@ import os
 import re
 import time
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from functools import cache
 from pathlib import Path
@@ -29,19 +29,28 @@ import numpy.typing as npt
 
 from bpfnb.tracer.kernel.files import UNREADABLE, File, Looking, opened, read_bytes
 from bpfnb.tracer.symbols.demangle import Demangler
-from bpfnb.tracer.symbols.elf import Addresses, Functions, Image, read_image, reader
+from bpfnb.tracer.symbols.elf import DEBUG_FOLDER, Addresses, Functions, Image, read_image, reader
 
-__all__ = ["UNKNOWN", "Symbols", "mapped_files"]
+__all__ = [
+    "UNKNOWN",
+    "Symbols",
+    "mapped_files",
+    "parse_kallsyms",
+    "parse_mappings",
+    "parse_perf_map",
+    "parse_stat",
+    "parse_status",
+]
 
 UNKNOWN = "[unknown]"
 
-_MOST_PROCESSES = 256
-_MOST_BYTES = 512 << 20  # of symbols, over all processes
+_MAX_PROCESSES = 256
+_MAX_BYTES = 512 << 20  # of symbols, over all processes
 _MAX_IMAGES = 4096  # files of one process
 _MAX_MAPS = 64 << 20  # bytes of /proc/PID/maps; the kernel's limit is 65,530 lines unless it was raised
 _MAX_STATUS = 64 << 10
 _MAX_JIT, _MAX_JIT_FUNCTIONS = 16 << 20, 300_000  # of a perf map, from its end
-_MAX_SECONDS = 5.0  # for one request; what was not named until then is unknown
+_TIMEOUT = 5.0  # seconds for one request; what was not named until then is unknown
 _FRESH = 2.0  # seconds for which modules' and BPF programs' symbols are believed
 
 
@@ -50,11 +59,24 @@ class Symbols:
 
     ``kallsyms``: /proc/kallsyms, opened before privileges were dropped (see above); closed with this object.
     ``looking``: entered while something of another process is opened; there to raise what that takes.
+    ``debug``: the folder of separate debug files. ``start_time``: when a process began, in clock ticks
+    since boot, and 0 when it is gone; by default as /proc/PID/stat says.
     """
 
-    def __init__(self, kallsyms: int | None = None, looking: Looking = nullcontext) -> None:
+    def __init__(
+        self,
+        kallsyms: int | None = None,
+        looking: Looking = nullcontext,
+        *,
+        max_processes: int = _MAX_PROCESSES,
+        debug: bytes = DEBUG_FOLDER,
+        start_time: Callable[[int], int] | None = None,
+    ) -> None:
         self._kernel = _Kernel(_open_kallsyms() if kallsyms is None else kallsyms)
         self._looking = looking
+        self._max_processes = max_processes
+        self._debug = debug
+        self._start_time = start_time or _start_time
         self._processes: dict[int, _Process] = {}  # the one longest not asked for first
         self._images: WeakValueDictionary[tuple[int, ...], Image] = WeakValueDictionary()  # shared by processes
         self._demangler = Demangler()
@@ -71,17 +93,17 @@ class Symbols:
         pairs = [line.partition("\t") for line in map(_text, lines)]
         return [(name or UNKNOWN, module) for name, _, module in pairs]
 
-    def user(self, pid: int, addresses: Sequence[int]) -> list[tuple[str, str]]:
+    def user(self, pid: int, addresses: Sequence[int], *, timeout: float = _TIMEOUT) -> list[tuple[str, str]]:
         """(function, file) of each address in a process or thread, C++ and Rust demangled.
 
         The file is as in /proc/PID/maps, "[vdso]", or the perf map of JIT-compiled code. The function is "[unknown]"
         where there is none, and everywhere when the process was gone before it was first asked for, or may not be
-        looked at (``why``).
+        looked at (``why``), or when files were not read within ``timeout`` seconds.
         """
         process = self._process(pid)
         if process is None or not addresses:
             return [(UNKNOWN, "")] * len(addresses)
-        names, files = self._in_files(process, np.array(addresses, np.uint64))
+        names, files = self._in_files(process, np.array(addresses, np.uint64), time.monotonic() + timeout)
         self._in_jit(process, addresses, names, files)
         readable = self._demangler.names(names)
         return [(name or UNKNOWN, _text(file)) for name, file in zip(readable, files, strict=True)]
@@ -105,7 +127,7 @@ class Symbols:
 
     def _process(self, pid: int) -> _Process | None:
         """A process as it is now, else as it last was; None for one that was never seen."""
-        started = _start_time(pid)
+        started = self._start_time(pid)
         process = self._processes.pop(pid, None)
         if started and (process is None or process.started != started):
             process = _Process(pid, started)
@@ -121,14 +143,13 @@ class Symbols:
         """Forget processes longest not asked for, until the rest is few and small enough."""
         while len(self._processes) > 1:
             size = sum(image.nbytes for image in self._images.values())
-            if len(self._processes) <= _MOST_PROCESSES and size <= _MOST_BYTES:
+            if len(self._processes) <= self._max_processes and size <= _MAX_BYTES:
                 return
             del self._processes[next(iter(self._processes))]
 
-    def _in_files(self, process: _Process, addresses: Addresses) -> tuple[list[bytes], list[bytes]]:
+    def _in_files(self, process: _Process, addresses: Addresses, until: float) -> tuple[list[bytes], list[bytes]]:
         names, files = [b""] * len(addresses), [b""] * len(addresses)
         where = process.where(addresses)
-        until = time.monotonic() + _MAX_SECONDS
         for number in np.unique(where[where >= 0]).tolist():
             mapping = process.mappings[number]
             rows = np.flatnonzero(where == number)
@@ -154,7 +175,7 @@ class Symbols:
         key = (mapping.inode, mapping.path)
         if key not in process.images:
             size = sum(image.nbytes for image in process.images.values() if image)
-            if len(process.images) >= _MAX_IMAGES or size > _MOST_BYTES or time.monotonic() > until:
+            if len(process.images) >= _MAX_IMAGES or size > _MAX_BYTES or time.monotonic() > until:
                 return None
             process.images[key] = self._load(process, mapping)
         return process.images[key]
@@ -170,7 +191,9 @@ class Symbols:
                 key = (file.stat.st_dev, file.stat.st_ino, file.stat.st_size, file.stat.st_mtime_ns)
                 image = self._images.get(key)
                 if image is None:
-                    image = self._images[key] = read_image(file.read, path, mapping.path, self._looking)
+                    image = self._images[key] = read_image(
+                        file.read, path, mapping.path, self._looking, debug=self._debug
+                    )
                 return image
         return None
 
@@ -215,7 +238,7 @@ class _Kernel:
             os.lseek(self._fd, 0, os.SEEK_SET)
             with open(self._fd, "rb", closefd=False) as file:
                 data = file.read()
-        self._functions = _kallsyms(data)
+        self._functions = parse_kallsyms(data)
         self._core = _address_of(b"_stext", data), _address_of(b"_etext", data)
         self._read_at = time.monotonic()
         return self._functions
@@ -228,7 +251,7 @@ def _open_kallsyms() -> int:
         return -1  # a kernel without
 
 
-def _kallsyms(data: bytes) -> Functions:
+def parse_kallsyms(data: bytes) -> Functions:
     """The functions in lines of "address type name[\\t[module]]", those with an address."""
     characters = np.frombuffer(data, np.uint8)
     begins = np.flatnonzero(np.concatenate(([10], characters[:-1]))[: len(characters)] == 10)
@@ -290,7 +313,7 @@ class _Process:
         """Take in the mappings as they are now: libraries come and go. One that is ending has none any more."""
         with suppress(*UNREADABLE):
             lines = read_bytes(f"/proc/{self.pid}/maps", _MAX_MAPS, looking, cut=True).split(b"\n")
-            self.mappings = tuple(_mappings(lines)) or self.mappings
+            self.mappings = tuple(parse_mappings(lines)) or self.mappings
         self._starts = np.array([m.start for m in self.mappings], np.uint64)
         self._ends = np.array([m.end for m in self.mappings], np.uint64)
 
@@ -311,7 +334,7 @@ class _Process:
                 if file.stat.st_uid not in (0, uid):
                     continue
                 if self._jit is None or self._jit.version != version:
-                    functions = _perf_map(_last_lines(file))
+                    functions = parse_perf_map(_last_lines(file))
                     self._jit = _JitMap(version, b"/tmp/perf-%d.map" % inner, functions)
                 break
         return self._jit
@@ -320,13 +343,13 @@ class _Process:
 def mapped_files() -> dict[str, list[tuple[int, int, int]]]:
     """The files whose code this process has mapped: each part's begin and end in memory, and its offset in the file."""
     found: dict[str, list[tuple[int, int, int]]] = {}
-    for mapping in _mappings(Path("/proc/self/maps").read_bytes().split(b"\n")):
+    for mapping in parse_mappings(Path("/proc/self/maps").read_bytes().split(b"\n")):
         if mapping.path.startswith(b"/"):
             found.setdefault(os.fsdecode(mapping.path), []).append((mapping.start, mapping.end, mapping.offset))
     return found
 
 
-def _mappings(lines: Iterable[bytes]) -> Iterator[_Mapping]:
+def parse_mappings(lines: Iterable[bytes]) -> Iterator[_Mapping]:
     """The executable ones of /proc/PID/maps: "start-end perms offset device inode    path"."""
     for line in lines:
         fields = line.split(None, 5)
@@ -339,12 +362,13 @@ def _mappings(lines: Iterable[bytes]) -> Iterator[_Mapping]:
 def _start_time(pid: int) -> int:
     """When a process began, in clock ticks since boot: what tells it from another of its number. 0 when it is gone."""
     try:
-        return _started(read_bytes(f"/proc/{pid}/stat", _MAX_STATUS))
+        return parse_stat(read_bytes(f"/proc/{pid}/stat", _MAX_STATUS))
     except UNREADABLE:
         return 0
 
 
-def _started(stat: bytes) -> int:
+def parse_stat(stat: bytes) -> int:
+    """When a process began, of /proc/PID/stat; 0 where it does not say."""
     fields = stat.rpartition(b")")[2].split()  # what is before is its name
     return int(fields[19]) + 1 if len(fields) > 19 else 0  # what began with the kernel began at 0
 
@@ -352,12 +376,13 @@ def _started(stat: bytes) -> int:
 def _identity(pid: int) -> tuple[int, int, int]:
     """A process's effective user, its number, and its number in its own PID namespace; zeros when it is gone."""
     try:
-        return _identified(read_bytes(f"/proc/{pid}/status", _MAX_STATUS))
+        return parse_status(read_bytes(f"/proc/{pid}/status", _MAX_STATUS))
     except UNREADABLE:
         return 0, 0, 0
 
 
-def _identified(status: bytes) -> tuple[int, int, int]:
+def parse_status(status: bytes) -> tuple[int, int, int]:
+    """Effective user, number, and number in its own PID namespace, of /proc/PID/status; zeros where it does not say."""
     # Split at newlines alone, which the kernel escapes in the name.
     fields = {name: value.split() for name, _, value in (line.partition(b":") for line in status.split(b"\n"))}
     users, numbers = fields.get(b"Uid", []), fields.get(b"Tgid", [])
@@ -373,12 +398,12 @@ def _last_lines(file: File) -> bytes:
     return file.read(before, _MAX_JIT).partition(b"\n")[2]  # the first may be the end of a line
 
 
-def _perf_map(data: bytes) -> Functions:
+def parse_perf_map(data: bytes, max_functions: int = _MAX_JIT_FUNCTIONS) -> Functions:
     """A perf map's lines, "start size name", numbers in hex. Later ones replace earlier ones of the same start."""
     starts, sizes, begins = array("Q"), array("Q"), array("q")
     ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
-    if len(ends) > _MAX_JIT_FUNCTIONS:
-        data = data[int(ends[-_MAX_JIT_FUNCTIONS - 1]) + 1 :]
+    if len(ends) > max_functions:
+        data = data[int(ends[-max_functions - 1]) + 1 :]
     lines = re.finditer(rb"^(?:0x)?([0-9a-fA-F]{1,16}) (?:0x)?([0-9a-fA-F]{1,16}) (?=[^\n])", data, re.M)
     for found in lines:
         starts.append(int(found[1], 16))
@@ -394,7 +419,7 @@ def _perf_map(data: bytes) -> Functions:
 def _vdso() -> Image | None:
     """The code the kernel lends every process; ours is that of all with our word size."""
     maps = Path("/proc/self/maps").read_bytes().split(b"\n")
-    mine = [mapping for mapping in _mappings(maps) if mapping.path == b"[vdso]"]
+    mine = [mapping for mapping in parse_mappings(maps) if mapping.path == b"[vdso]"]
     if not mine:
         return None
     return read_image(reader(ctypes.string_at(mine[0].start, mine[0].end - mine[0].start)), b"")
