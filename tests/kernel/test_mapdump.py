@@ -22,6 +22,7 @@ from bpfnb.protocol.schema import Column, Schema
 from bpfnb.results.maps import Map
 from bpfnb.tracer.kernel import bpf
 from bpfnb.tracer.kernel import maps as kernel_maps
+from bpfnb.tracer.kernel.maps import Calls
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes maps by itself")
 
@@ -36,6 +37,7 @@ TYPES = {
 CPUS = int(Path("/sys/devices/system/cpu/possible").read_text().rpartition("-")[2]) + 1
 SYS_BPF = {"x86_64": 321, "aarch64": 280}.get(os.uname().machine, 0)
 ROOM = 64
+CALLS = Calls()
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -119,8 +121,8 @@ class Maker(ExitStack):
         return fd, entries
 
 
-def dumped(fd: int) -> tuple[int, bytes]:
-    return content(*kernel_maps.dump(fd))
+def dumped(fd: int, calls: Calls = CALLS) -> tuple[int, bytes]:
+    return content(*kernel_maps.dump(fd, calls=calls))
 
 
 def content(count: int, memory: int) -> tuple[int, bytes]:
@@ -129,9 +131,9 @@ def content(count: int, memory: int) -> tuple[int, bytes]:
     return count, data
 
 
-def read(fd: int, kind: Kind) -> dict[bytes, bytes]:
+def read(fd: int, kind: Kind, calls: Calls = CALLS) -> dict[bytes, bytes]:
     """What was dumped, taken apart; no key may be there twice."""
-    return apart(*dumped(fd), kind)
+    return apart(*dumped(fd, calls), kind)
 
 
 def apart(count: int, data: bytes, kind: Kind) -> dict[bytes, bytes]:
@@ -142,26 +144,24 @@ def apart(count: int, data: bytes, kind: Kind) -> dict[bytes, bytes]:
     return found
 
 
-def taken(fd: int, kind: Kind) -> dict[bytes, bytes]:
-    return apart(*content(*kernel_maps.take(fd)), kind)
+def taken(fd: int, kind: Kind, calls: Calls = CALLS) -> dict[bytes, bytes]:
+    return apart(*content(*kernel_maps.take(fd, calls=calls)), kind)
 
 
 @pytest.fixture(params=["batches", "small batches", "old kernel", "gives up"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def way(request: pytest.FixtureRequest) -> Calls:
     """The ways a map is read: by this kernel, with buffers that a bucket overflows, key by key, and key by key after
     a batch has failed half way."""
     how: str = request.param
-    real, calls = bpf.batch, iter(range(1000))
+    so_far = iter(range(1000))
 
     def batch(*arguments: object) -> tuple[int, bytes, bool]:
-        if how == "old kernel" or (how == "gives up" and next(calls)):
+        if how == "old kernel" or (how == "gives up" and next(so_far)):
             raise OSError(errno.EINVAL if how == "old kernel" else errno.EINTR, how)
-        return real(*arguments)  # type: ignore[arg-type]
+        return bpf.batch(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(bpf, "batch", batch)
-    if how in ("small batches", "gives up"):
-        monkeypatch.setattr(kernel_maps, "_BATCH_BYTES", 1)
-    return how
+    calls = Calls(batch) if how in ("old kernel", "gives up") else CALLS
+    return calls._replace(batch_bytes=1) if how in ("small batches", "gives up") else calls
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -169,19 +169,19 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.mark.portable
 @pytest.mark.parametrize("kind", HASHES, ids=named)
-def test_what_was_put_in_is_read(kind: Kind, way: str, make: Maker) -> None:
+def test_what_was_put_in_is_read(kind: Kind, way: Calls, make: Maker) -> None:
     fd, entries = make.filled(kind)
-    assert read(fd, kind) == entries
-    assert read(make(kind), kind) == {}
+    assert read(fd, kind, way) == entries
+    assert read(make(kind), kind, way) == {}
 
 
 @pytest.mark.portable
 @pytest.mark.parametrize("kind", ARRAYS, ids=named)
-def test_an_array_is_read_in_order(kind: Kind, way: str, make: Maker) -> None:
+def test_an_array_is_read_in_order(kind: Kind, way: Calls, make: Maker) -> None:
     fd, entries = make.filled(kind)
     zero = bytes(kind.cpus * kind.stride)
     expected = {kind.key(n): entries.get(kind.key(n), zero) for n in range(ROOM)}
-    assert list(read(fd, kind).items()) == list(expected.items())
+    assert list(read(fd, kind, way).items()) == list(expected.items())
 
 
 def test_large_values_are_read_in_several_calls(make: Maker) -> None:
@@ -208,18 +208,18 @@ def test_of_a_queue_and_a_stack_the_head_is_read_and_stays(kind: str, head: int,
 
 @pytest.mark.portable
 @pytest.mark.parametrize("kind", ["array_of_maps", "hash_of_maps"])
-def test_of_a_map_of_maps_the_ids_are_read(kind: str, way: str, make: Maker) -> None:
+def test_of_a_map_of_maps_the_ids_are_read(kind: str, way: Calls, make: Maker) -> None:
     shape = Kind(kind, 4, 4)
     inner = [make(Kind("hash")) for _ in range(3)]
     fd = make(shape, ROOM, inner[0])
     for n, map_fd in enumerate(inner):
         kernel_maps.write(fd, shape.key(5 * n), struct.pack("<I", map_fd))
     ids = [bpf.map_shape(map_fd).id for map_fd in inner]
-    assert read(fd, shape) == {shape.key(5 * n): struct.pack("<I", id_) for n, id_ in enumerate(ids)}
+    assert read(fd, shape, way) == {shape.key(5 * n): struct.pack("<I", id_) for n, id_ in enumerate(ids)}
     kernel_maps.write(fd, shape.key(5), None)
-    assert len(read(fd, shape)) == 2
-    kernel_maps.clear(fd)
-    assert read(fd, shape) == {}
+    assert len(read(fd, shape, way)) == 2
+    kernel_maps.clear(fd, calls=way)
+    assert read(fd, shape, way) == {}
 
 
 @pytest.mark.parametrize("kind", [Kind("hash"), Kind("lru_hash"), Kind("array")], ids=named)
@@ -257,14 +257,11 @@ def test_what_is_taken_is_in_the_map_no_more(kind: Kind, make: Maker) -> None:
     assert read(fd, kind) == taken(fd, kind) == {}
 
 
-def test_what_there_is_no_memory_for_stays_to_be_taken_next(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_there_is_no_memory_for_stays_to_be_taken_next(make: Maker) -> None:
     kind = Kind("hash", 4, 8)
     fd, entries = make.filled(kind)
-    monkeypatch.setattr(kernel_maps, "_BATCH_BYTES", 1)
-    monkeypatch.setattr(kernel_maps, "_available", lambda: 4 * 12 * 6)  # for six
-    first = taken(fd, kind)
+    first = taken(fd, kind, Calls(batch_bytes=1, available_memory=lambda: 4 * 12 * 6))  # for six
     assert 0 < len(first) < len(entries)
-    monkeypatch.undo()
     rest = taken(fd, kind)
     assert not first.keys() & rest.keys()
     assert first | rest == entries
@@ -288,14 +285,11 @@ def test_one_key_is_looked_up(kind: Kind, make: Maker) -> None:
         kernel_maps.look_up(fd, b"")
 
 
-def test_a_map_larger_than_memory_is_refused(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_maps, "_available", lambda: 1 << 20)
+def test_a_map_larger_than_memory_is_refused(make: Maker) -> None:
     fd = make(Kind("array", 4, 1 << 20), 30)
     with pytest.raises(ProgramError, match=r"needs \d[\d,]+ bytes of memory, and 1,048,576 are free"):
-        kernel_maps.dump(fd)
-    assert kernel_maps._available() == 1 << 20
-    monkeypatch.undo()
-    assert 1 << 24 < kernel_maps._available() < 1 << 60
+        kernel_maps.dump(fd, calls=Calls(available_memory=lambda: 1 << 20))
+    assert 1 << 24 < kernel_maps.available_memory() < 1 << 60
 
 
 # --- while it changes ---------------------------------------------------------------------------------------------
@@ -337,7 +331,7 @@ def hammered(fd: int, kind: Kind, keys: int) -> Iterator[None]:
     "kind", [Kind("hash"), Kind("hash", 4, 8, NO_PREALLOC), Kind("lpm_trie", 8, 8, NO_PREALLOC)], ids=str
 )
 @pytest.mark.parametrize("way", ["batches", "old kernel"], indirect=True)
-def test_each_key_is_read_once_while_others_come_and_go(kind: Kind, way: str, make: Maker) -> None:
+def test_each_key_is_read_once_while_others_come_and_go(kind: Kind, way: Calls, make: Maker) -> None:
     keys = 2000
     fd = make(kind, 2 * keys)
     value = {kind.key(k): struct.pack("<Q", 7 * k) for k in range(keys)}
@@ -346,8 +340,8 @@ def test_each_key_is_read_once_while_others_come_and_go(kind: Kind, way: str, ma
         put(fd, key, value[key])
     sizes = set()
     with hammered(fd, kind, keys):
-        for _ in range(40 if way == "batches" else 8):
-            found = read(fd, kind)
+        for _ in range(40 if way == CALLS else 8):
+            found = read(fd, kind, way)
             assert stable <= found.keys()
             assert found.items() <= value.items()
             sizes.add(len(found))
@@ -356,7 +350,7 @@ def test_each_key_is_read_once_while_others_come_and_go(kind: Kind, way: str, ma
 
 @pytest.mark.parametrize("kind", [Kind("hash"), Kind("lpm_trie", 8, 8, NO_PREALLOC)], ids=named)
 @pytest.mark.parametrize("way", ["batches", "old kernel"], indirect=True)
-def test_all_that_was_there_is_deleted_while_others_come_and_go(kind: Kind, way: str, make: Maker) -> None:
+def test_all_that_was_there_is_deleted_while_others_come_and_go(kind: Kind, way: Calls, make: Maker) -> None:
     keys = 2000
     fd = make(kind, 2 * keys)
     stable = {kind.key(k) for k in range(0, keys, 4)}
@@ -364,11 +358,11 @@ def test_all_that_was_there_is_deleted_while_others_come_and_go(kind: Kind, way:
         for _ in range(3):
             for key in stable:
                 put(fd, key, bytes(8))
-            kernel_maps.clear(fd)
-            assert not stable & read(fd, kind).keys()
+            kernel_maps.clear(fd, calls=way)
+            assert not stable & read(fd, kind, way).keys()
 
 
-def test_a_walk_without_end_ends(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_walk_without_end_ends(make: Maker) -> None:
     kind = Kind("lpm_trie", 8, 8, NO_PREALLOC)
     fd, entries = make.filled(kind, 3)
     keys = np.frombuffer(b"".join(entries), np.uint8).reshape(3, 8)
@@ -378,14 +372,15 @@ def test_a_walk_without_end_ends(make: Maker, monkeypatch: pytest.MonkeyPatch) -
         k[:3], v[:3] = keys, values
         return 3, b"start", False
 
-    monkeypatch.setattr(bpf, "batch", begins_anew)
-    assert read(fd, kind) == entries
-    monkeypatch.undo()
+    assert read(fd, kind, Calls(begins_anew)) == entries
     order = list(entries)
-    monkeypatch.setattr(bpf, "next_key", lambda _fd, key, _size: order[(order.index(key) + 1) % 3 if key else 0])
-    monkeypatch.setattr(bpf, "batch", lambda *_: (_ for _ in ()).throw(OSError(524, "ENOTSUPP")))
-    assert read(fd, kind) == entries
-    kernel_maps.clear(fd)
+
+    def no_batch(*_: object) -> tuple[int, bytes, bool]:
+        raise OSError(524, "ENOTSUPP")
+
+    around = Calls(no_batch, lambda _fd, key, _size: order[(order.index(key) + 1) % 3 if key else 0])
+    assert read(fd, kind, around) == entries
+    kernel_maps.clear(fd, calls=around)
     assert read(fd, kind) == {}
 
 
@@ -393,7 +388,7 @@ def test_a_walk_without_end_ends(make: Maker, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("kind", [*HASHES, *ARRAYS], ids=named)
-def test_entries_are_set_deleted_and_cleared(kind: Kind, way: str, make: Maker) -> None:
+def test_entries_are_set_deleted_and_cleared(kind: Kind, way: Calls, make: Maker) -> None:
     fd, entries = make.filled(kind)
     one = kind.value(99)[: kind.value_size]
     kernel_maps.write(fd, kind.key(7), one)  # for all CPUs
@@ -401,16 +396,16 @@ def test_entries_are_set_deleted_and_cleared(kind: Kind, way: str, make: Maker) 
     kernel_maps.write(fd, kind.key(9), None)
     entries |= {kind.key(7): one.ljust(kind.stride, b"\0") * kind.cpus, kind.key(8): kind.value(98)}
     removed = entries.pop(kind.key(9))
-    found = read(fd, kind)
+    found = read(fd, kind, way)
     if kind in ARRAYS:
         assert found.pop(kind.key(9)) == bytes(len(removed))
         assert {key: found[key] for key in entries} == entries
     else:
         assert found == entries
         assert not kernel_maps.write(fd, kind.key(9), None)
-    kernel_maps.clear(fd)
-    assert not any(any(value) for value in read(fd, kind).values())
-    assert len(read(fd, kind)) == (ROOM if kind in ARRAYS else 0)
+    kernel_maps.clear(fd, calls=way)
+    assert not any(any(value) for value in read(fd, kind, way).values())
+    assert len(read(fd, kind, way)) == (ROOM if kind in ARRAYS else 0)
 
 
 def test_the_kernels_refusals_are_explained(make: Maker) -> None:

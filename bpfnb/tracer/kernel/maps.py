@@ -37,7 +37,20 @@ from bpfnb.protocol.schema import Column, Rows, Schema
 from bpfnb.tracer.kernel import bpf
 from bpfnb.tracer.kernel.bpf import MapShape
 
-__all__ = ["Limit", "clear", "describe", "dump", "kind", "look_up", "take", "take_all", "write"]
+__all__ = [
+    "NO_LIMIT",
+    "Calls",
+    "Limit",
+    "available_memory",
+    "clear",
+    "describe",
+    "dump",
+    "kind",
+    "look_up",
+    "take",
+    "take_all",
+    "write",
+]
 
 # include/uapi/linux/bpf.h, enum bpf_map_type, as bpftool spells them.
 _KINDS = (
@@ -71,11 +84,31 @@ _NOT_SUPPORTED = 524  # ENOTSUPP: the kernel's own, in no errno.h
 # EINVAL: this kernel knows no batches, or no such for this kind. EINTR: before v6.14 a batch gave up over keys without
 # a value (Linux kernel commit 5644c6b50ffe "bpf: skip non exist keys in generic_map_lookup_batch").
 _NO_BATCH = (errno.EINVAL, errno.EOPNOTSUPP, _NOT_SUPPORTED, errno.EINTR)
-_BATCH_BYTES = 4 << 20  # a call's buffers: enough to make calls few, and small enough to stay in a cache
+BATCH_BYTES = 4 << 20  # a call's buffers: enough to make calls few, and small enough to stay in a cache
 _ROUNDS = 8  # times its size that a map that changes under us may have us walk it
 
 # Keys and values of equal number, as read by one call.
 _Pairs = tuple[Rows, Rows]
+
+
+def available_memory() -> int:
+    """Bytes of memory that are free or can be freed, as /proc/meminfo says."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 1 << 62
+
+
+class Calls(NamedTuple):
+    """What maps are walked with. By default this kernel and this machine; tests put other kernels in their place."""
+
+    batch: Callable[..., tuple[int, bytes, bool]] = bpf.batch
+    next_key: Callable[[int, bytes | None, int], bytes | None] = bpf.next_key
+    batch_bytes: int = BATCH_BYTES
+    available_memory: Callable[[], int] = available_memory
+
+
+_CALLS = Calls()
 
 
 class _Map(NamedTuple):
@@ -86,6 +119,7 @@ class _Map(NamedTuple):
     shape: MapShape
     cpus: int  # values an entry has
     stride: int  # bytes from one to the next
+    calls: Calls = _CALLS
 
     @property
     def value_bytes(self) -> int:
@@ -139,19 +173,22 @@ class Limit(NamedTuple):
     until: float
 
 
-def dump(fd: int, limit: Limit = Limit(1 << 62, math.inf)) -> tuple[int, int]:  # noqa: B008 (immutable)
+NO_LIMIT = Limit(1 << 62, math.inf)
+
+
+def dump(fd: int, limit: Limit = NO_LIMIT, *, calls: Calls = _CALLS) -> tuple[int, int]:
     """How many entries a map has, and a memfd with all of them, the caller's to close.
 
     Each key is there once, each value as the kernel gave it; entries that came or went meanwhile are there or not. An
     array of maps has only the slots that are filled. UnsupportedError for a kind that holds nothing to read;
     MapError for more than ``limit`` allows; ProgramError where memory does not suffice or the map may not be read.
     """
-    m = _readable(fd)
+    m = _readable(fd, calls)
     with _explained(m, "read"):
         return _in_memfd(_entries(m, limit))
 
 
-def take(fd: int, most: int = 0, over: Callable[[], bool] = lambda: False) -> tuple[int, int]:
+def take(fd: int, most: int = 0, over: Callable[[], bool] = lambda: False, *, calls: Calls = _CALLS) -> tuple[int, int]:
     """Entries as ``dump`` gives them, taken out of the map: what one call gives, no other does. Of a queue or a stack
     at most so many (0: all there were), in the order they are taken in; of a hash always all.
 
@@ -159,7 +196,7 @@ def take(fd: int, most: int = 0, over: Callable[[], bool] = lambda: False) -> tu
     ops to all htab bpf map", in v5.6). UnsupportedError where it has no such step. What there is no memory for stays,
     for the next time; so does the rest, once ``over`` says so.
     """
-    m = _readable(fd)
+    m = _readable(fd, calls)
     with _explained(m, "drained"):
         if m.kind in _QUEUES:
             return _in_memfd([_popped(m, most, over)])
@@ -213,9 +250,9 @@ def write(fd: int, key: bytes, value: bytes | None) -> bool:
         return True
 
 
-def clear(fd: int) -> None:
+def clear(fd: int, *, calls: Calls = _CALLS) -> None:
     """Delete every entry that is there; what programs insert meanwhile may stay. An array's values become zero."""
-    m = _readable(fd)
+    m = _readable(fd, calls)
     with _explained(m, "cleared"):
         if m.kind in _ARRAYS:
             _zero(m)
@@ -245,8 +282,8 @@ def _kind(shape: MapShape) -> str:
     return _KINDS[shape.type] if shape.type < len(_KINDS) else f"type {shape.type}"
 
 
-def _readable(fd: int) -> _Map:
-    m = _map(fd)
+def _readable(fd: int, calls: Calls = _CALLS) -> _Map:
+    m = _map(fd)._replace(calls=calls)
     if m.kind not in _READABLE:
         raise UnsupportedError(f"a map of kind {m.kind} has no entries that could be read")
     return m
@@ -315,12 +352,12 @@ def _copied(m: _Map, limit: Limit) -> list[_Pairs]:
 
 def _batches(m: _Map, command: int) -> Iterator[_Pairs]:
     """All entries, some a system call; what is handed out is overwritten by the next."""
-    rows = max(min(m.shape.max_entries, _BATCH_BYTES // m.entry_bytes), 1)
+    rows = max(min(m.shape.max_entries, m.calls.batch_bytes // m.entry_bytes), 1)
     keys, values = _buffers(m, rows)
     start, last, steps = None, False, 0
     while not last and steps < _most_steps(m):
         try:
-            n, start, last = bpf.batch(command, m.fd, start, keys, values)
+            n, start, last = m.calls.batch(command, m.fd, start, keys, values)
         except OSError as error:
             if error.errno in _NO_BATCH:
                 raise _NoBatchError from None
@@ -351,7 +388,7 @@ def _keys(m: _Map) -> Iterator[bytes]:
     """Every key, some more than once where keys go meanwhile: after one that is gone the kernel begins anew."""
     key = None
     for _ in range(_most_steps(m)):
-        key = bpf.next_key(m.fd, key, m.shape.key_size)
+        key = m.calls.next_key(m.fd, key, m.shape.key_size)
         if key is None:
             return
         yield key
@@ -400,7 +437,7 @@ def _in_memfd(pieces: list[_Pairs]) -> tuple[int, int]:
 def _taken(m: _Map, over: Callable[[], bool]) -> Iterator[_Pairs]:
     """All entries of a hash, each as it was when it was deleted; no more than there is memory for, since what has been
     taken must be delivered: the rest stays."""
-    room = _available() // (4 * m.entry_bytes)  # here and in the notebook, twice each
+    room = m.calls.available_memory() // (4 * m.entry_bytes)  # here and in the notebook, twice each
     for keys, values in _batches(m, bpf.LOOKUP_AND_DELETE_BATCH):
         room -= len(keys)
         yield keys.copy(), values.copy()
@@ -443,7 +480,7 @@ def _for_all_cpus(m: _Map, value: bytes) -> bytes:
 
 def _zero(m: _Map) -> None:
     """Set all values of an array to zero."""
-    rows = max(min(m.shape.max_entries, _BATCH_BYTES // m.entry_bytes), 1)
+    rows = max(min(m.shape.max_entries, m.calls.batch_bytes // m.entry_bytes), 1)
     zeros = np.zeros((rows, m.value_bytes), np.uint8)
     for first in range(0, m.shape.max_entries, rows):
         indices = np.arange(first, min(first + rows, m.shape.max_entries), dtype=np.uint32)
@@ -491,19 +528,12 @@ def _require_memory(m: _Map, entries: int) -> None:
     needed = 4 * entries * m.entry_bytes
     if needed < 64 << 20:
         return
-    available = _available()
+    available = m.calls.available_memory()
     if needed > available:
         raise ProgramError(
             f"the map has {entries:,} entries or more: reading them needs {needed:,} bytes of memory, "
             f"and {available:,} are free"
         )
-
-
-def _available() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 1 << 62
 
 
 @contextmanager
