@@ -110,7 +110,7 @@ def main() -> int:
 
 def measure(kernel: str, times: int, only: set[str]) -> None:
     release, btf, real = prepared(kernel)
-    made = headers.generate(btf, cache=STORE / "trees", release=release)
+    made = headers.generate(btf, caches=[STORE / "trees"], release=release)
     sbin, standins = prepare()
     engine = Engine()
     tried = []

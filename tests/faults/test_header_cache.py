@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 import bpfnb
-from bpfnb.errors import SetupError
 from bpfnb.tracer.compile import headers
 
 _libc = ctypes.CDLL(None)
@@ -24,13 +23,13 @@ GENERATE = """
 import sys
 from pathlib import Path
 from bpfnb.tracer.compile import headers
-print(headers.generate(cache=Path(sys.argv[1])))
+print(headers.generate(caches=[Path(name) for name in sys.argv[1:]]))
 """
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return headers.generate(cache=tmp_path_factory.mktemp("made"))
+    return headers.generate(caches=[tmp_path_factory.mktemp("made")])
 
 
 @pytest.fixture
@@ -127,7 +126,7 @@ def test_half_a_tree_of_one_who_was_killed_is_not_seen(tmp_path: Path, at: float
     process.wait()
     for half in cache.glob(".new-*"):
         os.utime(half, (0, 0))  # of long ago
-    tree = headers.generate(cache=cache)
+    tree = headers.generate(caches=[cache])
     assert headers.whole(tree)
     assert [path.name for path in cache.iterdir()] == [tree.name]
 
@@ -142,40 +141,37 @@ def test_several_write_the_same_tree_at_once(tmp_path: Path) -> None:
     assert len(list(cache.iterdir())) == 1
 
 
+def with_mounts(mounts: str, *caches: Path, then: str = "true") -> subprocess.CompletedProcess[str]:
+    """Make a tree in these folders after commands that mount, and have ``then`` look at what is there."""
+    script = f"{mounts} && {sys.executable} -c '{GENERATE}' {' '.join(map(str, caches))}; {then}"
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     place = tmp_path / "small"
     place.mkdir()
-    script = f"mount -t tmpfs -o size=1m,mode=755 none {place} && exec {sys.executable} -c '{GENERATE}' {place}"
-    script += f"; ls -A {place} | wc -l"
-    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script.replace("exec ", "")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = with_mounts(f"mount -t tmpfs -o size=1m,mode=755 none {place}", place, then=f"ls -A {place} | wc -l")
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("bpfnb.errors.SetupError: the kernel's types cannot be kept: ")
     assert last.endswith(": No space left on device")
     assert done.stdout.split() == ["0"]
 
 
-def test_where_the_first_folder_is_full_the_next_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_first_folder_is_full_the_next_is_taken(tmp_path: Path) -> None:
     full, home = tmp_path / "full", tmp_path / "home"
-    monkeypatch.setattr(headers, "_CACHE", full)
-    monkeypatch.setattr(headers, "_user_cache", lambda: home)
-    sync = headers._sync
-
-    def fails_once(folder: Path) -> None:
-        if folder.is_relative_to(full):
-            raise OSError(28, os.strerror(28))
-        sync(folder)
-
-    monkeypatch.setattr(headers, "_sync", fails_once)
-    assert headers.generate().parent == home
-    assert list(full.iterdir()) == []
+    full.mkdir()
+    done = with_mounts(f"mount -t tmpfs -o size=1m,mode=755 none {full}", full, home, then=f"ls -A {full} | wc -l")
+    assert done.stdout.split() == [str(tree_of(home)), "0"]
+    assert headers.whole(tree_of(home))
 
 
-def test_a_read_only_cache_with_a_damaged_tree_is_one_line(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_cache_with_a_damaged_tree_is_one_line(cache: Path) -> None:
     truncate(tree_of(cache))
-    monkeypatch.setattr(headers, "_prepare", lambda folder: False)
-    with pytest.raises(SetupError, match="cannot be written"):
-        headers.generate(cache=cache)
+    done = with_mounts(f"mount --bind {cache} {cache} && mount -o remount,bind,ro {cache}", cache)
+    (last,) = done.stderr.strip().splitlines()[-1:]
+    assert last.startswith("bpfnb.errors.SetupError: the kernel's types cannot be kept: ")
+    assert last.endswith(f"{cache} cannot be written")
 
 
 def test_trees_nobody_uses_any_more_are_removed(cache: Path) -> None:

@@ -221,7 +221,7 @@ def lacking() -> str:
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if reason := lacking():
         (pytest.fail if os.environ.get("BPFNB_KERNEL_TESTS") == "1" else pytest.skip)(reason)
-    return headers.generate(cache=tmp_path_factory.mktemp("cache"))
+    return headers.generate(caches=[tmp_path_factory.mktemp("cache")])
 
 
 def compiled(tree: Path, text: str, *, cflags: tuple[str, ...] = (), then: str = "") -> tuple[Any, str]:
@@ -352,7 +352,7 @@ def test_what_real_headers_give_every_program_is_there(tree: Path) -> None:
 
 def test_the_second_call_makes_nothing(tree: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in tree.parent.rglob("*")}
-    assert headers.generate(cache=tree.parent) == tree
+    assert headers.generate(caches=[tree.parent]) == tree
     assert {path: path.stat().st_mtime_ns for path in tree.parent.rglob("*")} == before
 
 
@@ -362,7 +362,7 @@ def test_nobody_else_can_write_the_tree(tree: Path) -> None:
 
 
 def test_another_kernel_has_another_tree(tree: Path) -> None:
-    other = headers.generate(cache=tree.parent, release="6.99.1-other")
+    other = headers.generate(caches=[tree.parent], release="6.99.1-other")
     assert other != tree
     assert f"LINUX_VERSION_CODE {(6 << 16) + (99 << 8) + 1}" in (other / "include/linux/version.h").read_text()
     shutil.rmtree(other)
@@ -375,10 +375,10 @@ def test_a_folder_that_others_can_write_is_refused(tree: Path, tmp_path: Path, w
     shutil.copytree(tree, cache / tree.name)
     for path in (tmp_path / "parent", cache, cache / tree.name):
         path.chmod(0o755)
-    assert headers.generate(cache=cache) == cache / tree.name
+    assert headers.generate(caches=[cache]) == cache / tree.name
     spoil({"parent": tmp_path / "parent", "cache": cache, "tree": cache / tree.name}[what])
     with pytest.raises(SetupError, match="cannot be trusted"):
-        headers.generate(cache=cache)
+        headers.generate(caches=[cache])
 
 
 def test_a_process_that_comes_second_uses_what_is_there(tree: Path) -> None:
@@ -390,7 +390,7 @@ def test_a_process_that_comes_second_uses_what_is_there(tree: Path) -> None:
 def test_a_folder_that_cannot_be_made(tmp_path: Path, tree: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SetupError, match="cannot be written"):
-        headers.generate(cache=tmp_path / "file" / "cache")
+        headers.generate(caches=[tmp_path / "file" / "cache"])
 
 
 # Which headers bcc is to use.
@@ -407,26 +407,23 @@ def real_headers(modules: Path, release: str) -> None:
         path.write_text(text)
 
 
-def test_real_headers_are_used_when_they_are_this_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_headers_are_used_when_they_are_this_kernels(tmp_path: Path) -> None:
     release = os.uname().release
-    monkeypatch.setattr(headers, "_MODULES", tmp_path)
-    real_headers(tmp_path / release, release)
-    assert headers.kernel_source() is None
+    real_headers(tmp_path / "lib/modules" / release, release)
+    assert headers.kernel_source(tmp_path) is None
 
 
-def test_real_headers_of_another_kernel_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(headers, "_MODULES", tmp_path)
-    monkeypatch.setattr(headers, "generate", lambda btf: tmp_path / "made")
-    monkeypatch.setattr(headers, "KERNEL_BTF", tmp_path)
-    real_headers(tmp_path / os.uname().release, "6.1.0-other")
-    assert headers.kernel_source() == tmp_path / "made"
+def test_real_headers_of_another_kernel_are_not_used(tmp_path: Path, tree: Path) -> None:
+    btf = headers.btf_of(tmp_path)
+    btf.parent.mkdir(parents=True)
+    btf.symlink_to(headers.KERNEL_BTF)
+    real_headers(tmp_path / "lib/modules" / os.uname().release, "6.1.0-other")
+    assert headers.kernel_source(tmp_path, [tree.parent]) == tree
 
 
-def test_neither_headers_nor_btf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(headers, "_MODULES", tmp_path)
-    monkeypatch.setattr(headers, "KERNEL_BTF", tmp_path / "vmlinux")
+def test_neither_headers_nor_btf(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"no headers for Linux .* no BTF") as raised:
-        headers.kernel_source()
+        headers.kernel_source(tmp_path)
     assert "\n" not in str(raised.value)
 
 
@@ -436,4 +433,4 @@ def test_neither_headers_nor_btf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_broken_btf_is_a_setup_error(tmp_path: Path, btf: bytes) -> None:
     (tmp_path / "btf").write_bytes(btf)
     with pytest.raises(SetupError, match="cannot be read"):
-        headers.generate(tmp_path / "btf", cache=tmp_path / "cache")
+        headers.generate(tmp_path / "btf", caches=[tmp_path / "cache"])

@@ -45,7 +45,7 @@ import socket
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -72,6 +72,7 @@ __all__ = [
     "GENERATED",
     "Tree",
     "body",
+    "btf_of",
     "choose",
     "generate",
     "kernel_source",
@@ -84,14 +85,14 @@ EVERYTHING = ("-include", "bpfnb/all.h")
 GENERATED = ("core.h", "kernel.h", "all.h")  # in bpfnb/: written by libbpf, the other files by hand
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_MODULES = Path("/lib/modules")
+_ROOT = Path("/")
 _CACHE = Path("/var/cache/bpfnb")
 _TRACER = Path(__file__).parents[1]
 _HAND_WRITTEN = _TRACER / "include"
 _NEW = ".new-"
 _NAMES = "names"  # in a tree: all that EVERYTHING brings, a line each
 _DIGESTS = "digests"  # in a tree: what each of its other files has in it
-_LOCK_SECONDS = 30.0  # for another process to write its tree; it takes one or two
+_LOCK_TIMEOUT = 30.0  # seconds for another process to write its tree; it takes one or two
 _UNUSED_DAYS = 30  # then a tree is removed
 _ABANDONED_SECONDS = 3600  # then half a tree is
 _verified: dict[Path, dict[str, tuple[int, int]]] = {}  # trees that were whole, and their files' sizes and dates then
@@ -123,32 +124,32 @@ def choose(wish: str) -> Tree:
         source = kernel_source()
         return Tree(str(source), generated=True) if source else Tree()
     if wish == "btf":
-        return Tree(str(generate(_btf())), generated=True)
+        return Tree(str(generate(_require_btf(KERNEL_BTF))), generated=True)
     return _chosen(Path(wish))
 
 
-def kernel_source() -> Path | None:
+def kernel_source(root: Path = _ROOT, caches: Sequence[Path] = ()) -> Path | None:
     """The folder for BCC_KERNEL_SOURCE, made when missing; None when bcc finds this kernel's real headers by itself.
 
+    ``root``: where /lib/modules and the kernel's BTF are looked for. ``caches``: see generate.
     SetupError when there are neither real headers nor BTF, or no safe folder to keep the tree in.
     """
     release = os.uname().release
-    if _has_real_headers(_MODULES / release, release):
+    if _has_real_headers(root / "lib/modules" / release, release):
         return None
-    return generate(_btf())
+    return generate(_require_btf(btf_of(root)), caches=caches)
 
 
-def generate(btf: Path = KERNEL_BTF, *, cache: Path | None = None, release: str | None = None) -> Path:
+def generate(btf: Path = KERNEL_BTF, *, caches: Sequence[Path] = (), release: str | None = None) -> Path:
     """The header tree for the kernel described by ``btf``, from the cache, or made and put there.
 
-    ``cache``: the folder to keep trees in; by default /var/cache/bpfnb or, where that cannot be written,
-    bpfnb in the user's cache folder. ``release``: as ``uname -r`` says, by default this kernel's.
+    ``caches``: folders to keep trees in, of which the first that can be written is taken; by default /var/cache/bpfnb
+    and bpfnb in the user's cache folder. ``release``: as ``uname -r`` says, by default this kernel's.
     """
     release = release or os.uname().release
     name = _tree_name(btf, release)
-    folders = [cache] if cache else [_CACHE, _user_cache()]
     failed = []
-    for folder in folders:
+    for folder in caches or (_CACHE, _user_cache()):
         tree = folder / name
         if tree.is_dir() and whole(_trusted(tree)):
             return _used(_trusted(tree))
@@ -179,14 +180,19 @@ def whole(tree: Path) -> bool:
     return True
 
 
-def _btf() -> Path:
-    if not KERNEL_BTF.exists():
+def btf_of(root: Path = _ROOT) -> Path:
+    """Where the kernel shows its BTF, in another root folder."""
+    return root / KERNEL_BTF.relative_to("/")
+
+
+def _require_btf(btf: Path) -> Path:
+    if not btf.exists():
         release = os.uname().release
         raise SetupError(
-            f"there are no headers for Linux {release}, and its kernel has no BTF ({KERNEL_BTF}) to make them from",
+            f"there are no headers for Linux {release}, and its kernel has no BTF ({btf}) to make them from",
             hint="where headers of this kernel are in some other place, name it: --headers PATH",
         )
-    return KERNEL_BTF
+    return btf
 
 
 def lacks_a_type(log: str, source: str | Path) -> bool:
@@ -340,7 +346,7 @@ def _put(tree: Path, files: Callable[[], dict[str, str]]) -> Path:
 def _locked(folder: Path) -> Iterator[None]:
     """Be alone among those who write trees there; not for ever, since who holds the lock may hang."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    deadline = time.monotonic() + _LOCK_SECONDS
+    deadline = time.monotonic() + _LOCK_TIMEOUT
     try:
         while time.monotonic() < deadline:
             with suppress(BlockingIOError):
