@@ -12,7 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
@@ -39,7 +39,7 @@ import runpy, sys
 sys.path.insert(0, sys.argv.pop(1))
 runpy.run_module("bpfnb.tracer.doctor.checks", run_name="__main__")
 """
-_PATIENCE = 30  # seconds; a machine that is emulated takes a good part of it
+_ALONE_TIMEOUT = 30  # seconds; a machine that is emulated takes a good part of it
 
 # The packages whose version matters, and why.
 _PACKAGES = {
@@ -106,19 +106,26 @@ def doctor() -> Report:
     Kernel and rights are tried out where tracing happens, in the tracer's own shoes; where no tracer can start, with
     the rights there are. Nothing is left behind. Never raises for what it is there to report.
     """
-    return Report([*_machine(), *_python()])
+    return examine()
+
+
+def examine(
+    connect: Callable[[], client.Client] | None = None, alone: Callable[[BpfnbError], list[Check]] | None = None
+) -> Report:
+    """As ``doctor``, with another way to a tracer, and another to the rows where there is none."""
+    return Report([*_machine(connect or client.connect, alone or without_tracer), *_python()])
 
 
 # --- the machine --------------------------------------------------------------------------------------------------
 
 
-def _machine() -> list[Check]:
+def _machine(connect: Callable[[], client.Client], alone: Callable[[BpfnbError], list[Check]]) -> list[Check]:
     try:
-        tracer = client.connect()
+        tracer = connect()
         hello = tracer.hello()
         rows = tracer.run_checks()
     except BpfnbError as error:
-        return [_failed("tracer", error), *_alone(error)]
+        return [_failed("tracer", error), *alone(error)]
     started = Check("tracer", "required", True, f"runs as process {hello.pid}, with bcc {hello.bcc}")
     return [started, _traced(), _way(tracer.way), *rows]
 
@@ -162,16 +169,21 @@ def _trace(cell: str) -> int:
     return running.snapshot().rows
 
 
-def _alone(error: BpfnbError) -> list[Check]:
-    """What the tracer would have found out, by a process of its own, with the most rights there are."""
-    python = [sys.executable, "-I", "-c", _ALONE, str(Path(__file__).parent.parent)]
+def without_tracer(error: BpfnbError, code: str = _ALONE, choose: Callable[[], ways.Way] = ways.choose) -> list[Check]:
+    """What the tracer would have found out, by a process of its own, with the most rights there are.
+
+    ``error``: why there is no tracer. ``code``: what that process runs. ``choose``: how a tracer would be reached.
+    """
+    python = [sys.executable, "-I", "-c", code, str(Path(__file__).parent.parent)]
     commands = [python]
     with suppress(BpfnbError):
-        if not isinstance(error, PrivilegeError) and ways.choose().kind == "sudo":
+        if not isinstance(error, PrivilegeError) and choose().kind == "sudo":
             commands.insert(0, ["sudo", "-n", "--", *python])
     for command in commands:
         with suppress(OSError, subprocess.SubprocessError, msgspec.MsgspecError):
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE, check=True)
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_ALONE_TIMEOUT, check=True
+            )
             return msgspec.json.decode(done.stdout, type=list[Check])
     return [Check("machine", "required", False, "could not be looked at", known=False)]
 
@@ -181,10 +193,11 @@ def _alone(error: BpfnbError) -> list[Check]:
 
 def _python() -> Iterator[Check]:
     wanted = _requirements()
-    for name in _PACKAGES:
-        yield _package(name, wanted.get(name, ""))
-    yield _front_ends()
-    yield _widgets()
+    for name, why in _PACKAGES.items():
+        yield _package(name, wanted.get(name, ""), why)
+    server = _server()
+    yield _front_ends(server)
+    yield _widgets(server, in_notebook=notebook() is not None)
     yield from _impostor()
     yield Check("Python", "info", True, f"{platform.python_version()}, {sys.executable}")
 
@@ -198,14 +211,15 @@ def _requirements() -> dict[str, str]:
     return found
 
 
-def _package(name: str, wanted: str) -> Check:
+def _package(name: str, wanted: str, why: str) -> Check:
+    """Whether a package is there, of the versions that are wanted; ``why`` they are."""
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return Check(name, "optional", False, f"is not installed; {_PACKAGES[name]}", _install(f"{name}{wanted}"))
+        return Check(name, "optional", False, f"is not installed; {why}", _install(f"{name}{wanted}"))
     if _fits(version, wanted):
         return Check(name, "optional", True, version)
-    found = f"{version}, but bpfnb needs {wanted}; {_PACKAGES[name]}"
+    found = f"{version}, but bpfnb needs {wanted}; {why}"
     return Check(name, "optional", False, found, _install(f"{name}{wanted}"))
 
 
@@ -237,9 +251,9 @@ def _install(requirement: str) -> str:
     return f"uv pip install --python {shlex.quote(sys.executable)} {quoted}"
 
 
-def _front_ends() -> Check:
+def _front_ends(server: Path | None) -> Check:
     """What shows notebooks, as far as it is installed where the server is, or here."""
-    prefix = _server() or Path(sys.prefix)
+    prefix = server or Path(sys.prefix)
     places = [str(place) for place in prefix.glob("lib/python3*/site-packages")]
     found = {
         name: package.version
@@ -250,12 +264,11 @@ def _front_ends() -> Check:
     return Check("Jupyter", "info", bool(found), versions or f"none seen in {prefix}", known=bool(found))
 
 
-def _widgets() -> Check:
+def _widgets(server: Path | None, *, in_notebook: bool) -> Check:
     """Whether the page shows the live panel: JupyterLab needs an extension, which stands where its server is."""
-    server = _server()
     version = _extension(server or Path(sys.prefix))
     installed = f"JupyterLab's widget extension {version} is installed" if version else ""
-    if notebook() is None:
+    if not in_notebook:
         found = "; ".join(filter(None, ("no notebook runs here", installed)))
         return Check("widgets", "info", bool(version), found, known=bool(version))
     if not server:

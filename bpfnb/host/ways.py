@@ -48,6 +48,7 @@ __all__ = [
 FOLDER = Path("/opt/bpfnb")  # what ``bpfnb setup`` makes, a folder a version
 RECORD = FOLDER / "installed.json"
 SOCKETS = Path("/run/bpfnb")
+_ROOT = Path("/")
 _MAX_RECORD = 1 << 20
 
 # One thread until privileges are dropped, since they are a thread's own: numpy's OpenBLAS would start more on import.
@@ -100,9 +101,10 @@ class Record(Struct):
     versions: dict[str, Installed] = {}
 
 
-def installed() -> Record:
+def installed(root: Path = _ROOT) -> Record:
     """What is installed here; nothing where that cannot be read."""
-    with suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError), RECORD.open("rb") as file:
+    record = _below(root, RECORD)
+    with suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError), record.open("rb") as file:
         return msgspec.json.decode(file.read(_MAX_RECORD), type=Record)
     return Record()
 
@@ -112,28 +114,31 @@ def unit_of(version: str) -> str:
     return "bpfnb-" + re.sub(r"[^A-Za-z0-9.-]", "_", version)
 
 
-def socket_of(version: str) -> Path:
-    return SOCKETS / f"{unit_of(version)}.sock"
+def socket_of(version: str, root: Path = _ROOT) -> Path:
+    return _below(root, SOCKETS) / f"{unit_of(version)}.sock"
 
 
-def launcher_of(version: str) -> Path:
-    return FOLDER / version / "bin" / "bpfnb-tracer"
+def launcher_of(version: str, root: Path = _ROOT) -> Path:
+    return _below(root, FOLDER) / version / "bin" / "bpfnb-tracer"
 
 
-def choose() -> Way:
-    """How to reach a tracer from here. PrivilegeError or SetupError where there is no way."""
-    if os.geteuid() == 0 or _inherits_capabilities():
+def choose(root: Path = _ROOT) -> Way:
+    """How to reach a tracer from here. PrivilegeError or SetupError where there is no way.
+
+    ``root``: the folder whose /proc, /run and /opt are looked at.
+    """
+    if os.geteuid() == 0 or _inherits_capabilities(root):
         return Way("direct", _this_python())
     version = release.version()
-    here, path = installed().versions.get(version), socket_of(version)
+    here, path = installed(root).versions.get(version), socket_of(version, root)
     member = here is not None and _is_member(here.group)
     if (here and member and here.by == "systemd") or os.access(path, os.R_OK | os.W_OK, effective_ids=True):
         return Way("socket", socket=str(path))
     if here and member and _has_sudo():
-        return Way("launcher", ("sudo", "-n", "--", str(launcher_of(version))))
+        return Way("launcher", ("sudo", "-n", "--", str(launcher_of(version, root))))
     if _has_sudo():
         return Way("sudo", with_sudo())
-    raise refused()
+    raise refused(root)
 
 
 def connect(way: Way) -> socket.socket:
@@ -164,10 +169,10 @@ def check(way: Way, version: str, build: str) -> SetupError | None:
     )
 
 
-def refused() -> PrivilegeError | SetupError:
+def refused(root: Path = _ROOT) -> PrivilegeError | SetupError:
     """The error for who may not trace: one line that says how one may."""
     version, user = release.version(), _name()
-    record = installed()
+    record = installed(root)
     if here := record.versions.get(version):
         return PrivilegeError(
             f"user {user} may not trace; members of the group {here.group} may: {_join(user, here.group)}"
@@ -187,6 +192,10 @@ def refused() -> PrivilegeError | SetupError:
 def with_sudo() -> tuple[str, ...]:
     """The tracer of this very Python and bpfnb, as root."""
     return ("sudo", "-n", "--", *_this_python())
+
+
+def _below(root: Path, path: Path) -> Path:
+    return root / path.relative_to("/")
 
 
 def _this_python() -> tuple[str, ...]:
@@ -227,8 +236,8 @@ def _has_sudo() -> bool:
     return any(os.access(Path(folder, "sudo"), os.X_OK) for folder in os.get_exec_path())
 
 
-def _inherits_capabilities() -> bool:
-    for line in Path("/proc/self/status").read_text().splitlines():
+def _inherits_capabilities(root: Path) -> bool:
+    for line in (root / "proc/self/status").read_text().splitlines():
         if line.startswith("CapAmb:"):
             mask = int(line.split()[1], 16)
             return all(mask >> capability & 1 for capability in _NEEDED)

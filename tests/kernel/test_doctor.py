@@ -255,13 +255,12 @@ def test_tracefs_is_mounted_by_the_tracer() -> None:
     assert (status, rows["tracefs"].ok) == (0, True)
 
 
-def test_a_tracer_that_dies(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracer_that_dies() -> None:
     """With its last words, and the next one starts."""
-    boot = "import sys; sys.exit('libLLVM is broken')"
+    dies = (sys.executable, "-c", "import sys; sys.exit('libLLVM is broken')")
     client.close()
-    monkeypatch.setattr(ways, "_BOOT", boot)
+    client.replace(client.Client.launch(ways.Way("direct", dies)))
     rows = examined()
     assert "libLLVM is broken" in rows["tracer"].found
     assert rows["BPF programs"].ok
-    monkeypatch.undo()
     assert bpfnb.doctor().ok

@@ -9,8 +9,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,14 +35,13 @@ SEED = [  # what the text that bpfnb began with asks of a kernel
     *("CONFIG_HAVE_BPF_JIT", "CONFIG_HAVE_EBPF_JIT", "CONFIG_BPF_EVENTS", "CONFIG_NET_SCH_SFQ"),
     *("CONFIG_NET_ACT_POLICE", "CONFIG_NET_ACT_GACT", "CONFIG_DUMMY", "CONFIG_VXLAN"),
 ]
-DEBIAN = Distribution("Debian GNU/Linux 12 (bookworm)", "debian", "debian")
+DEBIAN = Distribution("Debian GNU/Linux 12 (bookworm)", "debian", "debian", Path("/nonexistent"))  # in no container
 HOSTILE = "<script>alert('x')</script>\x1b[31m\u202e"
 
 
 @pytest.fixture(autouse=True)
-def bare_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root, and in no container, whatever the tests run in."""
-    monkeypatch.setattr(distribution, "_CONTAINERS", ())
+def as_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root, whoever runs the tests."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.delenv("SUDO_UID", raising=False)
 
@@ -50,14 +51,21 @@ def machine(
     outcome: Outcome | Callable[[object], Outcome],
     release: str = "6.1.0",
     vendor: Distribution = DEBIAN,
+    root: Path = Path("/"),
 ) -> Machine:
     """A machine on which everything that is tried comes out in one way, or as a function says."""
-    return Machine(release, "x86_64", vendor, config, outcome if callable(outcome) else lambda act: outcome)
+    act = outcome if callable(outcome) else lambda act: outcome
+    return Machine(release, "x86_64", vendor, config, act, root=root)
 
 
-def option(name: str, config: Config, outcome: Outcome, release: str = "6.1.0") -> Check:
-    (row,) = (row for row in checks.option_rows(machine(config, outcome, release)) if row.name == name)
+def option(name: str, config: Config, outcome: Outcome, release: str = "6.1.0", vendor: Distribution = DEBIAN) -> Check:
+    (row,) = (row for row in checks.option_rows(machine(config, outcome, release, vendor)) if row.name == name)
     return row
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
 
 
 WORKS, UNTRIED = Outcome(True), Outcome(None, "not tried: it takes the tracer's rights")
@@ -131,9 +139,11 @@ class TestOptions:
         row = option("CONFIG_DUMMY", EMPTY, WORKS, release="6.1.0-25-amd64")
         assert row.remedy == "boot a kernel built with CONFIG_DUMMY (make menuconfig)"
 
-    def test_in_a_container_no_kernel_is_to_be_installed(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        monkeypatch.setattr(distribution, "_CONTAINERS", (str(tmp_path),))
-        assert "install" not in option("CONFIG_DUMMY", EMPTY, WORKS).remedy
+    def test_in_a_container_no_kernel_is_to_be_installed(self, tmp_path: Path) -> None:
+        vendor = DEBIAN._replace(root=tmp_path)
+        assert "install" in option("CONFIG_DUMMY", EMPTY, WORKS, vendor=vendor).remedy
+        (tmp_path / ".dockerenv").touch()
+        assert "install" not in option("CONFIG_DUMMY", EMPTY, WORKS, vendor=vendor).remedy
 
 
 class TestConfiguration:
@@ -215,8 +225,9 @@ class TestDistributions:
         ],
     )
     def test_each_with_its_own_commands(self, tmp_path: Path, text: str, bcc: str, kernel: str) -> None:
-        (tmp_path / "os-release").write_text(text)
-        found = distribution.here((str(tmp_path / "absent"), str(tmp_path / "os-release")))
+        (tmp_path / "usr/lib").mkdir(parents=True)
+        (tmp_path / "usr/lib/os-release").write_text(text)
+        found = distribution.here(tmp_path)
         assert (found.install_bcc(), found.install_kernel("x86_64")) == (bcc, kernel)
         assert found.name
 
@@ -239,14 +250,15 @@ class TestDistributions:
     def test_headers_only_of_a_kernel_that_is_its_own(
         self, tmp_path: Path, vendor: str, release: str, package: str
     ) -> None:
-        (tmp_path / "os-release").write_text(f"ID={vendor}")
-        found = distribution.here((str(tmp_path / "os-release"),))
+        (tmp_path / "etc").mkdir()
+        (tmp_path / "etc/os-release").write_text(f"ID={vendor}")
+        found = distribution.here(tmp_path)
         command = found.install_headers(release)
         assert command.split()[-1:] == ([package] if package else [])
         assert found.owns_kernel(release) == bool(package)
 
     def test_no_os_release(self, tmp_path: Path) -> None:
-        assert distribution.here((str(tmp_path / "absent"),)) == Distribution("unknown", "", "")
+        assert distribution.here(tmp_path) == Distribution("unknown", "", "", tmp_path)
 
     @pytest.mark.parametrize(
         ("user", "sudo_uid", "path", "command"),
@@ -270,9 +282,11 @@ class TestDistributions:
 class TestMachine:
     """Rows of machines that are not this one."""
 
-    def rows(self, outcome: Outcome | Callable[[object], Outcome], **config: str) -> dict[str, Check]:
+    def rows(
+        self, outcome: Outcome | Callable[[object], Outcome], root: Path = Path("/"), **config: str
+    ) -> dict[str, Check]:
         values = {f"CONFIG_{name}": value for name, value in config.items()}
-        return {row.name: row for row in checks.checks(machine(EMPTY._replace(values=values), outcome))}
+        return {row.name: row for row in checks.checks(machine(EMPTY._replace(values=values), outcome, root=root))}
 
     def test_the_required_come_first_and_the_informational_last(self) -> None:
         levels = [row.level for row in self.rows(WORKS).values()]
@@ -297,24 +311,19 @@ class TestMachine:
         )
         assert self.rows(WORKS)["ring buffers"].found == "BPF_RINGBUF_OUTPUT can be made"
 
-    def test_a_setting_that_forbids_perf_events(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        (tmp_path / "kernel").mkdir()
-        (tmp_path / "kernel/perf_event_paranoid").write_text("3\n")
-        monkeypatch.setattr(checks, "_SYSCTL", tmp_path)
-        monkeypatch.setattr(checks, "_capabilities", lambda: {38, 39})
-        rows = self.rows(Outcome(False, "Permission denied", 13), PERF_EVENTS="y", TRACEPOINTS="y", FTRACE_SYSCALLS="y")
+    def test_a_setting_that_forbids_perf_events(self, tmp_path: Path) -> None:
+        write(tmp_path / "proc/sys/kernel/perf_event_paranoid", "3\n")
+        write(tmp_path / "proc/thread-self/status", f"CapInh:\t0\nCapPrm:\t{1 << 38 | 1 << 39:016x}\n")
+        options = {"PERF_EVENTS": "y", "TRACEPOINTS": "y", "FTRACE_SYSCALLS": "y"}
+        rows = self.rows(Outcome(False, "Permission denied", 13), tmp_path, **options)
         assert rows["tracepoints"].remedy == "sysctl kernel.perf_event_paranoid=2"
         assert rows["syscall probes"].remedy == "sysctl kernel.perf_event_paranoid=2"
         assert not rows["raw tracepoints"].remedy
         assert rows["perf_event_paranoid"].found.startswith("3: ")
 
-    def test_the_interpreter_is_named_with_the_setting_that_ends_it(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-    ) -> None:
-        (tmp_path / "net/core").mkdir(parents=True)
-        (tmp_path / "net/core/bpf_jit_enable").write_text("0\n")
-        monkeypatch.setattr(checks, "_SYSCTL", tmp_path)
-        row = self.rows(Outcome(False))["JIT"]
+    def test_the_interpreter_is_named_with_the_setting_that_ends_it(self, tmp_path: Path) -> None:
+        write(tmp_path / "proc/sys/net/core/bpf_jit_enable", "0\n")
+        row = self.rows(Outcome(False), tmp_path)["JIT"]
         assert (row.level, row.found) == ("optional", "programs are interpreted: net.core.bpf_jit_enable is 0")
         assert row.remedy == "sysctl net.core.bpf_jit_enable=1"
 
@@ -331,13 +340,10 @@ class TestMachine:
             (None, UNTRIED, "unknown"),
         ],
     )
-    def test_lockdown(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | None, outcome: Outcome, state: str
-    ) -> None:
+    def test_lockdown(self, tmp_path: Path, text: str | None, outcome: Outcome, state: str) -> None:
         if text:
-            (tmp_path / "lockdown").write_text(text)
-        monkeypatch.setattr(checks, "_LOCKDOWN", tmp_path / "lockdown")
-        row = self.rows(outcome)["lockdown"]
+            write(tmp_path / "sys/kernel/security/lockdown", text)
+        row = self.rows(outcome, tmp_path)["lockdown"]
         assert (row.level, row.state) == ("required", state)
         assert ("boot without" in row.remedy) == (text is not None and state == "missing")
 
@@ -349,13 +355,10 @@ class TestMachine:
             (None, "ok", ""),
         ],
     )
-    def test_lsm_programs_that_are_never_run(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, active: str | None, state: str, remedy: str
-    ) -> None:
+    def test_lsm_programs_that_are_never_run(self, tmp_path: Path, active: str | None, state: str, remedy: str) -> None:
         if active:
-            (tmp_path / "lsm").write_text(active)
-        monkeypatch.setattr(checks, "_SECURITY_MODULES", tmp_path / "lsm")
-        row = self.rows(WORKS, DEBUG_INFO_BTF="y", BPF_LSM="y")["LSM hooks"]
+            write(tmp_path / "sys/kernel/security/lsm", active)
+        row = self.rows(WORKS, tmp_path, DEBUG_INFO_BTF="y", BPF_LSM="y")["LSM hooks"]
         assert (row.state, row.remedy) == (state, remedy)
 
     @pytest.mark.parametrize(
@@ -370,12 +373,12 @@ class TestMachine:
         for name in ("kprobes", "fentry", "ring buffers", "JIT", "BPF programs", "bpf_trace_printk", "syscall probes"):
             assert (rows[name].state, rows[name].found) == ("unknown", UNTRIED.why)
 
-    def test_a_check_that_goes_wrong_costs_no_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_check_that_goes_wrong_costs_no_other(self) -> None:
         def broken(machine: Machine) -> None:
             raise ZeroDivisionError("of course")
 
-        monkeypatch.setattr(checks, "_ROWS", (checks._Row("a", "required", broken), *checks._ROWS))
-        rows = self.rows(WORKS)
+        table = (checks.Row("a", "required", broken), *checks.ROWS)
+        rows = {row.name: row for row in checks.checks(machine(EMPTY, WORKS), table)}
         assert (rows["a"].state, rows["a"].found) == ("unknown", "cannot be checked: of course")
         assert rows["BTF"].ok or rows["BTF"].remedy
 
@@ -391,17 +394,15 @@ class TestMachine:
         def act() -> None:
             raise error
 
-        assert checks._attempt("", act) == outcome
-        assert checks._attempt("forbidden", act) == Outcome(None, "forbidden")
+        assert checks.attempt("", act) == outcome
+        assert checks.attempt("forbidden", act) == Outcome(None, "forbidden")
 
     def test_a_missing_bcc_and_missing_headers_come_with_the_command(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.setenv("BPFNB_BCC", str(tmp_path))
-        for module in (checks, checks.headers):
-            monkeypatch.setattr(module, "KERNEL_BTF", tmp_path / "vmlinux")
-        monkeypatch.setattr(checks.headers, "_MODULES", tmp_path)
-        rows = {row.name: row for row in checks.checks(machine(EMPTY, WORKS, "6.1.0-25-amd64"))}
+        lacking = machine(EMPTY, WORKS, "6.1.0-25-amd64", root=tmp_path)
+        rows = {row.name: row for row in checks.checks(lacking)}
         assert (rows["bcc"].level, rows["bcc"].state) == ("required", "missing")
         assert rows["bcc"].remedy == "apt install python3-bpfcc"
         assert (rows["kernel headers"].level, rows["kernel headers"].state) == ("required", "missing")
@@ -409,10 +410,9 @@ class TestMachine:
         assert rows["BTF"].found.endswith("; CONFIG_DEBUG_INFO_BTF is not set")
         assert "CONFIG_DEBUG_INFO_BTF" in rows["BTF"].remedy
 
-    def test_a_function_that_btf_does_not_know(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(features, "_type_ids", dict)
+    def test_a_function_that_btf_does_not_know(self) -> None:
         with pytest.raises(FileNotFoundError, match="no function vfs_read"):
-            features._type_id("vfs_read")
+            features.type_id("vfs_read", {"vfs_write": 7})
 
 
 class TestReport:
@@ -474,19 +474,15 @@ class TestPython:
 
     def test_ipykernel_7_0_is_named_with_the_command(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(metadata, "version", lambda name: "7.0.1")
-        row = doctor._package("ipykernel", ">=6.29,!=7.0.*")
+        row = doctor._package("ipykernel", ">=6.29,!=7.0.*", "it runs the notebook")
         assert (row.level, row.state) == ("optional", "missing")
         assert row.found.startswith("7.0.1, but bpfnb needs >=6.29,!=7.0.*")
         assert row.remedy == f"{sys.executable} -m pip install 'ipykernel>=6.29,!=7.0.*'"
 
     def test_a_package_that_is_not_there(self) -> None:
-        row = doctor._package("pyarrow", ">=15")
+        row = doctor._package("pyarrow", ">=15", "it is there")
         assert row.ok
-        doctor._PACKAGES["no-such-package"] = "it is missed"
-        try:
-            row = doctor._package("no-such-package", ">=1")
-        finally:
-            del doctor._PACKAGES["no-such-package"]
+        row = doctor._package("no-such-package", ">=1", "it is missed")
         assert (row.state, row.found) == ("missing", "is not installed; it is missed")
 
     def test_each_kind_of_environment_has_its_installer(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -511,39 +507,30 @@ class TestPython:
         (tmp_path / "bcc/libbcc.py").touch()  # now it is iovisor's
         assert list(doctor._impostor()) == []
 
-    @pytest.fixture
-    def notebook(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(doctor, "notebook", lambda: object())
-
-    @pytest.fixture
-    def server(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-        monkeypatch.setattr(doctor, "_server", lambda: tmp_path)
-        return tmp_path
-
-    def test_widgets_need_an_extension_beside_the_server(self, notebook: None, server: Path) -> None:
-        row = doctor._widgets()
+    def test_widgets_need_an_extension_beside_the_server(self, tmp_path: Path) -> None:
+        server = tmp_path
+        row = doctor._widgets(server, in_notebook=True)
         assert (row.level, row.state) == ("optional", "missing")
         assert row.remedy == f"{server}/bin/python -m pip install jupyterlab_widgets"
         (server / doctor._WIDGETS).parent.mkdir(parents=True)
         (server / doctor._WIDGETS).write_text('{"version": "5.0.15"}')
-        row = doctor._widgets()
+        row = doctor._widgets(server, in_notebook=True)
         assert row.ok
         assert "5.0.15" in row.found
 
-    def test_jupyters_version_is_the_servers(self, server: Path) -> None:
-        assert doctor._front_ends().state == "unknown"
+    def test_jupyters_version_is_the_servers(self, tmp_path: Path) -> None:
+        server = tmp_path
+        assert doctor._front_ends(server).state == "unknown"
         package = server / "lib/python3.12/site-packages/jupyterlab-4.2.1.dist-info"
         package.mkdir(parents=True)
         (package / "METADATA").write_text("Metadata-Version: 2.1\nName: jupyterlab\nVersion: 4.2.1\n")
-        row = doctor._front_ends()
+        row = doctor._front_ends(server)
         assert (row.level, row.state, row.found) == ("info", "ok", "jupyterlab 4.2.1")
 
-    def test_widgets_where_no_server_is_seen(
-        self, notebook: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-    ) -> None:
+    def test_widgets_where_no_server_is_seen(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv("JPY_PARENT_PID", raising=False)
         monkeypatch.setattr(sys, "prefix", str(tmp_path))
-        row = doctor._widgets()
+        row = doctor._widgets(doctor._server(), in_notebook=True)
         assert (row.level, row.state, row.remedy) == ("info", "unknown", "")
 
     def test_the_server_is_the_process_that_started_the_kernel(
@@ -573,18 +560,14 @@ ROWS = [Check("kprobes", "optional", False, "no"), Check("bcc", "required", Fals
 class TestWithoutTracer:
     """A tracer that cannot start: the rest of the table is there all the same."""
 
-    @pytest.fixture
-    def alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What the process of its own answers."""
-        answer = "[" + ",".join(json.dumps({n: getattr(row, n) for n in row.__struct_fields__}) for row in ROWS) + "]"
-        monkeypatch.setattr(doctor, "_ALONE", f"print({answer!r})")
+    # What the process of its own answers.
+    ANSWER = "[" + ",".join(json.dumps({n: getattr(row, n) for n in row.__struct_fields__}) for row in ROWS) + "]"
 
-    def examine(self, monkeypatch: pytest.MonkeyPatch, error: BpfnbError) -> doctor.Report:
-        def refuse() -> None:
+    def examine(self, error: BpfnbError, code: str = f"print({ANSWER!r})", **arguments: Any) -> doctor.Report:
+        def refuse() -> client.Client:
             raise error
 
-        monkeypatch.setattr(client, "connect", refuse)
-        return bpfnb.doctor()
+        return doctor.examine(refuse, partial(doctor.without_tracer, code=code, **arguments))
 
     @pytest.mark.parametrize(
         ("error", "found", "remedy"),
@@ -595,10 +578,8 @@ class TestWithoutTracer:
             (TracerDied("it ended"), "it ended", ""),
         ],
     )
-    def test_the_row_that_failed_and_those_there_can_be(
-        self, monkeypatch: pytest.MonkeyPatch, alone: None, error: BpfnbError, found: str, remedy: str
-    ) -> None:
-        report = self.examine(monkeypatch, error)
+    def test_the_row_that_failed_and_those_there_can_be(self, error: BpfnbError, found: str, remedy: str) -> None:
+        report = self.examine(error)
         rows = {row.name: row for row in report}
         assert (rows["tracer"].level, rows["tracer"].state) == ("required", "missing")
         assert (rows["tracer"].found, rows["tracer"].remedy) == (found, remedy)
@@ -608,16 +589,13 @@ class TestWithoutTracer:
         assert not report.ok
 
     @pytest.mark.parametrize("code", ["raise SystemExit(3)", "print('[')", "print('[1]')"])
-    def test_a_machine_that_cannot_be_looked_at(self, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-        monkeypatch.setattr(doctor, "_ALONE", code)
-        report = self.examine(monkeypatch, SetupError("no bcc"))
+    def test_a_machine_that_cannot_be_looked_at(self, code: str) -> None:
+        report = self.examine(SetupError("no bcc"), code)
         rows = {row.name: row for row in report}
         assert rows["machine"].state == "unknown"
         assert rows["pandas"].ok
 
-    def test_sudo_is_asked_where_the_tracer_was_started_by_it(
-        self, monkeypatch: pytest.MonkeyPatch, alone: None
-    ) -> None:
+    def test_sudo_is_asked_where_the_tracer_was_started_by_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         asked = []
 
         def run(command: list[str], **options: object) -> subprocess.CompletedProcess[bytes]:
@@ -627,11 +605,11 @@ class TestWithoutTracer:
             return subprocess.CompletedProcess(command, 0, b"[]")
 
         monkeypatch.setattr(subprocess, "run", run)
-        monkeypatch.setattr(ways, "choose", lambda: ways.Way("sudo", ways.with_sudo()))
-        self.examine(monkeypatch, SetupError("no bcc"))
+        choose = partial(ways.Way, "sudo", ways.with_sudo())
+        self.examine(SetupError("no bcc"), choose=choose)
         assert [command[0] for command in asked] == ["sudo", sys.executable]
         asked.clear()
-        self.examine(monkeypatch, PrivilegeError("sudo wants a password"))
+        self.examine(PrivilegeError("sudo wants a password"), choose=choose)
         assert [command[0] for command in asked] == [sys.executable]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bpfnb import release
@@ -28,16 +30,24 @@ def somebody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPa
     monkeypatch.setattr(os, "geteuid", lambda: NOBODY.pw_uid)
     monkeypatch.setattr(os, "getegid", lambda: NOBODY.pw_gid)
     monkeypatch.setattr(os, "getgroups", list)
-    monkeypatch.setattr(ways, "_inherits_capabilities", lambda: False)
     monkeypatch.setenv("PATH", "/nonexistent")
-    monkeypatch.setattr(ways, "SOCKETS", tmp_path)
-    monkeypatch.setattr(ways, "installed", Record)
+    for folder in ("run/bpfnb", "opt/bpfnb", "proc/self"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "proc/self/status").write_text("Name:\tpython\nCapAmb:\t0000000000000000\n")
     return monkeypatch
 
 
-def install(somebody: pytest.MonkeyPatch, version: str, by: str, *, member: bool) -> None:
-    somebody.setattr(ways, "installed", lambda: Record([], {version: Installed("tracers", by)}))
-    somebody.setattr(ways, "_is_member", lambda group: member and group == "tracers")
+def install(somebody: pytest.MonkeyPatch, root: Path, version: str, by: str, *, member: bool) -> None:
+    """Of a group that the user is in, or not."""
+    record = Record([], {version: Installed("tracers", by)})
+    (root / "opt/bpfnb/installed.json").write_bytes(msgspec.json.encode(record))
+
+    def tracers(name: str) -> grp.struct_group:
+        if name != "tracers":
+            raise KeyError(name)
+        return grp.struct_group(("tracers", "x", NOBODY.pw_gid + (not member), []))
+
+    somebody.setattr(grp, "getgrnam", tracers)
 
 
 def with_sudo(somebody: pytest.MonkeyPatch, folder: Path) -> None:
@@ -45,45 +55,47 @@ def with_sudo(somebody: pytest.MonkeyPatch, folder: Path) -> None:
     somebody.setenv("PATH", str(folder))
 
 
-def test_without_any_way_the_error_names_the_group_and_root(somebody: pytest.MonkeyPatch) -> None:
+def test_without_any_way_the_error_names_the_group_and_root(somebody: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(
         PrivilegeError, match=r"^user nobody may not trace; members of the group bpfnb may once an admin"
     ) as e:
-        ways.choose()
+        ways.choose(tmp_path)
     assert str(e.value).endswith(f"sudo {sys.prefix}/bin/bpfnb setup --group bpfnb")
     assert "sudo -n" in (e.value.hint or "")
 
 
 def test_a_member_takes_what_is_installed(somebody: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with_sudo(somebody, tmp_path)
-    install(somebody, VERSION, "systemd", member=True)
-    assert ways.choose() == Way("socket", socket=str(tmp_path / f"bpfnb-{VERSION}.sock"))
-    install(somebody, VERSION, "sudo", member=True)
-    assert ways.choose() == Way("launcher", ("sudo", "-n", "--", f"/opt/bpfnb/{VERSION}/bin/bpfnb-tracer"))
+    install(somebody, tmp_path, VERSION, "systemd", member=True)
+    assert ways.choose(tmp_path) == Way("socket", socket=str(tmp_path / f"run/bpfnb/bpfnb-{VERSION}.sock"))
+    install(somebody, tmp_path, VERSION, "sudo", member=True)
+    assert ways.choose(tmp_path) == Way(
+        "launcher", ("sudo", "-n", "--", f"{tmp_path}/opt/bpfnb/{VERSION}/bin/bpfnb-tracer")
+    )
 
 
 @pytest.mark.parametrize("by", ["systemd", "sudo"])
 def test_who_is_no_member_is_left_with_sudo(somebody: pytest.MonkeyPatch, tmp_path: Path, by: str) -> None:
-    install(somebody, VERSION, by, member=False)
+    install(somebody, tmp_path, VERSION, by, member=False)
     with pytest.raises(PrivilegeError, match="members of the group tracers may: an administrator runs: sudo usermod"):
-        ways.choose()
+        ways.choose(tmp_path)
     with_sudo(somebody, tmp_path)
-    assert ways.choose().kind == "sudo"
+    assert ways.choose(tmp_path).kind == "sudo"
 
 
-def test_another_version_is_named_with_what_to_run(somebody: pytest.MonkeyPatch) -> None:
-    install(somebody, "0.0.9", "systemd", member=True)
+def test_another_version_is_named_with_what_to_run(somebody: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    install(somebody, tmp_path, "0.0.9", "systemd", member=True)
     expected = (
         f"^bpfnb 0.0.9 is installed for the group tracers, this notebook's is bpfnb {VERSION}: an administrator runs"
     )
     with pytest.raises(SetupError, match=expected):
-        ways.choose()
+        ways.choose(tmp_path)
 
 
 def test_a_socket_alone_is_enough(somebody: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As in a container that has been given it."""
-    (tmp_path / f"bpfnb-{VERSION}.sock").touch()
-    assert ways.choose().kind == "socket"
+    (tmp_path / f"run/bpfnb/bpfnb-{VERSION}.sock").touch()
+    assert ways.choose(tmp_path).kind == "socket"
 
 
 @pytest.mark.parametrize(("version", "build"), [("9.9", ""), ("", ""), (VERSION, "0123456789abcdef")])
@@ -102,11 +114,12 @@ def test_another_tracer_than_ours_is_hung_up_on(version: str, build: str) -> Non
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"versions": 3}', "\udc80"])
-def test_a_record_that_cannot_be_read_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> None:
-    monkeypatch.setattr(ways, "RECORD", tmp_path / "installed.json")
-    assert ways.installed() == Record()
-    ways.RECORD.write_bytes(text.encode(errors="surrogateescape"))
-    assert ways.installed() == Record()
+def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
+    assert ways.installed(tmp_path) == Record()
+    record = tmp_path / ways.RECORD.relative_to("/")
+    record.parent.mkdir(parents=True)
+    record.write_bytes(text.encode(errors="surrogateescape"))
+    assert ways.installed(tmp_path) == Record()
 
 
 def test_the_names_of_units_are_names_that_systemd_takes() -> None:

@@ -17,7 +17,7 @@ import platform
 import re
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from errno import EACCES, EPERM
 from functools import cache, partial
 from pathlib import Path
@@ -35,14 +35,11 @@ from bpfnb.tracer.kernel import capabilities, features, tracefs
 from bpfnb.tracer.kernel.btf import KERNEL_BTF
 from bpfnb.tracer.link import attach
 
-__all__ = ["Machine", "Outcome", "checks", "run"]
+__all__ = ["ROWS", "Finding", "Machine", "Outcome", "Row", "attempt", "checks", "run"]
 
-_LOCKDOWN = Path("/sys/kernel/security/lockdown")
-_SECURITY_MODULES = Path("/sys/kernel/security/lsm")
-_SYSCTL = Path("/proc/sys")
 _SYS_ADMIN = 21
 _CAPABILITIES = {2: "CAP_DAC_READ_SEARCH", _SYS_ADMIN: "CAP_SYS_ADMIN", 38: "CAP_PERFMON", 39: "CAP_BPF"}
-_ENOUGH_LOCKED = 64 << 20
+_MIN_LOCKED = 64 << 20  # bytes
 
 
 class Outcome(NamedTuple):
@@ -54,7 +51,8 @@ class Outcome(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """What the checks look at. ``attempt`` tries one of the functions of features.py."""
+    """What the checks look at. ``attempt`` tries one of the functions of features.py. ``root``: the folder whose
+    /proc, /sys and /lib/modules are read."""
 
     release: str
     architecture: str
@@ -62,12 +60,13 @@ class Machine(NamedTuple):
     config: Config
     attempt: Callable[[Callable[[], object]], Outcome]
     alone: bool = False  # no tracer, and bcc is not to be bothered
+    root: Path = Path("/")
 
     @classmethod
     def here(cls, alone: bool = False) -> Machine:
         release = platform.release()
-        attempt = cache(partial(_attempt, _forbidden()))
-        return cls(release, platform.machine(), distribution.here(), kconfig.read(release), attempt, alone)
+        try_once = cache(partial(attempt, _forbidden()))
+        return cls(release, platform.machine(), distribution.here(), kconfig.read(release), try_once, alone)
 
     def kernel_with(self, option: str) -> str:
         """How to come by a kernel that has an option."""
@@ -82,40 +81,42 @@ def run(alone: bool = False) -> tuple[Check, ...]:
     return tuple(checks(Machine.here(alone)))
 
 
-def checks(machine: Machine) -> Iterator[Check]:
-    """One row a fact, the required ones first."""
-    rows = [*map(partial(_guarded, machine), _ROWS), *_feature_rows(machine), *option_rows(machine)]
-    found = [row for row in rows if row]
+def checks(machine: Machine, rows: Sequence[Row] = ()) -> Iterator[Check]:
+    """One row a fact, the required ones first. ``rows``: other ones than ROWS."""
+    told = [*map(partial(_guarded, machine), rows or ROWS), *_feature_rows(machine), *option_rows(machine)]
+    found = [row for row in told if row]
     for level in ("required", "optional", "info"):
         yield from (row for row in found if row.level == level)
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
+    """A row, and what finds it out: None where it is no matter of this machine."""
+
     name: str
     level: str
-    check: Callable[[Machine], _Finding | None]
+    check: Callable[[Machine], Finding | None]
 
 
-class _Finding(NamedTuple):
-    """``ok``: None where it is unknown."""
+class Finding(NamedTuple):
+    """What a check found. ``ok``: None where it is unknown."""
 
     ok: bool | None
     found: str
     remedy: str = ""
 
 
-def _guarded(machine: Machine, row: _Row) -> Check | None:
+def _guarded(machine: Machine, row: Row) -> Check | None:
     """A row, or that it could not be had: one check that goes wrong must not cost the others."""
     try:
         finding = row.check(machine)
     except BpfnbError as error:
-        finding = _Finding(False, str(error), error.hint or "")
+        finding = Finding(False, str(error), error.hint or "")
     except Exception as error:
-        finding = _Finding(None, f"cannot be checked: {error or type(error).__name__}")
+        finding = Finding(None, f"cannot be checked: {error or type(error).__name__}")
     return finding and _as_check(row.name, row.level, finding)
 
 
-def _as_check(name: str, level: str, finding: _Finding) -> Check:
+def _as_check(name: str, level: str, finding: Finding) -> Check:
     return Check(name, level, bool(finding.ok), finding.found, finding.remedy, finding.ok is not None)
 
 
@@ -131,7 +132,8 @@ def _forbidden() -> str:
     return ""
 
 
-def _attempt(forbidden: str, act: Callable[[], object]) -> Outcome:
+def attempt(forbidden: str, act: Callable[[], object]) -> Outcome:
+    """Try something, unless it is ``forbidden``, which says why. Never raises."""
     if forbidden:
         return Outcome(None, forbidden)
     try:
@@ -175,39 +177,39 @@ def _feature_rows(machine: Machine) -> Iterator[Check]:
     for feature in _FEATURES:
         finding = _feature(machine, feature)
         if feature.act is features.lsm and finding.ok:
-            finding = _asked(finding)
+            finding = _asked(machine, finding)
         yield _as_check(feature.name, "optional", finding)
 
 
-def _feature(machine: Machine, feature: _Feature) -> _Finding:
+def _feature(machine: Machine, feature: _Feature) -> Finding:
     outcome = machine.attempt(feature.act)
     if outcome.works is None:
-        return _Finding(None, outcome.why)
+        return Finding(None, outcome.why)
     unset = [option for option in feature.options if machine.config.source and not machine.config.is_set(option)]
     if outcome.works:
-        return _Finding(True, feature.gives + (f", though {machine.config.say(unset[0])}" if unset else ""))
+        return Finding(True, feature.gives + (f", though {machine.config.say(unset[0])}" if unset else ""))
     if unset:
-        return _Finding(False, f"no: {outcome.why}; {machine.config.say(unset[0])}", machine.kernel_with(unset[0]))
+        return Finding(False, f"no: {outcome.why}; {machine.config.say(unset[0])}", machine.kernel_with(unset[0]))
     configured = ", ".join(filter(None, map(machine.config.say, feature.options)))
     found = f"no: {outcome.why}" + (f", though {configured}" if configured else "")
-    return _Finding(False, found, _permission(outcome) if _PERF in feature.options else "")
+    return Finding(False, found, _permission(machine, outcome) if _PERF in feature.options else "")
 
 
-def _permission(outcome: Outcome) -> str:
+def _permission(machine: Machine, outcome: Outcome) -> str:
     """The remedy where it is the setting of kernel.perf_event_paranoid that forbids a perf event."""
-    tight = _number("kernel/perf_event_paranoid") > 2 and _SYS_ADMIN not in _capabilities()
+    tight = _number(machine, "kernel/perf_event_paranoid") > 2 and _SYS_ADMIN not in _capabilities(machine)
     return as_root("sysctl kernel.perf_event_paranoid=2") if tight and outcome.errno in (EACCES, EPERM) else ""
 
 
-def _asked(finding: _Finding) -> _Finding:
+def _asked(machine: Machine, finding: Finding) -> Finding:
     """LSM programs attach without BPF among the active security modules, and are never run."""
     try:
-        active = _SECURITY_MODULES.read_text().strip()
+        active = (machine.root / "sys/kernel/security/lsm").read_text().strip()
     except OSError:
         return finding._replace(found=f"{finding.found}; whether they run is not seen: securityfs is not mounted")
     if "bpf" in active.split(","):
         return finding
-    return _Finding(False, f"attach, but never run: the active modules are {active}", f"boot with lsm={active},bpf")
+    return Finding(False, f"attach, but never run: the active modules are {active}", f"boot with lsm={active},bpf")
 
 
 # --- the kernel's configuration -----------------------------------------------------------------------------------
@@ -230,13 +232,13 @@ def option_rows(machine: Machine) -> Iterator[Check]:
         yield _as_check(option.name, option.level if readable else "info", _option(machine, option))
 
 
-def _option(machine: Machine, option: Option) -> _Finding:
+def _option(machine: Machine, option: Option) -> Finding:
     act, works, fails = _EFFECTS.get(option.name, (None, "", ""))
     outcome = machine.attempt(act) if act else Outcome(None)
     reason = f" ({outcome.why})" if outcome.why else ""
     effect = {True: works, False: fails + reason, None: ""}[outcome.works]
     if not machine.config.source:
-        return _Finding(None, "cannot be read" + (f"; {effect}" if effect else f"; for {option.purpose}"))
+        return Finding(None, "cannot be read" + (f"; {effect}" if effect else f"; for {option.purpose}"))
     value = machine.config.values.get(option.name, "not set")
     is_set = machine.config.is_set(option.name)
     text = "m, a module" if value == "m" else value
@@ -245,88 +247,88 @@ def _option(machine: Machine, option: Option) -> _Finding:
     else:
         text += f", {'and' if is_set == outcome.works else 'yet'} {effect}"
     ok = is_set or outcome.works is True
-    return _Finding(ok, text, "" if ok else machine.kernel_with(option.name))
+    return Finding(ok, text, "" if ok else machine.kernel_with(option.name))
 
 
-def _configuration(machine: Machine) -> _Finding:
+def _configuration(machine: Machine) -> Finding:
     if machine.config.source:
-        return _Finding(True, f"read from {machine.config.source}")
+        return Finding(True, f"read from {machine.config.source}")
     package = machine.distribution.install_configuration(machine.release)
     ways = [f"{as_root('modprobe configs')} makes /proc/config.gz where the kernel has it as a module"]
     ways += [f"/boot/config-{machine.release} comes with: {package}"] if package else []
-    return _Finding(None, f"cannot be read: {machine.config.why}", "; ".join(ways))
+    return Finding(None, f"cannot be read: {machine.config.why}", "; ".join(ways))
 
 
 # --- required -----------------------------------------------------------------------------------------------------
 
 
-def _bcc(machine: Machine) -> _Finding:
+def _bcc(machine: Machine) -> Finding:
     install = machine.distribution.install_bcc()
     try:
         folder = engine.find_bcc()
     except SetupError as error:
-        return _Finding(False, str(error), install or error.hint or "")
+        return Finding(False, str(error), install or error.hint or "")
     found = re.search(r"__version__ = '(.+?)'", (folder / "version.py").read_text())
     version = found[1] if found else "of an unknown version"
     try:
         ctypes.CDLL("libbcc.so.0")
     except OSError as error:
-        return _Finding(False, f"{version} in {folder}, but its library cannot be loaded: {error}", install)
-    return _Finding(True, f"{version} in {folder}")
+        return Finding(False, f"{version} in {folder}, but its library cannot be loaded: {error}", install)
+    return Finding(True, f"{version} in {folder}")
 
 
-def _kernel_headers(machine: Machine) -> _Finding:
-    if machine.alone and KERNEL_BTF.exists():
-        return _Finding(True, "can be made from the kernel's BTF")  # the tracer makes them, and keeps them
+def _kernel_headers(machine: Machine) -> Finding:
+    if machine.alone and headers.btf_of(machine.root).exists():
+        return Finding(True, "can be made from the kernel's BTF")  # the tracer makes them, and keeps them
     try:
-        generated = headers.kernel_source()
+        generated = headers.kernel_source(machine.root)
     except SetupError as error:
         install = machine.distribution.install_headers(machine.release)
-        return _Finding(False, str(error), install or error.hint or machine.kernel_with(_BTF))
-    return _Finding(True, "made from the kernel's BTF" if generated else "installed, of exactly this kernel")
+        return Finding(False, str(error), install or error.hint or machine.kernel_with(_BTF))
+    return Finding(True, "made from the kernel's BTF" if generated else "installed, of exactly this kernel")
 
 
-def _rights(machine: Machine) -> _Finding:
-    held = [name for number, name in _CAPABILITIES.items() if number in _capabilities()]
+def _rights(machine: Machine) -> Finding:
+    held = [name for number, name in _CAPABILITIES.items() if number in _capabilities(machine)]
     found = f"user {os.geteuid()} with {', '.join(held) or 'none of ' + ', '.join(_CAPABILITIES.values())}"
     try:
         capabilities.require()
     except PrivilegeError as error:
-        return _Finding(False, found, error.hint or "")
-    return _Finding(True, found)
+        return Finding(False, found, error.hint or "")
+    return Finding(True, found)
 
 
-def _programs(machine: Machine) -> _Finding:
+def _programs(machine: Machine) -> Finding:
     outcome = machine.attempt(features.tracing_program)
     found = f"no tracing program loads: {outcome.why}" if outcome.works is False else outcome.why
-    return _Finding(outcome.works, found or "tracing programs load")
+    return Finding(outcome.works, found or "tracing programs load")
 
 
-def _tracefs(machine: Machine) -> _Finding:
+def _tracefs(machine: Machine) -> Finding:
     try:
-        return _Finding(True, f"mounted at {tracefs.root()}")
+        return Finding(True, f"mounted at {tracefs.root()}")
     except PermissionError:
-        place = _mounted("tracefs")
-        return _Finding(None, f"mounted at {place}, where only root may look" if place else "not to be seen")
+        place = _mounted(machine, "tracefs")
+        return Finding(None, f"mounted at {place}, where only root may look" if place else "not to be seen")
     except SetupError:
-        return _Finding(False, "not mounted", as_root("mount -t tracefs nodev /sys/kernel/tracing"))
+        return Finding(False, "not mounted", as_root("mount -t tracefs nodev /sys/kernel/tracing"))
 
 
-def _syscalls(machine: Machine) -> _Finding:
+def _syscalls(machine: Machine) -> Finding:
     """As attach.py attaches them."""
     mode = attach.syscall_mode()
     outcome = machine.attempt(features.kprobe if mode == "kprobe" else features.syscall_tracepoint)
     if outcome.works is not False:
-        return _Finding(outcome.works, outcome.why or f"attach as {mode}s")
+        return Finding(outcome.works, outcome.why or f"attach as {mode}s")
     needed = "CONFIG_KPROBES" if mode == "kprobe" else "CONFIG_FTRACE_SYSCALLS"
     remedy = "" if machine.config.is_set(needed) else machine.kernel_with(needed)
-    return _Finding(False, f"do not attach as {mode}s: {outcome.why}", _permission(outcome) or remedy)
+    return Finding(False, f"do not attach as {mode}s: {outcome.why}", _permission(machine, outcome) or remedy)
 
 
-def _lockdown(machine: Machine) -> _Finding:
+def _lockdown(machine: Machine) -> Finding:
     """Confidentiality forbids reading the kernel's memory, kprobes, perf events and tracefs."""
     try:
-        mode = re.findall(r"\[(\w+)\]", _LOCKDOWN.read_text())[0]
+        mode = re.findall(r"\[(\w+)\]", (machine.root / "sys/kernel/security/lockdown").read_text())[0]
     except FileNotFoundError:
         mode = ""  # no such security module, or securityfs is not mounted: then what was tried has to tell
     outcome = machine.attempt(features.read_kernel_memory)
@@ -334,115 +336,116 @@ def _lockdown(machine: Machine) -> _Finding:
     if outcome.works is False or strict:
         why = "" if strict else f": {outcome.why}"
         remedy = "boot without lockdown=confidentiality" if strict else ""
-        return _Finding(False, f"{mode or 'unknown'}; programs may not read the kernel's memory{why}", remedy)
+        return Finding(False, f"{mode or 'unknown'}; programs may not read the kernel's memory{why}", remedy)
     if outcome.works:
-        return _Finding(True, f"{mode or 'not visible'}; programs may read the kernel's memory")
-    return _Finding(True if mode else None, mode or "not visible")
+        return Finding(True, f"{mode or 'not visible'}; programs may read the kernel's memory")
+    return Finding(True if mode else None, mode or "not visible")
 
 
 # --- optional -----------------------------------------------------------------------------------------------------
 
 
-def _printk(machine: Machine) -> _Finding:
+def _printk(machine: Machine) -> Finding:
     if not tracefs.is_writable() and machine.attempt(features.snprintf).works:
-        return _Finding(True, "goes through a ring buffer: only user 0 may make a tracefs instance")
+        return Finding(True, "goes through a ring buffer: only user 0 may make a tracefs instance")
     if (outcome := machine.attempt(_make_instance)).works is None:
-        return _Finding(None, outcome.why)
+        return Finding(None, outcome.why)
     if not (tracefs.root() / "events/bpf_trace/bpf_trace_printk").is_dir():
-        return _Finding(False, "no: this kernel has no event bpf_trace:bpf_trace_printk (Linux 5.9 brought it)")
+        return Finding(False, "no: this kernel has no event bpf_trace:bpf_trace_printk (Linux 5.9 brought it)")
     if not outcome.works:
-        return _Finding(False, f"no: {outcome.why}", "start Jupyter as root, or allow this user `sudo -n`")
-    return _Finding(True, "is read through a tracefs instance of its own")
+        return Finding(False, f"no: {outcome.why}", "start Jupyter as root, or allow this user `sudo -n`")
+    return Finding(True, "is read through a tracefs instance of its own")
 
 
 def _make_instance() -> None:
     tracefs.Instance("check", 8).close()
 
 
-def _kernel_btf(machine: Machine) -> _Finding:
+def _kernel_btf(machine: Machine) -> Finding:
+    btf = headers.btf_of(machine.root)
     try:
-        size = KERNEL_BTF.stat().st_size
+        size = btf.stat().st_size
     except FileNotFoundError:
         said = machine.config.say(_BTF)
-        return _Finding(False, f"no {KERNEL_BTF}" + (f"; {said}" if said else ""), machine.kernel_with(_BTF))
-    return _Finding(True, f"{KERNEL_BTF}, {size / 1e6:.1f} MB")
+        return Finding(False, f"no {btf}" + (f"; {said}" if said else ""), machine.kernel_with(_BTF))
+    return Finding(True, f"{btf}, {size / 1e6:.1f} MB")
 
 
-def _jit(machine: Machine) -> _Finding:
+def _jit(machine: Machine) -> Finding:
     outcome = machine.attempt(features.is_jited)
     if outcome.works is not False:
-        return _Finding(outcome.works, outcome.why or "programs run as machine code")
-    off = _number("net/core/bpf_jit_enable") == 0
+        return Finding(outcome.works, outcome.why or "programs run as machine code")
+    off = _number(machine, "net/core/bpf_jit_enable") == 0
     remedy = as_root("sysctl net.core.bpf_jit_enable=1") if off else ""
-    return _Finding(False, "programs are interpreted" + (": net.core.bpf_jit_enable is 0" if off else ""), remedy)
+    return Finding(False, "programs are interpreted" + (": net.core.bpf_jit_enable is 0" if off else ""), remedy)
 
 
-def _locked_memory(machine: Machine) -> _Finding | None:
+def _locked_memory(machine: Machine) -> Finding | None:
     """Linux v5.11 counts it as the control group's memory: commit 97306be45fbe ("Merge branch 'switch to memcg-based
     memory accounting'")."""
     if kconfig.version(machine.release) >= (5, 11):
         return None
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     if limit == resource.RLIM_INFINITY:
-        return _Finding(True, "not limited")
+        return Finding(True, "not limited")
     found = f"{limit:,} bytes, which maps and programs are counted against before Linux 5.11"
-    enough = limit >= _ENOUGH_LOCKED
-    return _Finding(enough, found, "" if enough else "ulimit -l unlimited, as root, in the shell that starts Jupyter")
+    enough = limit >= _MIN_LOCKED
+    return Finding(enough, found, "" if enough else "ulimit -l unlimited, as root, in the shell that starts Jupyter")
 
 
-def _cost(machine: Machine) -> _Finding:
+def _cost(machine: Machine) -> Finding:
     """What programs cost is known where the kernel times them."""
     outcome = machine.attempt(features.run_statistics)
     if outcome.works is None:
-        return _Finding(None, outcome.why)
+        return Finding(None, outcome.why)
     if outcome.works:
-        return _Finding(True, "the kernel times programs: session.cost tells, and max_cost is guarded")
+        return Finding(True, "the kernel times programs: session.cost tells, and max_cost is guarded")
     found = f"the kernel does not time programs: {outcome.why}; max_rate and max_memory are guarded, max_cost is not"
-    return _Finding(False, found, "give the tracer CAP_SYS_ADMIN" if outcome.errno == EPERM else "")
+    return Finding(False, found, "give the tracer CAP_SYS_ADMIN" if outcome.errno == EPERM else "")
 
 
 # --- for information ----------------------------------------------------------------------------------------------
 
 
-def _kernel(machine: Machine) -> _Finding:
-    return _Finding(True, f"Linux {machine.release} on {machine.architecture}")
+def _kernel(machine: Machine) -> Finding:
+    return Finding(True, f"Linux {machine.release} on {machine.architecture}")
 
 
-def _distribution(machine: Machine) -> _Finding:
-    return _Finding(True, machine.distribution.name)
+def _distribution(machine: Machine) -> Finding:
+    return Finding(True, machine.distribution.name)
 
 
-def _debugfs(machine: Machine) -> _Finding:
-    return _mount("debugfs", "debugfs", "/sys/kernel/debug", "tracefs has all that bpfnb reads")
+def _debugfs(machine: Machine) -> Finding:
+    return _mount(machine, "debugfs", "debugfs", "/sys/kernel/debug", "tracefs has all that bpfnb reads")
 
 
-def _bpffs(machine: Machine) -> _Finding:
-    return _mount("bpf", "bpffs", "/sys/fs/bpf", "bpfnb pins nothing")
+def _bpffs(machine: Machine) -> Finding:
+    return _mount(machine, "bpf", "bpffs", "/sys/fs/bpf", "bpfnb pins nothing")
 
 
-def _mount(kind: str, source: str, target: str, why: str) -> _Finding:
-    place = _mounted(kind)
+def _mount(machine: Machine, kind: str, source: str, target: str, why: str) -> Finding:
+    place = _mounted(machine, kind)
     if place:
-        return _Finding(True, f"mounted at {place}")
-    return _Finding(False, f"not mounted, and not needed: {why}", as_root(f"mount -t {kind} {source} {target}"))
+        return Finding(True, f"mounted at {place}")
+    return Finding(False, f"not mounted, and not needed: {why}", as_root(f"mount -t {kind} {source} {target}"))
 
 
-def _unprivileged(machine: Machine) -> _Finding:
+def _unprivileged(machine: Machine) -> Finding:
     meaning = {
         0: "any user may load some kinds of programs",
         1: "only the privileged may load programs, until the next boot",
         2: "only the privileged may load programs",
     }
-    value = _number("kernel/unprivileged_bpf_disabled")
-    return _Finding(True, f"{value}: {meaning[value]}") if value in meaning else _Finding(None, "cannot be read")
+    value = _number(machine, "kernel/unprivileged_bpf_disabled")
+    return Finding(True, f"{value}: {meaning[value]}") if value in meaning else Finding(None, "cannot be read")
 
 
-def _paranoid(machine: Machine) -> _Finding:
-    value = _number("kernel/perf_event_paranoid")
+def _paranoid(machine: Machine) -> Finding:
+    value = _number(machine, "kernel/perf_event_paranoid")
     if value == _UNREADABLE:
-        return _Finding(None, "cannot be read")
+        return Finding(None, "cannot be read")
     strict = "perf events, and so most probes, may take CAP_SYS_ADMIN, which the tracer has while it attaches"
-    return _Finding(True, f"{value}: {strict if value > 2 else 'CAP_PERFMON is enough for perf events'}")
+    return Finding(True, f"{value}: {strict if value > 2 else 'CAP_PERFMON is enough for perf events'}")
 
 
 # --- pieces -------------------------------------------------------------------------------------------------------
@@ -450,50 +453,50 @@ def _paranoid(machine: Machine) -> _Finding:
 _UNREADABLE = -1000
 
 
-def _number(name: str) -> int:
+def _number(machine: Machine, name: str) -> int:
     """A setting of /proc/sys; _UNREADABLE where it cannot be read."""
     try:
-        return int((_SYSCTL / name).read_text())
+        return int((machine.root / "proc/sys" / name).read_text())
     except (OSError, ValueError):
         return _UNREADABLE
 
 
-def _capabilities() -> set[int]:
+def _capabilities(machine: Machine) -> set[int]:
     """Those this process has, in force or at hand."""
-    text = Path("/proc/thread-self/status").read_text()
+    text = (machine.root / "proc/thread-self/status").read_text()
     mask = int(re.findall(r"^CapPrm:\s*(\w+)", text, re.M)[0], 16)
     return {number for number in range(64) if mask >> number & 1}
 
 
-def _mounted(kind: str) -> str:
+def _mounted(machine: Machine, kind: str) -> str:
     """Where a file system of this kind is mounted; "" where none is."""
-    for line in Path("/proc/self/mounts").read_text(errors="replace").splitlines():
+    for line in (machine.root / "proc/self/mounts").read_text(errors="replace").splitlines():
         _, place, type_, *_ = line.split(" ")
         if type_ == kind:
             return place
     return ""
 
 
-_ROWS = (
-    _Row("bcc", "required", _bcc),
-    _Row("kernel headers", "required", _kernel_headers),
-    _Row("capabilities", "required", _rights),
-    _Row("BPF programs", "required", _programs),
-    _Row("tracefs", "required", _tracefs),
-    _Row("syscall probes", "required", _syscalls),
-    _Row("lockdown", "required", _lockdown),
-    _Row("bpf_trace_printk", "optional", _printk),
-    _Row("BTF", "optional", _kernel_btf),
-    _Row("JIT", "optional", _jit),
-    _Row("locked memory", "optional", _locked_memory),
-    _Row("cost of programs", "optional", _cost),
-    _Row("kernel", "info", _kernel),
-    _Row("distribution", "info", _distribution),
-    _Row("kernel configuration", "info", _configuration),
-    _Row("debugfs", "info", _debugfs),
-    _Row("bpffs", "info", _bpffs),
-    _Row("unprivileged_bpf_disabled", "info", _unprivileged),
-    _Row("perf_event_paranoid", "info", _paranoid),
+ROWS = (
+    Row("bcc", "required", _bcc),
+    Row("kernel headers", "required", _kernel_headers),
+    Row("capabilities", "required", _rights),
+    Row("BPF programs", "required", _programs),
+    Row("tracefs", "required", _tracefs),
+    Row("syscall probes", "required", _syscalls),
+    Row("lockdown", "required", _lockdown),
+    Row("bpf_trace_printk", "optional", _printk),
+    Row("BTF", "optional", _kernel_btf),
+    Row("JIT", "optional", _jit),
+    Row("locked memory", "optional", _locked_memory),
+    Row("cost of programs", "optional", _cost),
+    Row("kernel", "info", _kernel),
+    Row("distribution", "info", _distribution),
+    Row("kernel configuration", "info", _configuration),
+    Row("debugfs", "info", _debugfs),
+    Row("bpffs", "info", _bpffs),
+    Row("unprivileged_bpf_disabled", "info", _unprivileged),
+    Row("perf_event_paranoid", "info", _paranoid),
 )
 
 

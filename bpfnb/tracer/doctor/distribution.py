@@ -29,7 +29,8 @@ _BCC = {"debian": "python3-bpfcc", "fedora": "python3-bcc", "arch": "python-bcc"
 _DEBIAN_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 _KERNELS = {"ubuntu": "linux-image-generic", "fedora": "kernel", "rhel": "kernel", "arch": "linux"}
 
-_CONTAINERS = ("/.dockerenv", "/run/.containerenv", "/run/systemd/container", "/proc/sys/fs/binfmt_misc/WSLInterop")
+_ROOT = Path("/")
+_CONTAINERS = (".dockerenv", "run/.containerenv", "run/systemd/container", "proc/sys/fs/binfmt_misc/WSLInterop")
 
 # What the release of a distribution's own kernel looks like, and the package of its headers.
 _HEADERS = {
@@ -47,11 +48,15 @@ _HEADERS = {
 
 
 class Distribution(NamedTuple):
-    """``name`` for a person, ``id`` as os-release has it, ``family``: debian, fedora, arch, suse, or "" for others."""
+    """``name`` for a person, ``id`` as os-release has it, ``family``: debian, fedora, arch, suse, or "" for others.
+
+    ``root``: the folder it is in.
+    """
 
     name: str
     id: str
     family: str
+    root: Path = _ROOT
 
     def install_bcc(self) -> str:
         """The command that installs iovisor's bcc for Python; "" where it is not known."""
@@ -71,7 +76,7 @@ class Distribution(NamedTuple):
 
     def install_kernel(self, machine: str) -> str:
         """The command that installs the distribution's own kernel; "" where it is not known, or would not be booted."""
-        if any(Path(mark).exists() for mark in _CONTAINERS):
+        if any((self.root / mark).exists() for mark in _CONTAINERS):
             return ""
         if self.id == "debian" and machine in _DEBIAN_MACHINES:
             return self._install(f"linux-image-{_DEBIAN_MACHINES[machine]}")
@@ -83,19 +88,19 @@ class Distribution(NamedTuple):
         return self._install(packages.get(self.id, "")) if self.owns_kernel(release) else ""
 
     def _install(self, package: str) -> str:
-        if not package or Path("/run/ostree-booted").exists():  # where packages are layered onto an image
+        if not package or (self.root / "run/ostree-booted").exists():  # where packages are layered onto an image
             return ""
         return as_root(f"{_INSTALL[self.family]} {package}")
 
 
-def here(paths: tuple[str, ...] = ("/etc/os-release", "/usr/lib/os-release")) -> Distribution:
-    """The distribution we run on, of the first of these files that can be read."""
-    for path in paths:
+def here(root: Path = _ROOT) -> Distribution:
+    """The distribution we run on, of the first of os-release's two places that can be read."""
+    for place in ("etc/os-release", "usr/lib/os-release"):
         try:
-            return _read(Path(path).read_text(errors="replace"))
+            return _read((root / place).read_text(errors="replace"))._replace(root=root)
         except OSError:
             continue
-    return Distribution("unknown", "", "")
+    return Distribution("unknown", "", "", root)
 
 
 def as_root(command: str) -> str:

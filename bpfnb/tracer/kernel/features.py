@@ -14,7 +14,7 @@ import fcntl
 import os
 import platform
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -56,6 +56,7 @@ __all__ = [
     "syscall_tracepoint",
     "tracepoint",
     "tracing_program",
+    "type_id",
     "uprobe",
 ]
 
@@ -226,13 +227,13 @@ def uprobe() -> None:
 
 def fentry() -> None:
     """Attach a program to a kernel function through a BPF trampoline."""
-    with _program(_TRACING, attach_type=_TRACE_FENTRY, target=_first(_FUNCTIONS, _type_id, errno.ENOENT)) as program:
+    with _program(_TRACING, attach_type=_TRACE_FENTRY, target=_first(_FUNCTIONS, type_id, errno.ENOENT)) as program:
         _open_raw(program)
 
 
 def lsm() -> None:
     """Attach a program to a hook of the security modules."""
-    with _program(_LSM, attach_type=_LSM_MAC, target=_type_id(_HOOK)) as program:
+    with _program(_LSM, attach_type=_LSM_MAC, target=type_id(_HOOK)) as program:
         _open_raw(program)
 
 
@@ -353,11 +354,15 @@ def _tracepoint_id(event: str) -> int:
     return int((tracefs.root() / "events" / event / "id").read_text())
 
 
-def _type_id(function: str) -> int:
-    """The number of a function in the kernel's BTF. FileNotFoundError where it has no such function."""
-    if function not in _type_ids():
+def type_id(function: str, known: Mapping[str, int] | None = None) -> int:
+    """The number of a function in the kernel's BTF. FileNotFoundError where it has no such function.
+
+    ``known``: those that there are, by default in this kernel.
+    """
+    ids = _type_ids() if known is None else known
+    if function not in ids:
         raise FileNotFoundError(errno.ENOENT, f"this kernel's BTF has no function {function}")
-    return _type_ids()[function]
+    return ids[function]
 
 
 @cache
