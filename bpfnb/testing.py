@@ -48,7 +48,7 @@ from bpfnb.protocol.messages import (
     ToTracer,
 )
 from bpfnb.protocol.schema import PRINTK, PRINTK_ROW, Column, Layout, Rows, Schema
-from bpfnb.protocol.segments import SegmentWriter
+from bpfnb.protocol.segments import SegmentSizes, SegmentWriter
 from bpfnb.session import Session
 from bpfnb.tracer.read.clock import Clock
 
@@ -73,7 +73,11 @@ class FakeTracer:
         probes: Sequence[str] = (),
         checks: Sequence[Check] = (),
         maps: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
+        *,
+        sizes: SegmentSizes = SegmentSizes(),  # noqa: B008 (it is frozen)
     ) -> None:
+        """``sizes``: what segments have room for; small ones let few rows fill many."""
+        self._sizes = sizes
         self._probes = tuple(probes)
         self._checks = tuple(checks)
         self._maps = {name: _Entries(*arrays) for name, arrays in (maps or {}).items()}
@@ -122,7 +126,7 @@ class FakeTracer:
         at = (session._number, output)
         if at not in self._writers:
             schema = replace(_schema(rows.dtype, "value"), time=time)
-            self._writers[at] = SegmentWriter(schema, self._publisher(*at, schema))
+            self._writers[at] = SegmentWriter(schema, self._publisher(*at, schema), sizes=self._sizes)
         self._writers[at].append(_bytes_of(rows))
         self._client.find_probes("", 0)
 
@@ -227,7 +231,8 @@ class FakeTracer:
         self.limits.append(limits)
         self._send_costs(request, tuple(dict.fromkeys(probe.function for probe in program.probes)))
         if program.prints:
-            self._writers[request, "printk"] = SegmentWriter(PRINTK, self._publisher(request, "printk", PRINTK))
+            publish = self._publisher(request, "printk", PRINTK)
+            self._writers[request, "printk"] = SegmentWriter(PRINTK, publish, sizes=self._sizes)
         probes = tuple(ProbeInfo(p.requested, p.requested, p.kind, "", p.function) for p in program.probes)
         maps = tuple(self._maps[m.name].info(m, self._first(m.name)) for m in program.maps if m.name in self._maps)
         if maps:

@@ -15,25 +15,35 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from bpfnb.protocol.schema import HEADER, LOST, PAGE, ROWS, TEXT, Layout, Rows, Schema
 
-__all__ = ["MAX_EVENT", "Credit", "Publish", "SegmentWriter"]
+__all__ = ["MAX_EVENT", "Credit", "Publish", "SegmentSizes", "SegmentWriter"]
 
 Publish = Callable[[Layout, int], None]  # the descriptor stays the writer's
 
 MAX_EVENT = 24 << 20  # bytes of an event's struct
 
-# Large, since each segment the notebook has not decoded costs it a descriptor; memory is taken as it is touched.
-_ROW_BYTES = 24 << 20
-_TEXT_BYTES = 40 << 20  # a longer text cannot be delivered
 _SEGMENTS = 16  # so many of a session's are under way at most; they are smaller where ``keep`` is
 _MIN_CREDIT = 8 << 20
 _NO_TEXT = np.empty(0, np.uint8)
+
+
+class SegmentSizes(NamedTuple):
+    """What an ordinary segment has room for, in bytes. A text longer than ``text`` cannot be delivered.
+
+    Large, since each segment the notebook has not decoded costs it a descriptor; memory is taken as it is touched.
+    """
+
+    rows: int = 24 << 20
+    text: int = 40 << 20
+
+
+_SIZES = SegmentSizes()
 
 
 class Credit:
@@ -74,14 +84,21 @@ class SegmentWriter:
     """
 
     def __init__(
-        self, schema: Schema, publish: Publish, epoch: Callable[[], int] = lambda: 0, credit: Credit | None = None
+        self,
+        schema: Schema,
+        publish: Publish,
+        epoch: Callable[[], int] = lambda: 0,
+        credit: Credit | None = None,
+        *,
+        sizes: SegmentSizes = _SIZES,
     ) -> None:
         self._schema = schema
         self._publish = publish
         self._epoch = epoch
         self._credit = credit or Credit()
         self._has_text = schema.text_end >= 0
-        self._layout = _layout(schema, self._credit.limit // _SEGMENTS)
+        self._max_text = sizes.text
+        self._layout = _layout(schema, self._credit.limit // _SEGMENTS, sizes)
         self.rows = self.lost = 0  # since its session began
         self._refused = 0  # what the kernel could not deliver
         self._unsent = 0  # what we could not
@@ -107,7 +124,7 @@ class SegmentWriter:
                 begin, taken = end, until
                 continue
             length = int(ends[begin]) - taken if ends is not None else 0
-            if length > _TEXT_BYTES:
+            if length > self._max_text:
                 self._lose(1)
                 begin, taken = begin + 1, taken + length
             elif self._start(length):
@@ -181,12 +198,12 @@ class SegmentWriter:
         return True
 
 
-def _layout(schema: Schema, share: int) -> Layout:
+def _layout(schema: Schema, share: int, sizes: SegmentSizes) -> Layout:
     """Of an ordinary segment of at most ``share`` bytes, if a row takes no more."""
     if schema.text_end < 0:
-        return Layout(max(min(_ROW_BYTES, share) // schema.size, 1), 0)
-    rows = min(_ROW_BYTES, share * 3 // 8)
-    return Layout(max(rows // schema.size, 1), min(_TEXT_BYTES, _pages(share * 5 // 8)))
+        return Layout(max(min(sizes.rows, share) // schema.size, 1), 0)
+    rows = min(sizes.rows, share * 3 // 8)
+    return Layout(max(rows // schema.size, 1), min(sizes.text, _pages(share * 5 // 8)))
 
 
 def _pages(size: int) -> int:

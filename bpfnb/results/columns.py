@@ -52,7 +52,7 @@ Places = npt.NDArray[np.intp]
 Words = npt.NDArray[np.uint64]  # two-dimensional: a value's 64-bit words one below the other, a column a value
 
 _UTC = pd.DatetimeTZDtype("ns", "UTC")
-_MUCH = 8 << 20  # bytes of a buffer that is worth taking its memory with care
+_MIN_MEMORY = 8 << 20  # bytes of a buffer that is worth taking its memory with care
 _MAX_ELEMENTS = 1024  # of an array that has a column an element
 _REPLACED = "\N{REPLACEMENT CHARACTER}"
 
@@ -126,7 +126,7 @@ class Buffer:
         """Move to other memory, with these values. All at once: a process forked amid this has the one or the other."""
         shape = values.shape[1:]
         size = capacity * math.prod(shape) * np.dtype(dtype).itemsize
-        memory = Memory(size) if size > _MUCH else None
+        memory = Memory(size) if size > _MIN_MEMORY else None
         array: Array = np.ndarray((capacity, *shape), dtype, memory.buffer if memory else None)
         if memory:
             memory.prepare(len(values) * array.strides[0])

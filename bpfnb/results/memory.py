@@ -14,24 +14,53 @@ from contextlib import suppress
 
 import numpy as np
 
-__all__ = ["Memory"]
+__all__ = ["Memory", "PageChoice"]
 
 _PIECE = 2 << 20  # a large page
 _SLOW_NS = 1_000_000  # for a large page; small ones for as much memory take about 0.7 ms, a large one at hand 0.1
-_FEWEST, _MOST = 4, 64  # pieces in small pages before a large one is tried again: twice as many each time it was slow
+_MIN_SMALL, _MAX_SMALL = (
+    4,
+    64,
+)  # pieces in small pages before a large one is tried again: twice as many each time it was slow
 
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE (since 5.14; uapi/asm-generic/mman-common.h)
 _NORESERVE = 0x4000  # MAP_NORESERVE
 
 
+class PageChoice:
+    """Whether the next piece is taken in a large page or in small ones, learned from how long the last large one took.
+
+    ``small``: pieces to come in small pages. ``next``: how many that will be when the next large one is slow.
+    """
+
+    def __init__(self, slow_ns: int = _SLOW_NS) -> None:
+        self.slow_ns = slow_ns
+        self.small = 0
+        self.next = _MIN_SMALL
+
+    def take(self) -> bool:
+        """Choose for one piece: whether in small pages."""
+        small = self.small > 0
+        self.small -= small
+        return small
+
+    def learn(self, took_ns: int) -> None:
+        """Take in how long a large page took."""
+        slow = took_ns > self.slow_ns
+        self.small = self.next if slow else 0
+        self.next = min(2 * self.next, _MAX_SMALL) if slow else _MIN_SMALL
+
+
+_PAGES = PageChoice()  # for all of the process
+
+
 class Memory:
     """``size`` bytes of zeros, private to the process. An array over ``buffer`` keeps them; there is no close."""
 
-    # For all of the process: pieces to come in small pages; and how many that will be when the next large one is slow.
-    _small = 0
-    _next = _FEWEST
-
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, pages: PageChoice = _PAGES, *, populate: int = _POPULATE_WRITE) -> None:
+        """``populate``: the advice with which the kernel takes memory; one unknown to it is as a kernel before 5.14."""
+        self._pages = pages
+        self._populate = populate
         size = -(-size // _PIECE) * _PIECE
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE
         self._mapping = mmap.mmap(-1, size + _PIECE, flags=flags)
@@ -46,16 +75,10 @@ class Memory:
             self._ready += _PIECE
 
     def _take(self, start: int) -> None:
-        small = Memory._small > 0
-        Memory._small -= small
+        small = self._pages.take()
         with suppress(OSError):  # without these two ways it is taken as it is written
             self._mapping.madvise(mmap.MADV_NOHUGEPAGE if small else mmap.MADV_HUGEPAGE, start, _PIECE)
             began = time.thread_time_ns()
-            self._mapping.madvise(_POPULATE_WRITE, start, _PIECE)
+            self._mapping.madvise(self._populate, start, _PIECE)
             if not small:
-                self._learn(slow=time.thread_time_ns() - began > _SLOW_NS)
-
-    @staticmethod
-    def _learn(*, slow: bool) -> None:
-        Memory._small = Memory._next if slow else 0
-        Memory._next = min(2 * Memory._next, _MOST) if slow else _FEWEST
+                self._pages.learn(time.thread_time_ns() - began)

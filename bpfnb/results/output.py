@@ -25,14 +25,14 @@ from bpfnb.results import table
 
 __all__ = ["Keep", "Output", "default_keep"]
 
-_LEAST_KEEP, _MOST_KEEP = 256 << 20, 4 << 30
-_MUCH = 1 << 20
+_MIN_KEEP, _MAX_KEEP = 256 << 20, 4 << 30
+_MIN_RETURNED = 1 << 20  # bytes that are worth giving back to the kernel
 
 
 def default_keep() -> int:
     """Bytes of rows a session keeps: an eighth of this machine's memory, between 256 MiB and 4 GiB."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min(max(memory // 8, _LEAST_KEEP), _MOST_KEEP)
+    return min(max(memory // 8, _MIN_KEEP), _MAX_KEEP)
 
 
 class Keep:
@@ -75,15 +75,27 @@ class Output:
     rows are counted from the session's beginning, so row ``dropped`` is the oldest kept.
     """
 
-    def __init__(self, name: str, schema: Schema, epoch_ns: int, keep: Keep, kind: str = "printk") -> None:
+    def __init__(
+        self,
+        name: str,
+        schema: Schema,
+        epoch_ns: int,
+        keep: Keep,
+        kind: str = "printk",
+        *,
+        batch: int = table.BATCH,
+    ) -> None:
         self.name = name
         self.kind = kind
         self._keep = keep
         self._lock = keep.lock
         self._schema = schema
         self._segments: deque[_Segment] = deque()
-        printed = schema in (PRINTK, PRINTK_LINES)
-        self._table = table.PrintkTable(epoch_ns, schema) if printed else table.Table(schema, epoch_ns)
+        self._table = (
+            table.PrintkTable(epoch_ns, schema, batch=batch)
+            if schema in (PRINTK, PRINTK_LINES)
+            else table.Table(schema, epoch_ns, batch=batch)
+        )
         self._dropped_undecoded = 0
         self._lost = 0
         self._loss_said = self._drop_said = False
@@ -265,7 +277,7 @@ class _Segment:
         rows = self._rows[self._done : end]
         table.append(rows, self._text, self._text_read(), self._epoch_ns)
         self._done = end
-        if rows.nbytes > _MUCH:
+        if rows.nbytes > _MIN_RETURNED:
             self._memory.madvise(mmap.MADV_DONTNEED)  # what was read is the tracer's memory, and no longer ours as well
         return len(rows)
 

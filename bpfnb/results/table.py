@@ -33,9 +33,9 @@ from bpfnb.results.columns import (
     text_dtype,
 )
 
-__all__ = ["PrintkTable", "RateMeter", "Table", "harmless", "rate", "text_dtype"]
+__all__ = ["BATCH", "PrintkTable", "RateMeter", "Table", "harmless", "rate", "text_dtype"]
 
-_BATCH = 1 << 14  # rows decoded at a time: few enough for a processor's cache, which every column then reads them from
+BATCH = 1 << 14  # rows decoded at a time: few enough for a processor's cache, which every column then reads them from
 
 Ints = npt.NDArray[np.int64]
 
@@ -61,7 +61,9 @@ class Table:
     ``end`` the next to come. ``nbytes``: what the rows kept take.
     """
 
-    def __init__(self, schema: Schema, epoch_ns: int) -> None:
+    def __init__(self, schema: Schema, epoch_ns: int, *, batch: int = BATCH) -> None:
+        """``batch``: how many rows are decoded at a time."""
+        self._batch_rows = batch
         self._schema = schema
         self._epoch_ns = epoch_ns
         self._columns = self._plan()
@@ -89,8 +91,8 @@ class Table:
         self._settle()
         self._frame = None
         self._settled = False
-        for first in range(0, len(rows), _BATCH):
-            batch, begin = self._batch(rows[first : first + _BATCH], text, begin)
+        for first in range(0, len(rows), self._batch_rows):
+            batch, begin = self._batch(rows[first : first + self._batch_rows], text, begin)
             for column in self._columns.values():
                 column.append(batch)
         if self._arrivals:
@@ -195,8 +197,8 @@ class PrintkTable(Table):
 
     COLUMNS = ("time", "comm", "pid", "cpu", "flags", "ts", "msg")
 
-    def __init__(self, epoch_ns: int, schema: Schema = PRINTK) -> None:
-        super().__init__(schema, epoch_ns)
+    def __init__(self, epoch_ns: int, schema: Schema = PRINTK, *, batch: int = BATCH) -> None:
+        super().__init__(schema, epoch_ns, batch=batch)
 
     def _plan(self) -> dict[str, Growing]:
         columns = super()._plan()

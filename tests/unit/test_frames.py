@@ -147,14 +147,13 @@ def test_a_tail_belongs_to_its_row() -> None:
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 1000])
-def test_batches_of_any_size_make_the_same_frame(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_of_any_size_make_the_same_frame(at_once: int) -> None:
     tails = [b"x" * (n % 7) for n in range(500)]
     whole = Table(TAILED, EPOCH)
     whole.append(*with_tails(events(500), tails))
-    monkeypatch.setattr(tables, "_BATCH", at_once)
     for seed in range(5):
         cuts = [0, *sorted(np.random.default_rng(seed).integers(0, 500, 6).tolist()), 500]
-        table = Table(TAILED, EPOCH)
+        table = Table(TAILED, EPOCH, batch=at_once)
         for begin, end in itertools.pairwise(cuts):
             table.append(*with_tails(events(end - begin, begin), tails[begin:end], begin=begin))
             table.frame()
@@ -419,7 +418,6 @@ def test_an_empty_table_without_a_clock() -> None:
 def test_an_interrupted_table_goes_on(target: str, call: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """GIVEN Ctrl-C in the middle of an append or a drop, before or after the column's work THEN the same rows, appended
     again, are there once, and nothing else is."""
-    monkeypatch.setattr(tables, "_BATCH", 8)
     owner: Any = Category if target == "part" else Text
     real = getattr(owner, target)
     for after in (False, True):
@@ -436,7 +434,7 @@ def test_an_interrupted_table_goes_on(target: str, call: int, monkeypatch: pytes
 
         with monkeypatch.context() as patch:
             patch.setattr(owner, target, interrupted)
-            table = Table(TAILED, EPOCH)
+            table = Table(TAILED, EPOCH, batch=8)
             handed = []
             for first in range(0, 400, 20):
                 tails = [b"tail-%d" % n for n in range(first, first + 20)]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bpfnb.results.columns import Buffer
-from bpfnb.results.memory import Memory
+from bpfnb.results.memory import Memory, PageChoice
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
@@ -39,16 +39,11 @@ def bytes_of(memory: Memory) -> np.ndarray:
     return np.frombuffer(memory.buffer, np.uint8)
 
 
-@pytest.fixture
-def kernel_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether large pages are slow here is no matter of these tests."""
-    monkeypatch.setattr(Memory, "_small", 0)
-    monkeypatch.setattr("bpfnb.results.memory._SLOW_NS", 1 << 62)
+NEVER = 1 << 62  # nanoseconds: whether large pages are slow here is no matter
 
 
-@pytest.mark.usefixtures("kernel_takes")
 def test_memory_is_taken_a_piece_at_a_time() -> None:
-    memory = Memory(64 * MIB)
+    memory = Memory(64 * MIB, PageChoice(NEVER))
     array = bytes_of(memory)
     assert taken(array) == 0
     memory.prepare(3 * MIB)
@@ -61,38 +56,33 @@ def test_memory_is_taken_a_piece_at_a_time() -> None:
     assert array.all()
 
 
-@pytest.mark.usefixtures("kernel_takes")
 @pytest.mark.skipif("[never]" in THP.read_text(), reason="this kernel gives no large pages")
 def test_large_pages_are_large() -> None:
     """Also where the size and the address the kernel chose are no multiples of one."""
-    memory = Memory(64 * MIB + 12345)
+    memory = Memory(64 * MIB + 12345, PageChoice(NEVER))
     memory.prepare(20 * MIB)
     assert bytes_of(memory).ctypes.data % (2 * MIB) == 0
     (large,) = fields(bytes_of(memory), "AnonHugePages")
     assert int(large) >= 10 << 10  # all but what may be missing in a machine that is short of them
 
 
-def test_small_pages_after_a_slow_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_pages_after_a_slow_large_one() -> None:
     """Four pieces of them, then eight, and so on; as soon as a large one is quick again, none."""
-    monkeypatch.setattr(Memory, "_small", 0)
-    monkeypatch.setattr(Memory, "_next", 4)
-    monkeypatch.setattr("bpfnb.results.memory._SLOW_NS", -1)
-    pieces = [Memory(2 * MIB) for _ in range(20)]
+    pages = PageChoice(-1)
+    pieces = [Memory(2 * MIB, pages) for _ in range(20)]
     for piece in pieces[:16]:
         piece.prepare(1)
-    monkeypatch.setattr("bpfnb.results.memory._SLOW_NS", 1 << 62)
-    monkeypatch.setattr(Memory, "_small", 0)
+    pages.slow_ns, pages.small = NEVER, 0
     for piece in pieces[16:]:
         piece.prepare(1)
     found = ["nh" if "nh" in fields(bytes_of(piece), "VmFlags") else "hg" for piece in pieces]
     assert found == ["hg", *["nh"] * 4, "hg", *["nh"] * 8, "hg", "nh", *["hg"] * 4]
-    assert Memory._next == 4
+    assert pages.next == 4
 
 
-def test_a_kernel_that_takes_nothing_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_that_takes_nothing_ahead() -> None:
     """Before 5.14."""
-    monkeypatch.setattr("bpfnb.results.memory._POPULATE_WRITE", 9999)
-    memory = Memory(16 * MIB)
+    memory = Memory(16 * MIB, populate=9999)
     array = bytes_of(memory)
     memory.prepare(16 * MIB)
     assert taken(array) == 0

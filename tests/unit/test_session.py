@@ -19,7 +19,8 @@ import pytest
 import bpfnb
 from bpfnb.errors import AttachError, CompileError, Diagnostic, VerifierError
 from bpfnb.host import client
-from bpfnb.protocol import messages, segments
+from bpfnb.protocol import messages
+from bpfnb.protocol.segments import SegmentSizes
 from bpfnb.results import output, table
 from bpfnb.testing import FakeTracer, Line
 
@@ -114,11 +115,9 @@ def test_what_is_lost_is_said_everywhere() -> None:
     assert session.lost == 17  # also once the shared memory is gone
 
 
-def test_a_segment_is_followed_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_segment_is_followed_by_the_next() -> None:
     """Whether rows or text fill it, in one append or in many."""
-    monkeypatch.setattr(segments, "_ROW_BYTES", 40 * 100)
-    monkeypatch.setattr(segments, "_TEXT_BYTES", 4096)
-    with FakeTracer() as tracer, bpfnb.trace(HELLO, name="hello") as session:
+    with FakeTracer(sizes=SegmentSizes(40 * 100, 4096)) as tracer, bpfnb.trace(HELLO, name="hello") as session:
         lines = [("bash", n, f"{n:04d}" * (1 if n < 500 else 250)) for n in range(600)]
         tracer.printk(session, lines[:1])
         tracer.printk(session, lines[1:450])
@@ -133,13 +132,11 @@ def test_a_segment_is_followed_by_the_next(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.filterwarnings("ignore:the oldest .* were dropped:RuntimeWarning")
-def test_memory_is_bounded_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded_and_says_so() -> None:
     """The oldest rows go, whether anybody asks for the frame meanwhile or not; nothing is counted twice."""
-    monkeypatch.setattr(segments, "_ROW_BYTES", 40 * 1000)
-    monkeypatch.setattr(segments, "_TEXT_BYTES", 1 << 16)
-    monkeypatch.setattr("bpfnb.results.table._BATCH", 100)
+    sizes = SegmentSizes(40 * 1000, 1 << 16)
     for ask in (False, True):
-        with FakeTracer() as tracer, bpfnb.trace(HELLO, name="hello", keep=200_000) as session:
+        with FakeTracer(sizes=sizes) as tracer, bpfnb.trace(HELLO, name="hello", keep=200_000) as session:
             for start in range(0, 50_000, 500):
                 tracer.printk(session, [("bash", n, "message") for n in range(start, start + 500)])
                 if ask:

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bpfnb.protocol import segments
 from bpfnb.protocol.schema import PRINTK, PRINTK_ROW, Column, Rows, Schema
-from bpfnb.protocol.segments import SegmentWriter
+from bpfnb.protocol.segments import SegmentSizes, SegmentWriter
 from bpfnb.results import table
 from bpfnb.results.output import Keep, Output
 from bpfnb.results.table import PrintkTable, Table
@@ -51,24 +50,23 @@ def mapped() -> int:
     return Path("/proc/self/maps").read_text().count("bpfnb-segment")
 
 
-@pytest.fixture
-def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segments, "_ROW_BYTES", EVENT.itemsize * 100)
-    monkeypatch.setattr(segments, "_TEXT_BYTES", mmap.PAGESIZE)
+SMALL = SegmentSizes(EVENT.itemsize * 100, mmap.PAGESIZE)
 
 
 @contextmanager
-def filled(schema: Schema, keep: int = KEEP, kind: str = "perf") -> Iterator[tuple[Output, SegmentWriter]]:
-    """An output, and who fills it."""
-    output = Output(kind, schema, 0, Keep(keep), kind)
-    writer = SegmentWriter(schema, output.add_segment)
+def filled(
+    schema: Schema, keep: int = KEEP, kind: str = "perf", sizes: SegmentSizes = SMALL, batch: int = 40
+) -> Iterator[tuple[Output, SegmentWriter]]:
+    """An output, and who fills it: in small segments, which are decoded in several goes."""
+    output = Output(kind, schema, 0, Keep(keep), kind, batch=batch)
+    writer = SegmentWriter(schema, output.add_segment, sizes=sizes)
     yield output, writer
     writer.close()
     output.finish()
 
 
 @pytest.fixture(params=[SCHEMA, TAILED], ids=["fixed", "tailed"])
-def pair(request: pytest.FixtureRequest, small_segments: None) -> Iterator[tuple[Output, SegmentWriter]]:
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Output, SegmentWriter]]:
     with filled(request.param) as pair:
         yield pair
 
@@ -120,7 +118,7 @@ def test_segments_are_let_go_once_decoded(pair: tuple[Output, SegmentWriter]) ->
 
 def test_what_was_read_of_a_segment_is_not_kept_in_memory() -> None:
     """GIVEN a segment that more rows may come to, most of it read THEN its pages are the tracer's alone."""
-    with filled(SCHEMA) as (output, writer):
+    with filled(SCHEMA, sizes=SegmentSizes(), batch=table.BATCH) as (output, writer):
         writer.append(events(200_000))
         assert len(output.df) == 200_000
         smaps = Path("/proc/self/smaps").read_text()
@@ -168,7 +166,7 @@ def test_raw(pair: tuple[Output, SegmentWriter]) -> None:
         output.raw("nothing")
 
 
-def test_dropped_rows_are_said_once(small_segments: None) -> None:
+def test_dropped_rows_are_said_once() -> None:
     with filled(SCHEMA, 30_000) as (output, writer):
         writer.append(events(100))
         assert len(output.df) == 100
@@ -184,7 +182,7 @@ def test_dropped_rows_are_said_once(small_segments: None) -> None:
 
 @DROPPING
 @pytest.mark.parametrize("ask", ["never", "df", "since"])
-def test_keep(ask: str, small_segments: None) -> None:
+def test_keep(ask: str) -> None:
     """GIVEN far more rows than may be kept, asked for now and then or not THEN the oldest are dropped, and counted."""
     row = seen = 0
     with filled(SCHEMA, 30_000) as (output, writer):
@@ -209,7 +207,7 @@ def test_keep(ask: str, small_segments: None) -> None:
 
 
 @DROPPING
-def test_since_what_was_dropped_undecoded(small_segments: None) -> None:
+def test_since_what_was_dropped_undecoded() -> None:
     """Row numbers go on from those nobody ever decoded."""
     with filled(SCHEMA, 30_000) as (output, writer):
         writer.append(events(10_000))
@@ -238,7 +236,6 @@ def test_an_interrupted_df_loses_and_repeats_nothing(
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(table, "_BATCH", 40)
     monkeypatch.setattr(table, "Batch", interrupted)
     writer.append(events(550), tails(550))
     for _ in range(3):
@@ -270,7 +267,7 @@ def test_printk_has_its_own_table() -> None:
     assert Output("printk", PRINTK, 5, Keep(KEEP)).kind == "printk"
     rows = np.zeros(2, PRINTK_ROW)
     rows["mono_ns"], rows["text_end"], rows["comm"] = [1, 2], [2, 5], [b"a", b"b"]
-    with filled(PRINTK, kind="printk") as (output, writer):
+    with filled(PRINTK, kind="printk", sizes=SegmentSizes(), batch=table.BATCH) as (output, writer):
         assert output.names == PrintkTable.COLUMNS
         writer.append(rows.view(np.uint8).reshape(2, -1), np.frombuffer(b"hithe", np.uint8))
         assert output.df["msg"].tolist() == ["hi", "the"]
@@ -321,12 +318,12 @@ def test_keep_is_of_all_outputs_together() -> None:
         output.finish()
 
 
-def test_what_nobody_decodes_is_bounded_for_all_outputs_together(small_segments: None) -> None:
+def test_what_nobody_decodes_is_bounded_for_all_outputs_together() -> None:
     size = Output("one", SCHEMA, 0, Keep(KEEP), "perf")
-    writer = SegmentWriter(SCHEMA, size.add_segment)
+    writer = SegmentWriter(SCHEMA, size.add_segment, sizes=SMALL)
     keep = Keep(8 * size.undecoded)
     outputs = [Output(name, SCHEMA, 0, keep, "perf") for name in ("first", "second", "third")]
-    writers = [SegmentWriter(SCHEMA, output.add_segment) for output in outputs]
+    writers = [SegmentWriter(SCHEMA, output.add_segment, sizes=SMALL) for output in outputs]
     for n in range(10):
         for end in writers:
             end.append(events(100, 100 * n))
