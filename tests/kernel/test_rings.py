@@ -19,6 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ from bpfnb.protocol.schema import LOST, ROWS, Column, Layout, Schema, parts
 from bpfnb.protocol.segments import SegmentWriter
 from bpfnb.tracer.compile.engine import Compiled, Engine
 from bpfnb.tracer.kernel import capabilities
-from bpfnb.tracer.read import perf, ringbuf
+from bpfnb.tracer.read import perf
+from bpfnb.tracer.read.perf import PerfBuffers
 from bpfnb.tracer.read.poller import FILLING, Drainer
 from bpfnb.tracer.read.ringbuf import PerfSource, RingSource
 
@@ -108,7 +110,17 @@ def text_of(kind: str, size: str = "sizeof(event)", pages: int = 16, flags: str 
 class Traced:
     """A program, attached, and the source that reads it."""
 
-    def __init__(self, worker: Worker, kind: str, text: str, schema: Schema, sizes: Sequence[int] = (48,)) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        kind: str,
+        text: str,
+        schema: Schema,
+        sizes: Sequence[int] = (48,),
+        buffers: Callable[[int], PerfBuffers] = PerfBuffers,
+        **arguments: int,
+    ) -> None:
+        """``buffers``: makes those of the map; ``arguments``: the source's."""
         self._lib = worker.engine.lib
         self._stack = ExitStack()
         compiled = self._stack.enter_context(worker.compiled(text))
@@ -121,9 +133,11 @@ class Traced:
         assert events is not None
         self.source: RingSource | PerfSource
         if kind == "ring":
-            self.source = RingSource(events, schema, writer, lambda: self._lost[0])
+            self.source = RingSource(events, schema, writer, lambda: self._lost[0], **arguments)
         else:
-            self.source = PerfSource(events, schema, writer, lambda: self._lost[0], sizes=sizes)
+            self.source = PerfSource(
+                events, schema, writer, lambda: self._lost[0], sizes=sizes, buffers=buffers(events), **arguments
+            )
         program = compiled.load("f", TRACEPOINT, "f")
         self._link = self._lib.bpf_attach_tracepoint(program, b"syscalls", b"sys_enter_getpgid")
         os.close(program)
@@ -284,28 +298,23 @@ def everything(worker: Worker, kind: str, count: int) -> dict[str, Any]:
 def turns(worker: Worker, kind: str, count: int) -> dict[str, Any]:
     """A backlog of two CPUs, unequal, read in small turns."""
     cpus = sorted(os.sched_getaffinity(0))[:2]
-    before = ringbuf._RING_TURN, ringbuf._PERF_TURN
-    try:
-        ringbuf._RING_TURN = ringbuf._PERF_TURN = 1 << 17
-        with Traced(worker, kind, text_of(kind, pages=1024), EVENT) as traced:
-            with producing_elsewhere(cpus, count):
-                produce(range(count), cpus[1])
-            answers = []
-            while not answers or answers[-1] == FILLING:
-                answers.append(traced.source.drain())
-            steps = len(answers)
-            traced.source.drain(last=True)
-            produce(range(count), cpus[0])
-            traced.source.drain(last=True)
-            times = traced.column(traced.source.schema.time) if kind == "perf" else np.zeros(1, np.int64)
-            return {
-                "steps": steps,
-                "sum": traced.count + traced.lost,
-                "sorted": all(np.all(np.diff(seqs) > 0) for seqs in traced.by_cpu().values()),
-                "late": int(np.sum(times < np.maximum.accumulate(times))),
-            }
-    finally:
-        ringbuf._RING_TURN, ringbuf._PERF_TURN = before
+    with Traced(worker, kind, text_of(kind, pages=1024), EVENT, turn=1 << 17) as traced:
+        with producing_elsewhere(cpus, count):
+            produce(range(count), cpus[1])
+        answers = []
+        while not answers or answers[-1] == FILLING:
+            answers.append(traced.source.drain())
+        steps = len(answers)
+        traced.source.drain(last=True)
+        produce(range(count), cpus[0])
+        traced.source.drain(last=True)
+        times = traced.column(traced.source.schema.time) if kind == "perf" else np.zeros(1, np.int64)
+        return {
+            "steps": steps,
+            "sum": traced.count + traced.lost,
+            "sorted": all(np.all(np.diff(seqs) > 0) for seqs in traced.by_cpu().values()),
+            "late": int(np.sum(times < np.maximum.accumulate(times))),
+        }
 
 
 def lengths(worker: Worker, kind: str, count: int) -> dict[str, Any]:
@@ -352,7 +361,8 @@ def discards(worker: Worker, count: int) -> dict[str, Any]:
 
 def overflow(worker: Worker, kind: str) -> dict[str, Any]:
     """More than a buffer of 64 KiB takes while nobody reads, three times over."""
-    with smaller_buffers(), Traced(worker, kind, text_of(kind), EVENT) as traced:
+    small = partial(PerfBuffers, max_bytes=perf.MIN_BYTES)
+    with Traced(worker, kind, text_of(kind), EVENT, buffers=small) as traced:
         answers, delivered = [], []
         cpu = max(os.sched_getaffinity(0))
         for begin in (0, 5000, 10000):
@@ -372,16 +382,6 @@ def overflow(worker: Worker, kind: str) -> dict[str, Any]:
         }
 
 
-@contextmanager
-def smaller_buffers() -> Iterator[None]:
-    before = perf._MOST_BYTES
-    perf._MOST_BYTES = perf._LEAST_BYTES
-    try:
-        yield
-    finally:
-        perf._MOST_BYTES = before
-
-
 def delays(worker: Worker, kind: str, flags: str) -> dict[str, Any]:
     """How long single events take to be in the segment, the worst left out: others use this machine too."""
     with Traced(worker, kind, text_of(kind, flags=flags), EVENT) as traced:
@@ -399,45 +399,36 @@ def delays(worker: Worker, kind: str, flags: str) -> dict[str, Any]:
 
 def held_back(worker: Worker) -> dict[str, Any]:
     """Events too young for their place to be sure: they say so for much longer here."""
-    slack = ringbuf._SLACK_NS
-    ringbuf._SLACK_NS = 200_000_000
-    try:
-        with Traced(worker, "perf", text_of("perf"), EVENT) as traced:
-            produce(range(3))
-            found = [(traced.source.drain(), traced.count)]
-            time.sleep(0.21)
-            produce(range(3, 4))
-            for last in (False, True):
-                found.append((traced.source.drain(last=last), traced.count))
-            return {"found": found, "n": traced.column("n").tolist()}
-    finally:
-        ringbuf._SLACK_NS = slack
+    with Traced(worker, "perf", text_of("perf"), EVENT, slack_ns=200_000_000) as traced:
+        produce(range(3))
+        found = [(traced.source.drain(), traced.count)]
+        time.sleep(0.21)
+        produce(range(3, 4))
+        for last in (False, True):
+            found.append((traced.source.drain(last=last), traced.count))
+        return {"found": found, "n": traced.column("n").tolist()}
 
 
 def late_cpu(worker: Worker) -> dict[str, Any]:
     """A CPU that is not online at first."""
     first, second = sorted(os.sched_getaffinity(0))[:2]
-    online = perf.online_cpus
-    try:
-        perf.online_cpus = lambda: {first}
-        with Traced(worker, "perf", text_of("perf"), EVENT) as traced:
-            produce(range(5), second)
-            traced.source.drain(last=True)
-            before = traced.count, traced.lost
-            traced.source.renew(second)
-            traced.source.drain()
-            for cpu in (first, second):
-                produce(range(5), cpu)
-            traced.source.drain(last=True)
-            after = [traced.count, traced.lost]
-            produce(range(3), second)
-            traced.source.renew(second)  # as when it was offline meanwhile; what its old buffer holds is not lost
-            traced.source.drain()
-            produce(range(4), second)
-            traced.source.drain(last=True)
-            return {"before": before, "after": after, "again": [traced.count, traced.lost]}
-    finally:
-        perf.online_cpus = online
+    of_first = partial(PerfBuffers, online=lambda: {first})
+    with Traced(worker, "perf", text_of("perf"), EVENT, buffers=of_first) as traced:
+        produce(range(5), second)
+        traced.source.drain(last=True)
+        before = traced.count, traced.lost
+        traced.source.renew(second)
+        traced.source.drain()
+        for cpu in (first, second):
+            produce(range(5), cpu)
+        traced.source.drain(last=True)
+        after = [traced.count, traced.lost]
+        produce(range(3), second)
+        traced.source.renew(second)  # as when it was offline meanwhile; what its old buffer holds is not lost
+        traced.source.drain()
+        produce(range(4), second)
+        traced.source.drain(last=True)
+        return {"before": before, "after": after, "again": [traced.count, traced.lost]}
 
 
 def few_descriptors(worker: Worker) -> dict[str, Any]:

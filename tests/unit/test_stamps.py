@@ -7,7 +7,6 @@ import os
 import struct
 from collections.abc import Iterator
 from itertools import pairwise
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,17 +26,24 @@ MS = 1_000_000
 class Ring:
     """The memory of a BPF ring buffer, in a memfd: the consumer's page, the producer's, and the data twice."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, schema: Schema = EVENT) -> None:
+    def __init__(self, schema: Schema = EVENT, **arguments: int) -> None:
         self.now = 0
         self._fd = os.memfd_create("ring")
         os.ftruncate(self._fd, 2 * mmap.PAGESIZE + 2 * SIZE)
         self._memory = mmap.mmap(self._fd, 0)
         self.position = 0
-        monkeypatch.setattr(ringbuf.bpf, "map_shape", lambda fd: SimpleNamespace(max_entries=SIZE))
-        monkeypatch.setattr(ringbuf, "time", SimpleNamespace(monotonic_ns=lambda: self.now))
         self._segments: list[tuple[Layout, mmap.mmap]] = []
         self._writers: list[SegmentWriter] = []
-        self.source = RingSource(self._fd, schema, self._open_writer, lambda: 0, stamped=True)
+        self.source = RingSource(
+            self._fd,
+            schema,
+            self._open_writer,
+            lambda: 0,
+            stamped=True,
+            size=SIZE,
+            clock=lambda: self.now,
+            **arguments,
+        )
 
     def close(self) -> None:
         self.source.close()
@@ -100,10 +106,16 @@ class Ring:
 
 
 @pytest.fixture
-def ring(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ring]:
-    made = Ring(monkeypatch)
+def ring(request: pytest.FixtureRequest) -> Iterator[Ring]:
+    """``indirect`` parameters are the source's arguments."""
+    made = Ring(**getattr(request, "param", {}))
     yield made
     made.close()
+
+
+def turns_of(size: int) -> pytest.MarkDecorator:
+    """Drains that read so many bytes."""
+    return pytest.mark.parametrize("ring", [{"turn": size}], indirect=True, ids=[""])
 
 
 def test_events_stamped_out_of_turn_are_written_in_order_of_time(ring: Ring) -> None:
@@ -150,10 +162,10 @@ def test_the_last_drain_holds_nothing_back(ring: Ring) -> None:
     assert ring.rows == [(19 * MS, 2), (20 * MS, 1), (21 * MS, 0)]
 
 
-def test_a_backlog_is_read_in_turns_and_stays_in_order(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
+@turns_of(400)
+def test_a_backlog_is_read_in_turns_and_stays_in_order(ring: Ring) -> None:
     """GIVEN more than a turn takes, and stamps that step back WHEN it is drained THEN each drain takes a part, and what
     may still be older than what comes next waits."""
-    monkeypatch.setattr(ringbuf, "_RING_TURN", 400)
     for n in range(100):
         ring.add(n, MS * (10 + n - 2 * (n % 3)))
     reads, rows = [], []
@@ -167,8 +179,8 @@ def test_a_backlog_is_read_in_turns_and_stays_in_order(ring: Ring, monkeypatch: 
     assert ring.rows == sorted((MS * (10 + n - 2 * (n % 3)), n) for n in range(100))
 
 
-def test_the_last_drain_takes_every_turn(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ringbuf, "_RING_TURN", 50)
+@turns_of(50)
+def test_the_last_drain_takes_every_turn(ring: Ring) -> None:
     for n in range(100):
         ring.add(n, (100 - n) * MS)
     ring.drain(200 * MS, last=True)
@@ -189,8 +201,8 @@ def test_it_goes_on_beyond_the_rings_end_and_past_what_is_discarded(ring: Ring) 
     assert ring.position > 10 * SIZE
 
 
-def test_texts_of_any_length_end_where_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    ring = Ring(monkeypatch, TAILED)
+def test_texts_of_any_length_end_where_they_end() -> None:
+    ring = Ring(TAILED)
     try:
         for n in range(40):
             ring.add(n, (100 - n) * MS, text=b"x" * n)

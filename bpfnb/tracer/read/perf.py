@@ -17,7 +17,7 @@ import resource
 import struct
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -28,9 +28,9 @@ from bpfnb.tracer.kernel import bpf, capabilities
 from bpfnb.tracer.kernel.cpus import online_cpus
 from bpfnb.tracer.read.records import Bytes
 
-__all__ = ["CpuBuffer", "PerfBuffers"]
+__all__ = ["MAX_BYTES", "MIN_BYTES", "CpuBuffer", "PerfBuffers"]
 
-_LEAST_BYTES, _MOST_BYTES, _ALL_BYTES = 64 << 10, 16 << 20, 32 << 20  # a CPU, a CPU, over all CPUs
+MIN_BYTES, MAX_BYTES, _ALL_BYTES = 64 << 10, 16 << 20, 32 << 20  # a CPU, a CPU, over all CPUs
 
 _NUMBERS = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "loongarch64": 241, "s390x": 331, "ppc64le": 319}
 _SYS_PERF_EVENT_OPEN = _NUMBERS.get(platform.machine(), 298)
@@ -114,15 +114,23 @@ class CpuBuffer:
 class PerfBuffers:
     """The buffers of all CPUs. PrivilegeError or SetupError, saying why, where there cannot be any.
 
-    ``ids``: with ``more_maps``, through which map a record with this id came: 0 is ``map_fd``.
+    ``ids``: with ``more_maps``, through which map a record with this id came: 0 is ``map_fd``. ``max_bytes``: of one
+    buffer. ``online``: the CPUs there are.
     """
 
-    def __init__(self, map_fd: int, more_maps: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        map_fd: int,
+        more_maps: Sequence[int] = (),
+        *,
+        max_bytes: int = MAX_BYTES,
+        online: Callable[[], set[int]] = online_cpus,
+    ) -> None:
         self._map_fd = map_fd
         self._more_maps = more_maps
         self.ids: dict[int, int] = {}
-        self._online = online_cpus()
-        self._size = _first_size(len(self._online))
+        self._online = online()
+        self._size = _first_size(len(self._online), max_bytes)
         self._renewed: deque[int] = deque()
         self._left: list[int] = []  # descriptors of buffers that were replaced
         self.all = self._open()
@@ -208,14 +216,14 @@ def _open_event(cpu: int, with_id: bool) -> int:
     raise OSError(number, os.strerror(number))
 
 
-def _first_size(cpus: int) -> int:
+def _first_size(cpus: int, max_bytes: int) -> int:
     """A power of two."""
-    size = min(max(_ALL_BYTES // cpus, _LEAST_BYTES), _MOST_BYTES)
+    size = min(max(_ALL_BYTES // cpus, MIN_BYTES), max_bytes)
     return max(1 << size.bit_length() - 1, mmap.PAGESIZE)
 
 
 def _least_size() -> int:
-    return max(_LEAST_BYTES, mmap.PAGESIZE)
+    return max(MIN_BYTES, mmap.PAGESIZE)
 
 
 def _explained(error: OSError, cpus: int, each: int) -> BpfnbError:

@@ -27,14 +27,14 @@ from bpfnb.tracer.read.perf import CpuBuffer, PerfBuffers
 from bpfnb.tracer.read.poller import FILLING
 from bpfnb.tracer.read.records import NONE, PERF, RING, Ints, Records, Shape, cut, join, merge
 
-__all__ = ["OpenWriter", "PerfSource", "RingSource"]
+__all__ = ["PERF_TURN", "RING_TURN", "SLACK_NS", "OpenWriter", "PerfSource", "RingSource"]
 
 OpenWriter = Callable[[Schema], SegmentWriter]  # the writer stays the caller's to close
 
 _STEP = 1 << 20  # bytes of a ring read before their space is given back
-_RING_TURN = 16 << 20  # bytes of a ring read in one drain: all, where the cell does not ask for more
-_PERF_TURN = 8 << 20  # of all CPUs' buffers together
-_MOST_RECORD = 1 << 16  # of perf: its size is a u16
+RING_TURN = 16 << 20  # bytes of a ring read in one drain: all, where the cell does not ask for more
+PERF_TURN = 8 << 20  # of all CPUs' buffers together
+_MAX_RECORD = 1 << 16  # of perf: its size is a u16
 _PIECES = 32  # so many of equal records are faster written one after the other than as one of different ones
 _CHUNK = 1 << 14  # perf's records made into rows at a time
 _FILLING = 4  # a buffer this part of which was full is read again sooner
@@ -44,11 +44,11 @@ _FILLING = 4  # a buffer this part of which was full is read again sooner
 _PERF_HEADER, _PERF_TIME, _PERF_ID, _PERF_CPU = 20, 8, 16, 4
 # An event's time is read before its record can be seen (and a ring's event is stamped after it has got its place). In
 # between the CPU may be interrupted, or be a virtual one that does not run.
-_SLACK_NS = 5_000_000
+SLACK_NS = 5_000_000
 # bpf_ktime_get_ns() is the kernel's clock for NMIs, which may be off by a little while the clock is adjusted.
 _JITTER_NS = 20_000
 _FOREVER = (1 << 63) - 1
-_MOST_PADDING = 7
+_MAX_PADDING = 7
 _TIME = "(time)"
 
 
@@ -61,6 +61,9 @@ class RingSource:
 
     ``stamped``: each event has its time (CLOCK_MONOTONIC) behind it, taken by the program after it had made room for
     the event; with ``cpu`` the number of the CPU follows. Both become columns.
+
+    ``turn``: how many bytes one drain reads. ``size``: of the ring, where the descriptor is no map's. ``clock``: the
+    time now, in nanoseconds of CLOCK_MONOTONIC.
     """
 
     tick = True
@@ -74,12 +77,17 @@ class RingSource:
         *,
         stamped: bool = False,
         cpu: bool = False,
+        turn: int = RING_TURN,
+        size: int = 0,
+        clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
+        self._turn = turn
+        self._clock = clock
         self._stamped = stamped
         self._shape = Shape(schema, RING.header, 0 if not stamped else 16 if cpu else 8)
         self._lost = lost
         self.memory = 0  # beside the map's
-        self._size = bpf.map_shape(map_fd).max_entries
+        self._size = size or bpf.map_shape(map_fd).max_entries
         self._consumer = memoryview(mmap.mmap(map_fd, mmap.PAGESIZE)).cast("Q")
         memory = mmap.mmap(map_fd, mmap.PAGESIZE + 2 * self._size, prot=mmap.PROT_READ, offset=mmap.PAGESIZE)
         self._producer = memoryview(memory)[:8].cast("Q")
@@ -103,7 +111,7 @@ class RingSource:
         if self._writer.blocked and not last:  # what the ring cannot take the programs count
             self._writer.set_lost(self._lost())
             return 0
-        now = time.monotonic_ns()
+        now = self._clock()
         begin, end = self._at, self._producer[0]
         if self._stamped:
             self._note_position(end, now)
@@ -123,7 +131,7 @@ class RingSource:
 
     def _take_turn(self, end: int) -> bool:
         """Move some of what lies before ``end``. Whether there is more of it that is ready."""
-        begin, turn = self._at, min(end, self._at + _RING_TURN)
+        begin, turn = self._at, min(end, self._at + self._turn)
         if self._stamped:
             self._drain_stamped(turn, whole=turn == end)
         else:
@@ -154,7 +162,7 @@ class RingSource:
         What was reserved behind a position that is known was so after it was looked at, and is stamped later still. So
         when all before it has been read, no older stamp than that time can come any more; as long as an event before
         it is not submitted, none older than at the last known position that was reached. Where only a part of a large
-        ring is read, we take it that stamps are no later than ``_SLACK_NS``.
+        ring is read, we take it that stamps are no later than ``SLACK_NS``.
         """
         base = self._at - self._at % self._size
         found, until = cut(self._data, self._at - base, end - base, RING)
@@ -164,7 +172,7 @@ class RingSource:
             self._known.popleft()
         ripe = self._known[0][1] - _JITTER_NS
         if found and not whole:
-            ripe = max(ripe, int(self._shape.stamps(found[-1][-1:])[0]) - _SLACK_NS)
+            ripe = max(ripe, int(self._shape.stamps(found[-1][-1:])[0]) - SLACK_NS)
         self._held = self._write_until(ripe, [part for part in (self._held, *found) if len(part)], base)
         self._release(base + until)
 
@@ -204,6 +212,9 @@ class PerfSource:
     perf rounds a record's length up, and what fills it up is left over from older events. How long events really are
     is known in one of two ways. ``sizes``: all lengths they are submitted with. Or ``padded``: further maps, the n-th
     for what is filled up with n + 1 bytes. Where neither tells, the seven bytes that may be left over are cut off.
+
+    ``turn``: how many bytes one drain reads. ``slack_ns``: an event younger than this may have older ones behind it.
+    ``buffers``: of the map, by default of the usual size on all CPUs.
     """
 
     tick = True
@@ -218,13 +229,18 @@ class PerfSource:
         sizes: Collection[int] = (),
         padded: Sequence[int] = (),
         cpu: bool = False,
+        turn: int = PERF_TURN,
+        slack_ns: int = SLACK_NS,
+        buffers: PerfBuffers | None = None,
     ) -> None:
+        self._turn = turn
+        self._slack_ns = slack_ns
         header = _PERF_HEADER + (8 if padded else 0)
         self._shape = Shape(schema, header)
         self._lost = lost
         self._cpu = cpu
         self._held = NONE
-        self._buffers = PerfBuffers(map_fd, padded)
+        self._buffers = buffers or PerfBuffers(map_fd, padded)
         # Where every event has at least all members, what follows it is not looked at.
         whole = bool(sizes) and min(sizes) >= schema.size and not any(c.kind == "tail" for c in schema.columns)
         self._padding = None if whole and not padded else _Padding(header, sizes, self._buffers.ids)
@@ -273,8 +289,8 @@ class PerfSource:
             return []
         until = now
         at = len(self._held.data)
-        share = max(_PERF_TURN // max(len(waiting), 1), _MOST_RECORD)
-        sizes = [min(head - buffer.tail, share + _MOST_RECORD) for buffer, head in waiting]
+        share = max(self._turn // max(len(waiting), 1), _MAX_RECORD)
+        sizes = [min(head - buffer.tail, share + _MAX_RECORD) for buffer, head in waiting]
         data = np.empty(at + sum(sizes), np.uint8)
         data[:at] = self._held.data
         parts = [replace(self._held, data=data)]
@@ -289,7 +305,7 @@ class PerfSource:
                     data.view(np.int16)[(records.start + _PERF_CPU) >> 1] = buffer.cpu
             parts += found if self._padding is None else [self._padding.cut_off(records) for records in found]
             at += size
-        self._write(join(data, parts), until - _SLACK_NS)
+        self._write(join(data, parts), until - self._slack_ns)
         return [(buffer, head) for buffer, head in waiting if buffer.tail != head]
 
     def _write(self, records: Records, until: int) -> None:
@@ -320,9 +336,9 @@ class _Padding:
     def _of(self, records: Records) -> Ints:
         told = records.words(_PERF_ID) if self._ids else records.length
         known = self._ids or self._known
-        pads = np.full(len(records), _MOST_PADDING, np.int64)
+        pads = np.full(len(records), _MAX_PADDING, np.int64)
         for value in np.unique(told).tolist():
-            pads[told == value] = known.get(value, _MOST_PADDING)
+            pads[told == value] = known.get(value, _MAX_PADDING)
         return pads
 
 
