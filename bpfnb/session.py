@@ -650,6 +650,13 @@ def _name_for(line: Origin) -> str:
     return name
 
 
+def forget_names() -> None:
+    """Name sessions that are given no name from bpf1 on, as in a new process."""
+    global _numbers
+    _unnamed.clear()
+    _numbers = itertools.count(1)
+
+
 def _say_replaced(session: Session, line: Origin, *, named: bool) -> None:
     """Note on a session that it replaced another, and say so: in a notebook always, else where no name asked for it."""
     which = "the session of that name" if named else "the one started from the same line before"

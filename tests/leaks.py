@@ -16,10 +16,10 @@ from processes import children, command, descriptors, everyone, objects, parent
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}.get(os.uname().machine, 0)
 # include/uapi/linux/bpf.h, enum bpf_cmd
 _NEXT_ID = {"program": 11, "map": 12, "link": 31}
-_PATIENCE = 3.0  # the kernel frees programs after an RCU grace period, threads end when they are scheduled
+TIMEOUT = 3.0  # seconds: the kernel frees programs after an RCU grace period, threads end when they are scheduled
 # With other tracers at work on this machine: they may be detaching, which takes the kernel so long, and meanwhile no
 # descriptor tells whose a program is.
-_PATIENCE_WITH_OTHERS = 40.0
+TIMEOUT_WITH_OTHERS = 40.0
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -81,7 +81,11 @@ def held_elsewhere(kind: str, ours: set[int]) -> set[int]:
 class Baseline:
     """What there was before a test. ``check`` says what there is more of now. ``tracer``: a process to watch, or 0."""
 
-    def __init__(self, tracer: int = 0) -> None:
+    def __init__(
+        self, tracer: int = 0, timeout: float = TIMEOUT, timeout_with_others: float = TIMEOUT_WITH_OTHERS
+    ) -> None:
+        self._timeout = timeout
+        self._timeout_with_others = timeout_with_others
         self._tracer = tracer
         self._before = self._now()
 
@@ -94,7 +98,7 @@ class Baseline:
         left = set(self._left())
         while left:
             passed = time.monotonic() - begun
-            if passed > _PATIENCE and (passed > _PATIENCE_WITH_OTHERS or not others(self._tracer)):
+            if passed > self._timeout and (passed > self._timeout_with_others or not others(self._tracer)):
                 break
             gc.collect()
             time.sleep(0.02)

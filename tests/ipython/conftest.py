@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +11,7 @@ from traitlets.config import Config
 
 import bpfnb
 from bpfnb.protocol.messages import Check
+from bpfnb.session import forget_names
 from bpfnb.testing import FakeTracer
 
 
@@ -32,9 +32,8 @@ def tracer() -> Iterator[FakeTracer]:
 
 
 @pytest.fixture
-def shell(_ipython: InteractiveShell, tracer: FakeTracer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
-    monkeypatch.setattr("bpfnb.session._unnamed", {})  # as in a process of its own
-    monkeypatch.setattr("bpfnb.session._numbers", itertools.count(1))
+def shell(_ipython: InteractiveShell, tracer: FakeTracer) -> Iterator[Shell]:
+    forget_names()
     _ipython.run_cell("%load_ext bpfnb")
     yield Shell(_ipython)
     bpfnb.stop_all()

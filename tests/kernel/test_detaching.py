@@ -87,15 +87,14 @@ def wait_for(session: Session) -> None:
 
 
 @pytest.mark.portable
-def test_many_probes_stop_before_the_kernel_lets_go_of_them(stats: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bpfnb.session._DETACH_TIMEOUT", 0)
+def test_many_probes_stop_before_the_kernel_lets_go_of_them(stats: None) -> None:
     before, known = open_events(), bpf_ids("program")
     session = bpfnb.trace(SOURCE, name="many", attach={f"tracepoint:syscalls:{name}": "f" for name in syscalls(MANY)})
     (program,) = bpf_ids("program") - known
     with runs_of(program) as fdinfo:
         os.getpgid(0)
         assert count(fdinfo) > 0
-        session.stop()
+        session._stop(0)  # on some machines the kernel is done in the time that stop() waits
         assert session.state == "stopped"
         assert session.detaching  # the kernel is at it
         assert session in detaching()

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from bpfnb.tracer.link import attach
+from bpfnb.tracer.link.attach import KernelFunctions
 
 
-def test_functions_of_a_module_loaded_later_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_functions_of_a_module_loaded_later_are_known(tmp_path: Path) -> None:
     now = 100.0
-    monkeypatch.setattr(attach.time, "monotonic", lambda: now)
     kallsyms = tmp_path / "kallsyms"
     kallsyms.write_text("0000000000000000 T vfs_read\n")
-    functions = attach._KernelFunctions(kallsyms)
+    functions = KernelFunctions(kallsyms, lambda: now)
     assert "vfs_read" in functions
     kallsyms.write_text("0000000000000000 T vfs_read\n0000000000000000 t nf_nat_setup\t[nf_nat]\n")
     assert "nf_nat_setup" not in functions  # just read

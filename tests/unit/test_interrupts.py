@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import ipywidgets
 import msgspec
@@ -20,7 +21,9 @@ from matplotlib import font_manager
 import bpfnb
 from bpfnb.host import client
 from bpfnb.interrupts import Flag, new_rlock, uninterrupted
-from bpfnb.protocol.messages import Checks, Hello, ProbeNames
+from bpfnb.protocol.connection import Connection
+from bpfnb.protocol.messages import Checks, Hello, ProbeNames, ToTracer
+
 from bpfnb.session import Session
 from bpfnb.testing import FakeTracer
 
@@ -296,11 +299,19 @@ def test_a_lock_held_by_another_thread_is_free_in_a_forked_child() -> None:
 # --- answers ------------------------------------------------------------------------------------------------------
 
 
-def test_an_answer_to_nothing_is_dropped_and_one_of_another_kind_is_an_error(
-    tracer: FakeTracer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_answer_to_nothing_is_dropped_and_one_of_another_kind_is_an_error(tracer: FakeTracer) -> None:
     tracer._connection.send(ProbeNames(10**6, ("stray",), 0))
     assert client.connect().find_probes("x", 1) == ((), 0)
-    monkeypatch.setattr(tracer, "_reply", lambda message: Checks(message.request, ()))
-    with pytest.raises(bpfnb.InternalError, match="FindProbes with Checks"):
-        client.connect().find_probes("x", 1)
+    ours, theirs = socket.socketpair()
+    with closing(client.Client(ours)) as confused, closing(Connection(theirs, ToTracer)) as connection:
+        answers = threading.Thread(target=answer_with_checks, args=(connection,))
+        answers.start()
+        with pytest.raises(bpfnb.InternalError, match="FindProbes with Checks"):
+            confused.find_probes("x", 1)
+        answers.join()
+
+
+def answer_with_checks(connection: Connection[ToTracer]) -> None:
+    connection.send(Hello(os.getpid(), "fake", "fake"))
+    message, _ = connection.receive()
+    connection.send(Checks(message.request, ()))

@@ -10,14 +10,13 @@ import leaks
 import pytest
 
 
-@pytest.fixture(autouse=True)
-def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leaks, "_PATIENCE", 0.3)
-    monkeypatch.setattr(leaks, "_PATIENCE_WITH_OTHERS", 0.3)
+def brief() -> leaks.Baseline:
+    """One that does not wait for long."""
+    return leaks.Baseline(timeout=0.3, timeout_with_others=0.3)
 
 
 def test_a_descriptor_that_stays_is_seen() -> None:
-    baseline = leaks.Baseline()
+    baseline = brief()
     ours, its = os.pipe()
     try:
         assert len([line for line in baseline.check() if "descriptor" in line]) == 2
@@ -28,7 +27,7 @@ def test_a_descriptor_that_stays_is_seen() -> None:
 
 
 def test_what_goes_in_a_moment_is_none() -> None:
-    baseline = leaks.Baseline()
+    baseline = brief()
     thread = threading.Thread(target=time.sleep, args=(0.1,))
     thread.start()
     assert baseline.check() == []
@@ -45,10 +44,10 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> set[int]:
 
 
 def test_what_others_make_and_take_away_is_not_ours(programs: set[int]) -> None:
-    assert leaks.Baseline().check() == []
+    assert brief().check() == []
 
 
 def test_among_them_what_stays_is(programs: set[int]) -> None:
-    baseline = leaks.Baseline()
+    baseline = brief()
     programs.add(3)
     assert baseline.check() == ["BPF program 3"]

@@ -13,7 +13,6 @@ from bpfnb.tracer.compile import cache as recipes
 from bpfnb.tracer.compile.cache import Code, Kept, Recipe, begin_with_tag, decided, decode
 from bpfnb.tracer.compile.compiler import Cancel, Compiler, LoadWish, _Built, _Job
 from bpfnb.tracer.compile.rewrite import Rewritten, rewrite
-from bpfnb.tracer.kernel import tracefs
 from bpfnb.tracer.kernel.bpf import ProgramAttributes
 
 TAG = b"abcdEFGH"
@@ -184,19 +183,18 @@ def test_flags_that_bring_in_more(flags: list[str]) -> None:
     assert not decided("", flags)
 
 
-def test_the_formats_of_tracepoints_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_formats_of_tracepoints_are_read(tmp_path: Path) -> None:
     """bcc declares the arguments of a TRACEPOINT_PROBE as it finds the event; one that is not there has no format."""
     for event in ("sched/sched_switch", "my/own__event"):
         (tmp_path / "events" / event).mkdir(parents=True)
         (tmp_path / "events" / event / "format").write_text(f"ID of {event}")
-    monkeypatch.setattr(tracefs, "root", lambda: tmp_path)
     text = """
     TRACEPOINT_PROBE(sched, sched_switch) { return 0; }
     RAW_TRACEPOINT_PROBE(sched_switch) { return 0; }
     int f(struct tracepoint__my__own__event *args) { return 0; }
     TRACEPOINT_PROBE ( no , such ) { return 0; }
     """
-    assert recipes.formats(text) == {
+    assert recipes.formats(text, tmp_path) == {
         "sched/sched_switch": "ID of sched/sched_switch",
         "my/own__event": "ID of my/own__event",
         "no/such": "",

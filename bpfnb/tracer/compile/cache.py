@@ -24,6 +24,7 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
+from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 from msgspec import Struct
@@ -341,20 +342,20 @@ def decided(text: str, cflags: Sequence[str]) -> bool:
     )
 
 
-def formats(text: str) -> dict[str, str]:
+def formats(text: str, root: Path | None = None) -> dict[str, str]:
     """How the tracepoints look whose arguments bcc declares, "sched/sched_switch" to text: an event can be made anew
-    with others."""
+    with others. ``root``: of tracefs."""
     found: dict[str, str] = {}
     for a, b, c, d in _TRACEPOINTS.findall(text):
         name = f"{a or c}__{b or d}"
         ways = [(name[: m.start()], name[m.start() + 2 :]) for m in re.finditer("(?=__)", name)]  # bcc takes the last
-        texts = {f"{category}/{event}": text for category, event in ways if (text := _format(category, event))}
+        texts = {f"{category}/{event}": text for category, event in ways if (text := _format(root, category, event))}
         found |= texts or {"/".join(ways[-1]): ""}
     return found
 
 
-def _format(category: str, event: str) -> str:
+def _format(root: Path | None, category: str, event: str) -> str:
     try:
-        return (tracefs.root() / "events" / category / event / "format").read_text()
+        return ((root or tracefs.root()) / "events" / category / event / "format").read_text()
     except OSError:
         return ""

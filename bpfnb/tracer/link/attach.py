@@ -397,13 +397,14 @@ def _perf(target: Target, probe: Probe, opening: Callable[..., int]) -> Link:
 # --- shared -------------------------------------------------------------------------------------------------------
 
 
-class _KernelFunctions:
+class KernelFunctions:
     """The names in /proc/kallsyms. Modules come and go: what is not there is looked for again, but not all the time."""
 
     _FRESH = 2.0  # seconds
 
-    def __init__(self, kallsyms: Path = Path("/proc/kallsyms")) -> None:
+    def __init__(self, kallsyms: Path = Path("/proc/kallsyms"), clock: Callable[[], float] = time.monotonic) -> None:
         self._kallsyms = kallsyms
+        self._clock = clock
         self._names: frozenset[str] = frozenset()
         self._read_at = -self._FRESH
 
@@ -411,14 +412,14 @@ class _KernelFunctions:
         return name in self._names or name in self.all()
 
     def all(self) -> frozenset[str]:
-        if time.monotonic() - self._read_at >= self._FRESH:
+        if self._clock() - self._read_at >= self._FRESH:
             with self._kallsyms.open() as lines:
                 self._names = frozenset(line.split(None, 3)[2] for line in lines)
-            self._read_at = time.monotonic()
+            self._read_at = self._clock()
         return self._names
 
 
-_kernel_functions = _KernelFunctions()
+_kernel_functions = KernelFunctions()
 
 
 _PROGRAM_TYPES = {

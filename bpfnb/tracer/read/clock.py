@@ -7,6 +7,7 @@ in every output of every session, to the nanosecond.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 __all__ = ["Clock"]
 
@@ -21,31 +22,31 @@ class Clock:
     they would move are times already handed out.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, read: Callable[[int], int] = time.clock_gettime_ns) -> None:
+        """``read``: reads one of the kernel's clocks."""
+        self._read = read
         self._measure()
 
     def epoch_ns(self) -> int:
         """The offset in nanoseconds. Cheap enough to be asked at every drain."""
-        if _at_least(time.CLOCK_BOOTTIME) > self._suspended + _SUSPEND_NS:
+        if self._at_least(time.CLOCK_BOOTTIME) > self._suspended + _SUSPEND_NS:
             self._measure()
         return self._epoch
 
     def _measure(self) -> None:
-        self._suspended = _ahead(time.CLOCK_BOOTTIME)
-        self._epoch = _ahead(time.CLOCK_REALTIME)
+        self._suspended = self._ahead(time.CLOCK_BOOTTIME)
+        self._epoch = self._ahead(time.CLOCK_REALTIME)
 
+    def _ahead(self, clock: int) -> int:
+        """How far a clock is ahead of CLOCK_MONOTONIC: of several tries the one that took the least time."""
+        tries = []
+        for _ in range(_TRIES):
+            before = self._read(time.CLOCK_MONOTONIC)
+            read = self._read(clock)
+            after = self._read(time.CLOCK_MONOTONIC)
+            tries.append((after - before, read - (before + after) // 2))
+        return min(tries)[1]
 
-def _ahead(clock: int) -> int:
-    """How far a clock is ahead of CLOCK_MONOTONIC: of several tries the one that took the least time."""
-    tries = []
-    for _ in range(_TRIES):
-        before = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        read = time.clock_gettime_ns(clock)
-        after = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        tries.append((after - before, read - (before + after) // 2))
-    return min(tries)[1]
-
-
-def _at_least(clock: int) -> int:
-    """A lower bound of the same, also where this thread was stopped between the two."""
-    return time.clock_gettime_ns(clock) - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    def _at_least(self, clock: int) -> int:
+        """A lower bound of the same, also where this thread was stopped between the two."""
+        return self._read(clock) - self._read(time.CLOCK_MONOTONIC)
