@@ -18,6 +18,7 @@ import pytest
 
 from bpfnb.errors import SetupError
 from bpfnb.tracer.compile import headers
+from bpfnb.tracer.kernel.btf import btf_of
 
 PYTHON = "/usr/bin/python3"  # the one that the distribution's bcc belongs to
 
@@ -414,7 +415,7 @@ def test_real_headers_are_used_when_they_are_this_kernels(tmp_path: Path) -> Non
 
 
 def test_real_headers_of_another_kernel_are_not_used(tmp_path: Path, tree: Path) -> None:
-    btf = headers.btf_of(tmp_path)
+    btf = btf_of(tmp_path)
     btf.parent.mkdir(parents=True)
     btf.symlink_to(headers.KERNEL_BTF)
     real_headers(tmp_path / "lib/modules" / os.uname().release, "6.1.0-other")

@@ -23,7 +23,6 @@ from bpfnb.host import client
 from bpfnb.interrupts import Flag, new_rlock, uninterrupted
 from bpfnb.protocol.connection import Connection
 from bpfnb.protocol.messages import Checks, Hello, ProbeNames, ToTracer
-
 from bpfnb.session import Session
 from bpfnb.testing import FakeTracer
 

@@ -64,6 +64,7 @@ from bpfnb.tracer.kernel.btf import (
     TYPEDEF,
     UNION,
     Types,
+    btf_of,
 )
 from bpfnb.tracer.kernel.files import UNREADABLE, read_text
 
@@ -72,7 +73,6 @@ __all__ = [
     "GENERATED",
     "Tree",
     "body",
-    "btf_of",
     "choose",
     "generate",
     "kernel_source",
@@ -178,11 +178,6 @@ def whole(tree: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
-
-
-def btf_of(root: Path = _ROOT) -> Path:
-    """Where the kernel shows its BTF, in another root folder."""
-    return root / KERNEL_BTF.relative_to("/")
 
 
 def _require_btf(btf: Path) -> Path:

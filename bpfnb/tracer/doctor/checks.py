@@ -32,7 +32,7 @@ from bpfnb.tracer.doctor import distribution, kconfig
 from bpfnb.tracer.doctor.distribution import Distribution, as_root
 from bpfnb.tracer.doctor.kconfig import Config, Option
 from bpfnb.tracer.kernel import capabilities, features, tracefs
-from bpfnb.tracer.kernel.btf import KERNEL_BTF
+from bpfnb.tracer.kernel.btf import btf_of
 from bpfnb.tracer.link import attach
 
 __all__ = ["ROWS", "Finding", "Machine", "Outcome", "Row", "attempt", "checks", "run"]
@@ -278,7 +278,7 @@ def _bcc(machine: Machine) -> Finding:
 
 
 def _kernel_headers(machine: Machine) -> Finding:
-    if machine.alone and headers.btf_of(machine.root).exists():
+    if machine.alone and btf_of(machine.root).exists():
         return Finding(True, "can be made from the kernel's BTF")  # the tracer makes them, and keeps them
     try:
         generated = headers.kernel_source(machine.root)
@@ -362,7 +362,7 @@ def _make_instance() -> None:
 
 
 def _kernel_btf(machine: Machine) -> Finding:
-    btf = headers.btf_of(machine.root)
+    btf = btf_of(machine.root)
     try:
         size = btf.stat().st_size
     except FileNotFoundError:

@@ -39,11 +39,18 @@ __all__ = [
     "Member",
     "Type",
     "Types",
+    "btf_of",
     "same",
     "schema_of",
 ]
 
 KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
+
+
+def btf_of(root: Path = Path("/")) -> Path:
+    """Where the kernel shows its BTF below another root folder."""
+    return root / KERNEL_BTF.relative_to("/")
+
 
 # In front of a kernel's name that a cell has for something of its own (clashes.py).
 KERNELS = "bpfnb_kernel_"
