@@ -67,7 +67,7 @@ class Service:
         capabilities.forgo(*capabilities.BECOMING)
         uprobe.restrict(self._policy.check_file)
         self._sessions = Sessions(engine, self.compiler, outbox, self._policy, Audit(self._policy.audit, who))
-        self._symbols = Symbols(kallsyms, capabilities.looking)
+        self._symbols = Symbols(kallsyms, capabilities.with_sys_ptrace)
         self._requests = Lanes("bpfnb-request", _MAX_THREADS)
         self._stops = Lanes("bpfnb-stop", _MAX_STOPPING)
         about = (engine.version, platform.release(), release.version(), release.build())

@@ -226,7 +226,7 @@ class Sessions:
         self._clock = Clock()
         self._closer = Closer()
         self._guard = Guard(self.end)
-        self._cpus = CpuWatch(capabilities.attaching)
+        self._cpus = CpuWatch(capabilities.with_sys_admin)
         self._lock = threading.Lock()  # for bookkeeping, never held while waiting
         self._running: dict[int, _Running] = {}
         self._starting: dict[int, _Starting] = {}
@@ -632,7 +632,7 @@ class Sessions:
             cancel.check()
             if probe.function in unsure:  # now it is sure; the others were asked for before they were compiled
                 attach.require(probe, around.folder)
-            with capabilities.attaching():
+            with capabilities.with_sys_admin():
                 link = attach.attach(self._engine, running.module, probe, around)
             links.append(link)
             if link.renew:
@@ -648,7 +648,7 @@ class Sessions:
     def _renew(self, number: int, link: Link, cpu: int) -> None:
         """Attach a probe to a CPU that has come online."""
         assert link.renew
-        with capabilities.attaching():
+        with capabilities.with_sys_admin():
             link.renew(cpu)
         what = f"{link.info.requested} is attached there now; up to a second of it is missing"
         self._note(number, "", f"CPU {cpu} has come online: {what}")
@@ -688,7 +688,7 @@ class Sessions:
             if output.name not in what or output.name not in module.tables:
                 continue
             open_writer = partial(self._writer, number, output.name, running)
-            with capabilities.attaching():
+            with capabilities.with_sys_admin():
                 reader = _reader(
                     program, source, module, output, what[output.name], open_writer, partial(_at, lost, index)
                 )
@@ -813,7 +813,7 @@ def _unguarded(limits: Limits) -> list[Diagnostic]:
     if limits.cost is None or not limits.asked:
         return []
     try:
-        with capabilities.attaching():
+        with capabilities.with_sys_admin():
             features.run_statistics()
     except OSError as error:
         message = f"max_cost is not guarded: the kernel does not time programs ({error.strerror})"

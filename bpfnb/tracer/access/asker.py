@@ -56,7 +56,7 @@ def require(user: User | None) -> None:
 def take_on(user: User) -> None:
     """Open files as this user from now on, for good: but for ``owning``, and what needs no permission."""
     global _mounted
-    with capabilities.attaching():
+    with capabilities.with_sys_admin():
         _mounted = _mount_our_own()
     with capabilities.raised(*capabilities.BECOMING):
         os.setgroups(sorted(user.groups))
@@ -128,7 +128,7 @@ def show_pins(pinned: Mapping[str, int]) -> None:
     or -1. ProgramError where that cannot be."""
     if not pinned:
         return
-    with capabilities.attaching(), owning():
+    with capabilities.with_sys_admin(), owning():
         if not _mounted or _libc.unshare(_CLONE_NEWNS):  # what this cell pins is not there for the next
             raise ProgramError(f"maps cannot be pinned for a user other than root: {_WHY}")
         mounted: list[Path] = []

@@ -624,7 +624,7 @@ def _as_asked(engine: Engine, job: _Job, there: Mapping[str, int], user: User | 
 def _do(engine: Engine, job: _Job) -> tuple[_Answer, list[int]]:
     inherited = _btf_descriptors()  # what was compiled to warm up
     try:
-        with capabilities.attaching() if job.pinned else nullcontext():  # see pins.py
+        with capabilities.with_sys_admin() if job.pinned else nullcontext():  # see pins.py
             compiled = engine.compile(job.text, (*job.cflags, *_other_headers(job)), tree=job.tree)
     except Exception as error:
         ctypes.CDLL(None).fflush(None)  # bcc writes some of its complaints through C's buffered stdout

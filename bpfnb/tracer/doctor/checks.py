@@ -137,7 +137,7 @@ def attempt(forbidden: str, act: Callable[[], object]) -> Outcome:
     if forbidden:
         return Outcome(None, forbidden)
     try:
-        with capabilities.attaching():
+        with capabilities.with_sys_admin():
             return Outcome(act() is not False)
     except OSError as error:
         return Outcome(False, error.strerror or str(error), error.errno or 0)

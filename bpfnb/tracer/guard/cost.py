@@ -238,7 +238,7 @@ class Windows:
         """One window for all of these."""
         meters = list(meters)
         try:
-            with capabilities.attaching():
+            with capabilities.with_sys_admin():
                 fd = bpf.enable_run_statistics()
         except OSError as error:
             if not few_descriptors(error):  # there may be a free one the next time

@@ -123,7 +123,7 @@ def _measure(code: bytes, returning: bool, stack: ExitStack) -> float:
     program = bpf.load_program(ProgramAttributes(_KPROBE, b"bpfnb_trap", b"GPL", _version()), _RETURN_0)
     stack.callback(os.close, program)
     path = ctypes.create_string_buffer(f"/proc/self/fd/{file}".encode())
-    with capabilities.attaching():
+    with capabilities.with_sys_admin():
         event = link.open_event(int(_TYPE.read_text()), int(returning), config1=ctypes.addressof(path), config2=place)
         stack.callback(os.close, event)
         stack.callback(os.close, bpf.link_perf_event(program, event))

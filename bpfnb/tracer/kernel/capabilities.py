@@ -1,15 +1,17 @@
-"""What the tracer may do, and giving up the rest.
+"""The capabilities the tracer keeps, and dropping the rest.
 
-Capabilities as in Linux's include/uapi/linux/capability.h. Loading needs CAP_BPF and CAP_PERFMON; CAP_DAC_READ_SEARCH
-reads tracefs and other people's executables (uprobes). The tracer stays user 0 where it began so: tracefs lets only
-its owner make instances. Without capabilities user 0 is merely the owner of root's files.
+Numbers are those of Linux's include/uapi/linux/capability.h. Loading needs CAP_BPF and CAP_PERFMON. CAP_DAC_READ_SEARCH
+reads tracefs and other users' executables (uprobes). The tracer stays user 0 where it started as user 0: tracefs lets
+only its owner make instances. Without capabilities, user 0 is merely the owner of root's files.
 
-Attaching can take CAP_SYS_ADMIN: where kernel.perf_event_paranoid is above 2, as Debian and Ubuntu set it, for every
-perf event, which probes are; elsewhere for uprobes (tried on 6.18). So the tracer keeps that one too, but raises it
-only while it attaches (``attaching``); compiling and reading run without, but for a cell with a pinned map, which bcc
-opens by its number (pins.py). In the same way it keeps CAP_IPC_LOCK, for perf buffers larger than everybody may have
-(``locking``), and CAP_SYS_PTRACE, to open what other users' processes have mapped, for the names of their functions,
-or what probes name by a path through them (``looking``).
+Three more stay permitted, and each is effective only inside its context manager:
+
+- CAP_SYS_ADMIN (``with_sys_admin``), while probes are attached. Where kernel.perf_event_paranoid is above 2, as on
+  Debian and Ubuntu, every perf event needs it, and probes are perf events; elsewhere uprobes need it (tried on 6.18).
+  Compiling a cell with a pinned map needs it as well: bcc opens the map by its number (pins.py).
+- CAP_IPC_LOCK (``with_ipc_lock``), while perf buffers are mapped that are larger than every user may have.
+- CAP_SYS_PTRACE (``with_sys_ptrace``), while files are opened that other users' processes have mapped, for the names of
+  their functions, or that probes name by a path through such a process.
 """
 
 from __future__ import annotations
@@ -23,7 +25,18 @@ from pathlib import Path
 from bpfnb.errors import PrivilegeError, SetupError
 from bpfnb.tracer.kernel import tracefs
 
-__all__ = ["attaching", "drop", "forgo", "has", "locking", "looking", "mount", "mount_tracefs", "raised", "require"]
+__all__ = [
+    "drop",
+    "forgo",
+    "has",
+    "mount",
+    "mount_tracefs",
+    "raised",
+    "require",
+    "with_ipc_lock",
+    "with_sys_admin",
+    "with_sys_ptrace",
+]
 
 _DAC_READ_SEARCH, _SETGID, _SETUID, _IPC_LOCK, _SYS_PTRACE, _SYS_ADMIN, _PERFMON, _BPF = 2, 6, 7, 14, 19, 21, 38, 39
 _KEPT = (_DAC_READ_SEARCH, _PERFMON, _BPF)
@@ -38,7 +51,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def require() -> None:
-    """PrivilegeError when this process may not trace."""
+    """Raise PrivilegeError when this process may not trace."""
     held, _ = _held()
     if _SYS_ADMIN not in held and not {_PERFMON, _BPF} <= held:
         raise PrivilegeError(
@@ -48,7 +61,7 @@ def require() -> None:
 
 
 def mount_tracefs() -> None:
-    """Mount tracefs where the system has not, as trace-cmd and perf do; quietly not where we may not."""
+    """Mount tracefs where the system has not, as trace-cmd and perf do. Do nothing where we may not mount."""
     try:
         tracefs.root()
     except SetupError:
@@ -56,16 +69,16 @@ def mount_tracefs() -> None:
 
 
 def mount(kind: str, target: Path) -> None:
-    """Mount a file system of the kernel's at its usual place, where there is one and we may."""
+    """Mount a kernel file system on ``target``. Do nothing where there is no such folder or we may not mount."""
     if target.is_dir():
-        with attaching():
+        with with_sys_admin():
             _libc.mount(b"nodev", bytes(target), kind.encode(), 0, None)
 
 
 def drop(also: Collection[int] = ()) -> None:
-    """Give up every capability but the three, for good: for this process and all it may start.
+    """Drop every capability but the three, for good: for this process and all that it starts.
 
-    CAP_IPC_LOCK, CAP_SYS_PTRACE and CAP_SYS_ADMIN stay at hand, but not in force, and those of ``also``.
+    CAP_IPC_LOCK, CAP_SYS_PTRACE, CAP_SYS_ADMIN and those of ``also`` stay permitted, but not effective.
     """
     held, _ = _held()
     effective = [c for c in _KEPT if c in held]
@@ -83,41 +96,41 @@ def drop(also: Collection[int] = ()) -> None:
 
 
 def forgo(*capabilities: int) -> None:
-    """Give up these of what this thread has in force or at hand, for good."""
+    """Drop these from this thread's effective and permitted capabilities, for good."""
     gone = set(capabilities)
     effective, permitted = _held()
     _set(effective - gone, permitted - gone)
 
 
 def has(*capabilities: int) -> bool:
-    """Whether these are at hand."""
+    """Return whether these are permitted."""
     return set(capabilities) <= _held()[1]
 
 
 @contextmanager
-def attaching() -> Iterator[None]:
-    """CAP_SYS_ADMIN, if it was kept, is in force inside; for this thread alone, as capabilities are."""
+def with_sys_admin() -> Iterator[None]:
+    """Make CAP_SYS_ADMIN effective inside, if it was kept. Capabilities are per thread: only for this thread."""
     with raised(_SYS_ADMIN):
         yield
 
 
 @contextmanager
-def locking() -> Iterator[None]:
-    """CAP_IPC_LOCK, if it was kept, is in force inside, for this thread: memory may be locked beyond the limits."""
+def with_ipc_lock() -> Iterator[None]:
+    """Make CAP_IPC_LOCK effective inside, if it was kept, for this thread: memory may be locked beyond the limits."""
     with raised(_IPC_LOCK):
         yield
 
 
 @contextmanager
-def looking() -> Iterator[None]:
-    """CAP_SYS_PTRACE, if it was kept, is in force inside, for this thread: other users' processes may be looked at."""
+def with_sys_ptrace() -> Iterator[None]:
+    """Make CAP_SYS_PTRACE effective inside, if it was kept, for this thread: it may inspect other users' processes."""
     with raised(_SYS_PTRACE):
         yield
 
 
 @contextmanager
 def raised(*capabilities: int) -> Iterator[None]:
-    """These, as far as they are at hand, are in force inside, for this thread."""
+    """Make these effective inside, as far as they are permitted, for this thread."""
     before, permitted = _held()
     wanted = set(capabilities) & permitted
     if wanted <= before:
@@ -131,7 +144,7 @@ def raised(*capabilities: int) -> Iterator[None]:
 
 
 def _held() -> tuple[set[int], set[int]]:
-    """capget(2): which capabilities this thread has in force, and which at hand. Takes no descriptor."""
+    """Return this thread's effective and permitted capabilities: capget(2). Uses no descriptor."""
     data = (ctypes.c_uint32 * 6)()
     if _libc.capget(_header(), data):
         raise _failed("capget")
@@ -140,7 +153,7 @@ def _held() -> tuple[set[int], set[int]]:
 
 
 def _set(effective: Collection[int], permitted: Collection[int]) -> None:
-    """capset(2): these sets become exactly so, inheritable none."""
+    """Set this thread's effective and permitted capabilities to exactly these, and inheritable to none: capset(2)."""
     masks = [sum(1 << c for c in capabilities) for capabilities in (effective, permitted)]
     data = (ctypes.c_uint32 * 6)(*(m & 0xFFFFFFFF for m in masks), 0, *(m >> 32 for m in masks), 0)
     if _libc.capset(_header(), data):

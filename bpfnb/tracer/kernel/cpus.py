@@ -54,7 +54,7 @@ class CpuWatch:
     """Calls ``renew`` of each subscriber with the number of a CPU whose perf events have to be opened anew.
 
     Looks once a second, in a thread of its own, which is there while anybody subscribes. ``opening``: what is in force
-    while perf events are opened (privileges.attaching).
+    while perf events are opened (capabilities.with_sys_admin).
     """
 
     def __init__(self, opening: Callable[[], AbstractContextManager[None]]) -> None:

@@ -23,7 +23,7 @@ __all__ = [
     "READ_TIMEOUT",
     "UNREADABLE",
     "File",
-    "Looking",
+    "Privilege",
     "Read",
     "TooMuch",
     "opened",
@@ -31,7 +31,7 @@ __all__ = [
     "read_text",
 ]
 
-Looking = Callable[[], AbstractContextManager[None]]
+Privilege = Callable[[], AbstractContextManager[None]]
 Read = Callable[[int, int], bytes]  # offset, size
 
 MAX_READ = 256 << 20  # bytes at once
@@ -58,7 +58,7 @@ class File(NamedTuple):
 @contextmanager
 def opened(
     path: bytes | str,
-    looking: Looking = nullcontext,
+    privilege: Privilege = nullcontext,
     inode: int = 0,
     *,
     follow: bool = True,
@@ -68,7 +68,7 @@ def opened(
 
     All reads together end after ``timeout`` seconds: where a disk or a network is slow, or somebody's FUSE wants to be.
     """
-    with looking():
+    with privilege():
         place = os.open(path, os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
         try:
             found = os.fstat(place)
@@ -116,10 +116,10 @@ class _Reads:
                 raise TooMuch("reading takes too long")
 
 
-def read_bytes(path: bytes | str, most: int, looking: Looking = nullcontext, *, cut: bool = False) -> bytes:
+def read_bytes(path: bytes | str, most: int, privilege: Privilege = nullcontext, *, cut: bool = False) -> bytes:
     """An ordinary file's content, or that of one in /proc, which has no size before it is read. TooMuch where it is
     longer; with ``cut`` its beginning."""
-    with opened(path, looking) as file:
+    with opened(path, privilege) as file:
         data = b"".join(_pieces(file, most if cut else most + 1))
     if len(data) > most:
         raise TooMuch(f"{os.fsdecode(path)} is longer than {most} bytes")
@@ -134,6 +134,6 @@ def _pieces(file: File, most: int) -> Iterator[bytes]:
         at += len(data)
 
 
-def read_text(path: bytes | str, most: int = _MAX_TEXT, looking: Looking = nullcontext) -> str:
+def read_text(path: bytes | str, most: int = _MAX_TEXT, privilege: Privilege = nullcontext) -> str:
     """The same, as text."""
-    return read_bytes(path, most, looking).decode(errors="replace")
+    return read_bytes(path, most, privilege).decode(errors="replace")

@@ -248,7 +248,7 @@ def _require_trampoline(probe: Probe) -> None:
 def _refusal(feature: Callable[[], None]) -> str:
     """Why the kernel refuses what one of features.py tries; "" where it does not."""
     try:
-        with capabilities.attaching():
+        with capabilities.with_sys_admin():
             feature()
     except OSError as error:
         if few_descriptors(error):  # that says nothing of the kernel

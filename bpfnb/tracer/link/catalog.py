@@ -42,7 +42,7 @@ def _in_file(kind: str, rest: str, pattern: str, folder: str) -> list[str]:
         name = f"{provider}:{name}" if provider else name
     with open_target(Probe(kind, rest, "", pattern, 0), path, folder) as target:
         if kind != "usdt":
-            known = set(function_names(target.elf, target.path.encode(), capabilities.looking))
+            known = set(function_names(target.elf, target.path.encode(), capabilities.with_sys_ptrace))
             return [f"{kind}:{path}:{found}" for found in sorted(fnmatch.filter(known, _wild(name)))]
         labels = sorted({f"{note.provider}:{note.name}" for note in target.elf.usdt()})
     whole = _wild(name) if ":" in name else f"*:{_wild(name)}"

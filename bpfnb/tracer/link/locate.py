@@ -60,7 +60,7 @@ def _at_path(probe: Probe, name: str, folder: str) -> str:
     if not folder and not name.startswith("/"):
         raise refused(probe, f"there is no file {name}", hint="write its whole path")
     path = os.path.normpath(Path(folder, name)) if not name.startswith("/") else name
-    with capabilities.looking():  # through another process's /proc/PID/root
+    with capabilities.with_sys_ptrace():  # through another process's /proc/PID/root
         file = Path(path)
         with suppress(OSError):
             if file.is_dir():
@@ -94,14 +94,14 @@ def _libraries(name: str) -> list[str]:
 
 def _is_ours(path: str) -> bool:
     """Whether this is a program or library of this machine, and of its word size."""
-    with suppress(*UNREADABLE), opened(path.encode(), capabilities.looking) as file:
+    with suppress(*UNREADABLE), opened(path.encode(), capabilities.with_sys_ptrace) as file:
         return Elf(file.read).machine == _machine()
     return False
 
 
 @cache
 def _machine() -> int:
-    with opened(b"/proc/self/exe", capabilities.looking) as file:
+    with opened(b"/proc/self/exe", capabilities.with_sys_ptrace) as file:
         return Elf(file.read).machine
 
 

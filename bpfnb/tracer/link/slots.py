@@ -124,7 +124,7 @@ def open_counters(fd: int, kind: str, event: str) -> list[int]:
 def _open(kind: str, event: str, cpu: int) -> int:
     number = list(probes.KINDS[kind].events).index(event)  # in the order of the kernel's enum
     try:
-        with capabilities.attaching():
+        with capabilities.with_sys_admin():
             return open_event(_TYPES[kind], number, cpu=cpu)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.ENODEV):

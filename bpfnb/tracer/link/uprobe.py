@@ -58,7 +58,7 @@ def open_target(probe: Probe, name: str, folder: str) -> Iterator[Target]:
     """The file of a probe. AttachError when there is none, or it is no program or library of this machine."""
     path = find_file(probe, name, folder)
     try:
-        with opened(path.encode(), capabilities.looking) as file:
+        with opened(path.encode(), capabilities.with_sys_ptrace) as file:
             if _check_file:
                 _check_file(file.stat.st_uid, path)
             yield Target(path, file, Elf(file.read))
@@ -76,7 +76,7 @@ def open_target(probe: Probe, name: str, folder: str) -> Iterator[Target]:
 
 
 def _is_script(path: str) -> bool:
-    with suppress(*UNREADABLE), opened(path.encode(), capabilities.looking) as file:
+    with suppress(*UNREADABLE), opened(path.encode(), capabilities.with_sys_ptrace) as file:
         return file.read(0, 2) == b"#!"
     return False
 
@@ -157,7 +157,7 @@ def _of_addresses(target: Target) -> str:
 
 
 def _addresses(probe: Probe, target: Target, name: str) -> tuple[list[int], str]:
-    symbols = find_symbols(target.elf, target.path.encode(), name, capabilities.looking)
+    symbols = find_symbols(target.elf, target.path.encode(), name, capabilities.with_sys_ptrace)
     if not symbols and cxx.is_long(name):
         symbols = _by_long_name(probe, target, name)
     if not symbols:
@@ -176,11 +176,11 @@ def _addresses(probe: Probe, target: Target, name: str) -> tuple[list[int], str]
 def _by_long_name(probe: Probe, target: Target, name: str) -> list[Symbol]:
     """The code of a function of C++ or Rust. AttachError where several are called so, with other parameters."""
     path = target.path.encode()
-    found = cxx.find(name, function_names(target.elf, path, capabilities.looking))
+    found = cxx.find(name, function_names(target.elf, path, capabilities.with_sys_ptrace))
     full = list(dict.fromkeys(signature.full for signature in found))
     if len(full) > 1 or len(found) > _MAX_PLACES:
         raise refused(probe, f"{target.path} has {len(full)} functions {name}", hint=_one_of(probe, full))
-    symbols = [s for f in found for s in find_symbols(target.elf, path, f.mangled, capabilities.looking)]
+    symbols = [s for f in found for s in find_symbols(target.elf, path, f.mangled, capabilities.with_sys_ptrace)]
     return list({symbol.address: symbol for symbol in symbols}.values())
 
 
@@ -194,7 +194,7 @@ def _no_symbol(probe: Probe, target: Target, symbol: str) -> Exception:
     if "*" in symbol and not cxx.is_long(symbol):
         hint = f"name one function; %bpf probes '{probe.kind}:{target.path}:{symbol}' lists those that match"
         return refused(probe, "wildcards are not understood", hint=hint)
-    names = list(function_names(target.elf, target.path.encode(), capabilities.looking))
+    names = list(function_names(target.elf, target.path.encode(), capabilities.with_sys_ptrace))
     if likely := dict.fromkeys(s.full for s in cxx.related(symbol, names) if cxx.is_long(symbol) or s.bare != s.full):
         close = _likely(probe, symbol, list(likely))
     else:
@@ -233,7 +233,7 @@ def _implementation(probe: Probe, target: Target, symbol: Symbol) -> tuple[int, 
 
 
 def _not_known(probe: Probe, target: Target, symbol: Symbol) -> Exception:
-    names = function_names(target.elf, target.path.encode(), capabilities.looking)
+    names = function_names(target.elf, target.path.encode(), capabilities.with_sys_ptrace)
     parts = sorted({name for name in names if name.startswith(f"__{symbol.name}_")})
     hint = f"give the address of one, as nm prints it: {probe.kind}:{target.path}:0xADDRESS"
     if parts:
@@ -255,7 +255,7 @@ class _Loaded:
     def of(cls, target: Target) -> _Loaded | None:
         """The same file, or one of the same build."""
         for path, spans in mapped_files().items():
-            with suppress(*UNREADABLE), opened(os.fsencode(path), capabilities.looking) as file:
+            with suppress(*UNREADABLE), opened(os.fsencode(path), capabilities.with_sys_ptrace) as file:
                 elf = Elf(file.read)
                 same = os.path.samestat(file.stat, target.file.stat)
                 if same or (elf.build_id() and elf.build_id() == target.elf.build_id()):

@@ -59,7 +59,7 @@ class CpuBuffer:
         shared = bool(more_maps)
         try:
             self.fd = self._fds[map_fd] = _open_event(cpu, shared)
-            with capabilities.locking():
+            with capabilities.with_ipc_lock():
                 memory = mmap.mmap(self.fd, mmap.PAGESIZE + size)
             for other in more_maps:
                 self._fds[other] = _open_event(cpu, shared)
@@ -148,7 +148,7 @@ class PerfBuffers:
             cpu = self._renewed.popleft()
             before = [buffer for buffer in self.all if buffer.cpu == cpu]
             # Where that cannot be, the programs count what they cannot submit.
-            with suppress(OSError, BpfnbError), capabilities.attaching():
+            with suppress(OSError, BpfnbError), capabilities.with_sys_admin():
                 self.all.append(self._open_one(cpu))
                 for buffer in before:
                     buffer.replaced = True
@@ -176,7 +176,7 @@ class PerfBuffers:
 
     def _open_all(self) -> list[CpuBuffer]:
         buffers = []
-        with ExitStack() as stack, capabilities.attaching():
+        with ExitStack() as stack, capabilities.with_sys_admin():
             for cpu in sorted(self._online):
                 buffers.append(self._open_one(cpu))
                 stack.callback(buffers[-1].close)

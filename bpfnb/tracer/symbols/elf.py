@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bpfnb.tracer.kernel.files import MAX_READ, UNREADABLE, File, Looking, Read, TooMuch, opened
+from bpfnb.tracer.kernel.files import MAX_READ, UNREADABLE, File, Privilege, Read, TooMuch, opened
 
 __all__ = [
     "DEBUG_FOLDER",
@@ -134,32 +134,34 @@ class Image:
 
 
 def read_image(
-    read: Read, path: bytes, known_as: bytes = b"", looking: Looking = nullcontext, *, debug: bytes = DEBUG_FOLDER
+    read: Read, path: bytes, known_as: bytes = b"", privilege: Privilege = nullcontext, *, debug: bytes = DEBUG_FOLDER
 ) -> Image:
     elf = Elf(read)
-    return Image(elf, _merged([table.functions() for table in _all_tables(elf, path, known_as, looking, debug)]))
+    return Image(elf, _merged([table.functions() for table in _all_tables(elf, path, known_as, privilege, debug)]))
 
 
-def find_symbols(elf: Elf, path: bytes, name: str, looking: Looking = nullcontext) -> list[Symbol]:
+def find_symbols(elf: Elf, path: bytes, name: str, privilege: Privilege = nullcontext) -> list[Symbol]:
     """The code a file has by this name, each address once: functions where there are any, else labels."""
-    found = [symbol for table in _all_tables(elf, path, b"", looking) for symbol in table.find(name.encode())]
+    found = [symbol for table in _all_tables(elf, path, b"", privilege) for symbol in table.find(name.encode())]
     code = [symbol for symbol in found if elf.offset(symbol.address) is not None]
     functions = [symbol for symbol in code if symbol.kind in _FUNCTIONS] or code
     return list({symbol.address: symbol for symbol in functions}.values())
 
 
-def function_names(elf: Elf, path: bytes, looking: Looking = nullcontext) -> Iterator[str]:
+def function_names(elf: Elf, path: bytes, privilege: Privilege = nullcontext) -> Iterator[str]:
     """The names of all functions that a file and its debug file have."""
-    for table in _all_tables(elf, path, b"", looking):
+    for table in _all_tables(elf, path, b"", privilege):
         yield from table.functions().names()
 
 
-def _all_tables(elf: Elf, path: bytes, known_as: bytes, looking: Looking, debug: bytes = DEBUG_FOLDER) -> list[_Table]:
+def _all_tables(
+    elf: Elf, path: bytes, known_as: bytes, privilege: Privilege, debug: bytes = DEBUG_FOLDER
+) -> list[_Table]:
     """A file's symbol tables and, where it is stripped, those of its debug file."""
     if elf.all_tables is None:
         elf.all_tables = elf.tables()
         if not elf.has(_SYMTAB):
-            elf.all_tables += next(_debug_files(elf, path, known_as, looking, debug), [])
+            elf.all_tables += next(_debug_files(elf, path, known_as, privilege, debug), [])
         if sum(len(table.symbols) for table in elf.all_tables) > _MAX_SYMBOLS:
             raise TooMuch("its symbols are too many")
     return elf.all_tables
@@ -176,7 +178,7 @@ def _merged(tables: list[_Table]) -> Functions:
     return Functions(starts, sizes, begins, b"".join(table.text for table in tables), local)
 
 
-def _debug_files(elf: Elf, path: bytes, known_as: bytes, looking: Looking, debug: bytes) -> Iterator[list[_Table]]:
+def _debug_files(elf: Elf, path: bytes, known_as: bytes, privilege: Privilege, debug: bytes) -> Iterator[list[_Table]]:
     """The symbol tables of a stripped file's separate debug files, where and as gdb looks for them."""
     build_id, (name, crc) = elf.build_id(), elf.debug_link()
     hexadecimal = build_id.hex().encode()
@@ -185,7 +187,7 @@ def _debug_files(elf: Elf, path: bytes, known_as: bytes, looking: Looking, debug
         folder, known = os.path.dirname(path), os.path.dirname(known_as or path)  # noqa: PTH120 (bytes)
         places += [b"%b/%b" % (f, name) for f in (folder, folder + b"/.debug", debug + known)]
     for place in places:
-        with suppress(*UNREADABLE), opened(place, looking) as file:
+        with suppress(*UNREADABLE), opened(place, privilege) as file:
             found = Elf(file.read)
             same = found.build_id() == build_id if build_id else _checksum(file) == crc
             if same and found.has(_SYMTAB):

@@ -27,7 +27,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 import numpy.typing as npt
 
-from bpfnb.tracer.kernel.files import UNREADABLE, File, Looking, opened, read_bytes
+from bpfnb.tracer.kernel.files import UNREADABLE, File, Privilege, opened, read_bytes
 from bpfnb.tracer.symbols.demangle import Demangler
 from bpfnb.tracer.symbols.elf import DEBUG_FOLDER, Addresses, Functions, Image, read_image, reader
 
@@ -58,7 +58,7 @@ class Symbols:
     """Names code addresses; from one thread.
 
     ``kallsyms``: /proc/kallsyms, opened before privileges were dropped (see above); closed with this object.
-    ``looking``: entered while something of another process is opened; there to raise what that takes.
+    ``privilege``: a context manager, entered while something of another process is opened, to raise the capability.
     ``debug``: the folder of separate debug files. ``start_time``: when a process began, in clock ticks
     since boot, and 0 when it is gone; by default as /proc/PID/stat says.
     """
@@ -66,14 +66,14 @@ class Symbols:
     def __init__(
         self,
         kallsyms: int | None = None,
-        looking: Looking = nullcontext,
+        privilege: Privilege = nullcontext,
         *,
         max_processes: int = _MAX_PROCESSES,
         debug: bytes = DEBUG_FOLDER,
         start_time: Callable[[int], int] | None = None,
     ) -> None:
         self._kernel = _Kernel(_open_kallsyms() if kallsyms is None else kallsyms)
-        self._looking = looking
+        self._privilege = privilege
         self._max_processes = max_processes
         self._debug = debug
         self._start_time = start_time or _start_time
@@ -115,7 +115,7 @@ class Symbols:
         if pid in self._processes and self._processes[pid].mappings:
             return ""
         try:
-            read_bytes(f"/proc/{pid}/maps", 1, self._looking, cut=True)
+            read_bytes(f"/proc/{pid}/maps", 1, self._privilege, cut=True)
         except PermissionError:
             return f"/proc/{pid}/maps may not be read: that takes Linux 6.15, or CAP_SYS_PTRACE"
         except OSError:
@@ -134,7 +134,7 @@ class Symbols:
         if process is None:
             return None
         if started:
-            process.look(self._looking)
+            process.look(self._privilege)
         self._processes[pid] = process
         self._trim()
         return process
@@ -162,7 +162,7 @@ class Symbols:
     def _in_jit(self, process: _Process, addresses: Sequence[int], names: list[bytes], files: list[bytes]) -> None:
         """Fill in what is in no file, from /tmp/perf-PID.map."""
         rows = [row for row, name in enumerate(names) if not name]
-        jit = process.jit_map(self._looking) if rows else None
+        jit = process.jit_map(self._privilege) if rows else None
         if jit is None:
             return
         for row, name in zip(rows, jit.functions.names(np.array([addresses[r] for r in rows], np.uint64)), strict=True):
@@ -187,12 +187,12 @@ class Symbols:
             return None
         proc = b"/proc/%d" % process.pid
         for path in (proc + b"/root" + mapping.path, mapping.path, proc + b"/exe"):
-            with suppress(*UNREADABLE), opened(path, self._looking, mapping.inode) as file:
+            with suppress(*UNREADABLE), opened(path, self._privilege, mapping.inode) as file:
                 key = (file.stat.st_dev, file.stat.st_ino, file.stat.st_size, file.stat.st_mtime_ns)
                 image = self._images.get(key)
                 if image is None:
                     image = self._images[key] = read_image(
-                        file.read, path, mapping.path, self._looking, debug=self._debug
+                        file.read, path, mapping.path, self._privilege, debug=self._debug
                     )
                 return image
         return None
@@ -309,10 +309,10 @@ class _Process:
         self._starts = self._ends = np.zeros(0, np.uint64)
         self._jit: _JitMap | None = None
 
-    def look(self, looking: Looking) -> None:
+    def look(self, privilege: Privilege) -> None:
         """Take in the mappings as they are now: libraries come and go. One that is ending has none any more."""
         with suppress(*UNREADABLE):
-            lines = read_bytes(f"/proc/{self.pid}/maps", _MAX_MAPS, looking, cut=True).split(b"\n")
+            lines = read_bytes(f"/proc/{self.pid}/maps", _MAX_MAPS, privilege, cut=True).split(b"\n")
             self.mappings = tuple(parse_mappings(lines)) or self.mappings
         self._starts = np.array([m.start for m in self.mappings], np.uint64)
         self._ends = np.array([m.end for m in self.mappings], np.uint64)
@@ -324,12 +324,12 @@ class _Process:
         at = np.searchsorted(self._starts, addresses, "right") - 1
         return np.where((at >= 0) & (addresses < self._ends[at]), at, -1)
 
-    def jit_map(self, looking: Looking) -> _JitMap | None:
+    def jit_map(self, privilege: Privilege) -> _JitMap | None:
         """What a JIT compiler says of the code it made; anybody may write to /tmp, so only the process's own word."""
         uid, tgid, inner = _identity(self.pid)
         paths = (b"/proc/%d/root/tmp/perf-%d.map" % (self.pid, inner), b"/tmp/perf-%d.map" % tgid)
         for path in paths if tgid else ():
-            with suppress(*UNREADABLE), opened(path, looking, follow=False) as file:
+            with suppress(*UNREADABLE), opened(path, privilege, follow=False) as file:
                 version = (file.stat.st_ino, file.stat.st_size, file.stat.st_mtime_ns)
                 if file.stat.st_uid not in (0, uid):
                     continue
