@@ -1,6 +1,6 @@
 """What the worker says to the notebook, sent without waiting for it to read.
 
-A notebook that is stopped, or does not read, must hold up nobody: not the drainer, not the end of a session, not the
+A notebook that is stopped, or does not read, must hold up nobody: not the poller, not the end of a session, not the
 end of the worker. What its socket does not take at once is queued, and a thread sends it. The queue is bounded by those
 who fill it: segments by what the notebook has acknowledged, replies by the worker, which takes no further requests
 while much lies here (``full``).

@@ -58,7 +58,7 @@ from bpfnb.tracer.outbox import Outbox
 from bpfnb.tracer.read import lines
 from bpfnb.tracer.read.clock import Clock
 from bpfnb.tracer.read.comms import CommHistory
-from bpfnb.tracer.read.poller import Drainer
+from bpfnb.tracer.read.poller import Poller
 from bpfnb.tracer.read.printk import PrintkSource, new_tag
 from bpfnb.tracer.read.ringbuf import OpenWriter, PerfSource, RingSource
 from bpfnb.tracer.source_map import Rewritten
@@ -222,7 +222,7 @@ class Sessions:
         self._engine = engine
         self._compiler = compiler
         self._outbox = outbox
-        self._drainer = Drainer()
+        self._poller = Poller()
         self._clock = Clock()
         self._closer = Closer()
         self._guard = Guard(self.end)
@@ -729,8 +729,8 @@ class Sessions:
 
         running.buffers += source.memory
         running.stack.callback(source.close)
-        self._drainer.add(source.fds, running.meter.timed(source.drain), tick=source.tick, fail=failed)
-        running.stack.callback(self._drainer.remove, source.fds, last=last)
+        self._poller.add(source.fds, running.meter.timed(source.drain), needs_polling=source.needs_polling, fail=failed)
+        running.stack.callback(self._poller.remove, source.fds, last=last)
         if not isinstance(source, RingSource):
             self._follow_cpus(source.renew, running.stack)
 
@@ -764,7 +764,7 @@ class Sessions:
                 except OSError:
                     comms.close()
                     raise
-                self._drainer.add(comms.fds, comms.drain, fail=self._names_failed)
+                self._poller.add(comms.fds, comms.drain, fail=self._names_failed)
                 self._comms = comms
             self._printing.add(number)
             stack.callback(self._release_comms, number)
@@ -775,7 +775,7 @@ class Sessions:
             self._printing.discard(number)
             if self._comms and not self._printing:
                 self._cpus.unsubscribe(self._comms.renew)
-                self._drainer.remove(self._comms.fds)
+                self._poller.remove(self._comms.fds)
                 self._comms.close()
                 self._comms = None
 

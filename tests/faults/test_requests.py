@@ -138,7 +138,7 @@ def test_threads_have_no_more_rights_than_the_tracer() -> None:
             assert fields["NoNewPrivs"] == "1"
             blocked = int(fields["SigBlk"], 16)
             assert all(blocked >> (s - 1) & 1 for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
-        assert len(tasks) > 3  # the main one, the drainer, and those that answer
+        assert len(tasks) > 3  # the main one, the poller, and those that answer
 
 
 # --- what only strangers send -------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from bpfnb.tracer.compile.engine import Compiled, Engine
 from bpfnb.tracer.kernel import capabilities
 from bpfnb.tracer.read import perf
 from bpfnb.tracer.read.perf import PerfBuffers
-from bpfnb.tracer.read.poller import FILLING, Drainer
+from bpfnb.tracer.read.poller import HIGH_WATER, Poller
 from bpfnb.tracer.read.ringbuf import PerfSource, RingSource
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -161,10 +161,10 @@ class Traced:
             os.close(self._link)
             self._link = -1
 
-    def finish(self, drainer: Drainer) -> None:
+    def finish(self, poller: Poller) -> None:
         """As a session ends."""
         self.detach()
-        drainer.remove(self.source.fds, last=lambda: self.source.drain(last=True))
+        poller.remove(self.source.fds, last=lambda: self.source.drain(last=True))
 
     @property
     def lost(self) -> int:
@@ -206,7 +206,7 @@ class Worker:
     def __init__(self) -> None:
         self.engine = Engine()
         self.engine.compile("int warm(void *ctx) { return 0; }")
-        self.drainer = Drainer()
+        self.poller = Poller()
 
     @contextmanager
     def compiled(self, text: str) -> Iterator[Compiled]:
@@ -275,13 +275,13 @@ def wait_for(condition: Callable[[], bool], seconds: float = 5) -> None:
 
 
 def everything(worker: Worker, kind: str, count: int) -> dict[str, Any]:
-    """Two CPUs produce at once, the drainer reads."""
+    """Two CPUs produce at once, the poller reads."""
     cpus = sorted(os.sched_getaffinity(0))[:2]
     with Traced(worker, kind, text_of(kind, pages=1024), EVENT) as traced:
-        worker.drainer.add(traced.source.fds, traced.source.drain, tick=traced.source.tick)
+        worker.poller.add(traced.source.fds, traced.source.drain, needs_polling=traced.source.needs_polling)
         with producing_elsewhere(cpus, count):
             pass
-        traced.finish(worker.drainer)
+        traced.finish(worker.poller)
         by_cpu = traced.by_cpu()
         times = traced.column(traced.source.schema.time) if kind == "perf" else np.zeros(1, np.int64)
         return {
@@ -303,7 +303,7 @@ def turns(worker: Worker, kind: str, count: int) -> dict[str, Any]:
         with producing_elsewhere(cpus, count):
             produce(range(count), cpus[1])
         answers = []
-        while not answers or answers[-1] == FILLING:
+        while not answers or answers[-1] == HIGH_WATER:
             answers.append(traced.source.drain())
         steps = len(answers)
         traced.source.drain(last=True)
@@ -386,7 +386,7 @@ def overflow(worker: Worker, kind: str) -> dict[str, Any]:
 def delays(worker: Worker, kind: str, flags: str) -> dict[str, Any]:
     """How long single events take to be in the segment, the worst left out: others use this machine too."""
     with Traced(worker, kind, text_of(kind, flags=flags), EVENT) as traced:
-        worker.drainer.add(traced.source.fds, traced.source.drain, tick=traced.source.tick)
+        worker.poller.add(traced.source.fds, traced.source.drain, needs_polling=traced.source.needs_polling)
         found = []
         for n in range(10):
             time.sleep(0.013 * (n % 4))
@@ -394,7 +394,7 @@ def delays(worker: Worker, kind: str, flags: str) -> dict[str, Any]:
             produce(range(1))
             wait_for(lambda: traced.count > n)  # noqa: B023
             found.append(time.monotonic() - begin)
-        traced.finish(worker.drainer)
+        traced.finish(worker.poller)
         return {"delays": sorted(found)[:-2], "count": traced.count}
 
 
@@ -479,18 +479,18 @@ def _as_large_as_may_be(table: int) -> dict[str, Any]:
 def pace(worker: Worker) -> dict[str, Any]:
     """How often a source is called in 0.4 s, by what it answers."""
     calls = {}
-    for name, answer in (("idle", 0), ("again", True), ("filling", FILLING)):
-        calls[name] = calls_of(worker.drainer, answer, tick=True)
-    calls["silent"] = calls_of(worker.drainer, 0, tick=False)
+    for name, answer in (("idle", 0), ("again", True), ("filling", HIGH_WATER)):
+        calls[name] = calls_of(worker.poller, answer, needs_polling=True)
+    calls["silent"] = calls_of(worker.poller, 0, needs_polling=False)
     return calls
 
 
-def calls_of(drainer: Drainer, answer: int, tick: bool) -> int:
+def calls_of(poller: Poller, answer: int, needs_polling: bool) -> int:
     fd = os.eventfd(0)
     made = []
-    drainer.add([fd], lambda: made.append(1) or answer, tick=tick)
+    poller.add([fd], lambda: made.append(1) or answer, needs_polling=needs_polling)
     time.sleep(0.4)
-    drainer.remove([fd])
+    poller.remove([fd])
     os.close(fd)
     count = len(made)
     time.sleep(0.06)
@@ -576,8 +576,8 @@ def test_what_does_not_fit_is_counted_and_reading_goes_on(run: Run, kind: str) -
     found = run("overflow", kind)
     room = (64 << 10) // {"ring": 56, "perf": 72}[kind]
     assert found["count"] + found["lost"] == 15_100
-    assert found["answers"][:3] == [FILLING] * 3
-    assert found["answers"][3] != FILLING
+    assert found["answers"][:3] == [HIGH_WATER] * 3
+    assert found["answers"][3] != HIGH_WATER
     assert all(room - 3 <= after - before <= room for before, after in pairwise([0, *found["delivered"]]))
     assert found["ordered"]
     assert found["last"]

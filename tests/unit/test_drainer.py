@@ -1,4 +1,4 @@
-"""The drainer: sources take turns, one waits for no other, and one that fails harms no other."""
+"""The poller: sources take turns, one waits for no other, and one that fails harms no other."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from bpfnb.tracer.read.poller import FILLING, Drainer
+from bpfnb.tracer.read.poller import HIGH_WATER, Poller
 
 
 @pytest.fixture(scope="module")
-def drainer() -> Drainer:
+def poller() -> Poller:
     """Its thread lives as long as its process."""
-    return Drainer()
+    return Poller()
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def wait_for(condition: Callable[[], object]) -> None:
         time.sleep(0.001)
 
 
-def test_removing_a_source_waits_for_its_own_step_only(drainer: Drainer) -> None:
+def test_removing_a_source_waits_for_its_own_step_only(poller: Poller) -> None:
     """GIVEN a source in the middle of a long step WHEN another is removed THEN that is done at once, its last drain
     too; the first one's removal waits for the step, after which there is none."""
     begun, go_on = threading.Event(), threading.Event()
@@ -44,15 +44,15 @@ def test_removing_a_source_waits_for_its_own_step_only(drainer: Drainer) -> None
         begun.set()
         go_on.wait()
         steps.append("long")
-        return FILLING
+        return HIGH_WATER
 
     with readable() as one, readable() as other:
-        drainer.add([other], lambda: 0)
-        drainer.add([one], long)
+        poller.add([other], lambda: 0)
+        poller.add([one], long)
         assert begun.wait(5)
-        drainer.remove([other], last=lambda: steps.append("last"))
+        poller.remove([other], last=lambda: steps.append("last"))
         assert steps == ["last"]
-        removing = threading.Thread(target=drainer.remove, args=([one], lambda: steps.append("end")))
+        removing = threading.Thread(target=poller.remove, args=([one], lambda: steps.append("end")))
         removing.start()
         removing.join(0.05)
         assert removing.is_alive()
@@ -61,7 +61,7 @@ def test_removing_a_source_waits_for_its_own_step_only(drainer: Drainer) -> None
         assert steps == ["last", "long", "end"]
 
 
-def test_a_source_that_always_has_more_leaves_others_their_turn(drainer: Drainer) -> None:
+def test_a_source_that_always_has_more_leaves_others_their_turn(poller: Poller) -> None:
     calls = {"flood": 0, "quiet": 0}
 
     def call(name: str, answer: int) -> Callable[[], int]:
@@ -72,15 +72,15 @@ def test_a_source_that_always_has_more_leaves_others_their_turn(drainer: Drainer
         return drain
 
     with readable() as flood, readable() as quiet:
-        drainer.add([flood], call("flood", FILLING))
-        drainer.add([quiet], call("quiet", 0))
+        poller.add([flood], call("flood", HIGH_WATER))
+        poller.add([quiet], call("quiet", 0))
         wait_for(lambda: calls["flood"] > 50)
-        drainer.remove([flood])
-        drainer.remove([quiet])
+        poller.remove([flood])
+        poller.remove([quiet])
     assert abs(calls["flood"] - calls["quiet"]) <= 2
 
 
-def test_a_source_that_fails_is_told_and_called_no_more(drainer: Drainer) -> None:
+def test_a_source_that_fails_is_told_and_called_no_more(poller: Poller) -> None:
     calls: list[str] = []
     errors: list[Exception] = []
 
@@ -89,11 +89,11 @@ def test_a_source_that_fails_is_told_and_called_no_more(drainer: Drainer) -> Non
         raise ValueError("no more")
 
     with readable() as one, readable() as second, readable() as other:
-        drainer.add([one, second], fails, fail=errors.append)
-        drainer.add([other], lambda: calls.append("other") or 0)
+        poller.add([one, second], fails, fail=errors.append)
+        poller.add([other], lambda: calls.append("other") or 0)
         wait_for(lambda: calls.count("other") > 3)
         assert calls.count("fails") == 1
         assert [str(error) for error in errors] == ["no more"]
-        drainer.remove([one, second], last=lambda: calls.append("last"))  # there is nothing it could still read
-        drainer.remove([other])
+        poller.remove([one, second], last=lambda: calls.append("last"))  # there is nothing it could still read
+        poller.remove([other])
     assert "last" not in calls

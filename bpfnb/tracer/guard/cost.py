@@ -145,7 +145,7 @@ class Meter:
                 del self._links[name]
 
     def timed(self, drain: Drain) -> Drain:
-        """A drain whose time on the CPU is counted. No two of a session's run at once (drainer.py)."""
+        """A drain whose time on the CPU is counted. No two of a session's run at once (poller.py)."""
 
         def drain_timed() -> int:
             began = time.thread_time_ns()

@@ -53,7 +53,7 @@ class Guard:
                 for number, (meter, watch) in watched.items():
                     self._look(number, meter, watch)
         except BaseException:
-            # Nothing is guarded any more: as with the drainer, better a dead tracer than that in silence.
+            # Sessions are no longer guarded. End the process, as the poller does: the notebook reports that.
             traceback.print_exc()
             os._exit(70)
 

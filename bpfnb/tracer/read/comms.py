@@ -121,7 +121,7 @@ class CommHistory:
     def drain(self) -> bool:
         """Take in what has changed until now. Whoever wants names for events drains those events first, then this.
 
-        Returns False: nothing is ever held back (see Drainer)."""
+        Returns False: nothing is ever held back (see Poller)."""
         with self._lock:
             self._names.forget()
             events, _ = self._instance.drain(time.monotonic_ns())

@@ -1,7 +1,8 @@
-"""One thread that empties every session's buffers, so that compiling a cell holds up nobody's events.
+"""The thread that drains every session's buffers.
 
-A source's ``drain`` takes a bounded step: at most what lay in its buffers when it was called, and of much of that a
-part. Sources take turns, and each has a lock of its own: removing one waits for its own step, whatever the others do.
+It is a thread of its own so that compiling a cell delays no session's events. Each source's ``drain`` takes a bounded
+step: at most what its buffers held when it was called, and only a part of a large amount. Sources take turns. Each has
+a lock of its own, so that removing a source waits only for that source's step.
 """
 
 from __future__ import annotations
@@ -13,125 +14,130 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
-__all__ = ["FILLING", "Drain", "Drainer"]
+__all__ = ["HIGH_WATER", "Drain", "Poller"]
 
-# After a round, rest before the next one: under load a drain then finds many events, and an event is still seen within
-# a few hundredths of a second. The rest is short after a quiet spell, which a burst may end, and where a buffer fills
-# up faster than that; it grows while neither is so.
-_LEAST_REST, _MOST_REST = 0.0005, 0.02
-_GROWTH = 1.25
-_TICK = 0.04
+# Rest between two rounds. Under load each drain then finds many events, and an event is still seen within a few
+# hundredths of a second. The rest starts short after a quiet period, which a burst may end. It halves while a buffer is
+# past its high-water mark and grows otherwise.
+_MIN_REST, _MAX_REST = 0.0005, 0.02  # seconds
+_REST_GROWTH = 1.25
+_POLL_INTERVAL = 0.04  # seconds
 
-FILLING = 2
+HIGH_WATER = 2
 
-# What a drain answers: nothing (0, False) when all was read; 1, True: something was held back, call again soon;
-# FILLING: the buffer was filling up, or more lay there than a step takes: call again sooner.
+# What a drain returns. 0 or False: everything was read. 1 or True: events are held back, call again soon. HIGH_WATER:
+# the buffer was past its high-water mark, or held more than one step takes; call again sooner.
 Drain = Callable[[], int]
 Fail = Callable[[Exception], None]
 
 
 class _Source:
-    """What is called for some descriptors. ``lock``: held while it drains, and by whoever removes it."""
+    """Descriptors and the function that drains them. ``lock`` is held during a drain, and by whoever removes it."""
 
-    def __init__(self, fds: Sequence[int], drain: Drain, tick: bool, fail: Fail | None) -> None:
+    def __init__(self, fds: Sequence[int], drain: Drain, needs_polling: bool, fail: Fail | None) -> None:
         self.fds = fds
         self.drain = drain
-        self.tick = tick
+        self.needs_polling = needs_polling
         self.fail = fail
         self.lock = threading.Lock()
         self.again = False
-        self.gone = False  # removed, or it has failed
+        self.gone = False  # removed or failed
 
 
-class Drainer:
-    """Calls a source's ``drain`` when one of its descriptors is readable, and as its last answer asked for."""
+class Poller:
+    """Calls a source's ``drain`` when one of its descriptors is readable, and again as its last result asks for."""
 
     def __init__(self) -> None:
         self._poll = select.epoll()
-        self._added = os.eventfd(0)  # a thread that waits without end must hear of a source that ticks
+        self._added = os.eventfd(0)  # wakes the thread, which may wait forever, when a source needs polling
         self._poll.register(self._added, select.EPOLLIN | select.EPOLLET)
         self._sources: list[_Source] = []
         self._by_fd: dict[int, _Source] = {}
         self._rest = 0.0
-        self._lock = threading.Lock()  # of these two alone, never held while something drains
-        threading.Thread(target=self._run, name="bpfnb-drainer", daemon=True).start()
+        self._lock = threading.Lock()  # guards these two; never held during a drain
+        threading.Thread(target=self._run, name="bpfnb-poller", daemon=True).start()
 
-    def add(self, fds: Sequence[int], drain: Drain, *, tick: bool = False, fail: Fail | None = None) -> None:
-        """``tick``: the descriptors do not tell of every event, so call it 25 times a second as well.
+    def add(self, fds: Sequence[int], drain: Drain, *, needs_polling: bool = False, fail: Fail | None = None) -> None:
+        """Add a source.
 
-        ``fail``: called with what ``drain`` raised, from the drainer's thread, so it must not wait. The source is not
-        called again; it has to be removed all the same. Without one, a failure ends the process.
+        ``needs_polling``: the descriptors are not readable for every event, so call ``drain`` 25 times a second too.
+        ``fail``: called with the exception that ``drain`` raised, in the poller's thread, so it must not block. The
+        source is not drained again, but must still be removed. Without ``fail``, an exception ends the process.
         """
-        source = _Source(fds, drain, tick, fail)
+        source = _Source(fds, drain, needs_polling, fail)
         with self._lock:
             self._sources.append(source)
             for fd in fds:
                 self._by_fd[fd] = source
                 self._poll.register(fd, select.EPOLLIN)
-        if tick:
+        if needs_polling:
             os.eventfd_write(self._added, 1)
 
     def remove(self, fds: Sequence[int], last: Callable[[], object] | None = None) -> None:
-        """No drain of these descriptors runs once this returns. ``last``: one more, unless the source has failed;
-        what it raises is raised here."""
+        """Remove the source of these descriptors. No drain of it runs once this returns.
+
+        ``last`` is called once more, unless the source has failed. Its exceptions are raised here.
+        """
         with self._lock:
             removed = list(dict.fromkeys(self._by_fd[fd] for fd in fds if fd in self._by_fd))
             for source in removed:
                 self._forget(source)
         for source in removed:
             source.gone = True
-            with source.lock:  # its step ends
+            with source.lock:  # wait for its step to end
                 if last:
                     last()
 
     def _run(self) -> None:
         try:
             while True:
-                ready = [fd for fd, _ in self._poll.poll(self._patience())]
-                again, filling = self._round(ready)
+                ready = [fd for fd, _ in self._poll.poll(self._timeout())]
+                again, high_water = self._round(ready)
                 if ready or again:
-                    self._rest = self._rest / 2 if filling else self._rest * _GROWTH
-                    self._rest = min(max(self._rest, _LEAST_REST), _MOST_REST)
+                    self._rest = self._rest / 2 if high_water else self._rest * _REST_GROWTH
+                    self._rest = min(max(self._rest, _MIN_REST), _MAX_REST)
                     time.sleep(self._rest)
                 else:
                     self._rest = 0.0
         except BaseException:
-            # Events are no longer read: better a dead tracer, which the notebook reports with this text, than silence.
+            # Events are no longer read. End the process: the notebook reports that, with this text.
             traceback.print_exc()
             os._exit(70)
 
-    def _patience(self) -> float | None:
+    def _timeout(self) -> float | None:
         with self._lock:
             if any(source.again for source in self._sources):
                 return 0
-            return _TICK - self._rest if any(source.tick for source in self._sources) else None
+            return _POLL_INTERVAL - self._rest if any(source.needs_polling for source in self._sources) else None
 
     def _round(self, ready: Sequence[int]) -> tuple[bool, bool]:
-        """Call what is due, each once; those that tick are cheap to call. Whether any is to be called again soon, and
-        whether a buffer was filling up."""
+        """Drain each due source once. Those that need polling are always due: their drain is cheap.
+
+        Return whether any is to be called again soon, and whether any was past its high-water mark.
+        """
         with self._lock:
             woken = [self._by_fd[fd] for fd in ready if fd in self._by_fd]
-            asking = [source for source in self._sources if source.again or source.tick]
-        answers = [self._call(source) for source in dict.fromkeys(woken + asking)]
-        return any(answers), FILLING in answers
+            due = [source for source in self._sources if source.again or source.needs_polling]
+        results = [self._call(source) for source in dict.fromkeys(woken + due)]
+        return any(results), HIGH_WATER in results
 
     def _call(self, source: _Source) -> int:
-        """One step of a source, unless it has been removed meanwhile."""
+        """Drain a source one step, unless it has been removed meanwhile."""
         with source.lock:
             if source.gone:
                 return 0
             try:
-                answer = source.drain()
+                result = source.drain()
             except Exception as error:
                 if not source.fail:
                     raise
                 source.gone = True
                 with self._lock:
-                    self._forget(source)  # its descriptors, which nobody reads any more, shall not wake us
+                    self._forget(source)  # nobody reads its descriptors now, so they must not wake us
                 source.fail(error)
                 return 0
-            source.again = bool(answer)
-            return answer
+            source.again = bool(result)
+            return result
 
     def _forget(self, source: _Source) -> None:
         if source in self._sources:

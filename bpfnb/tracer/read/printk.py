@@ -21,7 +21,7 @@ from bpfnb.protocol.schema import PRINTK_ROW
 from bpfnb.protocol.segments import SegmentWriter
 from bpfnb.tracer.kernel.tracefs import Events, Field, Instance, Ints, fields_of, join
 from bpfnb.tracer.read.comms import CommHistory
-from bpfnb.tracer.read.poller import FILLING
+from bpfnb.tracer.read.poller import HIGH_WATER
 
 __all__ = ["PrintkSource", "new_tag"]
 
@@ -51,7 +51,7 @@ class PrintkSource:
     instance.
     """
 
-    tick = False
+    needs_polling = False
 
     def __init__(self, tag: str, comms: CommHistory, writer: SegmentWriter, note: Callable[[str], None]) -> None:
         self._tag = len(tag)
@@ -96,7 +96,7 @@ class PrintkSource:
             self._writer.set_lost(self._instance.lost())
         elif self._instance.failure:
             raise self._instance.failure
-        return FILLING if reached < until else len(self._held) > 0
+        return HIGH_WATER if reached < until else len(self._held) > 0
 
     def _step(self, until: int) -> int:
         """Up to what time, at most ``until``, all is read now."""

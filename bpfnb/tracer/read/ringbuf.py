@@ -1,6 +1,6 @@
 """BPF_RINGBUF_OUTPUT and BPF_PERF_OUTPUT: from the kernel's buffers, which we see as memory, to a session's segments.
 
-Each is a source for drainer.py. ``fds`` become readable when events wait, not for every one of them, so both ``tick``;
+Each is a source for poller.py. ``fds`` become readable when events wait, but not for every event, so both need polling.
 ``drain`` moves some of what there is; ``schema`` describes the rows it writes, records as they lay in the buffer. What
 the buffers refused the programs themselves have counted; ``lost`` gives the count.
 
@@ -24,7 +24,7 @@ from bpfnb.protocol.schema import Column, Schema
 from bpfnb.protocol.segments import SegmentWriter
 from bpfnb.tracer.kernel import bpf
 from bpfnb.tracer.read.perf import CpuBuffer, PerfBuffers
-from bpfnb.tracer.read.poller import FILLING
+from bpfnb.tracer.read.poller import HIGH_WATER
 from bpfnb.tracer.read.records import NONE, PERF, RING, Ints, Records, Shape, cut, join, merge
 
 __all__ = ["PERF_TURN", "RING_TURN", "SLACK_NS", "OpenWriter", "PerfSource", "RingSource"]
@@ -37,7 +37,7 @@ PERF_TURN = 8 << 20  # of all CPUs' buffers together
 _MAX_RECORD = 1 << 16  # of perf: its size is a u16
 _PIECES = 32  # so many of equal records are faster written one after the other than as one of different ones
 _CHUNK = 1 << 14  # perf's records made into rows at a time
-_FILLING = 4  # a buffer this part of which was full is read again sooner
+_HIGH_WATER_PART = 4  # a buffer that was more than a fourth full is read again sooner
 
 # perf_event_header, then what PERF_SAMPLE_TIME, PERF_SAMPLE_ID (where there are several maps) and PERF_SAMPLE_RAW add:
 # u64 time, u64 id, u32 size. The header's u16 misc says what does not concern us: the CPU is noted there.
@@ -66,7 +66,7 @@ class RingSource:
     time now, in nanoseconds of CLOCK_MONOTONIC.
     """
 
-    tick = True
+    needs_polling = True
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class RingSource:
         if last and len(self._held):
             self._held = self._write_until(_FOREVER, [self._held], 0)
         self._writer.set_lost(self._lost())
-        return FILLING if more or end - begin > self._size // _FILLING else len(self._held) > 0
+        return HIGH_WATER if more or end - begin > self._size // _HIGH_WATER_PART else len(self._held) > 0
 
     def close(self) -> None:
         """Let go of the ring. Idempotent."""
@@ -217,7 +217,7 @@ class PerfSource:
     ``buffers``: of the map, by default of the usual size on all CPUs.
     """
 
-    tick = True
+    needs_polling = True
 
     def __init__(
         self,
@@ -266,14 +266,14 @@ class PerfSource:
             self._writer.set_lost(self._lost())
             return 0
         waiting = [(buffer, head) for buffer in self._buffers.all if (head := buffer.head()) != buffer.tail]
-        filling = any(head - buffer.tail > buffer.size // _FILLING for buffer, head in waiting)
+        high_water = any(head - buffer.tail > buffer.size // _HIGH_WATER_PART for buffer, head in waiting)
         more = self._take_turn(waiting, now)
         while last and more:
             more = self._take_turn(more, now)
         if last and len(self._held):
             self._write(self._held, _FOREVER)
         self._writer.set_lost(self._lost())
-        return FILLING if filling or more else len(self._held) > 0
+        return HIGH_WATER if high_water or more else len(self._held) > 0
 
     def renew(self, cpu: int) -> None:
         """A CPU has come online. For any thread."""
