@@ -26,10 +26,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from benchmarks.coverage.__main__ import ROOT, STORE, prepare, real_headers
-from benchmarks.coverage.measure import _Bench, _parse, _processes
-from benchmarks.coverage.record import Recorder, Recording
-from benchmarks.coverage.tools import runs
+from benchmarks.compatibility.__main__ import ROOT, STORE, prepare, real_headers
+from benchmarks.compatibility.measure import _Bench, _parse, _processes
+from benchmarks.compatibility.record import Recorder, Recording
+from benchmarks.compatibility.tools import runs
 from bpfnb.errors import BpfnbError
 from bpfnb.tracer.compile import compiler, headers
 from bpfnb.tracer.compile.compiler import CELL_PATH
@@ -184,7 +184,7 @@ def programs(
 
 def _job(recording: Recording) -> Job:
     program, _ = _parse(recording)
-    tag = "coverage" if program.prints else ""
+    tag = "measured" if program.prints else ""
     readers = usdt.readers(program, usdt.find_all(program))
     source = rewrite(program, tag=tag, syscall_mode=attach.syscall_mode(), path=CELL_PATH, readers=readers)
     return Job(source.text, source.cell, (*compiler._WARNINGS, *program.cflags))

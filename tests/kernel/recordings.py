@@ -1,4 +1,4 @@
-"""What bcc's own tools, as the distribution ships them, hand to bcc on this kernel (benchmarks/coverage/record.py)."""
+"""What bcc's tools, as the distribution ships them, ask of bcc on this kernel (benchmarks/compatibility/record.py)."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ def record(*tools: str) -> dict[str, Recording]:
         if os.environ.get("BPFNB_KERNEL_TESTS") == "1":
             pytest.fail("bcc's tools are not installed: scripts/setup --test")
         pytest.skip("bcc's tools are not installed; BPFNB_KERNEL_TESTS=1 makes this a failure")
-    command = [sys.executable, "-m", "benchmarks.coverage.record", str(SBIN), *tools]
+    command = [sys.executable, "-m", "benchmarks.compatibility.record", str(SBIN), *tools]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
     return msgspec.json.decode(done.stdout, type=dict[str, Recording])

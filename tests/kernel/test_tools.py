@@ -1,7 +1,7 @@
 """Programs that other people wrote: bcc's own tools, as Debian ships them, see what really happens here.
 
 Each tool is run by itself with a bcc that notes its C and its attachments (recordings.py); bpfnb then runs these,
-unmodified and without kernel headers. docs/coverage.md has how far all the others get.
+unmodified and without kernel headers. docs/compatibility.md has how far all the others get.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from magics import bpf as magic
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
-WRITTEN = [name for name in DOCUMENTS if name != "docs/coverage.md"]  # by people
+WRITTEN = [name for name in DOCUMENTS if name != "docs/compatibility.md"]  # by people
 
 # Examples that a test runs without taking their text from the document: the file, and the test in it.
 ELSEWHERE = {
@@ -232,7 +232,7 @@ MODULES = [
     ".venv/bin/python -m benchmarks.headers",
     ".venv/bin/python -m benchmarks.headers --kernel 6.12 --runs 1",
     "--kernel 6.12 --runs 7 --only rubyflow",
-    "python -m benchmarks.coverage",
+    "python -m benchmarks.compatibility",
     "--kernel host",
 ]
 INTERFACE = ["bpfnb.trace", "bpfnb.language.program.parse"]
@@ -279,7 +279,7 @@ def test_scripts_there_are_and_have_these_options(command: str) -> None:
 def test_modules_there_are_and_have_these_options(command: str) -> None:
     words = EXAMPLES[command].text.split()
     if words[0].startswith("--"):  # those of a command named before
-        words = ["python", "-m", "benchmarks.coverage" if "host" in words else "benchmarks.headers", *words]
+        words = ["python", "-m", "benchmarks.compatibility" if "host" in words else "benchmarks.headers", *words]
     module, arguments = words[words.index("-m") + 1], words[words.index("-m") + 2 :]
     assert importlib.util.find_spec(module)
     assert all((ROOT / word).exists() for word in arguments if word.startswith("tests"))

@@ -1,37 +1,38 @@
-"""docs/coverage.md: how far every tool gets on every kernel, and what stops it."""
+"""docs/compatibility.md: how far every tool gets on every kernel, and what stops it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from benchmarks.coverage.measure import Result
-from benchmarks.coverage.tools import NO_PROGRAM
+from benchmarks.compatibility.measure import Result
+from benchmarks.compatibility.tools import NO_PROGRAM
 
 __all__ = ["page", "stage"]
 
 _INTRODUCTION = """\
-# Other people's programs
+# Compatibility with bcc's tools
 
-Debian's `bpfcc-tools` 0.26 has 133 tools. Their C was written for the kernel's own headers, and bpfnb compiles it
-without any: against headers made from the running kernel's BTF. This table says how far each tool's program gets.
+Debian's `bpfcc-tools` 0.26 has 133 tools. Their C was written for the kernel's own headers. bpfnb compiles it without
+them, against headers made from the running kernel's BTF. These tables say how far each tool's program gets.
 
-Every tool is run as it is, with a bcc that notes what it is asked for instead of doing it: the C that the tool puts
-together from its options and from what it finds in this kernel, clang's flags, and every attachment. That goes through
-`bpfnb.language.program.parse`, the rewriting for this kernel, the compiler, the verifier, and to the probes. Each tool
-runs with no arguments or the least it demands, many with one or two of their main options besides. Where a tool wants a
-Java, Ruby, MySQL or the like, it gets a process with those USDT probes that does nothing. Where one gives up because
-this kernel lacks something, it is told otherwise, so that its program can be tried all the same.
+Every tool runs unmodified, with a bcc that records what it is asked for instead of doing it: the C that the tool puts
+together from its options and from what it finds in this kernel, clang's flags, and every attachment. The recorded
+program then goes through `bpfnb.language.program.parse`, the rewriting for this kernel, the compiler and the verifier,
+and is attached to its probes. Each tool runs with the fewest arguments it accepts, and many also with one or two of
+their main options. Tools for Java, Ruby, MySQL and the like get a process that has those USDT probes and does nothing.
+A tool that gives up because this kernel lacks something is told that the kernel has it, so that its program can be
+tried.
 
-`python -m benchmarks.coverage` measures anew and writes this file; `--kernel host` is this machine's kernel, 6.1 and
-6.12 are Debian's, in QEMU.
+`python -m benchmarks.compatibility` measures again and writes this file. `--kernel host` is this machine's kernel; 6.1
+and 6.12 are Debian's, in QEMU.
 
-- **attached**: compiled, loaded, and every probe attached. **2 of 3**: loaded, and so many of its probes attached.
-- **loaded**: the verifier took it; no probe is to be had on this kernel. **compiled**: the verifier refused it.
+- **attached**: compiled, loaded, and every probe attached. **2 of 3**: loaded, and 2 of its 3 probes attached.
+- **loaded**: the verifier accepted it; this kernel has none of its probes. **compiled**: the verifier rejected it.
 - **no**: it did not compile. **-**: the tool makes no program on this kernel.
 """
 
-# What stopped a program, as bpfnb says it, and what that comes to. In the order of looking.
+# What bpfnb says stopped a program, and the reason shown for it. The first that matches is taken.
 _REASONS = (
     (r"this kernel has no kprobes", "no kprobes"),
     (r"no kernel function is called (\S+?);?(?: .*)?$", r"no function `\1`"),

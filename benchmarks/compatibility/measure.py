@@ -17,8 +17,8 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.coverage.record import Recorder, Recording
-from benchmarks.coverage.tools import Run, runs
+from benchmarks.compatibility.record import Recorder, Recording
+from benchmarks.compatibility.tools import Run, runs
 from bpfnb.errors import (
     AttachError,
     BpfnbError,
@@ -173,7 +173,7 @@ class _Bench:
     def _try(self, recording: Recording, tried: Tried) -> None:
         program, tried.idle = _parse(recording)
         tried.probes = len(program.probes)
-        tag = "coverage" if program.prints else ""
+        tag = "measured" if program.prints else ""
         around = attach.Surroundings(usdt=usdt.find_all(program))
         readers = usdt.readers(program, around.usdt)
         source = rewrite(program, tag=tag, syscall_mode=attach.syscall_mode(), path=CELL_PATH, readers=readers)

@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from benchmarks.coverage.tools import Run, runs
+from benchmarks.compatibility.tools import Run, runs
 from bpfnb.language.probes import KINDS
 from bpfnb.tracer.compile.engine import Engine
 

@@ -1,4 +1,4 @@
-"""Measures what of Debian's bpfcc-tools compiles, loads and attaches, kernel by kernel, and writes docs/coverage.md."""
+"""Measure which of Debian's bpfcc-tools compile, load and attach on each kernel, and write docs/compatibility.md."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.coverage import report, standin
-from benchmarks.coverage.measure import MARK, Result
-from benchmarks.coverage.tools import runs
+from benchmarks.compatibility import report, standin
+from benchmarks.compatibility.measure import MARK, Result
+from benchmarks.compatibility.tools import runs
 
 ROOT = Path(__file__).resolve().parents[2]
-STORE = ROOT / ".vm" / "coverage"
+_STORES = ROOT / ".vm" / "compatibility", ROOT / ".vm" / "coverage"  # the second is its former name
+STORE = next((folder for folder in _STORES if folder.exists()), _STORES[0])
 KERNELS = ("host", "6.1", "6.12")
 APT_GET = ["apt-get", "-q", "-oAPT::Sandbox::User=root", "-oAcquire::Retries=3"]
 _MOST = 3 * 3600  # seconds for a guest
@@ -26,8 +27,8 @@ _MOST = 3 * 3600  # seconds for a guest
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.coverage",
-        description=f"{__doc__} Results are kept in .vm/coverage; the table is made of all that are there.",
+        prog="python -m benchmarks.compatibility",
+        description=f"{__doc__} Results are kept in {STORE.relative_to(ROOT)}; the table is made of all of them.",
     )
     parser.add_argument("--kernel", choices=KERNELS, action="append", help="where to run; again for more (all)")
     parser.add_argument("--only", metavar="TOOL", action="append", default=[], help="this tool; the table stays")
@@ -49,7 +50,7 @@ def main() -> int:
             if (file := STORE / f"{kernel}.json").exists():
                 kept = json.loads(file.read_text())
                 kernels[kept["release"]] = msgspec.convert(kept["results"], list[Result])
-        (ROOT / "docs" / "coverage.md").write_text(report.page(kernels))
+        (ROOT / "docs" / "compatibility.md").write_text(report.page(kernels))
     return 0
 
 
@@ -89,7 +90,9 @@ def unpack(folder: Path, *packages: str) -> None:
 def run(kernel: str, sbin: Path, standins: Path, there: Path | None, only: list[str]) -> tuple[list[Result], str]:
     """The results of one kernel, shown as they come."""
     python = ROOT / ".venv/bin/python"
-    command = [str(part) for part in (python, "-m", "benchmarks.coverage.measure", sbin, standins, there or "none")]
+    command = [
+        str(part) for part in (python, "-m", "benchmarks.compatibility.measure", sbin, standins, there or "none")
+    ]
     release = ".".join(os.uname().release.split(".")[:2])  # what follows is nobody else's
     if kernel != "host":
         release = (ROOT / ".vm" / kernel / "release").read_text().strip()
