@@ -1,4 +1,7 @@
-"""C++ and Rust names as people know them. Demangling hostile names is left to a process that may do nothing else."""
+"""Demangle C++ and Rust names, in a child process without rights (demangle_child.py).
+
+A name that the child did not answer stays mangled.
+"""
 
 from __future__ import annotations
 
@@ -6,43 +9,31 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 __all__ = ["Demangler"]
 
-# A mangled name of a few hundred characters can stand for more text than there is memory. So they are demangled by a
-# process of no rights that may be killed; what it did not answer stays as it is.
-_DEMANGLE = """
-import ctypes, resource, sys
-for limit, most in (resource.RLIMIT_AS, 1 << 30), (resource.RLIMIT_CPU, 1), (resource.RLIMIT_CORE, 0):
-    resource.setrlimit(limit, (most, most))
-ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)())
-demangle = ctypes.CDLL("libstdc++.so.6").__cxa_demangle
-demangle.restype = ctypes.c_void_p
-for name in sys.stdin.buffer:
-    name = name.rstrip(b"\\n")
-    found = demangle(name, None, None, None)
-    text = ctypes.string_at(found) if found else name
-    sys.stdout.buffer.write(text[:4096].split(b"\\n")[0] + b"\\n")
-    sys.stdout.buffer.flush()
-"""
+_CHILD = Path(__file__).with_name("demangle_child.py")
+_TIMEOUT = 1.5  # seconds
+_MAX_KNOWN = 100_000  # names
 _RUST = re.compile(rb"17h[0-9a-f]{16}E$")
 _RUST_ESCAPE = re.compile(r"\$(?:u([0-9a-f]{2})|(LT|GT|RF|BP|LP|RP|SP|C))\$")
 _RUST_CHARACTERS = {"LT": "<", "GT": ">", "RF": "&", "BP": "*", "LP": "(", "RP": ")", "SP": "@", "C": ","}
-_MOST_DEMANGLED = 100_000
 
 
 class Demangler:
-    """C++ names as C++ writes them, and Rust's older ones as Rust does (not the "_R..." of its v0 scheme)."""
+    """Demangles names as C++ and Rust write them, and keeps the results. Rust's v0 scheme ("_R...") stays mangled."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, str] = {}
 
     def names(self, mangled: Sequence[bytes]) -> list[str]:
-        strange = [name for name in dict.fromkeys(mangled) if name.startswith(b"_Z") and name not in self._known]
-        if strange:
-            if len(self._known) + len(strange) > _MOST_DEMANGLED:
+        """Return each name as people write it, in the same order. Blocks for at most 1.5 seconds."""
+        unknown = [name for name in dict.fromkeys(mangled) if name.startswith(b"_Z") and name not in self._known]
+        if unknown:
+            if len(self._known) + len(unknown) > _MAX_KNOWN:
                 self._known.clear()
-            self._known.update(_demangled(strange))
+            self._known.update(_demangled(unknown))
         return [self._known.get(name) or _text(name) for name in mangled]
 
 
@@ -50,13 +41,13 @@ def _demangled(names: list[bytes]) -> dict[bytes, str]:
     lines = [name.replace(b"\n", b"?") for name in names]
     try:
         with subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _DEMANGLE],
+            [sys.executable, "-I", "-S", str(_CHILD)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         ) as process:
             try:
-                answer, _ = process.communicate(b"\n".join(lines) + b"\n", timeout=1.5)
+                answer, _ = process.communicate(b"\n".join(lines) + b"\n", timeout=_TIMEOUT)
             except subprocess.TimeoutExpired:
                 process.kill()
                 answer, _ = process.communicate()
@@ -68,7 +59,7 @@ def _demangled(names: list[bytes]) -> dict[bytes, str]:
 
 
 def _rust(text: str) -> str:
-    """As Rust writes it: without the hash, "<impl ...>" for "_$LT$impl$u20$...$GT$"."""
+    """Return a name as Rust writes it: without the hash, "<impl ...>" for "_$LT$impl$u20$...$GT$"."""
     text = re.sub(r"::h[0-9a-f]{16}$", "", text)
     text = re.sub(r"(^|::)_\$", r"\1$", text).replace("..", "::")
     return _RUST_ESCAPE.sub(lambda m: chr(int(m[1], 16)) if m[1] else _RUST_CHARACTERS[m[2]], text)
