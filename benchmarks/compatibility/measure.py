@@ -177,7 +177,7 @@ class _Bench:
         around = attach.Surroundings(usdt=usdt.find_all(program))
         readers = usdt.readers(program, around.usdt)
         source = rewrite(program, tag=tag, syscall_mode=attach.syscall_mode(), path=CELL_PATH, readers=readers)
-        loads = dict.fromkeys(attach.wish(self._engine, probe) for probe in program.probes)
+        loads = dict.fromkeys(attach.spec(probe) for probe in program.probes)
         tables = [output.name for output in program.outputs] + [map_.name for map_ in program.maps]
         began = time.monotonic()
         module = self._compiler.build(source, program.cflags, list(loads), list(dict.fromkeys(tables)))
@@ -186,7 +186,7 @@ class _Bench:
         links = []
         try:
             for probe in program.probes:
-                if attach.wish(self._engine, probe) not in module.programs:
+                if attach.spec(probe) not in module.programs:
                     tried.probes -= 1  # under an #if that came out false
                     continue
                 try:
@@ -224,9 +224,9 @@ class _Bench:
             program, _ = _parse(recording)
             compiled = self._engine.compile(recording.text, recording.cflags, usdt=self._usdt(program))
             plain.compiled = True
-            for wish in dict.fromkeys(attach.wish(self._engine, probe) for probe in program.probes):
-                if compiled.has(wish.function):
-                    compiled.load(wish.function, wish.kind, wish.name)
+            for spec in dict.fromkeys(attach.spec(probe) for probe in program.probes):
+                if compiled.has(spec.function):
+                    compiled.load(spec)
             plain.loaded = True
         except Exception as error:  # bcc raises nothing more exact
             plain.why = str(error)

@@ -21,13 +21,13 @@ from bpfnb.errors import BpfnbError, Diagnostic, MapError, ProgramError, Unsuppo
 from bpfnb.language.cell import scan
 from bpfnb.language.probes import Probe
 from bpfnb.language.program import MapDecl, Output, Program
+from bpfnb.protocol import messages
 from bpfnb.protocol.messages import (
     COUNTERS,
     CountersAdded,
     Detached,
     Ended,
     Limits,
-    Loaded,
     MapInfo,
     MapLost,
     MapRead,
@@ -39,7 +39,7 @@ from bpfnb.protocol.schema import PRINTK, PRINTK_LINES, Layout, Schema
 from bpfnb.protocol.segments import Credit, SegmentWriter
 from bpfnb.tracer.access.audit import Audit
 from bpfnb.tracer.access.policy import Policy, spoken_time
-from bpfnb.tracer.compile.compiler import CELL_PATH, Cancel, CancelledError, Compiler, Module, NotAllowed
+from bpfnb.tracer.compile.compiler import CELL_PATH, Cancel, CancelledError, Compiler, NotAllowed
 from bpfnb.tracer.compile.engine import Engine
 from bpfnb.tracer.compile.outputs import Carried, carried, without_types
 from bpfnb.tracer.compile.rewrite import rewrite
@@ -54,6 +54,7 @@ from bpfnb.tracer.kernel.maps import Limit
 from bpfnb.tracer.link import attach, slots, usdt
 from bpfnb.tracer.link.attach import Surroundings
 from bpfnb.tracer.link.link import Closer, Link, silence
+from bpfnb.tracer.loaded import Loaded
 from bpfnb.tracer.outbox import Outbox
 from bpfnb.tracer.read import lines
 from bpfnb.tracer.read.clock import Clock
@@ -84,7 +85,7 @@ class _Running:
     Its module is there for as long as anybody uses it: the session itself, until it is closed, and requests.
     """
 
-    def __init__(self, module: Module) -> None:
+    def __init__(self, module: Loaded) -> None:
         self.module = module
         self.stack = ExitStack()
         self.maps: tuple[MapInfo, ...] = ()
@@ -114,7 +115,7 @@ class _Running:
 
     def table(self, name: str) -> int:
         """The descriptor of a map there is."""
-        return self.module.tables[self.info(name).name].fd
+        return self.module.maps[self.info(name).name].fd
 
     @contextmanager
     def used(self, *, taking: bool = False) -> Iterator[None]:
@@ -147,7 +148,7 @@ class _Running:
         return sum(writer.rows + writer.lost for writer in self.writers)
 
     def _memory(self) -> int:
-        return self.buffers + sum(map_memory(table.fd) for table in self.module.tables.values())
+        return self.buffers + sum(map_memory(table.fd) for table in self.module.maps.values())
 
     def close(self) -> None:
         self.over = True
@@ -245,7 +246,13 @@ class Sessions:
             self._starting[number] = _Starting()
 
     def start(
-        self, number: int, program: Program, folder: str, limits: Limits, keep: int, reply: Callable[[Loaded], None]
+        self,
+        number: int,
+        program: Program,
+        folder: str,
+        limits: Limits,
+        keep: int,
+        reply: Callable[[messages.Loaded], None],
     ) -> None:
         """Compile, load, attach, and ``reply``: a session that was announced (``expect``). On any error nothing stays
         attached. ``folder``, ``limits`` and ``keep``: see Load."""
@@ -490,9 +497,9 @@ class Sessions:
                 return self._write_slot(running, kind, fd, key, value)
             if value is not None and kind.endswith("_of_maps"):  # it is the inner map's name
                 inner = value.decode(errors="replace")
-                if inner not in running.module.tables:
+                if inner not in running.module.maps:
                     raise ProgramError(f"there is no map {inner!r} to put into {name}")
-                value = struct.pack("=I", running.module.tables[inner].fd)
+                value = struct.pack("=I", running.module.maps[inner].fd)
             return kernel_maps.write(fd, key, value)
 
     def _write_slot(self, running: _Running, kind: str, fd: int, key: bytes, value: bytes | None) -> bool:
@@ -547,7 +554,7 @@ class Sessions:
 
     def _start(
         self, number: int, program: Program, folder: str, limits: Limits, keep: int, starting: _Starting
-    ) -> tuple[_Running, Loaded]:
+    ) -> tuple[_Running, messages.Loaded]:
         """What is begun first ends last: links, then the last drains, then what they read from, then the programs."""
         into_ring = program.prints and self._prints_into_ring()
         tag = new_tag() if program.prints and not into_ring else ""
@@ -586,7 +593,7 @@ class Sessions:
             self._closer.close(running.events())
             raise
         warnings = (*running.module.warnings, *_unguarded(limits))
-        return running, Loaded(number, probes, warnings, running.maps, _notes(source, running.maps))
+        return running, messages.Loaded(number, probes, warnings, running.maps, _notes(source, running.maps))
 
     def _limit_time(self, number: int, running: _Running) -> None:
         """The session ends when the time is over that the policy allows."""
@@ -597,13 +604,13 @@ class Sessions:
             timer.start()
             running.stack.callback(timer.cancel)
 
-    def _build(self, program: Program, source: Rewritten, around: Surroundings, cancel: Cancel) -> Module:
+    def _build(self, program: Program, source: Rewritten, around: Surroundings, cancel: Cancel) -> Loaded:
         unsure = _conditional(program)
         for probe in program.probes:
             if probe.function not in unsure and probe not in around.usdt:
                 attach.require(probe, around.folder)
         pins.prepare(program.maps)
-        loads = dict.fromkeys(attach.wish(self._engine, probe) for probe in program.probes)
+        loads = dict.fromkeys(attach.spec(probe) for probe in program.probes)
         loads |= dict.fromkeys(attach.tail_call(name, caller) for name in program.tail_calls for caller in list(loads))
         tables = [output.name for output in program.outputs] + [m.name for m in program.maps]
         tables += [LOST_MAP] if program.outputs else []
@@ -653,21 +660,21 @@ class Sessions:
         what = f"{link.info.requested} is attached there now; up to a second of it is missing"
         self._note(number, "", f"CPU {cpu} has come online: {what}")
 
-    def _compiled(self, program: Program, module: Module) -> list[Probe]:
+    def _compiled(self, program: Program, module: Loaded) -> list[Probe]:
         """The probes whose function was compiled: one under an ``#if`` that came out false asks for nothing."""
         conditional = _conditional(program)
         probes = []
         for probe in program.probes:
-            if attach.wish(self._engine, probe) in module.programs:
+            if attach.spec(probe) in module.programs:
                 probes.append(probe)
             elif probe.function not in conditional:
                 raise ProgramError(f"there is no function {probe.function} in the compiled program")
         return probes
 
-    def _send_counters(self, number: int, source: Rewritten, module: Module) -> None:
+    def _send_counters(self, number: int, source: Rewritten, module: Loaded) -> None:
         """Hand the notebook the memory in which the programs count what their maps refuse."""
         if source.counted:
-            fd = module.tables[REFUSED_MAP].fd
+            fd = module.maps[REFUSED_MAP].fd
             bpf.freeze(fd)
             self._outbox.send(CountersAdded(number, COUNTERS * len(source.counted)), [fd])
 
@@ -678,14 +685,14 @@ class Sessions:
         if not program.outputs:
             return
         module = running.module
-        if module.carried is None:
+        if module.payloads is None:
             raise without_types(program)
-        what = carried(program, source.submits, module.carried)
+        what = carried(program, source.submits, module.payloads)
         lost = _lost_counters(module)
         # Of those of one name the preprocessor has chosen one. They have the last one's counter (submits.py).
         outputs = {output.name: (index, output) for index, output in enumerate(program.outputs)}
         for index, output in outputs.values():
-            if output.name not in what or output.name not in module.tables:
+            if output.name not in what or output.name not in module.maps:
                 continue
             open_writer = partial(self._writer, number, output.name, running)
             with capabilities.with_sys_admin():
@@ -706,7 +713,7 @@ class Sessions:
         return (hidden or not tracefs.is_writable()) and _can(features.snprintf)
 
     def _read_lines(self, number: int, running: _Running) -> None:
-        tables = running.module.tables
+        tables = running.module.maps
         lost = _counters(tables[lines.LOST_MAP].fd)
         writer = self._writer_of(lines.LineWriter, number, "printk", running, PRINTK_LINES)
         source = RingSource(tables[lines.LINES_MAP].fd, lines.LINES, writer.reads, partial(_at, lost, 0), stamped=True)
@@ -792,15 +799,15 @@ def _ended() -> ProgramError:
 def _reader(
     program: Program,
     source: Rewritten,
-    module: Module,
+    module: Loaded,
     output: Output,
     what: Carried,
     open_writer: OpenWriter,
     lost: Callable[[], int],
 ) -> RingSource | PerfSource:
-    fd, stamped = module.tables[output.name].fd, output.name in source.stamped
+    fd, stamped = module.maps[output.name].fd, output.name in source.stamped
     if bpf.map_shape(fd).type == _PERF_EVENT_ARRAY:
-        more = [module.tables[name].fd for name in padded_maps(output.name)] if output.name in source.padded else []
+        more = [module.maps[name].fd for name in padded_maps(output.name)] if output.name in source.padded else []
         return PerfSource(fd, what.schema, open_writer, lost, sizes=what.sizes, padded=more, cpu=program.cpu)
     if program.cpu and not stamped:
         message = f"the CPU of {output.name}'s events cannot be noted: {NO_STAMP}"
@@ -834,15 +841,15 @@ def _nothing_compiled(program: Program) -> ProgramError:
     return ProgramError(why, line=first.line or None)
 
 
-def _described(program: Program, source: Rewritten, module: Module) -> tuple[MapInfo, ...]:
+def _described(program: Program, source: Rewritten, module: Loaded) -> tuple[MapInfo, ...]:
     """The maps that are in the compiled text, each once."""
     cell = scan(program.source, program.cflags)
-    declared = {m.name: m for m in program.maps if m.name in module.tables}
+    declared = {m.name: m for m in program.maps if m.name in module.maps}
     return tuple(_describe(m, source, module, shown_entries(cell, m.name)) for m in declared.values())
 
 
-def _describe(declared: MapDecl, source: Rewritten, module: Module, shown: int) -> MapInfo:
-    name, table = declared.name, module.tables[declared.name]
+def _describe(declared: MapDecl, source: Rewritten, module: Loaded, shown: int) -> MapInfo:
+    name, table = declared.name, module.maps[declared.name]
     described = kernel_maps.describe(
         table.fd, name, declared.macro, table.key, table.value, declared.line, pinned=declared.pinned
     )
@@ -868,9 +875,9 @@ def _can(feature: Callable[[], None]) -> bool:
     return True
 
 
-def _lost_counters(module: Module) -> npt.NDArray[np.uint64]:
+def _lost_counters(module: Loaded) -> npt.NDArray[np.uint64]:
     """The counters the programs keep of what could not be submitted, one an output: the kernel's own memory."""
-    return _counters(module.tables[LOST_MAP].fd)
+    return _counters(module.maps[LOST_MAP].fd)
 
 
 def _counters(map_fd: int) -> npt.NDArray[np.uint64]:

@@ -35,6 +35,7 @@ CHILD = """
 import base64, ctypes, json, os, sys
 from bpfnb.tracer.kernel import bpf
 from bpfnb.tracer.compile.engine import Engine
+from bpfnb.tracer.loaded import ProgramSpec
 
 RAW_TRACEPOINT, TEST_RUN = 17, 10
 job = json.load(sys.stdin)
@@ -43,7 +44,7 @@ links = {fd: f"/proc/self/fd/{fd}" for fd in range(100) if os.path.lexists(f"/pr
 (btf,) = (fd for fd, link in links.items() if os.readlink(link) == "anon_inode:btf")
 answer = {"btf": base64.b64encode(bpf.btf(btf)).decode(), "found": []}
 if compiled.has("read"):
-    program = compiled.load("read", RAW_TRACEPOINT, "read")
+    program = compiled.load(ProgramSpec("read", RAW_TRACEPOINT))
     given, found = compiled.table("given"), compiled.table("found")
     for fill in job["fills"]:
         for i, row in enumerate(fill):

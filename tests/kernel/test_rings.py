@@ -32,6 +32,7 @@ from bpfnb.protocol.schema import LOST, ROWS, Column, Layout, Schema, parts
 from bpfnb.protocol.segments import SegmentWriter
 from bpfnb.tracer.compile.engine import Compiled, Engine
 from bpfnb.tracer.kernel import capabilities
+from bpfnb.tracer.loaded import ProgramSpec
 from bpfnb.tracer.read import perf
 from bpfnb.tracer.read.perf import PerfBuffers
 from bpfnb.tracer.read.poller import HIGH_WATER, Poller
@@ -139,7 +140,7 @@ class Traced:
             self.source = PerfSource(
                 events, schema, writer, lambda: self._lost[0], sizes=sizes, buffers=buffers(events), **arguments
             )
-        program = compiled.load("f", TRACEPOINT, "f")
+        program = compiled.load(ProgramSpec("f", TRACEPOINT))
         self._link = self._lib.bpf_attach_tracepoint(program, b"syscalls", b"sys_enter_getpgid")
         os.close(program)
         assert self._link >= 0

@@ -493,6 +493,7 @@ import ctypes, json, os, sys
 import numpy as np, pandas as pd
 from bpfnb.results import stacks
 from bpfnb.tracer.compile.engine import Engine
+from bpfnb.tracer.loaded import ProgramSpec
 from bpfnb.tracer.symbols.symbols import Symbols
 
 TEXT = r"""
@@ -515,7 +516,7 @@ names = Symbols()
 engine = Engine()
 compiled = engine.compile(TEXT, [f"-DPID={pid}"])
 lib = engine.lib
-program = compiled.load("hello", 5, "hello")
+program = compiled.load(ProgramSpec("hello", 5))
 assert lib.bpf_attach_tracepoint(program, b"syscalls", b"sys_enter_getppid") >= 0
 print("attached", flush=True)
 sys.stdin.readline()

@@ -285,7 +285,7 @@ compiler = Compiler(engine)
 def build(source, tag):
     program = parse(source, ATTACH, FLAGS)
     text = rewrite(program, tag=tag if program.prints else "", syscall_mode=attach.syscall_mode(), path=CELL_PATH)
-    loads = dict.fromkeys(attach.wish(engine, probe) for probe in program.probes)
+    loads = dict.fromkeys(attach.spec(probe) for probe in program.probes)
     tables = [table.name for table in (*program.outputs, *program.maps)]
     return compiler.build(text, FLAGS, list(loads), tables)
 
@@ -356,7 +356,7 @@ for spoil in (
     broken = replace(built, recipe=spoil(built.recipe))
     compiler._kept.put(key, broken)
     module = build(source, "")
-    print(len(module.programs), len(module.tables), compiler._kept.get(key) is not broken)
+    print(len(module.programs), len(module.maps), compiler._kept.get(key) is not broken)
     module.close()
     assert descriptors() == held
     good = compiler._kept.get(key)

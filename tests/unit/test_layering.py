@@ -28,7 +28,7 @@ NOTEBOOK = [
 ]
 TRACER = [
     {"kernel", "source_map"},
-    {"symbols"},
+    {"symbols", "loaded"},
     {"link", "read", "diagnose", "access"},
     {"compile"},
     {"doctor", "guard", "outbox", "lanes"},
@@ -42,9 +42,7 @@ PENDING = {
     ("bpfnb.tracer.diagnose.clang", "bpfnb.tracer.compile.submits"),
     ("bpfnb.tracer.kernel.cpus", "bpfnb.tracer.link.link"),
     ("bpfnb.tracer.kernel.features", "bpfnb.tracer.compile.constants"),
-    ("bpfnb.tracer.link.attach", "bpfnb.tracer.compile.compiler"),
     ("bpfnb.tracer.link.attach", "bpfnb.tracer.compile.engine"),
-    ("bpfnb.tracer.link.slots", "bpfnb.tracer.compile.compiler"),
 }
 SHARED = set(release.SHARED)  # with the tracer
 

@@ -11,9 +11,10 @@ import pytest
 from bpfnb.language.program import parse
 from bpfnb.tracer.compile import cache as recipes
 from bpfnb.tracer.compile.cache import Code, Kept, Recipe, begin_with_tag, decided, decode
-from bpfnb.tracer.compile.compiler import Cancel, Compiler, LoadWish, _Built, _Job
+from bpfnb.tracer.compile.compiler import Cancel, Compiler, _Built, _Job
 from bpfnb.tracer.compile.rewrite import Rewritten, rewrite
 from bpfnb.tracer.kernel.bpf import ProgramAttributes
+from bpfnb.tracer.loaded import ProgramSpec
 
 TAG = b"abcdEFGH"
 LOW, HIGH = struct.unpack("<ii", TAG)
@@ -252,21 +253,21 @@ def source(tag: str, cell: str = CELL) -> Rewritten:
 def test_a_cell_is_compiled_once_whatever_its_tag() -> None:
     compiler = Recorder()
     for tag in ("abcdefgh", "ABCDEFGH"):
-        compiler.build(source(tag), ["-DX=1"], [LoadWish("f", 5, "f")], ["m"])
+        compiler.build(source(tag), ["-DX=1"], [ProgramSpec("f", 5)], ["m"])
     assert [job.tag for job in compiler.jobs] == ["abcdefgh"]
 
 
 @pytest.mark.parametrize("other", ["text", "lines", "flags", "program type", "tables", "no tag"])
 def test_a_cell_that_differs_is_compiled(other: str) -> None:
     compiler = Recorder()
-    wishes = (["-DX=1"], [LoadWish("f", 5, "f")], ["m"])
+    wishes = (["-DX=1"], [ProgramSpec("f", 5)], ["m"])
     compiler.build(source("abcdefgh"), *wishes)
     changed = {"text": CELL + " ", "lines": "\n" + CELL}.get(other, CELL)
     flags = ["-DX=2"] if other == "flags" else wishes[0]
     kind = 2 if other == "program type" else 5
     tables = [] if other == "tables" else ["m"]
     tag = "" if other == "no tag" else "ABCDEFGH"
-    compiler.build(source(tag, changed), flags, [LoadWish("f", kind, "f")], tables)
+    compiler.build(source(tag, changed), flags, [ProgramSpec("f", kind)], tables)
     assert len(compiler.jobs) == 2
 
 

@@ -62,9 +62,10 @@ from bpfnb.tracer.diagnose.lineinfo import Lines
 from bpfnb.tracer.kernel import bpf, capabilities, pins
 from bpfnb.tracer.kernel import maps as kernel_maps
 from bpfnb.tracer.kernel.btf import INT, STRUCT, Types, schema_of
+from bpfnb.tracer.loaded import Loaded, LoadedMap, ProgramSpec
 from bpfnb.tracer.source_map import Handed, Rewritten
 
-__all__ = ["CELL_PATH", "Cancel", "CancelledError", "Compiler", "LoadWish", "Module", "NotAllowed", "Table"]
+__all__ = ["CELL_PATH", "Cancel", "CancelledError", "Compiler", "NotAllowed"]
 
 # While a cell is compiled it is a file of this name: LLVM copies the lines from there that the verifier will quote.
 _CELL_FD = min(200, max(resource.getrlimit(resource.RLIMIT_NOFILE)[1] % (1 << 31) - 8, 16))  # where few are allowed
@@ -83,58 +84,12 @@ _CLOSING = 2.0  # seconds for the compiling process to end by itself
 _WARNINGS = ("-Werror=implicit-function-declaration", "-Wreturn-type", "-Wuninitialized", "-Wvla")
 
 
-class LoadWish(Struct, frozen=True):
-    """A function to load as a BPF program type; ``name``: see Compiled.load. ``optional``: where the kernel refuses it,
-    the rest is loaded without."""
-
-    function: str
-    kind: int
-    name: str
-    optional: bool = False
-
-
-class Table(Struct, frozen=True):
-    """A map or an output of the compiled cell: its descriptor, and what its keys and values are where it is known."""
-
-    fd: int
-    key: Schema | None
-    value: Schema | None
-
-
 class NotAllowed(BpfnbError):
     """A program does what the policy does not allow; whoever knows the policy says it in full."""
 
     def __init__(self, what: str, line: int) -> None:
         super().__init__(f"programs that {what} are not allowed", line=line or None)
         self.what = what
-
-
-class Module:
-    """A cell compiled and loaded. ``close`` lets its programs and tables go.
-
-    ``carried``: for each of the source's submits that was compiled, what it hands over; None altogether where bcc
-    loaded no BTF. ``refused``: why the kernel did not take an optional program.
-    """
-
-    def __init__(
-        self,
-        programs: dict[LoadWish, int],
-        tables: dict[str, Table],
-        carried: dict[int, Handed] | None,
-        warnings: tuple[Diagnostic, ...],
-        refused: dict[str, BpfnbError],
-    ) -> None:
-        self.programs = programs
-        self.tables = tables
-        self.carried = carried
-        self.warnings = warnings
-        self.refused = refused
-
-    def close(self) -> None:
-        while self.programs:
-            os.close(self.programs.popitem()[1])
-        while self.tables:
-            os.close(self.tables.popitem()[1].fd)
 
 
 class CancelledError(Exception):
@@ -198,13 +153,13 @@ class Compiler:
         self,
         source: Rewritten,
         cflags: Sequence[str],
-        loads: Sequence[LoadWish],
+        loads: Sequence[ProgramSpec],
         tables: Sequence[str] = (),
         headers_wish: str = "auto",
         pinned: Sequence[MapDecl] = (),
         confinement: Confinement = NO_LIMITS,
         cancel: Cancel | None = None,
-    ) -> Module:
+    ) -> Loaded:
         """Compile a cell, or take what was compiled of it before, and load what is wished for; functions and tables
         that are not in the compiled text are left out. ``headers_wish``: see headers.choose. ``pinned``: those of its
         maps that are. ``confinement``: what programs may not do; NotAllowed where one does.
@@ -255,7 +210,7 @@ class Compiler:
         os.waitpid(self._pid, 0)
         os.close(self.pidfd)
 
-    def _again(self, source: Rewritten, job: _Job, key: Hashable) -> Module | None:
+    def _again(self, source: Rewritten, job: _Job, key: Hashable) -> Loaded | None:
         """The cell from its recipe; None where there is none, or the kernel refuses: compiling will tell why."""
         built = self._kept.get(key)
         if not built or not built.recipe:
@@ -267,7 +222,7 @@ class Compiler:
             return None
         return _module(source, job, built, fds)
 
-    def _anew(self, source: Rewritten, job: _Job, key: Hashable, cancel: Cancel) -> Module:
+    def _anew(self, source: Rewritten, job: _Job, key: Hashable, cancel: Cancel) -> Loaded:
         try:
             built, fds = self._compile_with_types(source, job, cancel)
         except (CompileError, OSError):
@@ -348,17 +303,17 @@ def _with_other_headers(job: _Job, log: str) -> _Job:
     return replace(job, clashes=clashes)
 
 
-def _module(source: Rewritten, job: _Job, built: _Built, fds: Sequence[int]) -> Module:
+def _module(source: Rewritten, job: _Job, built: _Built, fds: Sequence[int]) -> Loaded:
     programs = {job.loads[index]: fd for index, fd in zip(built.loaded, fds, strict=False)}
     tables = {
-        table.name: Table(fd, table.key, table.value)
+        table.name: LoadedMap(fd, table.key, table.value)
         for table, fd in zip(built.tables, fds[len(programs) :], strict=True)
     }
     warnings = (*clashing.warnings(source.cell, built.clashes), *failures.diagnostics(source, built.log))
     if warning := job.tree.warning or built.warning:
         warnings = (Diagnostic(0, 0, "warning", warning), *warnings)
     refused = {answer.function: _error(answer, source) for answer in built.refused}
-    return Module(programs, tables, built.carried, warnings, refused)
+    return Loaded(programs, tables, built.carried, warnings, refused)
 
 
 # --- between the two ----------------------------------------------------------------------------------------------
@@ -374,7 +329,7 @@ class _Job(Struct, frozen=True):
     cell: str
     tree: headers.Tree
     cflags: tuple[str, ...]
-    loads: tuple[LoadWish, ...]
+    loads: tuple[ProgramSpec, ...]
     tables: tuple[str, ...]
     tag: str
     kept: bool
@@ -616,9 +571,9 @@ def _as_asked(engine: Engine, job: _Job, there: Mapping[str, int], user: User | 
         if user:
             asker.show_formats(dict(job.formats))
             asker.show_pins({d.pinned: there.get(d.pinned, -1) for d in job.pinned if d.pinned})
+        return _do(engine, job)
     except BpfnbError as error:
         return _Unfit(Failed.of(0, error)), []
-    return _do(engine, job)
 
 
 def _do(engine: Engine, job: _Job) -> tuple[_Answer, list[int]]:
@@ -640,7 +595,7 @@ def _do(engine: Engine, job: _Job) -> tuple[_Answer, list[int]]:
             continue
         function = linked.function(load.function)
         try:
-            fd = compiled.load(load.function, load.kind, load.name, function.instructions)
+            fd = compiled.load(load, function.instructions)
         except OSError as error:
             refusal = _refused(compiled, load, function, error.errno or 0, _btf(inherited), log)
             if not load.optional:
@@ -750,12 +705,12 @@ def _no_address(nowhere: tuple[str, int, str], btf: bytes, compiling: str) -> _N
 
 
 def _refused(
-    compiled: Compiled, load: LoadWish, function: Function, number: int, btf: bytes, compiling: str
+    compiled: Compiled, load: ProgramSpec, function: Function, number: int, btf: bytes, compiling: str
 ) -> _NotLoaded:
     """What there is to say of a program the kernel did not take."""
     log = _text(2)
     if number == errno.E2BIG:  # bcc then keeps the log to itself
-        log = compiled.log(load.function, load.kind, load.name, function.instructions)
+        log = compiled.log(load, function.instructions)
     lines = lineinfo.find(btf, load.function, CELL_PATH) if btf else Lines()
     return _NotLoaded(load.function, number, log, lines, compiling)
 

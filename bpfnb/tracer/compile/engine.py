@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from bpfnb.errors import SetupError, UnsupportedError
 from bpfnb.tracer.compile import headers
 from bpfnb.tracer.kernel.bpf import MapShape
+from bpfnb.tracer.loaded import FENTRY, FEXIT, LSM_MAC, ProgramSpec
 
 __all__ = ["Compiled", "Engine", "Function", "find_bcc"]
 
@@ -67,6 +68,8 @@ def _import_bcc() -> ModuleType:
     return module
 
 
+_PREFIXES = {FENTRY: "kfunc__", FEXIT: "kretfunc__", LSM_MAC: "lsm__"}
+
 # The verifier's log levels (include/linux/bpf_verifier.h): 1 follows every instruction, 4 is the verdict alone.
 _VERDICT = 4
 _LOG_BYTES = 1 << 20
@@ -103,16 +106,24 @@ class Engine:
         _use(tree)
         bpf = self._bpf(text=text.encode(), cflags=[*tree.flags, *cflags], usdt_contexts=list(usdt))
         atexit.unregister(bpf.cleanup)  # bcc pins every object until exit
-        return Compiled(self.lib, bpf.module, bpf)
+        return Compiled(self, bpf.module, bpf)
 
-    def tracing_name(self, prefix: str, target: str) -> str:
-        """What bcc wants an fentry program called: since 0.28 the kernel module is part of it."""
-        owner, _, function = target.rpartition(":")
+    def load_name(self, spec: ProgramSpec) -> str:
+        """Return what bcc wants a program called: it reads from the name what the program is loaded for.
+
+        UnsupportedError for a function of a kernel module before bcc 0.28: since then the module is part of the name.
+        """
+        prefix = _PREFIXES.get(spec.attach_type)
+        if not prefix:
+            return spec.function
+        owner, _, target = spec.attach_to.rpartition(":")
+        if spec.attach_type == LSM_MAC:
+            return prefix + target
         if self._number >= (0, 28):
-            return f"{prefix}{owner or 'vmlinux'}__{function}"
+            return f"{prefix}{owner or 'vmlinux'}__{target}"
         if owner:
-            raise UnsupportedError(f"bcc {self.version} cannot trace functions of kernel modules ({target})")
-        return prefix + function
+            raise UnsupportedError(f"bcc {self.version} cannot trace functions of kernel modules ({spec.attach_to})")
+        return prefix + target
 
 
 def _use(tree: headers.Tree) -> None:
@@ -133,8 +144,9 @@ class Function(NamedTuple):
 class Compiled:
     """A compiled cell, in the process that compiled it."""
 
-    def __init__(self, lib: Any, module: Any, owner: Any) -> None:
-        self._lib = lib
+    def __init__(self, engine: Engine, module: Any, owner: Any) -> None:
+        self._engine = engine
+        self._lib = engine.lib
         self._module = module
         self._owner = owner  # frees the module when it goes
 
@@ -170,34 +182,33 @@ class Compiled:
         """The section of the object file that a function is compiled into."""
         return f".bpf.fn.{(self._compiled_name(function) or b'').decode()}"
 
-    def log(self, function: str, kind: int, name: str, code: bytes = b"") -> str:
+    def log(self, spec: ProgramSpec, code: bytes = b"") -> str:
         """The verifier's log of a program that it follows too far, as far as it is kept, with its verdict.
 
         Linux keeps a log's end since v6.4, and before that its beginning: then the verdict takes another round.
         """
-        log = self._log(function, kind, name, code, 1)
-        return log if "\nprocessed " in log else f"{log}\n{self._log(function, kind, name, code, _VERDICT)}"
+        log = self._log(spec, code, 1)
+        return log if "\nprocessed " in log else f"{log}\n{self._log(spec, code, _VERDICT)}"
 
-    def _log(self, function: str, kind: int, name: str, code: bytes, level: int) -> str:
+    def _log(self, spec: ProgramSpec, code: bytes, level: int) -> str:
         buffer = ctypes.create_string_buffer(_LOG_BYTES)
-        self._load(function, kind, name, code, level, buffer)
+        self._load(spec, code, level, buffer)
         return buffer.value.decode(errors="replace")
 
-    def load(self, function: str, kind: int, name: str, code: bytes = b"") -> int:
-        """Have the kernel verify and load a function as program type ``kind``: its descriptor.
+    def load(self, spec: ProgramSpec, code: bytes = b"") -> int:
+        """Have the kernel verify and load a function: return its descriptor.
 
-        ``code``: its instructions, where they are not as the compiler left them. ``name`` is what bcc is told the
-        function is called: for fentry and LSM programs it names the target. OSError when the kernel refuses; what the
-        verifier says goes to descriptor 2.
+        ``code``: its instructions, where they are not as the compiler left them. OSError when the kernel rejects it;
+        what the verifier says goes to descriptor 2. UnsupportedError: see load_name.
         """
-        fd = self._load(function, kind, name, code)
+        fd = self._load(spec, code)
         if fd < 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
         return fd
 
-    def _load(self, function: str, kind: int, name: str, code: bytes, level: int = 0, log: Any = None) -> int:
-        lib, module, compiled = self._lib, self._module, self._compiled_name(function)
+    def _load(self, spec: ProgramSpec, code: bytes, level: int = 0, log: Any = None) -> int:
+        lib, module, compiled = self._lib, self._module, self._compiled_name(spec.function)
         start, size = lib.bpf_function_start(module, compiled), lib.bpf_function_size(module, compiled)
         if code:
             held = ctypes.create_string_buffer(code, len(code))
@@ -205,8 +216,9 @@ class Compiled:
         licence, version = lib.bpf_module_license(module), lib.bpf_module_kern_version(module)
         no_attach_type = 0xFFFFFFFF  # bcc's -1: deduce it from the name
         room = len(log) if log else 0
+        name = self._engine.load_name(spec).encode()
         fd: int = lib.bcc_func_load(
-            module, kind, name.encode(), start, size, licence, version, level, log, room, None, 0, no_attach_type
+            module, spec.type, name, start, size, licence, version, level, log, room, None, 0, no_attach_type
         )
         return fd
 

@@ -18,9 +18,10 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from msgspec.structs import replace
+
 from bpfnb.errors import AttachError, few_descriptors
 from bpfnb.language.probes import KINDS, SYSCALL_ENTRIES, Probe
-from bpfnb.tracer.compile.compiler import LoadWish, Module
 from bpfnb.tracer.compile.engine import Engine
 from bpfnb.tracer.kernel import capabilities, features, tracefs
 from bpfnb.tracer.kernel.btf import FUNC, KERNEL_BTF, Types
@@ -28,8 +29,9 @@ from bpfnb.tracer.kernel.cpus import online_cpus
 from bpfnb.tracer.link import uprobe, usdt
 from bpfnb.tracer.link.link import Link, Place, made, near, on_events, open_event, reason, refused
 from bpfnb.tracer.link.usdt import Usdt
+from bpfnb.tracer.loaded import FENTRY, FEXIT, LSM_MAC, Loaded, ProgramSpec
 
-__all__ = ["Surroundings", "attach", "has_kprobes", "require", "syscall_mode", "tail_call", "wish"]
+__all__ = ["Surroundings", "attach", "has_kprobes", "require", "spec", "syscall_mode", "tail_call"]
 
 # BPF program types: include/uapi/linux/bpf.h, enum bpf_prog_type.
 _KPROBE, _TRACEPOINT, _PERF_EVENT, _RAW_TRACEPOINT, _TRACING, _LSM = 2, 5, 7, 17, 26, 29
@@ -62,21 +64,19 @@ class Target(NamedTuple):
     around: Surroundings
 
 
-def wish(engine: Engine, probe: Probe) -> LoadWish:
-    """What a probe needs its function loaded as."""
+def spec(probe: Probe) -> ProgramSpec:
+    """Return what a probe needs its function loaded as."""
     if probe.kind in ("syscall", "sysret"):
-        return LoadWish(probe.function, _KPROBE if has_kprobes() else _TRACEPOINT, probe.function)
-    kind = _PROGRAM_TYPES[probe.kind]
-    if kind == _TRACING:
-        prefix = "kfunc__" if probe.kind == "fentry" else "kretfunc__"
-        return LoadWish(probe.function, kind, engine.tracing_name(prefix, probe.target))
-    return LoadWish(probe.function, kind, f"lsm__{probe.target}" if kind == _LSM else probe.function)
+        return ProgramSpec(probe.function, _KPROBE if has_kprobes() else _TRACEPOINT)
+    type_ = _PROGRAM_TYPES[probe.kind]
+    if attach_type := _ATTACH_TYPES.get(probe.kind):
+        return ProgramSpec(probe.function, type_, attach_type, probe.target)
+    return ProgramSpec(probe.function, type_)
 
 
-def tail_call(function: str, caller: LoadWish) -> LoadWish:
-    """What a function is loaded as, to be called by another: as the same, where that works."""
-    name = caller.name if caller.kind in (_TRACING, _LSM) else function
-    return LoadWish(function, caller.kind, name, optional=True)
+def tail_call(function: str, caller: ProgramSpec) -> ProgramSpec:
+    """Return what a function is loaded as, to be called by another: as the same, where that works."""
+    return replace(caller, function=function, optional=True)
 
 
 def require(probe: Probe, folder: str = "") -> None:
@@ -89,9 +89,9 @@ def require(probe: Probe, folder: str = "") -> None:
         _REQUIRED[probe.kind](probe)
 
 
-def attach(engine: Engine, module: Module, probe: Probe, around: Surroundings) -> Link:
+def attach(engine: Engine, loaded: Loaded, probe: Probe, around: Surroundings) -> Link:
     """Attach a probe that ``require`` has let pass and whose function is loaded. AttachError when that cannot be."""
-    return _WAYS[probe.kind](Target(engine, module.programs[wish(engine, probe)], around), probe)
+    return _WAYS[probe.kind](Target(engine, loaded.programs[spec(probe)], around), probe)
 
 
 @cache
@@ -437,6 +437,9 @@ _PROGRAM_TYPES = {
     "software": _PERF_EVENT,
     "hardware": _PERF_EVENT,
 }
+
+# Of programs that are loaded for one target.
+_ATTACH_TYPES = {"fentry": FENTRY, "fexit": FEXIT, "lsm": LSM_MAC}
 
 _REQUIRED: dict[str, Callable[[Probe], None]] = {
     "syscall": _require_syscall,

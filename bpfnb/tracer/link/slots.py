@@ -1,7 +1,7 @@
 """Arrays whose entries are the kernel's own objects: programs to call, cgroups to compare with, counters to read.
 
-    set_program(fd, index, function, module)    a function of the cell, for tail calls
-    program_at(fd, index, module)               which one is there
+    set_program(fd, index, function, loaded)    a function of the cell, for tail calls
+    program_at(fd, index, loaded)               which one is there
     set_cgroup(fd, index, path)                 a cgroup (v2), by its directory
     open_counters(fd, kind, event)              a perf event on every CPU
     empty(fd, index)                            nothing is there any more
@@ -20,10 +20,10 @@ from pathlib import Path
 
 from bpfnb.errors import ProgramError, UnsupportedError, near_or_all
 from bpfnb.language import probes
-from bpfnb.tracer.compile.compiler import Module
 from bpfnb.tracer.kernel import bpf, capabilities
 from bpfnb.tracer.kernel.cpus import online_cpus
 from bpfnb.tracer.link.link import open_event
+from bpfnb.tracer.loaded import Loaded
 
 __all__ = ["KINDS", "close_all", "empty", "open_counters", "program_at", "set_cgroup", "set_program"]
 
@@ -32,15 +32,15 @@ _TYPES = {"hardware": 0, "software": 1}  # enum perf_type_id
 _INDEX = struct.Struct("=I")
 
 
-def set_program(fd: int, index: bytes, function: str, module: Module) -> None:
+def set_program(fd: int, index: bytes, function: str, loaded: Loaded) -> None:
     """Put a function into a program array. ProgramError when there is no such function, or none that the array takes;
     what the verifier said of it, where it refused."""
     _require_index(index)
-    found = [program for wish, program in module.programs.items() if wish.function == function]
+    found = [program for spec, program in loaded.programs.items() if spec.function == function]
     if not found:
-        names = dict.fromkeys(wish.function for wish in module.programs)
+        names = dict.fromkeys(spec.function for spec in loaded.programs)
         unknown = ProgramError(f"the cell has no function {function!r} to call{near_or_all(function, names)}")
-        raise module.refused.get(function) or unknown
+        raise loaded.rejected.get(function) or unknown
     with _explained(fd, f"{function} is a program of another type than those that would call it"):
         _put_first(fd, index, found)
 
@@ -56,7 +56,7 @@ def _put_first(fd: int, index: bytes, programs: list[int]) -> None:
                 raise
 
 
-def program_at(fd: int, index: bytes, module: Module) -> str | None:
+def program_at(fd: int, index: bytes, loaded: Loaded) -> str | None:
     """The function that an entry of a program array calls; None where it is empty."""
     _require_index(index)
     with _explained(fd, "its programs cannot be told"):
@@ -64,7 +64,7 @@ def program_at(fd: int, index: bytes, module: Module) -> str | None:
     if data is None:
         return None
     number = int(_INDEX.unpack(data)[0])
-    names = {bpf.program_id(program): wish.function for wish, program in module.programs.items()}
+    names = {bpf.program_id(program): spec.function for spec, program in loaded.programs.items()}
     return names.get(number, f"program {number}")
 
 
