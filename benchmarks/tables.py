@@ -40,17 +40,17 @@ from typing import Any
 
 import numpy as np
 
-from bpfnb.protocol.schema import Column, Layout, Schema
+from bpfnb.protocol.schema import Layout, Number, Schema, Text
 from bpfnb.protocol.segments import SegmentWriter
 from bpfnb.results.output import Keep, Output
 
 SCHEMA = Schema(
     (
-        Column("ts", "number", "<u8", 8),
-        Column("pid", "number", "<u4", 16),
-        Column("tgid", "number", "<u4", 20),
-        Column("value", "number", "<u8", 24),
-        Column("comm", "text", "S16", 32),
+        Number("ts", 8, "<u8"),
+        Number("pid", 16, "<u4"),
+        Number("tgid", 20, "<u4"),
+        Number("value", 24, "<u8"),
+        Text("comm", 32, 16),
     ),
     48,
     time="ts",

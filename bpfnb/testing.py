@@ -47,7 +47,7 @@ from bpfnb.protocol.messages import (
     Request,
     ToTracer,
 )
-from bpfnb.protocol.schema import PRINTK, PRINTK_ROW, Column, Layout, Rows, Schema
+from bpfnb.protocol.schema import PRINTK, PRINTK_ROW, Bytes, Column, Layout, Number, Rows, Schema, Text
 from bpfnb.protocol.segments import SegmentSizes, SegmentWriter
 from bpfnb.session import Session
 from bpfnb.tracer.read.clock import Clock
@@ -307,9 +307,16 @@ class _Entries:
 def _schema(dtype: np.dtype[Any], name: str) -> Schema:
     """The schema of a numpy dtype: of a structured one, a column a field."""
     fields = [(n, f[0], f[1]) for n, f in dtype.fields.items()] if dtype.fields else [(name, dtype, 0)]
-    kinds = {"S": "text", "V": "bytes"}
-    columns = tuple(Column(n, kinds.get(d.kind, "number"), d.str, at) for n, d, at in fields)
-    return Schema(columns, dtype.itemsize)
+    return Schema(tuple(_column(*field) for field in fields), dtype.itemsize)
+
+
+def _column(name: str, dtype: np.dtype[Any], offset: int) -> Column:
+    match dtype.kind:
+        case "S":
+            return Text(name, offset, dtype.itemsize)
+        case "V":
+            return Bytes(name, offset, dtype.itemsize)
+    return Number(name, offset, dtype.str)
 
 
 def _bytes_of(rows: np.ndarray) -> Rows:

@@ -1,6 +1,7 @@
 """The shape of what the kernel delivers, shared by the tracer, which writes it, and the notebook, which reads it.
 
-A ``Schema`` describes a row: an event's record, or a map's key or value. ``Column`` says where each value lies in it.
+A ``Schema`` describes a row: an event's record, or a map's key or value. ``Column`` says where each value lies in it: a
+type for each kind of value.
 
 A segment is a memfd::
 
@@ -31,10 +32,18 @@ __all__ = [
     "PRINTK_ROW",
     "ROWS",
     "TEXT",
+    "BitField",
+    "Bytes",
     "Column",
+    "Enum",
     "Layout",
+    "Number",
+    "NumberArray",
     "Rows",
     "Schema",
+    "Tail",
+    "Text",
+    "Wide",
     "parts",
 ]
 
@@ -45,38 +54,115 @@ HEADER = PAGE
 ROWS, TEXT, LOST = 0, 1, 2  # indices into the header seen as 64-bit words
 
 
-class Column(Struct, frozen=True):
-    """One value of a row: its name ("pid", "addr.v4", "slots[3]"), and where its bytes lie.
-
-    ``kind`` says what the notebook makes of it:
-
-        "number"   dtype such as "<u4", "<i8", "<f8", "|b1": a numpy column of just that type
-        "bits"     a bit-field of ``bits`` = (first bit, counted from ``offset``; width), little-endian. dtype is what
-                   the column becomes: "<i.." where the field is signed, "|b1" for bool. It may span 9 bytes, and
-                   ``dtype`` read at ``offset`` may reach past the row. ``labels`` where it is of an enumeration
-        "enum"     dtype an integer; ``labels`` its constants: a category of their names, or of the number itself
-        "text"     dtype "S16": a char array; a category of strings, cut at the first NUL
-        "bytes"    dtype "V16": unsigned char arrays, as bytes
-        "wide"     dtype "V16": a 128-bit integer, signed if ``signed``; Python integers
-        "list"     dtype a number's, ``shape`` its dimensions: a long array of numbers. A DataFrame has a column an
-                   element nevertheless (columns.shown)
-        "tail"     what follows the fixed part of a record, up to its end; dtype "S" (strings) or "V" (bytes)
-    """
+class _Column(Struct, frozen=True, tag_field="kind"):
+    """One value of a row: its name ("pid", "addr.v4", "slots[3]"), and at which byte of the row it begins."""
 
     name: str
-    kind: str
-    dtype: str
     offset: int
-    bits: tuple[int, int] = (0, 0)
-    labels: tuple[tuple[str, int], ...] = ()
-    shape: tuple[int, ...] = ()
-    signed: bool = False
+
+    @property
+    def dtype(self) -> str:
+        """Numpy's name for the type of its bytes, such as "<u4", "|b1", "S16"."""
+        raise NotImplementedError
+
+    @property
+    def size(self) -> int:
+        """Bytes of the row that it takes."""
+        return np.dtype(self.dtype).itemsize
 
     def values(self, rows: Rows) -> np.ndarray:
-        """The column's bytes as they are stored, a view of ``rows``: one value a row, for "list" an array a row."""
-        dtype = np.dtype(self.dtype)
-        view = rows[:, self.offset : self.offset + dtype.itemsize * math.prod(self.shape)].view(dtype)
-        return view if self.shape else view[:, 0]
+        """Its bytes as they are stored, a view of ``rows``: one value a row."""
+        return rows[:, self.offset : self.offset + self.size].view(self.dtype)[:, 0]
+
+
+class Number(_Column, frozen=True, tag="number"):
+    """A number or a truth value, ``dtype`` "<u4", "<i8", "<f8", "|b1" ...: a numpy column of just that type."""
+
+    dtype: str
+
+
+class Enum(_Column, frozen=True, tag="enum"):
+    """An enumeration, ``dtype`` an integer; ``labels`` its constants: a category of their names, or of the number
+    itself."""
+
+    dtype: str
+    labels: tuple[tuple[str, int], ...]
+
+
+class BitField(_Column, frozen=True, tag="bits"):
+    """A bit-field of ``width`` bits, the lowest of them bit ``first`` counted from ``offset``, little-endian.
+
+    ``dtype`` is what the column becomes: "<i.." where the field is signed, "|b1" for bool. It may span 9 bytes, and
+    ``dtype`` read at ``offset`` may reach past the row. ``labels`` where it is of an enumeration.
+    """
+
+    dtype: str
+    first: int
+    width: int
+    labels: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def size(self) -> int:
+        return -(-(self.first + self.width) // 8)
+
+
+class Text(_Column, frozen=True, tag="text"):
+    """A char array of ``size`` bytes: a category of strings, cut at the first NUL."""
+
+    size: int
+
+    @property
+    def dtype(self) -> str:
+        return f"S{self.size}"
+
+
+class Bytes(_Column, frozen=True, tag="bytes"):
+    """An unsigned char array of ``size`` bytes, as bytes."""
+
+    size: int
+
+    @property
+    def dtype(self) -> str:
+        return f"V{self.size}"
+
+
+class Wide(_Column, frozen=True, tag="wide"):
+    """A 128-bit integer: Python integers."""
+
+    signed: bool = False
+
+    @property
+    def dtype(self) -> str:
+        return "V16"
+
+
+class NumberArray(_Column, frozen=True, tag="list"):
+    """A long array of numbers of ``dtype``; ``shape`` is its dimensions. A DataFrame has a column an element
+    nevertheless (columns.shown)."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return np.dtype(self.dtype).itemsize * math.prod(self.shape)
+
+    def values(self, rows: Rows) -> np.ndarray:
+        """The numbers as they are stored, a view of ``rows``: an array a row."""
+        return rows[:, self.offset : self.offset + self.size].view(self.dtype)
+
+
+class Tail(_Column, frozen=True, tag="tail"):
+    """What follows the fixed part of a record, up to its end: strings if ``text``, else bytes."""
+
+    text: bool
+
+    @property
+    def dtype(self) -> str:
+        return "S" if self.text else "V"
+
+
+Column = Number | Enum | BitField | Text | Bytes | Wide | NumberArray | Tail
 
 
 class Schema(Struct, frozen=True):
@@ -136,7 +222,7 @@ PRINTK_ROW = np.dtype(
 )
 PRINTK = Schema(
     tuple(
-        Column(name, "text" if name == "comm" else "number", dtype.str, offset)
+        Text(name, offset, dtype.itemsize) if name == "comm" else Number(name, offset, dtype.str)
         for name, (dtype, offset, *_) in (PRINTK_ROW.fields or {}).items()
     ),
     PRINTK_ROW.itemsize,

@@ -13,25 +13,31 @@ down by other means is that of another entry, made since its key was deleted: it
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
-from bpfnb.protocol.schema import Column, Rows, Schema
+from bpfnb.protocol.schema import Column, Number, NumberArray, Rows, Schema, Wide
 
-__all__ = ["Baseline", "counters", "positions"]
+__all__ = ["Baseline", "Counter", "counters", "positions"]
 
 _WORD = np.dtype("<u8")
 
 
-def counters(schema: Schema, as_is: Sequence[str] = ()) -> tuple[Column, ...]:
+Counter = Number | NumberArray | Wide
+
+
+def counters(schema: Schema, as_is: Sequence[str] = ()) -> tuple[Counter, ...]:
     """The columns that count: integers, of any width, and arrays of them. Not bit-fields and enumerations, and none of
     those named in ``as_is``."""
     return tuple(column for column in schema.columns if column.name not in as_is and _is_integer(column))
 
 
-def _is_integer(column: Column) -> bool:
-    return column.kind == "wide" or (column.kind in ("number", "list") and np.dtype(column.dtype).kind in "iu")
+def _is_integer(column: Column) -> TypeGuard[Counter]:
+    return isinstance(column, Wide) or (
+        isinstance(column, Number | NumberArray) and np.dtype(column.dtype).kind in "iu"
+    )
 
 
 class Baseline:
@@ -41,14 +47,14 @@ class Baseline:
     those of a value that count. What does not is shown as it is.
     """
 
-    def __init__(self, keys: Rows, values: Rows, columns: Sequence[Column], cpus: int, stride: int) -> None:
+    def __init__(self, keys: Rows, values: Rows, columns: Sequence[Counter], cpus: int, stride: int) -> None:
         self._keys, self._values = keys, values
         self._columns = columns
         self._cpus, self._stride = cpus, stride
         self._scalars: np.ndarray | None = None  # of the keys, once one is asked for
 
     def since(
-        self, keys: Rows, values: Rows, array: bool, columns: Sequence[Column] | None = None
+        self, keys: Rows, values: Rows, array: bool, columns: Sequence[Counter] | None = None
     ) -> tuple[Rows, Rows]:
         """The entries that are new or have changed, with what their numbers have grown by; of an array, all entries.
 
@@ -76,13 +82,13 @@ class Baseline:
             self._scalars = _scalars(self._keys)
         return np.append(np.flatnonzero(self._scalars == _scalars(key)), -1)[:1]
 
-    def _grown(self, now: Rows, then: Rows, columns: Sequence[Column]) -> Rows:
+    def _grown(self, now: Rows, then: Rows, columns: Sequence[Counter]) -> Rows:
         new, old = (rows.reshape(-1, self._stride) for rows in (now, then))
         grown: Rows = new.copy()
         fell: _Flags = np.zeros(len(new), np.bool_)
         for column in columns:
-            part = slice(column.offset, column.offset + _size(column))
-            if column.kind == "wide":
+            part = slice(column.offset, column.offset + column.size)
+            if isinstance(column, Wide):
                 difference, went_down = _wide_difference(new[:, part], old[:, part], column.signed)
             else:
                 difference, went_down = _difference(new[:, part], old[:, part], np.dtype(column.dtype))
@@ -111,10 +117,6 @@ def _scalars(keys: Rows) -> np.ndarray:
     padded = np.zeros((len(keys), _WORD.itemsize), np.uint8)
     padded[:, :size] = keys
     return padded.view(_WORD)[:, 0]
-
-
-def _size(column: Column) -> int:
-    return np.dtype(column.dtype).itemsize * int(np.prod(column.shape, dtype=np.int64))
 
 
 _Flags = npt.NDArray[np.bool_]

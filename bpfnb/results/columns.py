@@ -16,6 +16,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
@@ -23,7 +24,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-from msgspec.structs import replace
 
 from bpfnb.protocol import schema
 from bpfnb.protocol.schema import Rows
@@ -32,15 +32,15 @@ from bpfnb.results.memory import Memory
 __all__ = [
     "PANDAS",
     "Batch",
-    "Bytes",
-    "Growing",
-    "Named",
-    "Number",
-    "Strings",
-    "Text",
-    "Time",
-    "Wide",
-    "growing",
+    "BytesColumn",
+    "ColumnBuffer",
+    "EnumColumn",
+    "NumberColumn",
+    "StringColumn",
+    "TextColumn",
+    "TimeColumn",
+    "WideColumn",
+    "column_buffer",
     "shown",
 ]
 
@@ -150,7 +150,7 @@ class Codes(Buffer):
         self.append(codes)
 
 
-class Runs:
+class VarBuffer:
     """Runs of bytes, end to end: strings, or what is one value a row but not of one length."""
 
     def __init__(self) -> None:
@@ -172,8 +172,8 @@ class Runs:
         self._data.append(data)
         self._ends.append(offsets[1:] + self._ends.view()[-1])
 
-    def part(self, start: int, stop: int) -> Runs:
-        new = Runs()
+    def part(self, start: int, stop: int) -> VarBuffer:
+        new = VarBuffer()
         ends = self._ends.view()[start : stop + 1]
         new._ends, new._data = self._ends.part(start, stop + 1), self._data.part(int(ends[0]), int(ends[-1]))
         new._ends.all[: len(new._ends)] -= ends[0]
@@ -187,7 +187,7 @@ class Runs:
 # --- the columns --------------------------------------------------------------------------------------------------
 
 
-class Growing(ABC):
+class ColumnBuffer(ABC):
     """A column's values, from row ``begin`` on, as rows are counted from the first ever appended."""
 
     begin = 0
@@ -224,10 +224,10 @@ class Growing(ABC):
         """Become a column with some of the rows of ``other``, of which this is a shallow copy."""
 
 
-AnyColumn = TypeVar("AnyColumn", bound=Growing)
+AnyColumn = TypeVar("AnyColumn", bound=ColumnBuffer)
 
 
-class _Fixed(Growing):
+class _FixedColumn(ColumnBuffer):
     """Values that all take the same space. ``read`` takes them out of rows, and holds on to no column: see part()."""
 
     def __init__(self, read: Callable[[Rows], Array], dtype: npt.DTypeLike, shape: tuple[int, ...] = ()) -> None:
@@ -244,14 +244,14 @@ class _Fixed(Growing):
     def append(self, batch: Batch) -> None:
         self._buffer.append(self._read(batch.rows))
 
-    def _take(self: _AnyFixed, other: _AnyFixed, start: int, stop: int) -> None:
+    def _take(self: _AnyFixedColumn, other: _AnyFixedColumn, start: int, stop: int) -> None:
         self._buffer = other._buffer.part(start, stop)
 
 
-_AnyFixed = TypeVar("_AnyFixed", bound=_Fixed)
+_AnyFixedColumn = TypeVar("_AnyFixedColumn", bound=_FixedColumn)
 
 
-class Number(_Fixed):
+class NumberColumn(_FixedColumn):
     """Numbers and truth values: a numpy column of their own type."""
 
     def since(self, start: int) -> Array:
@@ -272,7 +272,7 @@ class Number(_Fixed):
         return numbers
 
 
-class Time(Number):
+class TimeColumn(NumberColumn):
     """datetime64[ns, UTC], of nanoseconds on another clock plus what ``epoch_ns`` says."""
 
     def __init__(self, column: schema.Column, epoch_ns: Callable[[], int]) -> None:
@@ -302,17 +302,16 @@ class ByteStrings(pd.arrays.ArrowExtensionArray):
         return found
 
 
-class Bytes(_Fixed):
+class BytesColumn(_FixedColumn):
     """Byte strings of one length: ArrowDtype(pa.large_binary()), whose values are ``bytes``.
 
     Not Arrow's binary(n), though it needs no ``ends``: pandas writes it into files and cannot read it back.
     """
 
-    def __init__(self, column: schema.Column) -> None:
-        width = np.dtype(column.dtype).itemsize
-        whole = slice(column.offset, column.offset + width)
+    def __init__(self, column: schema.Bytes) -> None:
+        whole = slice(column.offset, column.offset + column.size)
         self._ends = Buffer(np.int64)
-        super().__init__(lambda rows: rows[:, whole], np.uint8, (width,))
+        super().__init__(lambda rows: rows[:, whole], np.uint8, (column.size,))
 
     @property
     def nbytes(self) -> int:
@@ -329,15 +328,15 @@ class Bytes(_Fixed):
         self._ends.append(np.arange(made, len(data) + 1) * data.shape[1])
         return _binary(self._ends.view(start), data)
 
-    def _take(self, other: Bytes, start: int, stop: int) -> None:
+    def _take(self, other: BytesColumn, start: int, stop: int) -> None:
         super()._take(other, start, stop)
         self._ends = Buffer(np.int64)
 
 
-class Wide(_Fixed):
+class WideColumn(_FixedColumn):
     """128-bit integers: an object column of Python's, made anew for every frame."""
 
-    def __init__(self, column: schema.Column) -> None:
+    def __init__(self, column: schema.Wide) -> None:
         self._signed = column.signed
         super().__init__(lambda rows: _words(rows, column.offset, 16).T, np.uint64, (2,))
 
@@ -353,14 +352,14 @@ class Wide(_Fixed):
         return integers
 
 
-class Strings(Growing):
+class StringColumn(ColumnBuffer):
     """Text that is not of one length, in the batch's text area: strings (invalid UTF-8 replaced), or as ``binary``
     ArrowDtype(pa.large_binary()), whose values are ``bytes``. ``cut``: a string ends at its first NUL."""
 
     def __init__(self, *, binary: bool = False, cut: bool = False) -> None:
         self._binary = binary
         self._cut = cut
-        self._runs = Runs()
+        self._runs = VarBuffer()
 
     @property
     def nbytes(self) -> int:
@@ -387,14 +386,14 @@ class Strings(Growing):
         ends, data = self._runs.since(start)
         return _binary(ends, data) if self._binary else _strings(ends, data)
 
-    def _take(self, other: Strings, start: int, stop: int) -> None:
+    def _take(self, other: StringColumn, start: int, stop: int) -> None:
         self._runs = other._runs.part(start, stop)
 
 
 # --- categories ---------------------------------------------------------------------------------------------------
 
 
-class Distinct:
+class ValueIndex:
     """The different values of a column (``keys``, as 64-bit words), numbered in the order they first came.
 
     An open hash table, probed for a whole batch at a time. Found is what is equal, not what has the same hash.
@@ -469,7 +468,7 @@ class Distinct:
         self._filed = len(self)
 
 
-class Category(Growing):
+class CategoryColumn(ColumnBuffer):
     """A category of strings. Each different value of a row's bytes has a code, and each code a name.
 
     Two values may have one name, as byte strings that differ behind their NUL. As long as none do, the codes of the
@@ -481,12 +480,12 @@ class Category(Growing):
         self._reset()
 
     def _reset(self) -> None:
-        self._distinct = Distinct(self._words)
+        self._distinct = ValueIndex(self._words)
         self._codes = Codes()
-        self._names = Runs()
+        self._names = VarBuffer()
         self._name_of = Buffer(np.int32)  # a value's code -> its name's
         self._name_codes: Codes | None = None  # of each row, once they differ from _codes
-        self._by_name: dict[str, int] = {}  # the names to look up before another is added: not all, see Text
+        self._by_name: dict[str, int] = {}  # the names to look up before another is added: not all, see TextColumn
         self._dtype: Any = None
 
     @property
@@ -517,7 +516,7 @@ class Category(Growing):
         """The rows' values before they were given names: a category of ``bytes``, or of numbers."""
         raw = pd.Index(self._values(self._distinct.keys.view()), dtype=object)
         category = pd.Categorical.from_codes(self._codes.view().copy(), raw, validate=False)
-        return category.remove_unused_categories()  # Text notes values that no row has
+        return category.remove_unused_categories()  # TextColumn notes values that no row has
 
     @abstractmethod
     def _read(self, rows: Rows) -> Words: ...
@@ -571,10 +570,10 @@ class Category(Growing):
         self._put(code_of[codes])
 
 
-_AnyCategory = TypeVar("_AnyCategory", bound=Category)
+_AnyCategory = TypeVar("_AnyCategory", bound=CategoryColumn)
 
 
-class Named(Category):
+class EnumColumn(CategoryColumn):
     """Integers shown by name: ``name`` makes it of a number seen for the first time. ``first``: the first categories,
     whether seen or not."""
 
@@ -603,7 +602,7 @@ class Named(Category):
         self._name_of.append(self._codes_of([self._name_number(value) for value in values]))
 
 
-class Missing(Number):
+class MissingColumn(NumberColumn):
     """A category of strings of which no row has a value."""
 
     def __init__(self) -> None:
@@ -617,7 +616,7 @@ class Missing(Number):
         return pd.Categorical.from_codes(numbers, dtype=none, validate=False)
 
 
-class Text(Category):
+class TextColumn(CategoryColumn):
     """Char arrays: their text up to the first NUL, invalid UTF-8 replaced.
 
     Values that hold nothing behind their NUL differ in their text as well, so most names need not be looked up. The
@@ -625,8 +624,8 @@ class Text(Category):
     it, which invalid bytes become, goes through _by_name.
     """
 
-    def __init__(self, column: schema.Column) -> None:
-        self._offset, self._width = column.offset, np.dtype(column.dtype).itemsize
+    def __init__(self, column: schema.Text) -> None:
+        self._offset, self._width = column.offset, column.size
         super().__init__(-(-self._width // 8))
 
     def _read(self, rows: Rows) -> Words:
@@ -676,62 +675,60 @@ def shown(columns: Iterable[schema.Column]) -> tuple[schema.Column, ...]:
     return tuple(itertools.chain.from_iterable(map(_elements, columns)))
 
 
-def _elements(column: schema.Column) -> list[schema.Column]:
-    if column.kind != "list":
+def _elements(column: schema.Column) -> Sequence[schema.Column]:
+    if not isinstance(column, schema.NumberArray):
         return [column]
-    size, count = np.dtype(column.dtype).itemsize, math.prod(column.shape)
-    if count > _MAX_ELEMENTS:
-        return [replace(column, kind="bytes", dtype=f"V{count * size}", shape=())]
+    name, begin, size = column.name, column.offset, np.dtype(column.dtype).itemsize
+    if math.prod(column.shape) > _MAX_ELEMENTS:
+        return [schema.Bytes(name, begin, column.size)]
     indices = itertools.product(*map(range, column.shape))
-    names = [column.name + "".join(f"[{n}]" for n in index) for index in indices]
-    return [
-        replace(column, name=name, kind="number", offset=column.offset + i * size, shape=())
-        for i, name in enumerate(names)
-    ]
+    names = [name + "".join(f"[{n}]" for n in index) for index in indices]
+    return [schema.Number(element, begin + i * size, column.dtype) for i, element in enumerate(names)]
 
 
-def growing(column: schema.Column) -> Growing:
+def column_buffer(column: schema.Column) -> ColumnBuffer:
     """The column that takes what the schema describes, of ``shown`` columns."""
-    match column.kind:
-        case "enum" | "bits" if column.labels or column.kind == "enum":
-            return _constants(column)
-        case "number" | "bits":
-            return Number(_reader(column), column.dtype)
-        case "text":
-            return Text(column)
-        case "bytes":
-            return Bytes(column)
-        case "wide":
-            return Wide(column)
-        case "tail":
-            text = np.dtype(column.dtype).kind == "S"
-            return Strings(binary=not text, cut=text)
-    raise ValueError(f"column {column.name} is of no known kind: {column.kind!r}")
+    match column:
+        case schema.Number():
+            return NumberColumn(_numbers(column), column.dtype)
+        case schema.Enum():
+            return _constants(column, _numbers(column))
+        case schema.BitField():
+            read = partial(_bits, column)
+            return _constants(column, read) if column.labels else NumberColumn(read, column.dtype)
+        case schema.Text():
+            return TextColumn(column)
+        case schema.Bytes():
+            return BytesColumn(column)
+        case schema.Wide():
+            return WideColumn(column)
+        case schema.Tail():
+            return StringColumn(binary=not column.text, cut=column.text)
+        case schema.NumberArray():
+            raise ValueError(f"array {column.name} has a column an element")
 
 
-def _constants(column: schema.Column) -> Named:
+def _constants(column: schema.Enum | schema.BitField, read: Callable[[Rows], Array]) -> EnumColumn:
     """The names of an enum's constants, in their order; of two with one number the first. Others are numbers."""
     dtype = np.dtype(column.dtype)
     names: dict[int, str] = {}
     for name, number in column.labels:
         # BTF gives 32-bit constants as signed, whatever the enum is.
         names.setdefault(int(np.array(number % 2**64, np.uint64).astype(dtype)), name)
-    return Named(_reader(column), column.dtype, lambda n: names.get(n, str(n)), tuple(names.values()))
+    return EnumColumn(read, column.dtype, lambda n: names.get(n, str(n)), tuple(names.values()))
 
 
-def _reader(column: schema.Column) -> Callable[[Rows], Array]:
+def _numbers(column: schema.Number | schema.Enum) -> Callable[[Rows], Array]:
     """What takes a column's numbers out of rows."""
-    if column.kind == "bits":
-        return lambda rows: _bits(rows, column)
     if np.dtype(column.dtype).kind == "b":
         return lambda rows: rows[:, column.offset] != 0
     return column.values
 
 
-def _bits(rows: Rows, column: schema.Column) -> Array:
+def _bits(column: schema.BitField, rows: Rows) -> Array:
     """A bit-field's values: of up to 64 bits, which may lie in nine bytes."""
     dtype = np.dtype(column.dtype)
-    (first, width), offset = column.bits, column.offset + column.bits[0] // 8
+    first, width, offset = column.first, column.width, column.offset + column.first // 8
     shift = first % 8
     value = _word(rows, offset, min(-(-(shift + width) // 8), 8)) >> np.uint64(shift)
     if shift + width > 64:

@@ -31,10 +31,22 @@ from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError, escape, nea
 from bpfnb.interrupts import caller_left, new_lock, start_new_thread, undoing, uninterrupted
 from bpfnb.language.probes import KINDS, parse_probe
 from bpfnb.protocol.messages import MapInfo
-from bpfnb.protocol.schema import Column, Rows, Schema
+from bpfnb.protocol.schema import (
+    BitField,
+    Bytes,
+    Column,
+    Enum,
+    Number,
+    NumberArray,
+    Rows,
+    Schema,
+    Tail,
+    Text,
+    Wide,
+)
 from bpfnb.results import refusals, stacks
-from bpfnb.results.baseline import Baseline, counters
-from bpfnb.results.columns import Batch, growing, shown, text_dtype
+from bpfnb.results.baseline import Baseline, Counter, counters
+from bpfnb.results.columns import Batch, column_buffer, shown, text_dtype
 from bpfnb.results.padding import count_twins, hidden_places
 from bpfnb.results.table import harmless
 
@@ -69,9 +81,8 @@ _HOLDS = {
     "struct_ops": "it holds the kernel's own functions",
 }
 _REDUCTIONS: dict[str, Callable[..., Any]] = {"sum": np.sum, "max": np.max, "min": np.min, "mean": np.mean}
-_NUMBERS = ("number", "bits", "wide")  # kinds of columns that can be reduced
 _NONE = Schema((), 0)
-_INDEX = Schema((Column("index", "number", "<u4", 0),), 4)
+_INDEX = Schema((Number("index", 0, "<u4"),), 4)
 _NAMED = {"prog_array": "the name of a function", "cgroup_array": "the path of a cgroup"}  # what is put into them
 _QUEUES = ("queue", "stack")
 _ARRAYS = ("array", "percpu_array")
@@ -215,7 +226,7 @@ class Map:
         key_names, value_names = self._names()
         frame = self._columns(key_names, self._key, keys)
         for name, column in zip(value_names, shown(self._value.columns), strict=True):
-            if column.kind in _NUMBERS:
+            if isinstance(column, Number | BitField | Wide):
                 per_cpu = np.asarray(_decoded(column, self._each_cpu(values))).reshape(len(values), self.info.cpus)
                 frame[name] = _REDUCTIONS[how](per_cpu, axis=1)
         return self._marked(frame)
@@ -570,7 +581,7 @@ class Map:
             taking.keys, taking.values = keys[: most or None], values[: most or None]
 
     @uninterrupted
-    def _take_differences(self, taking: _Taking, columns: Sequence[Column]) -> None:
+    def _take_differences(self, taking: _Taking, columns: Sequence[Counter]) -> None:
         """Take what the values have grown by since the last drain."""
         with self._lock:
             if not self._may_take(taking):
@@ -636,7 +647,7 @@ class Map:
         with self._lock:
             return self._trimmed(*self._since(*self._all()))
 
-    def _since(self, keys: Rows, values: Rows, columns: Sequence[Column] | None = None) -> tuple[Rows, Rows]:
+    def _since(self, keys: Rows, values: Rows, columns: Sequence[Counter] | None = None) -> tuple[Rows, Rows]:
         if self._drained is None:
             return keys, values
         return self._drained.since(keys, values, self.kind in _ARRAYS, columns)
@@ -858,7 +869,7 @@ def pack(schema: Schema, value: object, what: str = "value") -> bytes:
     row = bytearray(schema.size)
     for column, part in _members(schema, value, what):
         begin = column.offset
-        data = _PACKERS[column.kind](column, part, row)
+        data = _packed(column, part, row)
         row[begin : begin + len(data)] = data
     return bytes(row)
 
@@ -877,7 +888,24 @@ def _members(schema: Schema, value: object, what: str) -> Iterable[tuple[Column,
     return zip(schema.columns, value, strict=True)
 
 
-def _number(column: Column, value: Any, row: bytearray) -> bytes:
+def _packed(column: Column, value: Any, row: bytearray) -> bytes:
+    """The bytes of one member, from ``column.offset`` on. ``row``: the bytes of those before."""
+    match column:
+        case Number() | Enum():
+            return _number(column, value)
+        case BitField():
+            return _bits(column, value, row)
+        case Text() | Bytes():
+            return _text(column, value)
+        case Wide():
+            return _wide(column, value)
+        case NumberArray():
+            return _array(column, value)
+        case Tail():
+            raise ProgramError(f"{column.name} follows the {column.offset} bytes that a map has room for")
+
+
+def _number(column: Number | Enum | NumberArray, value: Any) -> bytes:
     dtype = np.dtype(column.dtype)
     if dtype.kind == "f":
         try:
@@ -887,56 +915,44 @@ def _number(column: Column, value: Any, row: bytearray) -> bytes:
     return np.array(_integer(column, value, *_limits(dtype)), dtype).tobytes()
 
 
-def _bits(column: Column, value: Any, row: bytearray) -> bytes:
+def _bits(column: BitField, value: Any, row: bytearray) -> bytes:
     """The bytes a bit-field lies in, with the bits of its neighbours."""
-    first, width = column.bits
+    first, width = column.first, column.width
     signed = np.dtype(column.dtype).kind == "i"
     low, high = (-(1 << (width - 1)), (1 << (width - 1)) - 1) if signed else (0, (1 << width) - 1)
-    size = -(-(first + width) // 8)
     mask = ((1 << width) - 1) << first
     bits = _integer(column, value, low, high) << first
-    word = int.from_bytes(row[column.offset : column.offset + size], "little")
-    return (word & ~mask | bits & mask).to_bytes(size, "little")
+    word = int.from_bytes(row[column.offset : column.offset + column.size], "little")
+    return (word & ~mask | bits & mask).to_bytes(column.size, "little")
 
 
-def _wide(column: Column, value: Any, row: bytearray) -> bytes:
-    size = np.dtype(column.dtype).itemsize
-    low, high = (-(1 << (8 * size - 1)), (1 << (8 * size - 1)) - 1) if column.signed else (0, (1 << 8 * size) - 1)
-    return _integer(column, value, low, high).to_bytes(size, "little", signed=column.signed)
+def _wide(column: Wide, value: Any) -> bytes:
+    bits = 8 * column.size
+    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if column.signed else (0, (1 << bits) - 1)
+    return _integer(column, value, low, high).to_bytes(column.size, "little", signed=column.signed)
 
 
-def _text(column: Column, value: Any, row: bytearray) -> bytes:
-    size = np.dtype(column.dtype).itemsize
+def _text(column: Text | Bytes, value: Any) -> bytes:
     data = value.encode() if isinstance(value, str) else value
     if not isinstance(data, (bytes, bytearray)):
         raise ProgramError(f"{column.name} is text or bytes, not {value!r}")
-    if len(data) > size:
-        raise ProgramError(f"{column.name} has room for {size} bytes, not for {len(data)}: {value!r}")
-    return bytes(data).ljust(size, b"\0")
+    if len(data) > column.size:
+        raise ProgramError(f"{column.name} has room for {column.size} bytes, not for {len(data)}: {value!r}")
+    return bytes(data).ljust(column.size, b"\0")
 
 
-def _list(column: Column, value: Any, row: bytearray) -> bytes:
+def _array(column: NumberArray, value: Any) -> bytes:
     elements = np.array(value, dtype=object)
     if elements.shape != column.shape:
         raise ProgramError(f"{column.name} has {_sized(column.shape)} elements, not {_sized(elements.shape)}")
-    return b"".join(_number(column, element, row) for element in elements.ravel())
-
-
-_PACKERS: dict[str, Callable[[Column, Any, bytearray], bytes]] = {
-    "number": _number,
-    "enum": _number,
-    "bits": _bits,
-    "wide": _wide,
-    "text": _text,
-    "bytes": _text,
-    "list": _list,
-}
+    return b"".join(_number(column, element) for element in elements.ravel())
 
 
 def _integer(column: Column, value: Any, low: int, high: int) -> int:
     """A whole number within its type's limits; for a constant's name its value."""
-    if isinstance(value, str) and column.labels:
-        constants = dict(column.labels)
+    labels = column.labels if isinstance(column, Enum | BitField) else ()
+    if isinstance(value, str) and labels:
+        constants = dict(labels)
         if value not in constants:
             raise ProgramError(f"{column.name} has no constant {value!r}{near_or_all(value, constants)}")
         return (constants[value] - low) % (high - low + 1) + low  # BTF may have a constant of 32 bits as signed
@@ -976,7 +992,7 @@ def _plain(schema: Schema, rows: Rows, make: Callable[..., Any]) -> list[Any]:
 
 def _listed(column: Column, rows: Rows) -> list[Any]:
     """A column's values as Python's; an array is a list."""
-    if column.kind != "list":
+    if not isinstance(column, NumberArray):
         values: list[Any] = _decoded(column, rows).tolist()
         return values
     arrays = column.values(rows).reshape(-1, *column.shape)
@@ -985,6 +1001,6 @@ def _listed(column: Column, rows: Rows) -> list[Any]:
 
 def _decoded(column: Column, rows: Rows) -> Any:
     """A column as events have it."""
-    decoder = growing(column)
+    decoder = column_buffer(column)
     decoder.append(Batch(rows))
     return decoder.values()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bpfnb.protocol.schema import Column, Rows, Schema
+from bpfnb.protocol.schema import BitField, Rows, Schema, Text
 
 __all__ = ["count_twins", "hidden_places"]
 
@@ -17,7 +17,7 @@ def count_twins(schema: Schema, rows: Rows) -> int:
     shown = _shown_bits(schema)
     plain = rows & shown
     for column in _texts(schema):
-        text = plain[:, column.offset : column.offset + np.dtype(column.dtype).itemsize]
+        text = plain[:, column.offset : column.offset + column.size]
         text[np.cumsum(text == 0, axis=1) > 0] = 0
     if not len(rows) or not schema.size or np.array_equal(plain, rows):
         return 0
@@ -42,20 +42,19 @@ def hidden_places(schema: Schema) -> str:
     return ", ".join(places)
 
 
-def _texts(schema: Schema) -> list[Column]:
-    return [column for column in schema.columns if column.kind == "text"]
+def _texts(schema: Schema) -> list[Text]:
+    return [column for column in schema.columns if isinstance(column, Text)]
 
 
 def _shown_bits(schema: Schema) -> np.ndarray:
     """For each byte of a row the bits that are in some column."""
     shown = np.zeros(schema.size, np.uint8)
     for column in schema.columns:
-        if column.bits[1]:
-            first = column.offset * 8 + column.bits[0]
+        if isinstance(column, BitField):
+            first = column.offset * 8 + column.first
             bits = np.zeros(schema.size * 8, np.uint8)
-            bits[first : first + column.bits[1]] = 1
+            bits[first : first + column.width] = 1
             shown |= np.packbits(bits, bitorder="little")
         else:
-            size = np.dtype(column.dtype).itemsize * int(np.prod(column.shape))
-            shown[column.offset : column.offset + size] = 0xFF
+            shown[column.offset : column.offset + column.size] = 0xFF
     return shown

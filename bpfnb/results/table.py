@@ -21,14 +21,14 @@ from bpfnb.protocol.schema import PRINTK, PRINTK_LINES, PRINTK_ROW, Rows, Schema
 from bpfnb.results.columns import (
     PANDAS,
     Batch,
-    Category,
-    Growing,
-    Missing,
-    Named,
-    Number,
-    Strings,
-    Time,
-    growing,
+    CategoryColumn,
+    ColumnBuffer,
+    EnumColumn,
+    MissingColumn,
+    NumberColumn,
+    StringColumn,
+    TimeColumn,
+    column_buffer,
     shown,
     text_dtype,
 )
@@ -118,7 +118,7 @@ class Table:
         if name not in self._columns:
             raise KeyError(f"no column {name!r}: there are {', '.join(self.names)}")
         column = self._columns[name]
-        if not isinstance(column, Category):
+        if not isinstance(column, CategoryColumn):
             raise ValueError(f"column {name!r} is no category: the frame has its values as they are")
         return pd.Series(column.raw(), name=name, copy=False)
 
@@ -153,11 +153,11 @@ class Table:
             self._arrivals.trim(self.begin, self.end)
         self._settled = True
 
-    def _plan(self) -> dict[str, Growing]:
-        columns: dict[str, Growing] = {}
+    def _plan(self) -> dict[str, ColumnBuffer]:
+        columns: dict[str, ColumnBuffer] = {}
         members = list(shown(self._schema.columns))
         for clock in [column for column in members if column.name == self._schema.time]:
-            columns["time"] = Time(clock, lambda: self._epoch_ns)
+            columns["time"] = TimeColumn(clock, lambda: self._epoch_ns)
             if self._schema.clock:
                 members.remove(clock)
         names = {member.name for member in members}
@@ -165,12 +165,12 @@ class Table:
             name = member.name
             while name in columns or (name != member.name and name in names):
                 name += "_"
-            columns[name] = growing(member)
+            columns[name] = column_buffer(member)
         return columns
 
-    def _clock(self) -> Number:
+    def _clock(self) -> NumberColumn:
         clock = self._columns["time"]
-        assert isinstance(clock, Time)
+        assert isinstance(clock, TimeColumn)
         return clock
 
     def _batch(self, rows: Rows, text: npt.NDArray[np.uint8], begin: int) -> tuple[Batch, int]:
@@ -200,14 +200,14 @@ class PrintkTable(Table):
     def __init__(self, epoch_ns: int, schema: Schema = PRINTK, *, batch: int = BATCH) -> None:
         super().__init__(schema, epoch_ns, batch=batch)
 
-    def _plan(self) -> dict[str, Growing]:
+    def _plan(self) -> dict[str, ColumnBuffer]:
         columns = super()._plan()
         clock = next(column for column in PRINTK.columns if column.name == "mono_ns")
-        columns["ts"] = Number(lambda rows: clock.values(rows) / 1e9, "<f8")
-        columns["flags"] = Named(_state, "<u2", lambda state: latency_format(state >> 8, state & 0xFF))
+        columns["ts"] = NumberColumn(lambda rows: clock.values(rows) / 1e9, "<f8")
+        columns["flags"] = EnumColumn(_state, "<u2", lambda state: latency_format(state >> 8, state & 0xFF))
         if self._schema == PRINTK_LINES:
-            columns["flags"] = Missing()
-        columns["msg"] = Strings()
+            columns["flags"] = MissingColumn()
+        columns["msg"] = StringColumn()
         return {name: columns[name] for name in self.COLUMNS}
 
 

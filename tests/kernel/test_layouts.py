@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import itertools
 import json
-import math
 import os
 import random
 import re
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bpfnb.protocol.schema import Column, Schema
+from bpfnb.protocol.schema import BitField, Bytes, Column, Enum, Number, NumberArray, Schema, Tail, Text, Wide
 from bpfnb.tracer.kernel.btf import Types, schema_of
 
 SYS_BPF = {"x86_64": 321, "aarch64": 280}.get(os.uname().machine, 0)
@@ -208,16 +207,16 @@ def assertions(name: str, schema: Schema) -> str:
     claims = [f"sizeof(struct {name}) == {schema.size}"]
     for column in schema.columns:
         member = f"((struct {name} *)0)->{column.name}"
-        if column.kind != "bits":
+        if not isinstance(column, BitField):
             claims.append(f"__builtin_offsetof(struct {name}, {column.name}) == {column.offset}")
-        if column.kind not in ("bits", "tail"):
-            claims.append(f"sizeof({member}) == {np.dtype(column.dtype).itemsize * math.prod(column.shape)}")
-        if column.kind in ("text", "bytes"):
-            element = "char" if column.kind == "text" else "unsigned char"
+        if not isinstance(column, BitField | Tail):
+            claims.append(f"sizeof({member}) == {column.size}")
+        if isinstance(column, Text | Bytes):
+            element = "char" if isinstance(column, Text) else "unsigned char"
             claims.append(f"__builtin_types_compatible_p(__typeof__({member}[0]), {element})")
-        if (column.kind, column.dtype) == ("number", "|b1"):
+        if isinstance(column, Number) and column.dtype == "|b1":
             claims.append(f"__builtin_types_compatible_p(__typeof__({member}), _Bool)")
-        if column.kind == "wide":
+        if isinstance(column, Wide):
             claims.append(f"((__typeof__({member}))-1 < 0) == {int(column.signed)}")
     return "".join(f'_Static_assert({claim}, "");\n' for claim in claims)
 
@@ -225,11 +224,11 @@ def assertions(name: str, schema: Schema) -> str:
 def readings(schema: Schema) -> Iterator[tuple[Column, str]]:
     """The columns that are numbers, and how C reads each as 64 bits; ``p`` points to the struct."""
     for column in schema.columns:
-        if column.kind in ("number", "enum", "bits"):
+        if isinstance(column, Number | Enum | BitField):
             yield column, f"(s64)p->{column.name}"
-        elif column.kind == "list":
+        elif isinstance(column, NumberArray):
             yield column, f"(s64)p->{column.name}" + "".join(f"[{n - 1}]" for n in column.shape)
-        elif column.kind == "wide":
+        elif isinstance(column, Wide):
             yield column, f"(s64)(p->{column.name} >> 64) ^ (s64)p->{column.name}"
 
 
@@ -254,8 +253,8 @@ def reader(schemas: dict[str, Schema]) -> tuple[str, int]:
 def random_row(schema: Schema, source: random.Random) -> bytes:
     row = bytearray(source.randbytes(ROOM))
     for column in schema.columns:
-        if column.dtype == "|b1" and column.kind != "bits":  # C has no other bools than these two
-            for at in range(column.offset, column.offset + math.prod(column.shape)):
+        if column.dtype == "|b1" and not isinstance(column, BitField):  # C has no other bools than these two
+            for at in range(column.offset, column.offset + column.size):
                 row[at] &= 1
     return bytes(row)
 
@@ -263,11 +262,10 @@ def random_row(schema: Schema, source: random.Random) -> bytes:
 def in_row(column: Column, row: bytes) -> int:
     """What a reading of the column must give, by the documentation of Column."""
     data = row[column.offset :]
-    if column.kind == "bits":
-        first, width = column.bits
-        value = int.from_bytes(data[:9], "little") >> first & (1 << width) - 1
-        return value - (1 << width) if column.dtype[1] == "i" and value >> width - 1 else value
-    if column.kind == "wide":
+    if isinstance(column, BitField):
+        value = int.from_bytes(data[:9], "little") >> column.first & (1 << column.width) - 1
+        return value - (1 << column.width) if column.dtype[1] == "i" and value >> column.width - 1 else value
+    if isinstance(column, Wide):
         low, high = np.frombuffer(data, "<u8", 2).tolist()
         return low ^ high
     values = column.values(np.frombuffer(row, np.uint8).reshape(1, -1))
@@ -281,7 +279,8 @@ def check_readings(schemas: dict[str, Schema], fill: Sequence[bytes], found: np.
     for (name, schema), row in zip(schemas.items(), fill, strict=True):
         for column, _ in readings(schema):
             # Before version 15 LLVM does not record an enumeration's sign.
-            bits = (column.bits[1] or np.dtype(column.dtype).itemsize * 8) if column.labels else 64
+            labels = column.labels if isinstance(column, Enum | BitField) else ()
+            bits = (column.width if isinstance(column, BitField) else column.size * 8) if labels else 64
             mask = (1 << bits) - 1
             assert next(words) & mask == in_row(column, row) & mask, (name, column)
             count += 1
@@ -308,9 +307,11 @@ def test_structs_made_at_random(seed: int) -> None:
     schemas = read_schemas(made.text, list(made.structs))
     for name, leaves in made.structs.items():
         columns = schemas[name].columns
-        assert {re.sub(r"\[\d+\]", "", column.name) for column in columns if column.kind != "tail"} == set(leaves), name
+        assert {re.sub(r"\[\d+\]", "", column.name) for column in columns if not isinstance(column, Tail)} == set(
+            leaves
+        ), name
         if name in made.tails:
-            assert (columns[-1].name, columns[-1].kind) == (made.tails[name], "tail")
+            assert (columns[-1].name, type(columns[-1])) == (made.tails[name], Tail)
     assert check(made.text, schemas, seed) > 1000
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from bpfnb.errors import ProgramError, UnsupportedError
-from bpfnb.protocol.schema import Column, Schema
+from bpfnb.protocol.schema import Number, Schema, Tail
 from bpfnb.results.maps import Map
 from bpfnb.tracer.kernel import bpf
 from bpfnb.tracer.kernel import maps as kernel_maps
@@ -442,8 +442,8 @@ def test_a_map_for_programs_alone_says_so(make: Maker) -> None:
 
 
 def test_a_map_is_described(make: Maker) -> None:
-    key = Schema((Column("pid", "number", "<u4", 0),), 4)
-    value = Schema((Column("n", "number", "<u8", 0), Column("rest", "tail", "S", 12)), 12)
+    key = Schema((Number("pid", 0, "<u4"),), 4)
+    value = Schema((Number("n", 0, "<u8"), Tail("rest", 12, text=True)), 12)
     info = kernel_maps.describe(make(Kind("percpu_hash", 4, 12)), "m", "BPF_PERCPU_HASH", key, value, 3)
     assert (info.name, info.macro, info.kind, info.line) == ("m", "BPF_PERCPU_HASH", "percpu_hash", 3)
     assert (info.key_size, info.value_size, info.value_stride, info.cpus) == (4, 12, 16, CPUS)

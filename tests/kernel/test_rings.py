@@ -28,7 +28,7 @@ import numpy as np
 import pytest
 
 from bpfnb.errors import BpfnbError
-from bpfnb.protocol.schema import LOST, ROWS, Column, Layout, Schema, parts
+from bpfnb.protocol.schema import LOST, ROWS, Layout, Number, Schema, Tail, Text, parts
 from bpfnb.protocol.segments import SegmentWriter
 from bpfnb.tracer.compile.engine import Compiled, Engine
 from bpfnb.tracer.kernel import capabilities
@@ -91,14 +91,14 @@ int f(struct enter *ctx) {
 """
 EVENT = Schema(
     (
-        Column("seq", "number", "<u8", 0),
-        Column("cpu", "number", "<u4", 8),
-        Column("n", "number", "<u4", 12),
-        Column("text", "text", "S32", 16),
+        Number("seq", 0, "<u8"),
+        Number("cpu", 8, "<u4"),
+        Number("n", 12, "<u4"),
+        Text("text", 16, 32),
     ),
     48,
 )
-TAILED = Schema((*EVENT.columns[:3], Column("text", "tail", "S", 16)), 16)
+TAILED = Schema((*EVENT.columns[:3], Tail("text", 16, text=True)), 16)
 
 
 def text_of(kind: str, size: str = "sizeof(event)", pages: int = 16, flags: str = "0", body: str = "") -> str:

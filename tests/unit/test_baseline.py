@@ -9,18 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bpfnb.protocol.schema import Column, Rows, Schema
+from bpfnb.protocol.schema import Number, NumberArray, Rows, Schema, Text, Wide
 from bpfnb.results.baseline import Baseline, counters, positions
 
 # struct { u32 n; char comm[4]; s64 balance; unsigned __int128 sum; u16 slots[3]; bool seen; }
 VALUE = Schema(
     (
-        Column("n", "number", "<u4", 0),
-        Column("comm", "text", "S4", 4),
-        Column("balance", "number", "<i8", 8),
-        Column("sum", "wide", "V16", 16),
-        Column("slots", "list", "<u2", 32, shape=(3,)),
-        Column("seen", "number", "|b1", 38),
+        Number("n", 0, "<u4"),
+        Text("comm", 4, 4),
+        Number("balance", 8, "<i8"),
+        Wide("sum", 16),
+        NumberArray("slots", 32, "<u2", (3,)),
+        Number("seen", 38, "|b1"),
     ),
     40,
 )
@@ -53,7 +53,7 @@ def test_numbers_are_subtracted_and_the_rest_is_as_it_is() -> None:
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**31 - 1))
 def test_a_counter_that_wraps_is_right(before: int, by: int) -> None:
-    schema = Schema((Column("value", "number", "<u4", 0),), 4)
+    schema = Schema((Number("value", 0, "<u4"),), 4)
     after = struct.pack("<I", (before + by) % 2**32)
     found = grown({1: struct.pack("<I", before)}, {1: after}, schema)
     assert found == ({1: struct.pack("<I", by)} if by else {})
@@ -61,7 +61,7 @@ def test_a_counter_that_wraps_is_right(before: int, by: int) -> None:
 
 @given(st.integers(0, 2**128 - 1), st.integers(0, 2**127 - 1))
 def test_a_wide_counter_that_wraps_is_right(before: int, by: int) -> None:
-    schema = Schema((Column("value", "wide", "V16", 0),), 16)
+    schema = Schema((Wide("value", 0),), 16)
     after = ((before + by) % 2**128).to_bytes(16, "little")
     found = grown({1: before.to_bytes(16, "little")}, {1: after}, schema)
     assert found == ({1: by.to_bytes(16, "little")} if by else {})
@@ -77,7 +77,7 @@ def test_an_entry_of_which_a_number_went_down_is_another_and_counts_from_zero() 
 
 
 def test_a_per_cpu_entry_is_another_on_all_cpus() -> None:
-    schema = Schema((Column("value", "number", "<u4", 0),), 4)
+    schema = Schema((Number("value", 0, "<u4"),), 4)
     key = rows(struct.pack("<I", 1))
     baseline = Baseline(key, rows(struct.pack("<I4xI4x", 5, 9)), counters(schema), 2, 8)
     _, values = baseline.since(key, rows(struct.pack("<I4xI4x", 6, 12)), False)
@@ -92,7 +92,7 @@ def test_members_can_be_left_as_they_are() -> None:
 
 
 def test_an_entry_that_was_set_is_forgotten() -> None:
-    schema = Schema((Column("value", "number", "<u4", 0),), 4)
+    schema = Schema((Number("value", 0, "<u4"),), 4)
     keys, values = rows(b"k1k1", b"k2k2"), rows(struct.pack("<I", 5), struct.pack("<I", 6))
     baseline = Baseline(keys, values, counters(schema), 1, 4).without(b"k2k2")
     assert [k.tobytes() for k in baseline.since(keys, values, False)[0]] == [b"k2k2"]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpfnb.errors import BpfnbError, SetupError, UnsupportedError
-from bpfnb.protocol.schema import Column, Schema
+from bpfnb.protocol.schema import BitField, Bytes, Column, Enum, Number, NumberArray, Schema, Tail, Text, Wide
 from bpfnb.tracer.kernel import btf
 from bpfnb.tracer.kernel.btf import Member, Types, same, schema_of
 
@@ -87,45 +87,45 @@ def names(schema: Schema) -> list[str]:
 
 LABELS = {"NONE": 0, "ONE": 1}
 SCALARS: dict[str, tuple[Callable[[Blob], int], Column]] = {
-    "unsigned": (lambda b: b.integer("unsigned int", 4), Column("v", "number", "<u4", 0)),
-    "signed": (lambda b: b.integer("long", 8, SIGNED), Column("v", "number", "<i8", 0)),
-    "char": (lambda b: b.integer("char", 1, SIGNED), Column("v", "number", "|i1", 0)),
-    "bool": (lambda b: b.integer("_Bool", 1, BOOL), Column("v", "number", "|b1", 0)),
-    "float": (lambda b: b.add(btf.FLOAT, "float", 4), Column("v", "number", "<f4", 0)),
-    "double": (lambda b: b.add(btf.FLOAT, "double", 8), Column("v", "number", "<f8", 0)),
-    "pointer": (lambda b: b.add(btf.PTR), Column("v", "number", "<u8", 0)),
-    "wide": (lambda b: b.integer("unsigned __int128", 16), Column("v", "wide", "V16", 0)),
-    "wide, signed": (lambda b: b.integer("__int128", 16, SIGNED), Column("v", "wide", "V16", 0, signed=True)),
-    "enum": (lambda b: b.enum(4, LABELS), Column("v", "enum", "<u4", 0, labels=(("NONE", 0), ("ONE", 1)))),
+    "unsigned": (lambda b: b.integer("unsigned int", 4), Number("v", 0, "<u4")),
+    "signed": (lambda b: b.integer("long", 8, SIGNED), Number("v", 0, "<i8")),
+    "char": (lambda b: b.integer("char", 1, SIGNED), Number("v", 0, "|i1")),
+    "bool": (lambda b: b.integer("_Bool", 1, BOOL), Number("v", 0, "|b1")),
+    "float": (lambda b: b.add(btf.FLOAT, "float", 4), Number("v", 0, "<f4")),
+    "double": (lambda b: b.add(btf.FLOAT, "double", 8), Number("v", 0, "<f8")),
+    "pointer": (lambda b: b.add(btf.PTR), Number("v", 0, "<u8")),
+    "wide": (lambda b: b.integer("unsigned __int128", 16), Wide("v", 0)),
+    "wide, signed": (lambda b: b.integer("__int128", 16, SIGNED), Wide("v", 0, signed=True)),
+    "enum": (lambda b: b.enum(4, LABELS), Enum("v", 0, "<u4", labels=(("NONE", 0), ("ONE", 1)))),
     "enum, signed": (
         lambda b: b.enum(4, {"BAD": -1}, signed=True),
-        Column("v", "enum", "<i4", 0, labels=(("BAD", -1),)),
+        Enum("v", 0, "<i4", labels=(("BAD", -1),)),
     ),
-    "enum, packed": (lambda b: b.enum(1, {"BAD": -1}), Column("v", "enum", "|u1", 0, labels=(("BAD", 255),))),
+    "enum, packed": (lambda b: b.enum(1, {"BAD": -1}), Enum("v", 0, "|u1", labels=(("BAD", 255),))),
     "enum of 64 bits": (
         lambda b: b.enum(8, {"TOP": 1 << 63}, kind=btf.ENUM64),
-        Column("v", "enum", "<u8", 0, labels=(("TOP", 1 << 63),)),
+        Enum("v", 0, "<u8", labels=(("TOP", 1 << 63),)),
     ),
     "enum of 64 bits, signed": (
         lambda b: b.enum(8, {"BAD": -1, "BIG": 1 << 40}, kind=btf.ENUM64, signed=True),
-        Column("v", "enum", "<i8", 0, labels=(("BAD", -1), ("BIG", 1 << 40))),
+        Enum("v", 0, "<i8", labels=(("BAD", -1), ("BIG", 1 << 40))),
     ),
-    "enum of 64 bits, constants cut": (lambda b: b.enum(8, {"BIG": 1 << 40}), Column("v", "number", "<u8", 0)),
-    "enum without constants": (lambda b: b.enum(4, {}), Column("v", "number", "<u4", 0)),
-    "string": (lambda b: b.array(b.integer("char", 1, SIGNED), 16), Column("v", "text", "S16", 0)),
-    "string of one": (lambda b: b.array(b.integer("char", 1), 1), Column("v", "text", "S1", 0)),
-    "bytes": (lambda b: b.array(b.integer("unsigned char", 1), 6), Column("v", "bytes", "V6", 0)),
-    "list": (lambda b: b.array(b.integer("int", 4, SIGNED), 65), Column("v", "list", "<i4", 0, shape=(65,))),
+    "enum of 64 bits, constants cut": (lambda b: b.enum(8, {"BIG": 1 << 40}), Number("v", 0, "<u8")),
+    "enum without constants": (lambda b: b.enum(4, {}), Number("v", 0, "<u4")),
+    "string": (lambda b: b.array(b.integer("char", 1, SIGNED), 16), Text("v", 0, 16)),
+    "string of one": (lambda b: b.array(b.integer("char", 1), 1), Text("v", 0, 1)),
+    "bytes": (lambda b: b.array(b.integer("unsigned char", 1), 6), Bytes("v", 0, 6)),
+    "list": (lambda b: b.array(b.integer("int", 4, SIGNED), 65), NumberArray("v", 0, "<i4", (65,))),
     "list of lists": (
         lambda b: b.array(b.integer("short", 2, SIGNED), 5, 13),
-        Column("v", "list", "<i2", 0, shape=(5, 13)),
+        NumberArray("v", 0, "<i2", (5, 13)),
     ),
-    "list of pointers": (lambda b: b.array(b.add(btf.PTR), 99), Column("v", "list", "<u8", 0, shape=(99,))),
+    "list of pointers": (lambda b: b.array(b.add(btf.PTR), 99), NumberArray("v", 0, "<u8", (99,))),
     "list of bytes": (
         lambda b: b.array(b.integer("unsigned char", 1), 65, 6),
-        Column("v", "list", "|u1", 0, shape=(65, 6)),
+        NumberArray("v", 0, "|u1", (65, 6)),
     ),
-    "list of an enum": (lambda b: b.array(b.enum(4, LABELS), 99), Column("v", "list", "<u4", 0, shape=(99,))),
+    "list of an enum": (lambda b: b.array(b.enum(4, LABELS), 99), NumberArray("v", 0, "<u4", (99,))),
 }
 
 
@@ -141,7 +141,7 @@ def test_a_schema_is_as_long_as_its_one_column(what: str) -> None:
     schema = described(SCALARS[what][0])
     (column,) = schema.columns
     assert np.dtype(column.dtype).str in (column.dtype, f"|{column.dtype}")
-    assert schema.size == np.zeros(column.shape, column.dtype).nbytes
+    assert schema.size == np.zeros(column.shape if isinstance(column, NumberArray) else (), column.dtype).nbytes
     assert len(column.values(np.zeros((3, schema.size), np.uint8))) == 3
 
 
@@ -152,7 +152,7 @@ def test_other_names_of_a_type_change_nothing(kind: int) -> None:
         return b.struct(32, ("a", b.add(kind, "rows", b.array(row, 2)), 0))
 
     schema = described(renamed)
-    assert schema.columns == (Column("a[0]", "text", "S16", 0), Column("a[1]", "text", "S16", 16))
+    assert schema.columns == (Text("a[0]", 0, 16), Text("a[1]", 16, 16))
     assert schema.size == 32
 
 
@@ -170,26 +170,25 @@ def test_sixty_four_elements_are_columns_and_one_more_is_a_list() -> None:
     assert len(described(lambda b: b.array(b.integer("int", 4), 65)).columns) == 1
 
 
-@pytest.mark.parametrize(("name", "kind", "dtype"), [("char", "text", "S5"), ("unsigned char", "bytes", "V5")])
-def test_rows_of_characters_are_one_column_each(name: str, kind: str, dtype: str) -> None:
+@pytest.mark.parametrize(("name", "kind", "dtype"), [("char", Text, "S5"), ("unsigned char", Bytes, "V5")])
+def test_rows_of_characters_are_one_column_each(name: str, kind: type[Text | Bytes], dtype: str) -> None:
     schema = described(lambda b: b.array(b.integer(name, 1), 2, 2, 5), "a")
     places = [("a[0][0]", 0), ("a[0][1]", 5), ("a[1][0]", 10), ("a[1][1]", 15)]
-    assert schema.columns == tuple(Column(label, kind, dtype, at) for label, at in places)
+    assert schema.columns == tuple(kind(label, at, 5) for label, at in places)
+    assert {column.dtype for column in schema.columns} == {dtype}
 
 
 def test_a_single_byte_is_a_number_and_so_are_signed_chars() -> None:
-    assert described(lambda b: b.array(b.integer("unsigned char", 1), 1), "a").columns == (
-        Column("a[0]", "number", "|u1", 0),
-    )
+    assert described(lambda b: b.array(b.integer("unsigned char", 1), 1), "a").columns == (Number("a[0]", 0, "|u1"),)
     assert described(lambda b: b.array(b.integer("signed char", 1, SIGNED), 2), "a").columns == (
-        Column("a[0]", "number", "|i1", 0),
-        Column("a[1]", "number", "|i1", 1),
+        Number("a[0]", 0, "|i1"),
+        Number("a[1]", 1, "|i1"),
     )
 
 
 def test_an_enumeration_of_one_byte_is_not_bytes() -> None:
     schema = described(lambda b: b.array(b.enum(1, LABELS), 2), "a")
-    assert [(c.name, c.kind, c.dtype) for c in schema.columns] == [("a[0]", "enum", "|u1"), ("a[1]", "enum", "|u1")]
+    assert [(c.name, type(c), c.dtype) for c in schema.columns] == [("a[0]", Enum, "|u1"), ("a[1]", Enum, "|u1")]
 
 
 def test_arrays_of_structs() -> None:
@@ -216,7 +215,7 @@ def test_members_of_members() -> None:
 
     schema = described(make)
     places = [("a", 0), ("in.x", 4), ("y", 8), ("x", 8), ("u.y", 12), ("u.x", 12)]
-    assert schema == Schema(tuple(Column(name, "number", "<i4", at) for name, at in places), 16)
+    assert schema == Schema(tuple(Number(name, at, "<i4") for name, at in places), 16)
 
 
 def test_bit_fields() -> None:
@@ -236,12 +235,12 @@ def test_bit_fields() -> None:
         return b.struct(18, ("in", inner, 16))
 
     assert described(make).columns == (
-        Column("in.u", "bits", "<u8", 2, (3, 9)),
-        Column("in.s", "bits", "<i4", 3, (7, 1)),
-        Column("in.b", "bits", "|b1", 4, (0, 1)),
-        Column("in.e", "bits", "<u4", 4, (1, 2), tuple(LABELS.items())),
-        Column("in.far", "bits", "<u8", 9, (7, 64)),
-        Column("in.plain", "number", "|i1", 17),
+        BitField("in.u", 2, "<u8", 3, 9),
+        BitField("in.s", 3, "<i4", 7, 1),
+        BitField("in.b", 4, "|b1", 0, 1),
+        BitField("in.e", 4, "<u4", 1, 2, labels=tuple(LABELS.items())),
+        BitField("in.far", 9, "<u8", 7, 64),
+        Number("in.plain", 17, "|i1"),
     )
 
 
@@ -249,7 +248,7 @@ def test_without_the_flag_an_offset_is_all_bits() -> None:
     """A struct may be larger than 24 bits can tell, and has then no bit-fields."""
     far = 1 << 25
     schema = described(lambda b: b.struct(far // 8 + 1, ("x", b.integer("char", 1), far)))
-    assert schema.columns == (Column("x", "number", "|u1", far // 8),)
+    assert schema.columns == (Number("x", far // 8, "|u1"),)
 
 
 @pytest.mark.parametrize(("element", "dtype"), [("char", "S"), ("unsigned char", "V"), ("int", "V")])
@@ -261,13 +260,13 @@ def test_what_follows_a_record(element: str, dtype: str) -> None:
 
     schema = described(make)
     assert names(schema) == ["pid", "in.n", "in.data"]
-    assert schema.columns[-1] == Column("in.data", "tail", dtype, 8)
+    assert schema.columns[-1] == Tail("in.data", 8, text=dtype == "S")
     assert schema.size == 8
 
 
 def test_rows_that_follow_a_record_are_bytes() -> None:
     schema = described(lambda b: b.struct(0, ("data", b.array(b.integer("char", 1), 0, 16), 0)))
-    assert schema.columns == (Column("data", "tail", "V", 0),)
+    assert schema.columns == (Tail("data", 0, text=False),)
 
 
 def test_what_follows_a_record_may_have_two_names_and_is_one_column() -> None:
@@ -349,7 +348,7 @@ def test_what_cannot_be_shown_is_named(what: str) -> None:
 
 def test_a_pointer_to_what_is_only_declared_is_an_address() -> None:
     schema = described(lambda b: b.struct(8, ("p", b.add(btf.PTR, ref=b.add(btf.FWD, "foo")), 0)))
-    assert schema.columns == (Column("p", "number", "<u8", 0),)
+    assert schema.columns == (Number("p", 0, "<u8"),)
 
 
 # Looking types up.

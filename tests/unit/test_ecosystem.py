@@ -16,27 +16,27 @@ import polars
 import pyarrow as pa
 import pytest
 
-from bpfnb.protocol.schema import PRINTK_ROW, Column, Schema
-from bpfnb.results.columns import PANDAS, Bytes
+from bpfnb.protocol.schema import PRINTK_ROW, BitField, Bytes, Enum, Number, NumberArray, Schema, Tail, Text, Wide
+from bpfnb.results.columns import PANDAS, BytesColumn
 from bpfnb.results.table import PrintkTable, Table
 
 Frame = pd.DataFrame
 ROWS = 7
 COLUMNS = (
-    Column("ts", "number", "<u8", 0),
-    Column("u64", "number", "<u8", 8),
-    Column("i16", "number", "<i2", 16),
-    Column("f64", "number", "<f8", 24),
-    Column("truth", "number", "|b1", 32),
-    Column("bits", "bits", "<i4", 36, bits=(2, 11)),
-    Column("state", "enum", "<u4", 36, labels=(("IDLE", 0), ("BUSY", 1))),
-    Column("comm", "text", "S16", 48),
-    Column("ip", "bytes", "V4", 40),
-    Column("digest", "bytes", "V32", 64),
-    Column("slots", "list", "<u8", 104, shape=(50, 2)),
-    Column("table", "list", "<u2", 104, shape=(1030,)),
-    Column("addr", "wide", "V16", 64),
-    Column("far", "wide", "V16", 64, signed=True),
+    Number("ts", 0, "<u8"),
+    Number("u64", 8, "<u8"),
+    Number("i16", 16, "<i2"),
+    Number("f64", 24, "<f8"),
+    Number("truth", 32, "|b1"),
+    BitField("bits", 36, "<i4", 2, 11),
+    Enum("state", 36, "<u4", labels=(("IDLE", 0), ("BUSY", 1))),
+    Text("comm", 48, 16),
+    Bytes("ip", 40, 4),
+    Bytes("digest", 64, 32),
+    NumberArray("slots", 104, "<u8", (50, 2)),
+    NumberArray("table", 104, "<u2", (1030,)),
+    Wide("addr", 64),
+    Wide("far", 64, signed=True),
 )
 SIZE = 2200
 
@@ -63,7 +63,7 @@ def events(tail: str) -> Frame:
     ends = np.cumsum([len(run) for run in runs])
     rows = raw_rows()
     rows[:, SIZE - 8 :] = ends.astype(np.int64)[:, None].view(np.uint8)
-    schema = Schema((*COLUMNS, Column("data", "tail", tail, SIZE)), SIZE, time="ts", text_end=SIZE - 8)
+    schema = Schema((*COLUMNS, Tail("data", SIZE, text=tail == "S")), SIZE, time="ts", text_end=SIZE - 8)
     table = Table(schema, epoch_ns=1_700_000_000_000_000_000)
     table.append(rows, np.frombuffer(b"".join(runs), np.uint8), 0)
     return table.frame()
@@ -317,13 +317,13 @@ def test_isin_knows_nuls() -> None:
 
 def test_bytes_are_looked_at_where_they_are() -> None:
     """A frame copies neither them nor where they begin."""
-    table = Table(Schema((Column("ip", "bytes", "V4", 0),), 4), epoch_ns=0)
+    table = Table(Schema((Bytes("ip", 0, 4),), 4), epoch_ns=0)
     frames = []
     for n in range(3):
         table.append(np.full((1000, 4), n, np.uint8), np.empty(0, np.uint8), 0)
         frames.append(table.frame())
     grown = table._columns["ip"]
-    assert isinstance(grown, Bytes)
+    assert isinstance(grown, BytesColumn)
     buffers = [buffer.address for buffer in frames[-1].ip.array._pa_array.chunk(0).buffers()[1:]]
     assert buffers == [buffer.all.ctypes.data for buffer in (grown._ends, grown._buffer)]
     assert [frame.ip.value_counts().to_dict() for frame in frames] == [

@@ -13,22 +13,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bpfnb.protocol.schema import PRINTK_ROW, Column, Rows, Schema
+from bpfnb.protocol.schema import PRINTK_ROW, Number, Rows, Schema, Tail, Text
 from bpfnb.results import table as tables
-from bpfnb.results.columns import PANDAS, Category, Text
+from bpfnb.results.columns import PANDAS, CategoryColumn, TextColumn
 from bpfnb.results.table import PrintkTable, RateMeter, Table
 
 EVENT = np.dtype(
     [("header", "V8"), ("ts", "<u8"), ("pid", "<u4"), ("value", "<i4"), ("comm", "S16"), ("end", "<i8")], align=False
 )
 COLUMNS = (
-    Column("ts", "number", "<u8", 8),
-    Column("pid", "number", "<u4", 16),
-    Column("value", "number", "<i4", 20),
-    Column("comm", "text", "S16", 24),
+    Number("ts", 8, "<u8"),
+    Number("pid", 16, "<u4"),
+    Number("value", 20, "<i4"),
+    Text("comm", 24, 16),
 )
 SCHEMA = Schema(COLUMNS, EVENT.itemsize, time="ts")
-TAILED = Schema((*COLUMNS, Column("args", "tail", "S", 40)), EVENT.itemsize, time="ts", text_end=40)
+TAILED = Schema((*COLUMNS, Tail("args", 40, text=True)), EVENT.itemsize, time="ts", text_end=40)
 EPOCH = 1_700_000_000_000_000_000
 NO_TEXT = np.empty(0, np.uint8)
 
@@ -102,7 +102,7 @@ def test_columns_and_dtypes(count: int) -> None:
 def test_the_clock_among_the_columns(clock: str, others: tuple[str, ...], shown: list[str]) -> None:
     """``time`` comes first, and every member is a column, whatever it is called."""
     names = [*([clock] if clock else []), *others]
-    columns = tuple(Column(name, "number", "<i8", 8 * n) for n, name in enumerate(names))
+    columns = tuple(Number(name, 8 * n, "<i8") for n, name in enumerate(names))
     rows = np.array([[1000 * n for n in range(1, len(names) + 1)]], np.int64)
     table = table_of(
         as_bytes(rows.view([("", "V8")] * len(names))[:, 0]), schema=Schema(columns, 8 * len(names), clock)
@@ -118,7 +118,7 @@ def test_the_clock_among_the_columns(clock: str, others: tuple[str, ...], shown:
 
 @pytest.mark.parametrize("kind", ["submitted", "stamp"])
 def test_a_clock_that_is_nobodys_own_is_shown_as_time_only(kind: str) -> None:
-    columns = (Column("(time)", "number", "<i8", 0), Column("time", "number", "<i8", 8))
+    columns = (Number("(time)", 0, "<i8"), Number("time", 8, "<i8"))
     rows = as_bytes(np.array([(1000, 7)], [("a", "<i8"), ("b", "<i8")]))
     frame = table_of(rows, schema=Schema(columns, 16, "(time)", clock=kind)).frame()
     assert frame.to_dict("records") == [{"time": pd.Timestamp(EPOCH + 1000, tz="UTC"), "time_": 7}]
@@ -418,7 +418,7 @@ def test_an_empty_table_without_a_clock() -> None:
 def test_an_interrupted_table_goes_on(target: str, call: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """GIVEN Ctrl-C in the middle of an append or a drop, before or after the column's work THEN the same rows, appended
     again, are there once, and nothing else is."""
-    owner: Any = Category if target == "part" else Text
+    owner: Any = CategoryColumn if target == "part" else TextColumn
     real = getattr(owner, target)
     for after in (False, True):
         calls = itertools.count()
@@ -521,7 +521,7 @@ def test_a_rate_needs_times(frame: pd.DataFrame) -> None:
 
 def test_a_meter_of_a_number_column() -> None:
     """Also of a float that is no number."""
-    schema = Schema((Column("ts", "number", "<u8", 0), Column("load", "number", "<f8", 8)), 16, time="ts")
+    schema = Schema((Number("ts", 0, "<u8"), Number("load", 8, "<f8")), 16, time="ts")
     rows = np.array([(0, 0.5), (1, np.nan), (2, 0.5), (3, np.nan)], [("ts", "<u8"), ("load", "<f8")])
     table = table_of(as_bytes(rows), schema=schema)
     meter = RateMeter(lambda row, by: (table.end, *table.since(row, by)), by="load")

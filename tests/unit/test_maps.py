@@ -14,19 +14,19 @@ from hypothesis import strategies as st
 
 from bpfnb.errors import ProgramError, UnsupportedError
 from bpfnb.protocol.messages import MapInfo
-from bpfnb.protocol.schema import Column, Schema
+from bpfnb.protocol.schema import BitField, Bytes, Enum, Number, NumberArray, Schema, Text, Wide
 from bpfnb.results.maps import Map, pack, stack_frames
 
-U32 = Schema((Column("key", "number", "<u4", 0),), 4)
-U64 = Schema((Column("value", "number", "<u8", 0),), 8)
+U32 = Schema((Number("key", 0, "<u4"),), 4)
+U64 = Schema((Number("value", 0, "<u8"),), 8)
 STATES = (("IDLE", 0), ("BUSY", 1), ("GONE", 7))
 # struct task { u32 pid; char comm[16]; enum state state; u64 in.bytes; }
 TASK = Schema(
     (
-        Column("pid", "number", "<u4", 0),
-        Column("comm", "text", "S16", 4),
-        Column("state", "enum", "<u4", 20, labels=STATES),
-        Column("in.bytes", "number", "<u8", 24),
+        Number("pid", 0, "<u4"),
+        Text("comm", 4, 16),
+        Enum("state", 20, "<u4", labels=STATES),
+        Number("in.bytes", 24, "<u8"),
     ),
     32,
 )
@@ -107,21 +107,21 @@ def test_a_frame_of_an_empty_map_has_its_columns_and_types() -> None:
 
 
 def test_names_that_key_and_value_share_are_told_apart() -> None:
-    both = Schema((Column("pid", "number", "<u4", 0), Column("n", "number", "<u4", 4)), 8)
+    both = Schema((Number("pid", 0, "<u4"), Number("n", 4, "<u4")), 8)
     df = make({struct.pack("<II", 1, 2): struct.pack("<II", 3, 4)}, both, both).df
     assert df.to_dict("list") == {"key.pid": [1], "key.n": [2], "value.pid": [3], "value.n": [4]}
 
 
 def test_keys_and_values_of_odd_sizes_lie_where_the_protocol_says() -> None:
-    key = Schema((Column("key", "bytes", "V3", 0),), 3)
-    value = Schema((Column("value", "bytes", "V5", 0),), 5)
+    key = Schema((Bytes("key", 0, 3),), 3)
+    value = Schema((Bytes("value", 0, 5),), 5)
     df = make({b"abc": b"12345", b"def": b"67890"}, key, value).df
     assert df.to_dict("list") == {"key": [b"abc", b"def"], "value": [b"12345", b"67890"]}
 
 
 def per_cpu(entries: dict[int, list[int]], name: str = "value") -> Map:
     """A per-CPU map of 32-bit values, which lie 8 bytes apart."""
-    value = Schema((Column(name, "number", "<u4", 0),), 4)
+    value = Schema((Number(name, 0, "<u4"),), 4)
     data = {struct.pack("<I", k): b"".join(struct.pack("<I4x", v) for v in each) for k, each in entries.items()}
     return make(data, U32, value, "percpu_hash", len(next(iter(entries.values()))))
 
@@ -166,7 +166,7 @@ def test_a_queue_shows_only_a_value() -> None:
 
 
 def stacks(*traces: list[int]) -> Map:
-    frame = Schema((Column("address", "number", "<u8", 0),), 8)
+    frame = Schema((Number("address", 0, "<u8"),), 8)
     entries = {
         struct.pack("<I", 10 + i): np.array(t, "<u8").tobytes().ljust(127 * 8, b"\0") for i, t in enumerate(traces)
     }
@@ -273,7 +273,7 @@ def test_a_linear_histogram_counts_values() -> None:
     assert hist.index.tolist() == [0, 1, 2, 3, 4]
     assert hist["count"].tolist() == [0, 0, 7, 0, 1]
     assert hist.loc[2, ["low", "high", "label"]].tolist() == [2, 3, "[2]"]
-    signed = Schema((Column("key", "number", "<i4", 0),), 4)
+    signed = Schema((Number("key", 0, "<i4"),), 4)
     below = make({struct.pack("<i", -2): struct.pack("<Q", 1)}, signed).hist("linear")
     assert below.index.tolist() == [-2]
     with pytest.raises(ProgramError, match="too many"):
@@ -290,9 +290,9 @@ def test_a_histogram_of_nothing_is_empty(kind: str) -> None:
 
 def keyed(*rows: tuple[str, int, int, int]) -> Map:
     columns = (
-        Column("disk", "text", "S8", 0),
-        Column("slot", "number", "<u8", 8),
-        Column("queue", "number", "<u4", 16),
+        Text("disk", 0, 8),
+        Number("slot", 8, "<u8"),
+        Number("queue", 16, "<u4"),
     )
     entries = [(struct.pack("<8sQI4x", d.encode(), s, q), struct.pack("<Q", n)) for d, s, q, n in rows]
     return make(entries, Schema(columns, 24))
@@ -317,7 +317,7 @@ def test_a_keyed_histogram_has_a_column_a_key() -> None:
 
 
 def test_what_is_no_histogram_says_why() -> None:
-    two = Schema((Column("a", "number", "<u4", 0), Column("b", "number", "<u4", 4)), 8)
+    two = Schema((Number("a", 0, "<u4"), Number("b", 4, "<u4")), 8)
     with pytest.raises(ProgramError, match="which part of its key") as failure:
         make({}, two).hist()
     assert failure.value.hint == "name it: hist(bucket='b')"
@@ -394,7 +394,7 @@ def test_a_refused_deletion_of_a_key_that_is_there_says_why() -> None:
 
 
 def test_maps_of_maps_take_maps_by_name() -> None:
-    ids = Schema((Column("map_id", "number", "<u4", 0),), 4)
+    ids = Schema((Number("map_id", 0, "<u4"),), 4)
     outer = make({struct.pack("<I", 0): struct.pack("<I", 77)}, U32, ids, "array_of_maps")
     assert outer.df.to_dict("list") == {"key": [0], "map_id": [77]}
     outer[1] = make({})
@@ -447,7 +447,7 @@ def test_what_is_set_after_a_drain_is_read_as_it_was_set() -> None:
 
 
 def test_members_that_are_no_counts_are_shown_as_they_are() -> None:
-    value = Schema((Column("n", "number", "<u8", 0), Column("longest", "number", "<u8", 8)), 16)
+    value = Schema((Number("n", 0, "<u8"), Number("longest", 8, "<u8")), 16)
     m = make({struct.pack("<I", 1): struct.pack("<QQ", 3, 900)}, U32, value)
     m.drain(as_is="longest")
     m._ask.entries[struct.pack("<I", 1)] = struct.pack("<QQ", 4, 900)  # type: ignore[attr-defined]
@@ -599,7 +599,7 @@ NETS = {"10.0.0.0/8": 1, "10.1.0.0/16": 2, "10.1.2.0/24": 3, "0.0.0.0/0": 9, "19
     [("10.1.2.3/32", 3), ("10.1.2.0/23", 2), ("10.2.0.0/16", 1), ("192.168.0.15/32", 4), ("192.168.0.16/32", 9)],
 )
 def test_a_trie_as_it_was_at_the_end_finds_the_longest_prefix(address: str, found: int) -> None:
-    key = Schema((Column("prefixlen", "number", "<u4", 0), Column("data", "bytes", "V4", 4)), 8)
+    key = Schema((Number("prefixlen", 0, "<u4"), Bytes("data", 4, 4)), 8)
 
     def packed(text: str) -> tuple[int, bytes]:
         network, _, length = text.partition("/")
@@ -618,22 +618,22 @@ def test_a_trie_as_it_was_at_the_end_finds_the_longest_prefix(address: str, foun
 
 KINDS = Schema(
     (
-        Column("u8", "number", "|u1", 0),
-        Column("flag", "number", "|b1", 1),
-        Column("i16", "number", "<i2", 2),
-        Column("f32", "number", "<f4", 4),
-        Column("low", "bits", "<u4", 8, bits=(0, 3)),
-        Column("mid", "bits", "<i4", 8, bits=(3, 7)),
-        Column("on", "bits", "|b1", 8, bits=(10, 1)),
-        Column("state", "bits", "<u4", 9, bits=(3, 4), labels=STATES),
-        Column("far", "bits", "<u8", 16, bits=(7, 64)),  # in nine bytes
-        Column("wide", "wide", "V16", 32),
-        Column("below", "wide", "V16", 48, signed=True),
-        Column("sign", "enum", "<i4", 64, labels=(("UP", 1), ("DOWN", -1))),
-        Column("raw", "bytes", "V4", 68),
-        Column("name", "text", "S4", 72),
-        Column("list", "list", "<i2", 76, shape=(2, 3)),
-        Column("in.f64", "number", "<f8", 88),
+        Number("u8", 0, "|u1"),
+        Number("flag", 1, "|b1"),
+        Number("i16", 2, "<i2"),
+        Number("f32", 4, "<f4"),
+        BitField("low", 8, "<u4", 0, 3),
+        BitField("mid", 8, "<i4", 3, 7),
+        BitField("on", 8, "|b1", 10, 1),
+        BitField("state", 9, "<u4", 3, 4, labels=STATES),
+        BitField("far", 16, "<u8", 7, 64),  # in nine bytes
+        Wide("wide", 32),
+        Wide("below", 48, signed=True),
+        Enum("sign", 64, "<i4", labels=(("UP", 1), ("DOWN", -1))),
+        Bytes("raw", 68, 4),
+        Text("name", 72, 4),
+        NumberArray("list", 76, "<i2", (2, 3)),
+        Number("in.f64", 88, "<f8"),
     ),
     96,
 )
@@ -685,7 +685,7 @@ def test_missing_members_are_zero() -> None:
 
 def test_a_constant_is_packed_as_its_type_has_it() -> None:
     # BTF has the constants of an unsigned enum with a negative one in it as signed.
-    schema = Schema((Column("value", "enum", "<u4", 0, labels=(("NONE", -1), ("SOME", 1))),), 4)
+    schema = Schema((Enum("value", 0, "<u4", labels=(("NONE", -1), ("SOME", 1))),), 4)
     assert pack(schema, "NONE") == b"\xff" * 4
     assert pack(schema, "SOME") == pack(schema, 1)
 
@@ -726,7 +726,7 @@ def test_what_does_not_fit_names_the_member(part: object, message: str) -> None:
 @given(st.integers(-(2**66), 2**66))
 def test_numbers_are_packed_exactly_or_not_at_all(number: int) -> None:
     for dtype in ("<u8", "<i8", "<u4", "<i1"):
-        schema = Schema((Column("value", "number", dtype, 0),), np.dtype(dtype).itemsize)
+        schema = Schema((Number("value", 0, dtype),), np.dtype(dtype).itemsize)
         try:
             assert int(np.frombuffer(pack(schema, number), dtype)[0]) == number
         except ProgramError:

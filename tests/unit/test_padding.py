@@ -5,16 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bpfnb.protocol.schema import Column, Rows, Schema
+from bpfnb.protocol.schema import BitField, Number, NumberArray, Rows, Schema, Text
 from bpfnb.results.padding import count_twins, hidden_places
 
 # struct { u32 pid; char c; u64 x; }
-PADDED = Schema(
-    (Column("pid", "number", "<u4", 0), Column("c", "number", "|i1", 4), Column("x", "number", "<u8", 8)), 16
-)
-COMM = Schema((Column("pid", "number", "<u4", 0), Column("comm", "text", "S8", 4)), 12)
-BITS = Schema((Column("a", "bits", "<u4", 0, bits=(0, 3)), Column("b", "bits", "<u4", 0, bits=(3, 9))), 4)
-WHOLE = Schema((Column("m", "list", "<u4", 0, shape=(2, 2)),), 16)
+PADDED = Schema((Number("pid", 0, "<u4"), Number("c", 4, "|i1"), Number("x", 8, "<u8")), 16)
+COMM = Schema((Number("pid", 0, "<u4"), Text("comm", 4, 8)), 12)
+BITS = Schema((BitField("a", 0, "<u4", 0, 3), BitField("b", 0, "<u4", 3, 9)), 4)
+WHOLE = Schema((NumberArray("m", 0, "<u4", (2, 2)),), 16)
 
 
 def rows(*texts: bytes) -> Rows:

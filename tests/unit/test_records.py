@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bpfnb.protocol.schema import ROWS, Column, Layout, Schema, parts
+from bpfnb.protocol.schema import ROWS, Layout, Number, Schema, Tail, Text, parts
 from bpfnb.protocol.segments import SegmentWriter
 from bpfnb.tracer.read.perf import CpuBuffer
 from bpfnb.tracer.read.records import NONE, PERF, RING, Records, Shape, cut, join, merge
@@ -22,10 +22,8 @@ BUSY, DISCARD = 1 << 31, 1 << 30
 SAMPLE, LOST = 9, 2
 FORMATS = {"ring": RING, "perf": PERF}
 HEADERS = {"ring": 8, "perf": 20}
-STRUCT = Schema((Column("n", "number", "<u4", 0), Column("name", "text", "S16", 4)), 20)
-WITH_TAIL = Schema(
-    (*STRUCT.columns, Column("tail", "tail", "S", 20)), 24
-)  # as padding makes it: a tail within the size
+STRUCT = Schema((Number("n", 0, "<u4"), Text("name", 4, 16)), 20)
+WITH_TAIL = Schema((*STRUCT.columns, Tail("tail", 20, text=True)), 24)  # as padding makes it: a tail within the size
 
 
 class Made(NamedTuple):
@@ -207,7 +205,7 @@ def test_a_ring_is_read_past_its_end() -> None:
 
 
 def test_a_struct_may_be_larger_than_all_that_is_left_of_the_buffer() -> None:
-    huge = Schema((Column("n", "number", "<u4", 0),), 4096)
+    huge = Schema((Number("n", 0, "<u4"),), 4096)
     data = laid_out([ring(b"abcd"), ring(b"efghi")])
     _, rows, _ = written(huge, 8, cut(data, 0, len(data), RING)[0])
     assert rows.shape == (2, 4104)

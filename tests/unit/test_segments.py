@@ -10,12 +10,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from bpfnb.protocol.schema import LOST, ROWS, Column, Layout, Schema, parts
+from bpfnb.protocol.schema import LOST, ROWS, Layout, Number, Schema, Tail, parts
 from bpfnb.protocol.segments import MAX_EVENT, Credit, SegmentWriter
 
 MIB = 1 << 20
-PLAIN = Schema((Column("n", "number", "<u8", 0),), 1024)
-TAILED = Schema((Column("n", "number", "<u8", 0), Column("text", "tail", "S", 16)), 16, text_end=8)
+PLAIN = Schema((Number("n", 0, "<u8"),), 1024)
+TAILED = Schema((Number("n", 0, "<u8"), Tail("text", 16, text=True)), 16, text_end=8)
 
 
 class Reader:
@@ -139,7 +139,7 @@ def test_outputs_share_a_sessions_credit_but_each_has_a_segment(outputs: Outputs
 
 
 def test_a_row_larger_than_a_segments_share_has_one_of_its_own(outputs: Outputs) -> None:
-    schema = Schema((Column("n", "number", "<u8", 0),), MAX_EVENT + 64)
+    schema = Schema((Number("n", 0, "<u8"),), MAX_EVENT + 64)
     credit = Credit(1)
     writer, reader = outputs.open(schema, credit)
     for n in range(3):

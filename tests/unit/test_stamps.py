@@ -11,15 +11,15 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from bpfnb.protocol.schema import ROWS, Column, Layout, Schema, parts
+from bpfnb.protocol.schema import ROWS, Layout, Number, Schema, Tail, parts
 from bpfnb.protocol.segments import SegmentWriter
 from bpfnb.tracer.read import ringbuf
 from bpfnb.tracer.read.ringbuf import RingSource
 
 BUSY, DISCARD = 1 << 31, 1 << 30
 SIZE = 1 << 12
-EVENT = Schema((Column("n", "number", "<u4", 0),), 4)
-TAILED = Schema((Column("n", "number", "<u4", 0), Column("text", "tail", "V", 4)), 4)
+EVENT = Schema((Number("n", 0, "<u4"),), 4)
+TAILED = Schema((Number("n", 0, "<u4"), Tail("text", 4, text=False)), 4)
 MS = 1_000_000
 
 

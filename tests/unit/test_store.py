@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bpfnb.protocol.schema import PRINTK, PRINTK_ROW, Column, Rows, Schema
+from bpfnb.protocol.schema import PRINTK, PRINTK_ROW, Enum, Number, Rows, Schema, Tail, Text
 from bpfnb.protocol.segments import SegmentSizes, SegmentWriter
 from bpfnb.results import table
 from bpfnb.results.output import Keep, Output
@@ -20,13 +20,13 @@ from bpfnb.results.table import PrintkTable, Table
 
 EVENT = np.dtype([("ts", "<u8"), ("end", "<i8"), ("pid", "<u4"), ("state", "<u4"), ("comm", "S8")])
 COLUMNS = (
-    Column("ts", "number", "<u8", 0),
-    Column("pid", "number", "<u4", 16),
-    Column("state", "enum", "<u4", 20, labels=(("IDLE", 0), ("BUSY", 1))),
-    Column("comm", "text", "S8", 24),
+    Number("ts", 0, "<u8"),
+    Number("pid", 16, "<u4"),
+    Enum("state", 20, "<u4", labels=(("IDLE", 0), ("BUSY", 1))),
+    Text("comm", 24, 8),
 )
 SCHEMA = Schema(COLUMNS, EVENT.itemsize, time="ts")
-TAILED = Schema((*COLUMNS, Column("args", "tail", "S", 32)), EVENT.itemsize, time="ts", text_end=8)
+TAILED = Schema((*COLUMNS, Tail("args", 32, text=True)), EVENT.itemsize, time="ts", text_end=8)
 KEEP = 1 << 30
 
 

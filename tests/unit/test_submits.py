@@ -7,7 +7,7 @@ import pytest
 from bpfnb.errors import ProgramError, UnsupportedError
 from bpfnb.language.cell import Token, lex, scan
 from bpfnb.language.program import parse
-from bpfnb.protocol.schema import Column, Schema
+from bpfnb.protocol.schema import Column, Number, Schema, Tail
 from bpfnb.tracer.compile.outputs import Carried, carried
 from bpfnb.tracer.compile.rewrite import rewrite
 from bpfnb.tracer.compile.submits import Submits, _uncast, padded_maps, submits
@@ -31,7 +31,7 @@ def program(source: str = CELL):  # type: ignore[no-untyped-def]
 
 
 def scalar(size: int = -1, dtype: str = "<u8", *, is_bytes: bool = False) -> Handed:
-    return Handed(Schema((Column("value", "number", dtype, 0),), int(dtype[2])), size, is_bytes)
+    return Handed(Schema((Number("value", 0, dtype),), int(dtype[2])), size, is_bytes)
 
 
 def test_every_call_that_hands_something_over_has_a_number_and_a_place() -> None:
@@ -127,10 +127,10 @@ def test_what_cannot_be_known_is_an_error_at_the_call() -> None:
 @pytest.mark.parametrize(
     ("dtype", "size", "column"),
     [
-        ("|i1", 32, Column("value", "tail", "S", 0)),
-        ("|i1", -1, Column("value", "tail", "S", 0)),
-        ("|u1", -1, Column("value", "tail", "V", 0)),
-        ("|u1", 1, Column("value", "number", "|u1", 0)),
+        ("|i1", 32, Tail("value", 0, text=True)),
+        ("|i1", -1, Tail("value", 0, text=True)),
+        ("|u1", -1, Tail("value", 0, text=False)),
+        ("|u1", 1, Number("value", 0, "|u1")),
     ],
 )
 def test_of_a_pointer_to_bytes_the_size_is_believed(dtype: str, size: int, column: Column) -> None:
@@ -140,7 +140,7 @@ def test_of_a_pointer_to_bytes_the_size_is_believed(dtype: str, size: int, colum
 
 def test_what_is_submitted_beyond_the_type_is_shown_as_bytes() -> None:
     calls = submits(scan(CELL)).calls
-    beyond = Column("rest", "tail", "V", 8)
+    beyond = Tail("rest", 8, text=False)
     assert carried(program(), calls, {0: scalar(12)})["events"].schema.columns == (*scalar().schema.columns, beyond)
     assert carried(program(), calls, {0: scalar(4)})["events"].schema == scalar().schema
 

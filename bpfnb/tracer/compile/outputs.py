@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from bpfnb.errors import BpfnbError, ProgramError, SetupError, UnsupportedError
 from bpfnb.language.cell import floating, scan
 from bpfnb.language.program import Program
-from bpfnb.protocol.schema import Column, Schema
+from bpfnb.protocol.schema import Column, Schema, Tail
 from bpfnb.protocol.segments import MAX_EVENT
 from bpfnb.tracer.source_map import Handed, Submit
 
@@ -75,7 +75,7 @@ def without_types(program: Program) -> BpfnbError:
 
 def _carried(schema: Schema, sizes: Iterable[int], longer: bool) -> Carried:
     known = frozenset(sizes)
-    if (longer or max(known) > schema.size) and not any(column.kind == "tail" for column in schema.columns):
+    if (longer or max(known) > schema.size) and not any(isinstance(column, Tail) for column in schema.columns):
         schema = replace(schema, columns=(*schema.columns, _rest(schema)))
     return Carried(schema, frozenset() if min(known) < 0 else known)
 
@@ -85,7 +85,7 @@ def _rest(schema: Schema) -> Column:
     name = "rest"
     while any(column.name == name for column in schema.columns):
         name += "_"
-    return Column(name, "tail", "V", schema.size)
+    return Tail(name, schema.size, text=False)
 
 
 def _described(program: Program, call: Submit, what: Handed) -> Schema:
@@ -103,6 +103,5 @@ def _described(program: Program, call: Submit, what: Handed) -> Schema:
         raise UnsupportedError(f"{call.output} cannot be read: an event takes {size}; at most {MAX_EVENT:,}", **place)
     if what.is_bytes and what.size != 1:  # a buffer, by a pointer to its first byte
         (column,) = what.schema.columns
-        text = column.dtype == "|i1"
-        return Schema((Column(column.name, "tail", "S" if text else "V", 0),), 0)
+        return Schema((Tail(column.name, 0, text=column.dtype == "|i1"),), 0)
     return what.schema

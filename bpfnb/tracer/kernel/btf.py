@@ -20,7 +20,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from bpfnb.errors import SetupError, UnsupportedError
-from bpfnb.protocol.schema import Column, Schema
+from bpfnb.protocol.schema import BitField, Bytes, Column, Enum, Number, NumberArray, Schema, Tail, Text, Wide
 
 __all__ = [
     "ARRAY",
@@ -218,7 +218,7 @@ def schema_of(types: Types, type_id: int, name: str = "value") -> Schema:
 
     Members of nested structs are "in.x", of anonymous ones "x", elements "a[0]" and "m[1][2]"; the members of a union
     are columns over the same bytes. Bit-fields without a name and arrays of nothing are left out, but for an array
-    without length at the very end: the "tail". See Column for what becomes of which type.
+    without length at the very end: a Tail. See protocol.schema for what becomes of which type.
 
     UnsupportedError, with the member's name, for what has no size (void, functions, a struct that is only declared),
     for numbers of a size that numpy has not, and for arrays of more than 64 structs, strings or 128-bit integers.
@@ -279,17 +279,14 @@ class _Flat:
         if member.width > 8 * int(dtype[-1]):
             raise self._types.broken(f"{name} is wider than its type")
         byte, first = divmod(member.bit, 8)
-        width = -(-(first + member.width) // 8)
-        bits = (first, member.width)
-        self._add(Column(name, "bits", dtype, at + byte, bits=bits, labels=self._labels(plain)), width)
+        self._add(BitField(name, at + byte, dtype, first, member.width, self._labels(plain)))
 
     def _array(self, type_id: int, name: str, at: int, last: bool) -> None:
         element, shape = self._types.array(type_id)
         if not self._types.size(type_id):
             # Of two such in a union the first will do: the same bytes twice are of no use.
-            if last and shape[0] == 0 and not (self.columns and self.columns[-1].kind == "tail"):
-                dtype = "S" if self._is_char(element) and len(shape) == 1 else "V"
-                self._add(Column(name, "tail", dtype, at), 0)
+            if last and shape[0] == 0 and not (self.columns and isinstance(self.columns[-1], Tail)):
+                self._add(Tail(name, at, text=self._is_char(element) and len(shape) == 1))
             return
         row, rows = self._row(element, shape)
         count = math.prod(rows)
@@ -299,7 +296,7 @@ class _Flat:
         for i, index in enumerate(itertools.product(*map(range, rows))):
             full = name + "".join(f"[{n}]" for n in index)
             if row:
-                self._add(replace(row, name=full, offset=at + i * size), size)
+                self._add(replace(row, name=full, offset=at + i * size))
             else:
                 self.visit(element, full, at + i * size, last=False)
 
@@ -307,12 +304,12 @@ class _Flat:
         """What an array's innermost rows are as one column, or None, and the dimensions that are counted out."""
         number, outer, last = self._number(element), shape[:-1], shape[-1]
         if self._is_char(element):
-            return Column("", "text", f"S{last}", 0), outer
+            return Text("", 0, last), outer
         is_byte = number == "|u1" and self._types.all[element].kind == INT
         if is_byte and last > 1 and math.prod(outer) <= _MOST_ELEMENTS:
-            return Column("", "bytes", f"V{last}", 0), outer
+            return Bytes("", 0, last), outer
         if number and math.prod(shape) > _MOST_ELEMENTS:
-            return Column("", "list", number, 0, shape=shape), ()
+            return NumberArray("", 0, number, shape), ()
         return None, shape
 
     def _scalar(self, type_id: int, name: str, at: int) -> None:
@@ -320,14 +317,14 @@ class _Flat:
         type_ = types.all[type_id]
         if dtype := self._number(type_id):
             labels = self._labels(type_id)
-            self._add(Column(name, "enum" if labels else "number", dtype, at, labels=labels), int(dtype[-1]))
+            self._add(Enum(name, at, dtype, labels) if labels else Number(name, at, dtype))
         elif type_.kind == INT and type_.ref == 16:
-            self._add(Column(name, "wide", "V16", at, signed=bool(types.encoding(type_id) & _SIGNED)), 16)
+            self._add(Wide(name, at, signed=bool(types.encoding(type_id) & _SIGNED)))
         else:
             raise self._refusal(type_id, name)
 
-    def _add(self, column: Column, width: int) -> None:
-        if column.offset + width > self.size:
+    def _add(self, column: Column) -> None:
+        if column.offset + column.size > self.size:
             raise self._types.broken(f"{column.name} lies outside of its {self.size} bytes")
         self.columns.append(column)
 

@@ -33,7 +33,7 @@ from msgspec.structs import replace
 
 from bpfnb.errors import MapError, ProgramError, UnsupportedError
 from bpfnb.protocol.messages import MapInfo
-from bpfnb.protocol.schema import Column, Rows, Schema
+from bpfnb.protocol.schema import Bytes, Enum, Number, Rows, Schema, Tail
 from bpfnb.tracer.kernel import bpf
 from bpfnb.tracer.kernel.bpf import MapShape
 
@@ -68,17 +68,17 @@ _OF_MAPS = ("array_of_maps", "hash_of_maps")
 _READABLE = (*_HASHES, *_ARRAYS, *_QUEUES, *_OF_MAPS, "lpm_trie", "stack_trace")
 
 _BUILD_ID = 1 << 5  # BPF_F_STACK_BUILD_ID
-_FRAME = Schema((Column("address", "number", "<u8", 0),), 8)
+_FRAME = Schema((Number("address", 0, "<u8"),), 8)
 _BUILD_ID_STATUS = (("empty", 0), ("valid", 1), ("ip", 2))  # enum bpf_stack_build_id_status
 _BUILD_ID_FRAME = Schema(
     (
-        Column("status", "enum", "<i4", 0, labels=_BUILD_ID_STATUS),
-        Column("build_id", "bytes", "V20", 4),
-        Column("offset", "number", "<u8", 24),
+        Enum("status", 0, "<i4", labels=_BUILD_ID_STATUS),
+        Bytes("build_id", 4, 20),
+        Number("offset", 24, "<u8"),
     ),
     32,
 )
-_MAP_ID = Schema((Column("map_id", "number", "<u4", 0),), 4)
+_MAP_ID = Schema((Number("map_id", 0, "<u4"),), 4)
 
 _NOT_SUPPORTED = 524  # ENOTSUPP: the kernel's own, in no errno.h
 # EINVAL: this kernel knows no batches, or no such for this kind. EINTR: before v6.14 a batch gave up over keys without
@@ -304,8 +304,8 @@ def _schemas(m: _Map, key: Schema | None, value: Schema | None) -> tuple[Schema 
     if m.kind == "stack_trace":
         return _plain("key", size), _BUILD_ID_FRAME if m.shape.flags & _BUILD_ID else _FRAME
     if m.kind == "lpm_trie" and (key is None or len(key.columns) < 2):
-        data = Column("data", "bytes", f"V{size - 4}", 4)
-        key = Schema((Column("prefixlen", "number", "<u4", 0), data), size)
+        data = Bytes("data", 4, size - 4)
+        key = Schema((Number("prefixlen", 0, "<u4"), data), size)
     values = _MAP_ID if m.kind in _OF_MAPS else _fitting(value, "value", m.shape.value_size)
     return _fitting(key, "key", size), values
 
@@ -314,14 +314,14 @@ def _fitting(schema: Schema | None, name: str, size: int) -> Schema:
     """A type's schema for keys or values of ``size`` bytes, without what a map never has: bytes beyond its end."""
     if schema is None or schema.size != size:
         return _plain(name, size)
-    return replace(schema, columns=tuple(c for c in schema.columns if c.kind != "tail"))
+    return replace(schema, columns=tuple(c for c in schema.columns if not isinstance(c, Tail)))
 
 
 def _plain(name: str, size: int) -> Schema:
     """Of a type nobody knows: an unsigned number where there is one of its size, else bytes."""
     if size in (1, 2, 4, 8):
-        return Schema((Column(name, "number", np.dtype(f"<u{size}").str, 0),), size)
-    return Schema((Column(name, "bytes", f"V{size}", 0),), size)
+        return Schema((Number(name, 0, np.dtype(f"<u{size}").str),), size)
+    return Schema((Bytes(name, 0, size),), size)
 
 
 # --- reading ------------------------------------------------------------------------------------------------------

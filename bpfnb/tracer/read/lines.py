@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from bpfnb.protocol.schema import PRINTK_ROW, Column, Rows, Schema
+from bpfnb.protocol.schema import PRINTK_ROW, Number, Rows, Schema, Tail, Text
 from bpfnb.protocol.segments import SegmentWriter
 
 __all__ = ["LINES", "LINES_MAP", "LOST_MAP", "PRELUDE", "SHORT_PRINT", "LineWriter"]
@@ -62,11 +62,11 @@ static inline __attribute__((always_inline)) int bpfnb_print(const char *format,
 # A record, as a struct: what is text goes on behind it.
 LINES = Schema(
     (
-        Column("pid", "number", "<i4", 0),
-        Column("cpu", "number", "<u2", 4),
-        Column("length", "number", "<u2", 6),
-        Column("comm", "text", "S16", 8),
-        Column("text", "tail", "V", _HEAD),
+        Number("pid", 0, "<i4"),
+        Number("cpu", 4, "<u2"),
+        Number("length", 6, "<u2"),
+        Text("comm", 8, 16),
+        Tail("text", _HEAD, text=False),
     ),
     _HEAD,
 )

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec.structs import replace
 
-from bpfnb.protocol.schema import Rows, Schema
+from bpfnb.protocol.schema import Rows, Schema, Tail
 from bpfnb.protocol.segments import SegmentWriter
 
 __all__ = ["NONE", "PERF", "RING", "Bytes", "Format", "Records", "Shape", "cut", "join", "merge"]
@@ -196,7 +196,7 @@ class Shape:
     """
 
     def __init__(self, struct: Schema, header: int, stamp: int = 0) -> None:
-        tails = [column.offset for column in struct.columns if column.kind == "tail"]
+        tails = [column.offset for column in struct.columns if isinstance(column, Tail)]
         self._needed = header + struct.size
         self._stamp = stamp
         self.stamp_at = _aligned(self._needed)

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec.structs import replace as changed
 
-from bpfnb.protocol.schema import Column, Schema
+from bpfnb.protocol.schema import Number, Schema, Tail
 from bpfnb.protocol.segments import SegmentWriter
 from bpfnb.tracer.kernel import bpf
 from bpfnb.tracer.read.perf import CpuBuffer, PerfBuffers
@@ -242,7 +242,7 @@ class PerfSource:
         self._held = NONE
         self._buffers = buffers or PerfBuffers(map_fd, padded)
         # Where every event has at least all members, what follows it is not looked at.
-        whole = bool(sizes) and min(sizes) >= schema.size and not any(c.kind == "tail" for c in schema.columns)
+        whole = bool(sizes) and min(sizes) >= schema.size and not any(isinstance(c, Tail) for c in schema.columns)
         self._padding = None if whole and not padded else _Padding(header, sizes, self._buffers.ids)
         try:
             self.fds = tuple(buffer.fd for buffer in self._buffers.all)
@@ -358,10 +358,10 @@ def _with_time(schema: Schema, clock: str, at: int, cpu_at: int) -> Schema:
 
     The time's name is none that a member can have. The CPU's is "cpu", or "cpu_" where a member is called so.
     """
-    added = [Column(_TIME, "number", "<i8", at)]
+    added = [Number(_TIME, at, "<i8")]
     if cpu_at >= 0:
         name = "cpu"
         while any(column.name == name for column in schema.columns):
             name += "_"
-        added.append(Column(name, "number", "<i2", cpu_at))
+        added.append(Number(name, cpu_at, "<i2"))
     return changed(schema, columns=(*added, *schema.columns), time=_TIME, clock=clock)
