@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bpfnb.protocol.messages import COSTS_EACH, COSTS_HEAD, CostsAdded
-from bpfnb.results.columns import text_dtype
+from bpfnb.results.columns.text import text_dtype
 
 __all__ = ["Costs", "no_costs"]
 

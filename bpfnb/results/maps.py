@@ -46,7 +46,9 @@ from bpfnb.protocol.schema import (
 )
 from bpfnb.results import refusals, stacks
 from bpfnb.results.baseline import Baseline, Counter, counters
-from bpfnb.results.columns import Batch, column_buffer, shown, text_dtype
+from bpfnb.results.columns.base import Batch
+from bpfnb.results.columns.kinds import column_buffer, shown
+from bpfnb.results.columns.text import text_dtype
 from bpfnb.results.padding import count_twins, hidden_places
 from bpfnb.results.table import harmless
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bpfnb.errors import ProgramError
-from bpfnb.results.columns import text_dtype
+from bpfnb.results.columns.text import text_dtype
 
 __all__ = ["Resolve", "folded", "lines", "symbolise"]
 

@@ -18,20 +18,12 @@ import pandas as pd
 
 from bpfnb.errors import printable
 from bpfnb.protocol.schema import PRINTK, PRINTK_LINES, PRINTK_ROW, Rows, Schema
-from bpfnb.results.columns import (
-    PANDAS,
-    Batch,
-    CategoryColumn,
-    ColumnBuffer,
-    EnumColumn,
-    MissingColumn,
-    NumberColumn,
-    StringColumn,
-    TimeColumn,
-    column_buffer,
-    shown,
-    text_dtype,
-)
+from bpfnb.results.columns.base import Batch, ColumnBuffer
+from bpfnb.results.columns.categories import CategoryColumn, EnumColumn, MissingColumn
+from bpfnb.results.columns.kinds import column_buffer, shown
+from bpfnb.results.columns.numeric import NumberColumn, TimeColumn
+from bpfnb.results.columns.strings import StringColumn
+from bpfnb.results.columns.text import PANDAS, text_dtype
 
 __all__ = ["BATCH", "PrintkTable", "RateMeter", "Table", "harmless", "rate", "text_dtype"]
 

@@ -18,17 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpfnb.protocol.schema import BitField, Bytes, Column, Enum, Number, NumberArray, Rows, Tail, Text, Wide
-from bpfnb.results import columns
-from bpfnb.results.columns import (
-    Batch,
-    Codes,
-    ColumnBuffer,
-    EnumColumn,
-    StringColumn,
-    TextColumn,
-    ValueIndex,
-    column_buffer,
-)
+from bpfnb.results.columns.base import Batch, ColumnBuffer
+from bpfnb.results.columns.buffers import Codes
+from bpfnb.results.columns.categories import EnumColumn, TextColumn
+from bpfnb.results.columns.index import ValueIndex
+from bpfnb.results.columns.kinds import column_buffer, shown
+from bpfnb.results.columns.numeric import NumberColumn, TimeColumn
+from bpfnb.results.columns.strings import StringColumn
+from bpfnb.results.columns.text import text_dtype
 
 STATES = (("RUNNING", 0), ("SLEEPING", 1), ("WAITING", 1), ("GONE", 260), ("BAD", -1))
 
@@ -240,11 +237,11 @@ def test_an_unknown_kind_is_named() -> None:
 def test_numbers_are_looked_at_where_they_are() -> None:
     """Neither a frame nor a time stamp copies them."""
     column = KINDS["u64"]
-    for grown in (column_buffer(column), columns.TimeColumn(column, lambda: 5)):
+    for grown in (column_buffer(column), TimeColumn(column, lambda: 5)):
         grown.append(Batch(random_rows(1000)))
         values = series(grown)
-        memory = values.array._ndarray if isinstance(grown, columns.TimeColumn) else values.to_numpy()  # type: ignore[union-attr]
-        assert isinstance(grown, columns.NumberColumn)
+        memory = values.array._ndarray if isinstance(grown, TimeColumn) else values.to_numpy()  # type: ignore[union-attr]
+        assert isinstance(grown, NumberColumn)
         assert np.shares_memory(memory, grown._buffer.all)
         assert not grown.since(0).flags.writeable
 
@@ -256,7 +253,7 @@ def test_numbers_are_looked_at_where_they_are() -> None:
 @pytest.mark.parametrize("shape", [(7,), (2, 3), (1, 2, 2)])
 def test_an_array_has_a_column_an_element(dtype: str, shape: tuple[int, ...]) -> None:
     rows = random_rows(50)
-    found = columns.shown([KINDS["u8"], NumberArray("x", 6, dtype, shape)])
+    found = shown([KINDS["u8"], NumberArray("x", 6, dtype, shape)])
     assert found[0] is KINDS["u8"]
     indices = list(np.ndindex(shape))
     assert [column.name for column in found[1:]] == ["x" + "".join(f"[{n}]" for n in index) for index in indices]
@@ -269,10 +266,10 @@ def test_an_array_has_a_column_an_element(dtype: str, shape: tuple[int, ...]) ->
 
 
 def test_a_very_long_array_is_bytes() -> None:
-    (column,) = columns.shown([NumberArray("x", 8, "<u2", (2, 600))])
+    (column,) = shown([NumberArray("x", 8, "<u2", (2, 600))])
     row = np.random.default_rng(0).bytes(2408)
     assert series(decoded(column, as_rows(row, 2408))).tolist() == [row[8:]]
-    assert len(columns.shown([NumberArray("x", 8, "<u2", (2, 512))])) == 1024
+    assert len(shown([NumberArray("x", 8, "<u2", (2, 512))])) == 1024
 
 
 # --- bits ---------------------------------------------------------------------------------------------------------
@@ -454,7 +451,7 @@ def test_many_different_texts(count: int) -> None:
 def test_the_categories_are_strings_as_pandas_has_them() -> None:
     column, rows = texts(b"a", b"b")
     found = series(decoded(column, rows))
-    assert found.cat.categories.dtype == columns.text_dtype()
+    assert found.cat.categories.dtype == text_dtype()
     assert (found == "a").tolist() == [True, False]
     assert found.value_counts().to_dict() == {"a": 1, "b": 1}
 
@@ -542,7 +539,7 @@ def test_a_character_in_two_runs_is_invalid_in_both() -> None:
 
 
 def test_dtypes_of_text_of_any_length() -> None:
-    assert series(TAILS["strings"][0]()).dtype == columns.text_dtype()
+    assert series(TAILS["strings"][0]()).dtype == text_dtype()
     assert str(series(TAILS["bytes"][0]()).dtype) == "large_binary[pyarrow]"
 
 

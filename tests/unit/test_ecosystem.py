@@ -17,7 +17,8 @@ import pyarrow as pa
 import pytest
 
 from bpfnb.protocol.schema import PRINTK_ROW, BitField, Bytes, Enum, Number, NumberArray, Schema, Tail, Text, Wide
-from bpfnb.results.columns import PANDAS, BytesColumn
+from bpfnb.results.columns.strings import BytesColumn
+from bpfnb.results.columns.text import PANDAS
 from bpfnb.results.table import PrintkTable, Table
 
 Frame = pd.DataFrame

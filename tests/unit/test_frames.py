@@ -15,7 +15,8 @@ import pytest
 
 from bpfnb.protocol.schema import PRINTK_ROW, Number, Rows, Schema, Tail, Text
 from bpfnb.results import table as tables
-from bpfnb.results.columns import PANDAS, CategoryColumn, TextColumn
+from bpfnb.results.columns.categories import CategoryColumn, TextColumn
+from bpfnb.results.columns.text import PANDAS
 from bpfnb.results.table import PrintkTable, RateMeter, Table
 
 EVENT = np.dtype(

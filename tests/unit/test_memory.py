@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bpfnb.results.columns import Buffer
-from bpfnb.results.memory import Memory, PageChoice
+from bpfnb.results.columns.buffers import Buffer
+from bpfnb.results.columns.memory import Memory, PageChoice
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20

@@ -1,0 +1,89 @@
+"""What every column is: rows appended in batches, decoded into a buffer, handed out as what pandas takes."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bpfnb.protocol.schema import Rows
+from bpfnb.results.columns.buffers import Array, Buffer, Ints
+
+__all__ = ["Batch", "ColumnBuffer", "FixedColumn"]
+
+
+class Batch(NamedTuple):
+    """Rows to append, and the text that belongs to them: row i owns ``text[offsets[i]:offsets[i + 1]]``."""
+
+    rows: Rows
+    text: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
+    offsets: Ints = np.empty(0, np.int64)
+
+
+class ColumnBuffer(ABC):
+    """A column's values, from row ``begin`` on, as rows are counted from the first ever appended."""
+
+    begin = 0
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int: ...
+
+    @abstractmethod
+    def reserve(self, more: int) -> None:
+        """Make room for so many more rows."""
+
+    @abstractmethod
+    def append(self, batch: Batch) -> None:
+        """Decode the column's values in ``batch``, whose memory is not kept."""
+
+    @abstractmethod
+    def values(self) -> Any:
+        """What a DataFrame takes as this column; it never changes afterwards."""
+
+    @abstractmethod
+    def groups(self, start: int) -> pd.Categorical[Any]:
+        """The values from row ``begin`` + ``start`` on, as categories."""
+
+    def part(self: AnyColumn, begin: int, end: int) -> AnyColumn:
+        """A column of its own with only the rows from ``begin`` to ``end``; this one is not used any more."""
+        new = copy.copy(self)
+        new._take(self, begin - self.begin, end - self.begin)
+        new.begin = begin
+        return new
+
+    @abstractmethod
+    def _take(self: AnyColumn, other: AnyColumn, start: int, stop: int) -> None:
+        """Become a column with some of the rows of ``other``, of which this is a shallow copy."""
+
+
+AnyColumn = TypeVar("AnyColumn", bound=ColumnBuffer)
+
+
+class FixedColumn(ColumnBuffer):
+    """Values that all take the same space. ``read`` takes them out of rows, and holds on to no column: see part()."""
+
+    def __init__(self, read: Callable[[Rows], Array], dtype: npt.DTypeLike, shape: tuple[int, ...] = ()) -> None:
+        self._read = read
+        self._buffer = Buffer(dtype, shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self._buffer.nbytes
+
+    def reserve(self, more: int) -> None:
+        self._buffer.reserve(more)
+
+    def append(self, batch: Batch) -> None:
+        self._buffer.append(self._read(batch.rows))
+
+    def _take(self: _AnyFixed, other: _AnyFixed, start: int, stop: int) -> None:
+        self._buffer = other._buffer.part(start, stop)
+
+
+_AnyFixed = TypeVar("_AnyFixed", bound=FixedColumn)

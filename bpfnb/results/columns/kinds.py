@@ -1,0 +1,96 @@
+"""From the schema's columns to the columns of a DataFrame."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+import numpy as np
+
+from bpfnb.protocol import schema
+from bpfnb.protocol.schema import Rows
+from bpfnb.results.columns.base import ColumnBuffer
+from bpfnb.results.columns.buffers import Array
+from bpfnb.results.columns.categories import EnumColumn, TextColumn
+from bpfnb.results.columns.numeric import NumberColumn, WideColumn
+from bpfnb.results.columns.strings import BytesColumn, StringColumn
+from bpfnb.results.columns.words import word_of
+
+__all__ = ["column_buffer", "shown"]
+
+_MAX_ELEMENTS = 1024  # of an array that has a column an element
+
+
+def shown(columns: Iterable[schema.Column]) -> tuple[schema.Column, ...]:
+    """The columns as a DataFrame has them: arrays ("list") as a column an element, of more than 1,024 as bytes.
+
+    A column of lists nothing but pickle gives back as it was: not files, not drop_duplicates(), not describe().
+    """
+    return tuple(itertools.chain.from_iterable(map(_elements, columns)))
+
+
+def _elements(column: schema.Column) -> Sequence[schema.Column]:
+    if not isinstance(column, schema.NumberArray):
+        return [column]
+    name, begin, size = column.name, column.offset, np.dtype(column.dtype).itemsize
+    if math.prod(column.shape) > _MAX_ELEMENTS:
+        return [schema.Bytes(name, begin, column.size)]
+    indices = itertools.product(*map(range, column.shape))
+    names = [name + "".join(f"[{n}]" for n in index) for index in indices]
+    return [schema.Number(element, begin + i * size, column.dtype) for i, element in enumerate(names)]
+
+
+def column_buffer(column: schema.Column) -> ColumnBuffer:
+    """The column that takes what the schema describes, of ``shown`` columns."""
+    match column:
+        case schema.Number():
+            return NumberColumn(_numbers(column), column.dtype)
+        case schema.Enum():
+            return _constants(column, _numbers(column))
+        case schema.BitField():
+            read = partial(_bits, column)
+            return _constants(column, read) if column.labels else NumberColumn(read, column.dtype)
+        case schema.Text():
+            return TextColumn(column)
+        case schema.Bytes():
+            return BytesColumn(column)
+        case schema.Wide():
+            return WideColumn(column)
+        case schema.Tail():
+            return StringColumn(binary=not column.text, cut=column.text)
+        case schema.NumberArray():
+            raise ValueError(f"array {column.name} has a column an element")
+
+
+def _constants(column: schema.Enum | schema.BitField, read: Callable[[Rows], Array]) -> EnumColumn:
+    """The names of an enum's constants, in their order; of two with one number the first. Others are numbers."""
+    dtype = np.dtype(column.dtype)
+    names: dict[int, str] = {}
+    for name, number in column.labels:
+        # BTF gives 32-bit constants as signed, whatever the enum is.
+        names.setdefault(int(np.array(number % 2**64, np.uint64).astype(dtype)), name)
+    return EnumColumn(read, column.dtype, lambda n: names.get(n, str(n)), tuple(names.values()))
+
+
+def _numbers(column: schema.Number | schema.Enum) -> Callable[[Rows], Array]:
+    """What takes a column's numbers out of rows."""
+    if np.dtype(column.dtype).kind == "b":
+        return lambda rows: rows[:, column.offset] != 0
+    return column.values
+
+
+def _bits(column: schema.BitField, rows: Rows) -> Array:
+    """A bit-field's values: of up to 64 bits, which may lie in nine bytes."""
+    dtype = np.dtype(column.dtype)
+    first, width, offset = column.first, column.width, column.offset + column.first // 8
+    shift = first % 8
+    value = word_of(rows, offset, min(-(-(shift + width) // 8), 8)) >> np.uint64(shift)
+    if shift + width > 64:
+        value |= word_of(rows, offset + 8, 1) << np.uint64(64 - shift)
+    value &= np.uint64(2**width - 1)
+    if dtype.kind == "i":
+        sign = np.uint64(1 << (width - 1))
+        value = ((value ^ sign) - sign).view(np.int64)
+    return value.astype(dtype)
