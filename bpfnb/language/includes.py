@@ -25,7 +25,8 @@ import msgspec
 from msgspec.structs import replace
 
 from bpfnb.errors import BpfnbError, CompileError, Diagnostic, ProgramError, VerifierError
-from bpfnb.language.cell import Token, declares, lex
+from bpfnb.language.tokens import Token, lex
+from bpfnb.language.vocabulary import declares
 
 __all__ = ["Piece", "Places", "expand", "reachable"]
 

@@ -3,7 +3,7 @@
 ``parse`` looks at text only, never at the kernel: the same cell gives the same ``Program`` on every machine, and both
 processes may hold one. What the running kernel knows (does this probe exist, how is a syscall attached) enters at load.
 
-Where the text could not be read whole (cell.py), ``parse`` takes the wishes on trust rather than claim that a function
+Where the text could not be read whole (scan.py), ``parse`` takes the wishes on trust rather than claim that a function
 does not exist; clang then says what is wrong with it.
 """
 
@@ -18,9 +18,10 @@ import msgspec
 
 from bpfnb.errors import Diagnostic, ProgramError
 from bpfnb.language import cflags as clang_flags
-from bpfnb.language.cell import Body, Cell, Function, MapDecl, Output, scan
+from bpfnb.language.cell import Body, Cell, Function, MapDecl, Output
 from bpfnb.language.includes import Piece, Places, expand, reachable
 from bpfnb.language.probes import KINDS, Probe, named_by_function, near, parse_probe, split_attach
+from bpfnb.language.scan import scan
 
 __all__ = [
     "RAW",

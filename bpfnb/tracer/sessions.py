@@ -18,9 +18,9 @@ import numpy.typing as npt
 from msgspec.structs import replace
 
 from bpfnb.errors import BpfnbError, Diagnostic, MapError, ProgramError, UnsupportedError, few_descriptors, near_or_all
-from bpfnb.language.cell import scan
 from bpfnb.language.probes import Probe
 from bpfnb.language.program import MapDecl, Output, Program
+from bpfnb.language.scan import scan
 from bpfnb.protocol import messages
 from bpfnb.protocol.messages import (
     COUNTERS,

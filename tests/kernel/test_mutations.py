@@ -16,8 +16,8 @@ from recordings import record
 
 import bpfnb
 from bpfnb.host import client
-from bpfnb.language.cell import lex
 from bpfnb.language.probes import split_attach
+from bpfnb.language.tokens import lex
 
 COUNT = int(os.environ.get("BPFNB_MUTATIONS", "40"))
 TOOLS = [

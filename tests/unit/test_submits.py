@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from bpfnb.errors import ProgramError, UnsupportedError
-from bpfnb.language.cell import Token, lex, scan
 from bpfnb.language.program import parse
+from bpfnb.language.scan import scan
+from bpfnb.language.tokens import Token, lex
 from bpfnb.protocol.schema import Column, Number, Schema, Tail
 from bpfnb.tracer.compile.outputs import Carried, carried
 from bpfnb.tracer.compile.rewrite import rewrite

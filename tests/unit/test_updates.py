@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bpfnb.language.cell import scan
 from bpfnb.language.program import parse
+from bpfnb.language.scan import scan
 from bpfnb.tracer.compile.rewrite import rewrite
 from bpfnb.tracer.compile.updates import Updates, shown_entries, updates
 

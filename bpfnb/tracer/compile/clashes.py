@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bpfnb.errors import Diagnostic
-from bpfnb.language.cell import declared, scan
+from bpfnb.language.scan import scan
+from bpfnb.language.syntax import declared
 from bpfnb.tracer.compile.headers import GENERATED, body
 from bpfnb.tracer.kernel.btf import KERNELS
 

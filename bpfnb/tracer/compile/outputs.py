@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from bpfnb.errors import BpfnbError, ProgramError, SetupError, UnsupportedError
-from bpfnb.language.cell import floating, scan
 from bpfnb.language.program import Program
+from bpfnb.language.scan import scan
+from bpfnb.language.syntax import floating
 from bpfnb.protocol.schema import Column, Schema, Tail
 from bpfnb.protocol.segments import MAX_EVENT
 from bpfnb.tracer.source_map import Handed, Submit

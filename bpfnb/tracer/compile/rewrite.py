@@ -22,9 +22,12 @@ from typing import Literal
 import tree_sitter
 
 from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError, did_you_mean
-from bpfnb.language.cell import Body, Cell, Token, arguments, closing, function_declarator, parse_c, scan, walk
+from bpfnb.language.cell import Body, Cell
 from bpfnb.language.probes import Probe
 from bpfnb.language.program import Program
+from bpfnb.language.scan import scan
+from bpfnb.language.syntax import function_declarator, parse_c, walk
+from bpfnb.language.tokens import Token, arguments, closing
 from bpfnb.tracer.compile.submits import submits
 from bpfnb.tracer.compile.updates import updates
 from bpfnb.tracer.read.lines import PRELUDE as LINES_PRELUDE

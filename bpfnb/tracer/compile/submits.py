@@ -27,7 +27,8 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from bpfnb.language.cell import Cell, Token, arguments, closing
+from bpfnb.language.cell import Cell
+from bpfnb.language.tokens import Token, arguments, closing
 from bpfnb.tracer.source_map import Edit, Submit
 
 __all__ = ["CARRIES", "LOST_MAP", "NO_STAMP", "UNKNOWN", "WHOLE_POINTER", "Submits", "padded_maps", "submits"]

@@ -27,7 +27,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from bpfnb.errors import Diagnostic
-from bpfnb.language.cell import Cell, MapDecl, Token, arguments, closing
+from bpfnb.language.cell import Cell, MapDecl
+from bpfnb.language.tokens import Token, arguments, closing
 from bpfnb.protocol.messages import COUNTERS
 from bpfnb.tracer.source_map import Edit
 

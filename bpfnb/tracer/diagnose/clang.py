@@ -14,7 +14,9 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from bpfnb.errors import Diagnostic, did_you_mean
-from bpfnb.language.cell import Cell, arguments, scan
+from bpfnb.language.cell import Cell
+from bpfnb.language.scan import scan
+from bpfnb.language.tokens import arguments
 from bpfnb.tracer.compile.submits import WHOLE_POINTER
 from bpfnb.tracer.kernel import tracefs
 from bpfnb.tracer.kernel.btf import KERNEL_BTF, KERNELS

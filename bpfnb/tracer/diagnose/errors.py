@@ -8,7 +8,8 @@ import re
 from collections.abc import Sequence
 
 from bpfnb.errors import CompileError, Diagnostic, PrivilegeError, ProgramError, SetupError, VerifierError
-from bpfnb.language.cell import Cell, scan
+from bpfnb.language.cell import Cell
+from bpfnb.language.scan import scan
 from bpfnb.tracer.diagnose import hints, verifier
 from bpfnb.tracer.diagnose.clang import diagnostics
 from bpfnb.tracer.diagnose.lineinfo import Lines

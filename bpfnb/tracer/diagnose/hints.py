@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from bpfnb.errors import Diagnostic, SetupError, did_you_mean, near_names
-from bpfnb.language.cell import Body, Cell, Token, arguments, declares, struct
+from bpfnb.language.cell import Body, Cell
 from bpfnb.language.program import RAW
+from bpfnb.language.syntax import struct
+from bpfnb.language.tokens import Token, arguments
+from bpfnb.language.vocabulary import declares
 from bpfnb.tracer.kernel import tracefs
 from bpfnb.tracer.kernel.btf import KERNEL_BTF, STRUCT, UNION, Types
 

@@ -18,9 +18,11 @@ from functools import partial
 from typing import NamedTuple
 
 from bpfnb.errors import AttachError, ProgramError
-from bpfnb.language.cell import Body, Cell, Token, arguments, scan
+from bpfnb.language.cell import Body, Cell
 from bpfnb.language.probes import Probe
 from bpfnb.language.program import Program
+from bpfnb.language.scan import scan
+from bpfnb.language.tokens import Token, arguments
 from bpfnb.tracer.link.link import Link, Place, near, on_events, refused
 from bpfnb.tracer.link.uprobe import Target, code, open_target, place
 from bpfnb.tracer.symbols.elf import Elf, UsdtNote

@@ -1,0 +1,306 @@
+"""Reading a cell's C: its functions, tables, macros and tokens, without a compiler.
+
+bcc's C is full of macros a C grammar cannot parse (``TRACEPOINT_PROBE(a, b) {``, ``BPF_HASH(counts, u32, struct k)``,
+``const char __user *p``). So the text is first *masked*: comments, directives, dead code, attribute words and bcc's own
+macros are replaced by text of equal length, then tree-sitter parses the signatures. Offsets in the masked text are
+offsets in the cell, in characters (non-ASCII becomes ``_``).
+
+Nobody's syntax errors are reported here: clang says it better. A cell with text that could not be read is ``doubtful``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from bpfnb.language.cell import Body, Cell, MapDecl, Output
+from bpfnb.language.preprocessor import Conditionals, read_macro
+from bpfnb.language.syntax import Node, function_declarator, parse_c, walk
+from bpfnb.language.tokens import Token, arguments, closing, lex, opens
+from bpfnb.language.vocabulary import MAKERS, NAME_AT, OUTPUTS, PINNED_AT, TABLE
+
+__all__ = ["scan"]
+
+
+def scan(source: str, cflags: Sequence[str] = ()) -> Cell:
+    """Read the text: tokens, macros, functions, tables. The rewriter starts from the same reading."""
+    cell = Cell(source)
+    conditionals = Conditionals(_defined(cflags))
+    for token in lex(source, directives=True):
+        if token.kind == "directive":
+            live = conditionals.directive(token)
+            if live and (macro := read_macro(token)):
+                cell.macros.setdefault(macro.name, []).append(macro)
+            if live:
+                cell.directives.append(token)
+        elif token.kind != "comment" and conditionals.state != "dead":
+            cell.tokens.append(token)
+    conditionals.finish(len(source))
+    hidden = conditionals.hidden(cell.tokens)
+    visible = [t for t in cell.tokens if not _within(t.start, hidden)]
+    _Structure(cell, visible, conditionals.maybe).read()
+    cell.functions.sort(key=lambda f: f.name_at)
+    return cell
+
+
+def _within(at: int, ranges: Iterable[tuple[int, int]]) -> bool:
+    return any(start <= at < end for start, end in ranges)
+
+
+def _defined(cflags: Sequence[str]) -> set[str]:
+    flags = " ".join(cflags)
+    return set(re.findall(r"(?:^|\s)-D\s*([A-Za-z_]\w*)", flags))
+
+
+# Words the kernel's and bcc's headers define away or into attributes; a C grammar takes them for types.
+_ATTRIBUTE_WORDS = """
+    __user __kernel __rcu __iomem __percpu __force __safe __nocast __bitwise __private __always_inline __always_unused
+    __maybe_unused __unused __used __must_check __noinline noinline noinline_for_stack __weak __hidden __packed __cold
+    __hot __pure __attribute_const__ __init __exit __ro_after_init __read_mostly __noreturn __inline __inline__
+    __restrict __restrict__ __extension__ notrace asmlinkage __visible __randomize_layout BCC_SEC_HELPERS
+"""
+_ATTRIBUTES = frozenset(_ATTRIBUTE_WORDS.split())
+_ATTRIBUTES_WITH_ARGUMENTS = frozenset({"__attribute__", "__attribute", "__aligned", "__section", "BCC_SEC", "SEC"})
+_QUALIFIERS = frozenset({"static", "inline", "const", "volatile", "extern", "register"})
+
+
+class _Made(NamedTuple):
+    """A function whose signature a macro wrote."""
+
+    name: str
+    parameters: tuple[str, ...]
+    static: bool
+    requested: str
+    probe: tuple[str, str] | None
+    generated: bool
+
+
+class _Structure:
+    """Finds functions and tables at the top level of the visible tokens, and leaves them in the cell."""
+
+    def __init__(self, cell: Cell, visible: list[Token], maybe: list[tuple[int, int]]) -> None:
+        self.cell = cell
+        self.tokens = visible
+        self.maybe = maybe
+        self.text = _blank(cell.source)  # signatures only: what tree-sitter gets
+        self.braces: dict[int, int] = {}  # the index of a top-level "{" among the tokens, by offset
+        self.made: dict[int, _Made] = {}
+        self.statics: list[int] = []
+
+    def read(self) -> None:
+        self._mask()
+        self._top_level()
+        root = parse_c("".join(self.text))
+        self.cell.doubtful |= root.has_error
+        for node in walk(root):
+            if node.type == "function_definition":
+                self._function(node)
+
+    def _mask(self) -> None:
+        """Drop attribute words, the cell's own names for them too, then keep the result as ``cell.masked``."""
+        kept = []
+        i = 0
+        while i < len(self.tokens):
+            token = self.tokens[i]
+            if token.text in _ATTRIBUTES_WITH_ARGUMENTS and opens(self.tokens, i + 1):
+                i = closing(self.tokens, i + 1)
+            elif self._is_attribute(token.text):
+                if any(t.text == "static" for t in self.cell.expanded([token])):
+                    self.statics.append(token.start)
+            else:
+                kept.append(token)
+            i += 1
+        self.tokens = kept
+        masked = _blank(self.cell.source)
+        for token in kept:
+            _fill(masked, token.start, token.text)
+        self.cell.masked = "".join(masked)
+
+    def _is_attribute(self, word: str, depth: int = 8) -> bool:
+        if word in _ATTRIBUTES:
+            return True
+        macros = self.cell.macros.get(word)
+        if not macros or macros[0].parameters is not None or not depth:
+            return False
+        words = [t.text for t in _no_arguments(macros[0].tokens)]
+        return all(word in _QUALIFIERS or self._is_attribute(word, depth - 1) for word in words)
+
+    def _top_level(self) -> None:
+        i = 0
+        while i < len(self.tokens):
+            token = self.tokens[i]
+            if token.text == "{":
+                self.braces[token.start] = i
+                end = closing(self.tokens, i)
+                _fill(self.text, token.start, "{")
+                if end < len(self.tokens):
+                    _fill(self.text, self.tokens[end].start, "}")
+                i = end + 1
+            elif token.kind == "word" and opens(self.tokens, i + 1):
+                i = self._call(i)
+            else:
+                _fill(self.text, token.start, token.text)
+                i += 1
+
+    def _call(self, i: int) -> int:
+        """``word(`` at the top level: a table, a macro that makes a function, or a declarator. The next index."""
+        token, end = self.tokens[i], closing(self.tokens, i + 1)
+        word = token.text
+        if word in self.cell.macros:
+            self._use(i, end)
+        elif word in OUTPUTS or TABLE.fullmatch(word) or word in NAME_AT:
+            self._table(token, arguments(self.tokens, i + 1))
+        elif word in MAKERS:
+            self._make(i, end)
+        elif word != "asm":
+            _fill(self.text, token.start, word)
+            return i + 1
+        return end + 1
+
+    def _table(self, token: Token, args: list[list[Token]]) -> None:
+        index = NAME_AT.get(token.text, 0)
+        name = args[index][0].text if index < len(args) and args[index] else ""
+        line = self.cell.place(token.start)[0]
+        if not name:
+            self.cell.doubtful = True
+        elif token.text in OUTPUTS:
+            self.cell.outputs.append(Output(name, OUTPUTS[token.text], line))
+        else:
+            pinned = self._string(args, PINNED_AT) if "PINNED" in token.text else ""
+            self.cell.maps.append(MapDecl(name, token.text, line, self._string(args, 0), pinned))
+
+    def _string(self, args: list[list[Token]], index: int) -> str:
+        """An argument that is a string, also by a macro's name; "" where it is none."""
+        tokens = args[index] if index < len(args) else []
+        macro = self.cell.macros.get(tokens[0].text) if len(tokens) == 1 else None
+        strings = macro[0].tokens if macro else tokens
+        return "".join(t.text[1:-1] for t in strings) if all(t.kind == "string" for t in strings) else ""
+
+    def _make(self, i: int, end: int) -> None:
+        token, maker, args = self.tokens[i], MAKERS[self.tokens[i].text], arguments(self.tokens, i + 1)
+        names = [_text(self.cell, arg) for arg in args[: maker.names]]
+        if len(names) < maker.names or not all(names):
+            self.cell.doubtful = True
+            return
+        target = ":".join(names).removeprefix("vmlinux:")
+        made = _Made(
+            name=maker.name.format(*names),
+            parameters=(maker.context.format(*names), *(_text(self.cell, arg) for arg in args[maker.names :])),
+            static=False,
+            requested=f"{token.text}({', '.join(names)})" if maker.kind else names[0],
+            probe=(maker.kind, target) if maker.kind else None,
+            generated=False,
+        )
+        self._signature(token, end, made)
+
+    def _signature(self, token: Token, end: int, made: _Made) -> None:
+        """Put a signature a C grammar knows, ``int xxx()``, where a macro's use stands."""
+        stop = self.tokens[end].end if end < len(self.tokens) else token.end
+        if "\n" in self.cell.source[token.start : stop]:
+            stop = self.cell.source.index("\n", token.start)
+        if stop - token.start < len("a b()"):
+            self.cell.doubtful = True
+            return
+        _fill(self.text, token.start, f"a {'b' * (stop - token.start - 4)}()")
+        self.made[token.start + 2] = made
+
+    def _use(self, i: int, end: int) -> None:
+        """A macro of the cell's own, used at the top level: read what it expands to."""
+        token, macro = self.tokens[i], self.cell.macros[self.tokens[i].text][0]
+        if macro.parameters is None:
+            self.cell.doubtful = True
+            return
+        args = [_text(self.cell, arg) for arg in arguments(self.tokens, i + 1)]
+        body_follows = end + 1 < len(self.tokens) and self.tokens[end + 1].text == "{"
+        written = Cell(macro.expand(args) + ("{}" if body_follows else ""))
+        written.macros = {k: v for k, v in self.cell.macros.items() if k != macro.name}
+        written.tokens = [t for t in lex(written.source) if t.kind != "comment"]
+        _Structure(written, written.tokens, []).read()
+        self.cell.doubtful |= written.doubtful
+        line = self.cell.place(token.start)[0]
+        self.cell.outputs += [msgspec.structs.replace(o, line=line) for o in written.outputs]
+        self.cell.maps += [msgspec.structs.replace(m, line=line) for m in written.maps]
+        if body_follows and written.functions:
+            f = written.functions.pop()
+            self._signature(token, end, _Made(f.name, f.parameters, f.static, f.requested, f.probe, True))
+        self.cell.functions += [self._generated(f, token) for f in written.functions]
+
+    def _generated(self, f: Body, use: Token) -> Body:
+        maybe = _within(use.start, self.maybe)
+        at = use.start
+        return dataclasses.replace(f, name_at=at, start=at, open=0, close=0, conditional=maybe, generated=True)
+
+    def _function(self, node: Node) -> None:
+        declarator, body = function_declarator(node), node.child_by_field_name("body")
+        index = self.braces.get(body.start_byte) if body else None
+        if declarator is None or body is None or index is None:
+            self.cell.doubtful = True
+            return
+        name = declarator.child_by_field_name("declarator")
+        assert name is not None  # function_declarator() returns no other
+        end = closing(self.tokens, index)
+        made = self.made.get(name.start_byte)
+        found = Body(
+            name=made.name if made else self.cell.source[name.start_byte : name.end_byte],
+            name_at=node.start_byte if made else name.start_byte,
+            start=node.start_byte,
+            open=body.start_byte,
+            close=self.tokens[end].start if end < len(self.tokens) else len(self.cell.source),
+            static=made.static if made else self._static(node, declarator),
+            parameters=made.parameters if made else self._parameters(declarator),
+            conditional=_within(name.start_byte, self.maybe),
+            tokens=self.tokens[index + 1 : end],
+            requested="",
+            probe=made.probe if made else None,
+            generated=bool(made),
+        )
+        found.requested = made.requested if made and made.requested else found.name
+        if all(f.name != found.name for f in self.cell.functions):  # the other half of an #if / #else
+            self.cell.functions.append(found)
+
+    def _static(self, node: Node, declarator: Node) -> bool:
+        words = {t.text for t in lex("".join(self.text[node.start_byte : declarator.start_byte]))}
+        since = max((end for end in self._ends() if end <= node.start_byte), default=0)
+        return "static" in words or any(since <= at < declarator.start_byte for at in self.statics)
+
+    def _ends(self) -> Iterator[int]:
+        """Where top-level items end: after a closing brace or a semicolon."""
+        return (m.end() for m in re.finditer(r"[;}]", "".join(self.text)))
+
+    def _parameters(self, declarator: Node) -> tuple[str, ...]:
+        parameters = declarator.child_by_field_name("parameters")
+        assert parameters is not None  # the grammar gives every function_declarator one
+        inside = [t for t in self.cell.tokens if parameters.start_byte <= t.start < parameters.end_byte]
+        texts = [_text(self.cell, arg) for arg in arguments(inside, 0)]
+        return () if texts in ([""], ["void"]) else tuple(texts)
+
+
+def _no_arguments(tokens: Sequence[Token]) -> Iterator[Token]:
+    """The tokens without what stands in brackets, and without the words that take such."""
+    i = 0
+    while i < len(tokens):
+        if tokens[i].text in _ATTRIBUTES_WITH_ARGUMENTS and opens(tokens, i + 1):
+            i = closing(tokens, i + 1)
+        else:
+            yield tokens[i]
+        i += 1
+
+
+def _text(cell: Cell, tokens: Sequence[Token]) -> str:
+    """The source of some tokens on one line, comments dropped."""
+    out = ""
+    for before, token in zip([None, *tokens], tokens, strict=False):
+        out += (" " if before and before.end < token.start else "") + token.text
+    return out
+
+
+def _blank(source: str) -> list[str]:
+    return ["\n" if c == "\n" else " " for c in source]
+
+
+def _fill(text: list[str], at: int, word: str) -> None:
+    text[at : at + len(word)] = ["\n" if c == "\n" else c if c.isascii() else "_" for c in word]
