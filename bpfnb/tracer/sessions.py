@@ -59,9 +59,11 @@ from bpfnb.tracer.outbox import Outbox
 from bpfnb.tracer.read import lines
 from bpfnb.tracer.read.clock import Clock
 from bpfnb.tracer.read.comms import CommHistory
+from bpfnb.tracer.read.perf import PerfSource
 from bpfnb.tracer.read.poller import Poller
 from bpfnb.tracer.read.printk import PrintkSource, new_tag
-from bpfnb.tracer.read.ringbuf import OpenWriter, PerfSource, RingSource
+from bpfnb.tracer.read.records import OpenWriter
+from bpfnb.tracer.read.ringbuf import RingSource
 from bpfnb.tracer.source_map import Rewritten
 
 __all__ = ["Sessions"]

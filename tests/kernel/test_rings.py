@@ -34,9 +34,9 @@ from bpfnb.tracer.compile.engine import Compiled, Engine
 from bpfnb.tracer.kernel import capabilities
 from bpfnb.tracer.loaded import ProgramSpec
 from bpfnb.tracer.read import perf
-from bpfnb.tracer.read.perf import PerfBuffers
+from bpfnb.tracer.read.perf import PerfBuffers, PerfSource
 from bpfnb.tracer.read.poller import HIGH_WATER, Poller
-from bpfnb.tracer.read.ringbuf import PerfSource, RingSource
+from bpfnb.tracer.read.ringbuf import RingSource
 
 _libc = ctypes.CDLL(None, use_errno=True)
 KINDS = ("ring", "perf")

@@ -17,18 +17,35 @@ import resource
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from bpfnb.errors import BpfnbError, PrivilegeError, SetupError
+from bpfnb.protocol.schema import Schema, Tail
 from bpfnb.tracer.kernel import bpf, capabilities
 from bpfnb.tracer.kernel.cpus import online_cpus
-from bpfnb.tracer.read.records import Bytes
+from bpfnb.tracer.read.poller import HIGH_WATER, HIGH_WATER_PART
+from bpfnb.tracer.read.records import (
+    FOREVER,
+    NONE,
+    PERF,
+    SLACK_NS,
+    Bytes,
+    Ints,
+    OpenWriter,
+    Records,
+    Shape,
+    cut,
+    in_order,
+    join,
+    with_time,
+)
 
-__all__ = ["MAX_BYTES", "MIN_BYTES", "CpuBuffer", "PerfBuffers"]
+__all__ = ["MAX_BYTES", "MIN_BYTES", "PERF_TURN", "CpuBuffer", "PerfBuffers", "PerfSource"]
 
 MIN_BYTES, MAX_BYTES, _ALL_BYTES = 64 << 10, 16 << 20, 32 << 20  # a CPU, a CPU, over all CPUs
 
@@ -42,6 +59,14 @@ _WATERMARK, _USE_CLOCKID = 1 << 14, 1 << 25  # bits of struct perf_event_attr
 _FLAG_FD_CLOEXEC = 8
 _IOC_SET_OUTPUT, _IOC_ID = 0x2405, 0x80082407  # PERF_EVENT_IOC_...
 _HEAD, _TAIL = 1024 // 8, 1032 // 8  # of struct perf_event_mmap_page, in 64-bit words
+
+PERF_TURN = 8 << 20  # bytes of all CPUs' buffers read in one drain
+_MAX_RECORD = 1 << 16  # bytes: a record's size is a u16
+_CHUNK = 1 << 14  # records made into rows at a time
+_MAX_PADDING = 7
+# perf_event_header, then what PERF_SAMPLE_TIME, PERF_SAMPLE_ID (where there are several maps) and PERF_SAMPLE_RAW add:
+# u64 time, u64 id, u32 size. The header's u16 misc says what does not concern us: the CPU is noted there.
+_PERF_HEADER, _PERF_TIME, _PERF_ID, _PERF_CPU = 20, 8, 16, 4
 
 
 class CpuBuffer:
@@ -247,3 +272,151 @@ def _explained(error: OSError, cpus: int, each: int) -> BpfnbError:
         case errno.ENOMEM:
             return SetupError(f"no memory for perf buffers of {_least_size() >> 10} KiB on each of {cpus} CPUs")
     return SetupError(f"no perf buffers: {error.strerror}")
+
+
+# --- the source -------------------------------------------------------------------------------------------------------
+
+Waiting = list[tuple[CpuBuffer, int]]  # buffers, and up to where they are to be read
+
+
+class PerfSource:
+    """A BPF_MAP_TYPE_PERF_EVENT_ARRAY's events, in order of time over all CPUs.
+
+    Rows have the time of the event's submission (CLOCK_MONOTONIC) as a column, and with ``cpu`` the CPU's number.
+
+    perf rounds a record's length up, and what fills it up is left over from older events. How long events really are
+    is known in one of two ways. ``sizes``: all lengths they are submitted with. Or ``padded``: further maps, the n-th
+    for what is filled up with n + 1 bytes. Where neither tells, the seven bytes that may be left over are cut off.
+
+    ``turn``: how many bytes one drain reads. ``slack_ns``: an event younger than this may have older ones behind it.
+    ``buffers``: of the map, by default of the usual size on all CPUs.
+    """
+
+    needs_polling = True
+
+    def __init__(
+        self,
+        map_fd: int,
+        schema: Schema,
+        open_writer: OpenWriter,
+        lost: Callable[[], int],
+        *,
+        sizes: Collection[int] = (),
+        padded: Sequence[int] = (),
+        cpu: bool = False,
+        turn: int = PERF_TURN,
+        slack_ns: int = SLACK_NS,
+        buffers: PerfBuffers | None = None,
+    ) -> None:
+        self._turn = turn
+        self._slack_ns = slack_ns
+        header = _PERF_HEADER + (8 if padded else 0)
+        self._shape = Shape(schema, header)
+        self._lost = lost
+        self._cpu = cpu
+        self._held = NONE
+        self._buffers = buffers or PerfBuffers(map_fd, padded)
+        # Where every event has at least all members, what follows it is not looked at.
+        whole = bool(sizes) and min(sizes) >= schema.size and not any(isinstance(c, Tail) for c in schema.columns)
+        self._padding = None if whole and not padded else _Padding(header, sizes, self._buffers.ids)
+        try:
+            self.fds = tuple(buffer.fd for buffer in self._buffers.all)
+            self.memory = sum(buffer.size for buffer in self._buffers.all)
+            self.schema = with_time(self._shape.schema, "submitted", _PERF_TIME, _PERF_CPU if cpu else -1)
+            self._writer = open_writer(self.schema)
+        except BaseException:
+            self.close()
+            raise
+
+    def drain(self, *, last: bool = False) -> int:
+        """Move what has been submitted to the segment; of much a part, unless this is the ``last``.
+
+        CPUs are read one after the other, so an event may come before older ones still unread elsewhere: what is
+        younger than the start of this drain, or than what has been read of every CPU, is held back until the next
+        drain, unless this is the ``last``.
+        """
+        now = time.monotonic_ns()
+        self._buffers.watch()
+        if self._writer.blocked and not last:
+            self._writer.set_lost(self._lost())
+            return 0
+        waiting = [(buffer, head) for buffer in self._buffers.all if (head := buffer.head()) != buffer.tail]
+        high_water = any(head - buffer.tail > buffer.size // HIGH_WATER_PART for buffer, head in waiting)
+        more = self._take_turn(waiting, now)
+        while last and more:
+            more = self._take_turn(more, now)
+        if last and len(self._held):
+            self._write(self._held, FOREVER)
+        self._writer.set_lost(self._lost())
+        return HIGH_WATER if high_water or more else len(self._held) > 0
+
+    def renew(self, cpu: int) -> None:
+        """A CPU has come online. For any thread."""
+        self._buffers.renew(cpu)
+
+    def close(self) -> None:
+        """Take the buffers out of the map and free them. Idempotent."""
+        self._buffers.close()
+
+    def _take_turn(self, waiting: Waiting, now: int) -> Waiting:
+        """Move some of what lies before the heads of these buffers; those of which something is left."""
+        if not waiting and not len(self._held):
+            return []
+        until = now
+        at = len(self._held.data)
+        share = max(self._turn // max(len(waiting), 1), _MAX_RECORD)
+        sizes = [min(head - buffer.tail, share + _MAX_RECORD) for buffer, head in waiting]
+        data = np.empty(at + sum(sizes), np.uint8)
+        data[:at] = self._held.data
+        parts = [replace(self._held, data=data)]
+        for (buffer, head), size in zip(waiting, sizes, strict=True):
+            buffer.copy(data[at : at + size])
+            found, end = cut(data, at, at + min(size, share), PERF)
+            buffer.release(buffer.tail + end - at)
+            if buffer.tail != head:
+                until = min(until, int(found[-1].words(_PERF_TIME)[-1]) if found else 0)
+            if self._cpu:
+                for records in found:
+                    data.view(np.int16)[(records.start + _PERF_CPU) >> 1] = buffer.cpu
+            parts += found if self._padding is None else [self._padding.cut_off(records) for records in found]
+            at += size
+        self._write(join(data, parts), until - self._slack_ns)
+        return [(buffer, head) for buffer, head in waiting if buffer.tail != head]
+
+    def _write(self, records: Records, until: int) -> None:
+        times = records.words(_PERF_TIME)
+        if not in_order([times]):
+            order = np.argsort(times, kind="stable")
+            records, times = records.take(order), times[order]
+        ripe = int(np.searchsorted(times, until, side="right"))
+        for begin in range(0, ripe, _CHUNK):
+            self._shape.write(records[begin : min(begin + _CHUNK, ripe)], self._writer)
+        self._held = records[ripe:].compact()
+
+
+class _Padding:
+    """How many bytes at the end of perf's records are none of the event's.
+
+    Linux: perf_prepare_sample() in kernel/events/core.c: a raw sample and the u32 of its size take a multiple of 8.
+    """
+
+    def __init__(self, header: int, sizes: Collection[int], ids: Mapping[int, int]) -> None:
+        self._ids = ids  # of perf events: the padding of what is submitted through each. It grows with the CPUs
+        lengths = [(header + size + _padding_after(size), _padding_after(size)) for size in sizes]
+        self._known = {length: max(pad for other, pad in lengths if other == length) for length, _ in lengths}
+
+    def cut_off(self, records: Records) -> Records:
+        return records.shortened(records.length - self._of(records))
+
+    def _of(self, records: Records) -> Ints:
+        told = records.words(_PERF_ID) if self._ids else records.length
+        known = self._ids or self._known
+        pads = np.full(len(records), _MAX_PADDING, np.int64)
+        for value in np.unique(told).tolist():
+            pads[told == value] = known.get(value, _MAX_PADDING)
+        return pads
+
+
+def _padding_after(size: int) -> int:
+    """How many bytes perf appends to an event of so many bytes."""
+    return -(size + 4) % 8

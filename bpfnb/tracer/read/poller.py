@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
-__all__ = ["HIGH_WATER", "Drain", "Poller"]
+__all__ = ["HIGH_WATER", "HIGH_WATER_PART", "Drain", "Poller"]
 
 # Rest between two rounds. Under load each drain then finds many events, and an event is still seen within a few
 # hundredths of a second. The rest starts short after a quiet period, which a burst may end. It halves while a buffer is
@@ -24,6 +24,7 @@ _REST_GROWTH = 1.25
 _POLL_INTERVAL = 0.04  # seconds
 
 HIGH_WATER = 2
+HIGH_WATER_PART = 4  # the high-water mark is this part of a buffer: a fourth
 
 # What a drain returns. 0 or False: everything was read. 1 or True: events are held back, call again soon. HIGH_WATER:
 # the buffer was past its high-water mark, or held more than one step takes; call again sooner.

@@ -8,7 +8,7 @@ change, headers are followed one by one, and the rest is done for all of them at
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as replaced
 from itertools import pairwise
@@ -18,15 +18,39 @@ import numpy as np
 import numpy.typing as npt
 from msgspec.structs import replace
 
-from bpfnb.protocol.schema import Rows, Schema, Tail
+from bpfnb.protocol.schema import Number, Rows, Schema, Tail
 from bpfnb.protocol.segments import SegmentWriter
 
-__all__ = ["NONE", "PERF", "RING", "Bytes", "Format", "Records", "Shape", "cut", "join", "merge"]
+__all__ = [
+    "FOREVER",
+    "NONE",
+    "PERF",
+    "RING",
+    "SLACK_NS",
+    "Bytes",
+    "Format",
+    "Ints",
+    "OpenWriter",
+    "Records",
+    "Shape",
+    "cut",
+    "in_order",
+    "join",
+    "merge",
+    "with_time",
+]
 
 Bytes = npt.NDArray[np.uint8]  # one-dimensional
 Ints = npt.NDArray[np.int64]
+OpenWriter = Callable[[Schema], SegmentWriter]  # the writer stays the caller's to close
+
+# An event's time is read before its record can be seen (and a ring's event is stamped after it has got its place). In
+# between the CPU may be interrupted, or be a virtual one that does not run.
+SLACK_NS = 5_000_000
+FOREVER = (1 << 63) - 1
 
 _PROBE = 256  # headers looked at before all are: where these differ, lengths are mixed
+_TIME = "(time)"
 _WALK = (64, 2048)  # records followed one by one before equal ones are hoped for again: at first, and at most
 
 
@@ -288,3 +312,26 @@ def _followed(words: memoryview, at: int, end: int, form: Format, most: int) -> 
         starts.append(at)
         at += (words[at // unit] >> shift & mask) + more & ~7
     return np.frombuffer(starts, np.int64), at
+
+
+# --- time -------------------------------------------------------------------------------------------------------------
+
+
+def in_order(times: Sequence[npt.NDArray[np.int64]]) -> bool:
+    if any(right[0] < left[-1] for left, right in pairwise(times)):
+        return False
+    return not any(np.any(part[1:] < part[:-1]) for part in times)
+
+
+def with_time(schema: Schema, clock: str, at: int, cpu_at: int) -> Schema:
+    """With the record's time, and the number of its CPU unless ``cpu_at`` is negative, as first columns.
+
+    The time's name is none that a member can have. The CPU's is "cpu", or "cpu_" where a member is called so.
+    """
+    added = [Number(_TIME, at, "<i8")]
+    if cpu_at >= 0:
+        name = "cpu"
+        while any(column.name == name for column in schema.columns):
+            name += "_"
+        added.append(Number(name, cpu_at, "<i2"))
+    return replace(schema, columns=(*added, *schema.columns), time=_TIME, clock=clock)

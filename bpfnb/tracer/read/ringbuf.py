@@ -1,10 +1,10 @@
-"""BPF_RINGBUF_OUTPUT and BPF_PERF_OUTPUT: from the kernel's buffers, which we see as memory, to a session's segments.
+"""Drain BPF_RINGBUF_OUTPUT: from the kernel's ring buffer, which we map, to a session's segments.
 
-Each is a source for poller.py. ``fds`` become readable when events wait, but not for every event, so both need polling.
-``drain`` moves some of what there is; ``schema`` describes the rows it writes, records as they lay in the buffer. What
-the buffers refused the programs themselves have counted; ``lost`` gives the count.
+A source for poller.py. Its ``fds`` become readable when events wait, but not for every event, so it needs polling.
+``drain`` moves some of the events. ``schema`` describes the rows it writes, which are the records as they lay in the
+buffer. Programs count the events that the buffer refused; ``lost`` returns that count.
 
-The maps' descriptors stay the caller's, and have to outlive the source.
+The map's descriptor stays the caller's, and has to outlive the source.
 """
 
 from __future__ import annotations
@@ -12,44 +12,35 @@ from __future__ import annotations
 import mmap
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
-from itertools import pairwise
+from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
-from msgspec.structs import replace as changed
 
-from bpfnb.protocol.schema import Number, Schema, Tail
-from bpfnb.protocol.segments import SegmentWriter
+from bpfnb.protocol.schema import Schema
 from bpfnb.tracer.kernel import bpf
-from bpfnb.tracer.read.perf import CpuBuffer, PerfBuffers
-from bpfnb.tracer.read.poller import HIGH_WATER
-from bpfnb.tracer.read.records import NONE, PERF, RING, Ints, Records, Shape, cut, join, merge
+from bpfnb.tracer.read.poller import HIGH_WATER, HIGH_WATER_PART
+from bpfnb.tracer.read.records import (
+    FOREVER,
+    NONE,
+    RING,
+    SLACK_NS,
+    OpenWriter,
+    Records,
+    Shape,
+    cut,
+    in_order,
+    join,
+    merge,
+    with_time,
+)
 
-__all__ = ["PERF_TURN", "RING_TURN", "SLACK_NS", "OpenWriter", "PerfSource", "RingSource"]
-
-OpenWriter = Callable[[Schema], SegmentWriter]  # the writer stays the caller's to close
+__all__ = ["RING_TURN", "RingSource"]
 
 _STEP = 1 << 20  # bytes of a ring read before their space is given back
 RING_TURN = 16 << 20  # bytes of a ring read in one drain: all, where the cell does not ask for more
-PERF_TURN = 8 << 20  # of all CPUs' buffers together
-_MAX_RECORD = 1 << 16  # of perf: its size is a u16
 _PIECES = 32  # so many of equal records are faster written one after the other than as one of different ones
-_CHUNK = 1 << 14  # perf's records made into rows at a time
-_HIGH_WATER_PART = 4  # a buffer that was more than a fourth full is read again sooner
-
-# perf_event_header, then what PERF_SAMPLE_TIME, PERF_SAMPLE_ID (where there are several maps) and PERF_SAMPLE_RAW add:
-# u64 time, u64 id, u32 size. The header's u16 misc says what does not concern us: the CPU is noted there.
-_PERF_HEADER, _PERF_TIME, _PERF_ID, _PERF_CPU = 20, 8, 16, 4
-# An event's time is read before its record can be seen (and a ring's event is stamped after it has got its place). In
-# between the CPU may be interrupted, or be a virtual one that does not run.
-SLACK_NS = 5_000_000
 # bpf_ktime_get_ns() is the kernel's clock for NMIs, which may be off by a little while the clock is adjusted.
 _JITTER_NS = 20_000
-_FOREVER = (1 << 63) - 1
-_MAX_PADDING = 7
-_TIME = "(time)"
 
 
 class RingSource:
@@ -99,7 +90,7 @@ class RingSource:
         self.schema = self._shape.schema
         if stamped:
             at = self._shape.stamp_at
-            self.schema = _with_time(self.schema, "stamp", at, at + 8 if cpu else -1)
+            self.schema = with_time(self.schema, "stamp", at, at + 8 if cpu else -1)
         self._writer = open_writer(self.schema)
 
     def drain(self, *, last: bool = False) -> int:
@@ -119,9 +110,9 @@ class RingSource:
         while last and more:
             more = self._take_turn(end)
         if last and len(self._held):
-            self._held = self._write_until(_FOREVER, [self._held], 0)
+            self._held = self._write_until(FOREVER, [self._held], 0)
         self._writer.set_lost(self._lost())
-        return HIGH_WATER if more or end - begin > self._size // _HIGH_WATER_PART else len(self._held) > 0
+        return HIGH_WATER if more or end - begin > self._size // HIGH_WATER_PART else len(self._held) > 0
 
     def close(self) -> None:
         """Let go of the ring. Idempotent."""
@@ -179,7 +170,7 @@ class RingSource:
     def _write_until(self, ripe: int, parts: list[Records], base: int) -> Records:
         """Write what is not younger than ``ripe``, in order of time; what is, in memory of its own."""
         times = [self._shape.stamps(part) for part in parts]
-        if not _in_order(times):
+        if not in_order(times):
             together = merge(parts)
             order = np.argsort(self._shape.stamps(together), kind="stable")
             parts = [together.take(order)]
@@ -199,169 +190,3 @@ class RingSource:
     def _release(self, position: int) -> None:
         self._at = position
         self._consumer[0] = position
-
-
-Waiting = list[tuple[CpuBuffer, int]]  # buffers, and up to where they are to be read
-
-
-class PerfSource:
-    """A BPF_MAP_TYPE_PERF_EVENT_ARRAY's events, in order of time over all CPUs.
-
-    Rows have the time of the event's submission (CLOCK_MONOTONIC) as a column, and with ``cpu`` the CPU's number.
-
-    perf rounds a record's length up, and what fills it up is left over from older events. How long events really are
-    is known in one of two ways. ``sizes``: all lengths they are submitted with. Or ``padded``: further maps, the n-th
-    for what is filled up with n + 1 bytes. Where neither tells, the seven bytes that may be left over are cut off.
-
-    ``turn``: how many bytes one drain reads. ``slack_ns``: an event younger than this may have older ones behind it.
-    ``buffers``: of the map, by default of the usual size on all CPUs.
-    """
-
-    needs_polling = True
-
-    def __init__(
-        self,
-        map_fd: int,
-        schema: Schema,
-        open_writer: OpenWriter,
-        lost: Callable[[], int],
-        *,
-        sizes: Collection[int] = (),
-        padded: Sequence[int] = (),
-        cpu: bool = False,
-        turn: int = PERF_TURN,
-        slack_ns: int = SLACK_NS,
-        buffers: PerfBuffers | None = None,
-    ) -> None:
-        self._turn = turn
-        self._slack_ns = slack_ns
-        header = _PERF_HEADER + (8 if padded else 0)
-        self._shape = Shape(schema, header)
-        self._lost = lost
-        self._cpu = cpu
-        self._held = NONE
-        self._buffers = buffers or PerfBuffers(map_fd, padded)
-        # Where every event has at least all members, what follows it is not looked at.
-        whole = bool(sizes) and min(sizes) >= schema.size and not any(isinstance(c, Tail) for c in schema.columns)
-        self._padding = None if whole and not padded else _Padding(header, sizes, self._buffers.ids)
-        try:
-            self.fds = tuple(buffer.fd for buffer in self._buffers.all)
-            self.memory = sum(buffer.size for buffer in self._buffers.all)
-            self.schema = _with_time(self._shape.schema, "submitted", _PERF_TIME, _PERF_CPU if cpu else -1)
-            self._writer = open_writer(self.schema)
-        except BaseException:
-            self.close()
-            raise
-
-    def drain(self, *, last: bool = False) -> int:
-        """Move what has been submitted to the segment; of much a part, unless this is the ``last``.
-
-        CPUs are read one after the other, so an event may come before older ones still unread elsewhere: what is
-        younger than the start of this drain, or than what has been read of every CPU, is held back until the next
-        drain, unless this is the ``last``.
-        """
-        now = time.monotonic_ns()
-        self._buffers.watch()
-        if self._writer.blocked and not last:
-            self._writer.set_lost(self._lost())
-            return 0
-        waiting = [(buffer, head) for buffer in self._buffers.all if (head := buffer.head()) != buffer.tail]
-        high_water = any(head - buffer.tail > buffer.size // _HIGH_WATER_PART for buffer, head in waiting)
-        more = self._take_turn(waiting, now)
-        while last and more:
-            more = self._take_turn(more, now)
-        if last and len(self._held):
-            self._write(self._held, _FOREVER)
-        self._writer.set_lost(self._lost())
-        return HIGH_WATER if high_water or more else len(self._held) > 0
-
-    def renew(self, cpu: int) -> None:
-        """A CPU has come online. For any thread."""
-        self._buffers.renew(cpu)
-
-    def close(self) -> None:
-        """Take the buffers out of the map and free them. Idempotent."""
-        self._buffers.close()
-
-    def _take_turn(self, waiting: Waiting, now: int) -> Waiting:
-        """Move some of what lies before the heads of these buffers; those of which something is left."""
-        if not waiting and not len(self._held):
-            return []
-        until = now
-        at = len(self._held.data)
-        share = max(self._turn // max(len(waiting), 1), _MAX_RECORD)
-        sizes = [min(head - buffer.tail, share + _MAX_RECORD) for buffer, head in waiting]
-        data = np.empty(at + sum(sizes), np.uint8)
-        data[:at] = self._held.data
-        parts = [replace(self._held, data=data)]
-        for (buffer, head), size in zip(waiting, sizes, strict=True):
-            buffer.copy(data[at : at + size])
-            found, end = cut(data, at, at + min(size, share), PERF)
-            buffer.release(buffer.tail + end - at)
-            if buffer.tail != head:
-                until = min(until, int(found[-1].words(_PERF_TIME)[-1]) if found else 0)
-            if self._cpu:
-                for records in found:
-                    data.view(np.int16)[(records.start + _PERF_CPU) >> 1] = buffer.cpu
-            parts += found if self._padding is None else [self._padding.cut_off(records) for records in found]
-            at += size
-        self._write(join(data, parts), until - self._slack_ns)
-        return [(buffer, head) for buffer, head in waiting if buffer.tail != head]
-
-    def _write(self, records: Records, until: int) -> None:
-        times = records.words(_PERF_TIME)
-        if not _in_order([times]):
-            order = np.argsort(times, kind="stable")
-            records, times = records.take(order), times[order]
-        ripe = int(np.searchsorted(times, until, side="right"))
-        for begin in range(0, ripe, _CHUNK):
-            self._shape.write(records[begin : min(begin + _CHUNK, ripe)], self._writer)
-        self._held = records[ripe:].compact()
-
-
-class _Padding:
-    """How many bytes at the end of perf's records are none of the event's.
-
-    Linux: perf_prepare_sample() in kernel/events/core.c: a raw sample and the u32 of its size take a multiple of 8.
-    """
-
-    def __init__(self, header: int, sizes: Collection[int], ids: Mapping[int, int]) -> None:
-        self._ids = ids  # of perf events: the padding of what is submitted through each. It grows with the CPUs
-        lengths = [(header + size + padding(size), padding(size)) for size in sizes]
-        self._known = {length: max(pad for other, pad in lengths if other == length) for length, _ in lengths}
-
-    def cut_off(self, records: Records) -> Records:
-        return records.shortened(records.length - self._of(records))
-
-    def _of(self, records: Records) -> Ints:
-        told = records.words(_PERF_ID) if self._ids else records.length
-        known = self._ids or self._known
-        pads = np.full(len(records), _MAX_PADDING, np.int64)
-        for value in np.unique(told).tolist():
-            pads[told == value] = known.get(value, _MAX_PADDING)
-        return pads
-
-
-def padding(size: int) -> int:
-    """How many bytes perf appends to an event of so many bytes."""
-    return -(size + 4) % 8
-
-
-def _in_order(times: Sequence[npt.NDArray[np.int64]]) -> bool:
-    if any(right[0] < left[-1] for left, right in pairwise(times)):
-        return False
-    return not any(np.any(part[1:] < part[:-1]) for part in times)
-
-
-def _with_time(schema: Schema, clock: str, at: int, cpu_at: int) -> Schema:
-    """With the record's time, and the number of its CPU unless ``cpu_at`` is negative, as first columns.
-
-    The time's name is none that a member can have. The CPU's is "cpu", or "cpu_" where a member is called so.
-    """
-    added = [Number(_TIME, at, "<i8")]
-    if cpu_at >= 0:
-        name = "cpu"
-        while any(column.name == name for column in schema.columns):
-            name += "_"
-        added.append(Number(name, cpu_at, "<i2"))
-    return changed(schema, columns=(*added, *schema.columns), time=_TIME, clock=clock)
