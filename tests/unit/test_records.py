@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from bpfnb.protocol.schema import ROWS, Layout, Number, Schema, Tail, Text, parts
 from bpfnb.protocol.segments import SegmentWriter
 from bpfnb.tracer.read.perf import CpuBuffer
-from bpfnb.tracer.read.records import NONE, PERF, RING, Records, Shape, cut, join, merge
+from bpfnb.tracer.read.records import NONE, PERF, RING, Records, RowFormat, cut, join, merge
 
 BUSY, DISCARD = 1 << 31, 1 << 30
 SAMPLE, LOST = 9, 2
@@ -71,7 +71,7 @@ def events_of(pieces: Iterable[Records]) -> list[bytes]:
 
 def written(struct_: Schema, header: int, pieces: Iterable[Records]) -> tuple[Schema, np.ndarray, list[bytes]]:
     """The schema, the rows and each row's text in a segment."""
-    shape = Shape(struct_, header)
+    shape = RowFormat(struct_, header)
     segments: list[tuple[Layout, mmap.mmap]] = []
     writer = SegmentWriter(shape.schema, lambda layout, fd: segments.append((layout, mmap.mmap(fd, 0))))
     for records in pieces:
@@ -215,10 +215,10 @@ def test_a_struct_may_be_larger_than_all_that_is_left_of_the_buffer() -> None:
 def test_rows_say_where_the_struct_is() -> None:
     for kind, size in (("ring", 8 + 24), ("perf", 40)):
         header = HEADERS[kind]
-        schema = Shape(STRUCT, header).schema
+        schema = RowFormat(STRUCT, header).schema
         assert schema.size == size
         assert [(c.name, c.offset) for c in schema.columns] == [("n", header), ("name", header + 4)]
-        schema = Shape(WITH_TAIL, header).schema
+        schema = RowFormat(WITH_TAIL, header).schema
         assert (schema.text_end, schema.size) == ((32, 40) if kind == "ring" else (48, 56))
 
 

@@ -1,8 +1,8 @@
-"""What every task was called at every moment.
+"""The names of tasks over time.
 
-An ftrace record holds a task's number, not its name; the kernel's own table of names keeps 128 tasks and only their
-last name, so a short-lived process reads ``<...>`` or carries the name it took afterwards. We watch names change
-instead (task_newtask and task_rename, in an instance of their own) and so know the name at an event's own time.
+An ftrace record holds a task's number, not its name. The kernel's own table of names keeps 128 tasks and only their
+latest names, so a short-lived process reads ``<...>`` or has a name that it took later. We record name changes instead
+(task_newtask and task_rename, in a tracefs instance of their own), and so know the name at an event's time.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ __all__ = ["CommHistory", "Names"]
 
 _UNKNOWN = b"<...>"
 _MAX_TASKS = 1 << 16
-_MAX_RENAMES = 1 << 16  # remembered: some 12 MiB. A task can rename itself a million times a second
-_SNAPSHOT_PAUSE = 10  # times as long as the last one took, before the next
-_HORIZON_NS = 5_000_000_000  # names given up longer ago are not asked for: events are read within milliseconds
+_MAX_RENAMES = 1 << 16  # some 12 MiB; a task can rename itself a million times a second
+_SNAPSHOT_PAUSE = 10  # times the duration of the last snapshot, before the next
+_HORIZON_NS = 5_000_000_000  # names given up longer ago are not needed: events are read within milliseconds
 _EVENTS = ("task/task_newtask", "task/task_rename")
-_KILOBYTES = 512  # a name change is 60 bytes: about 8,000 a CPU between two drains
+_KILOBYTES = 512  # a name change takes 60 bytes: about 8,000 a CPU between two drains
 
-Name = tuple[int, bytes]  # since when (nanoseconds, monotonic), called what
+Name = tuple[int, bytes]  # since when (nanoseconds of CLOCK_MONOTONIC), and the name
 
 
 class Names:
-    """Names of tasks since when they had them, and no more of them than there is room for.
+    """The names that each task has had, limited in number.
 
-    ``names``: of each task, oldest first. ``renames``: when a task was given a further name, and who, oldest first.
+    ``names``: each task's names, oldest first. ``renames``: (time, task) of every further name, oldest first.
     """
 
     def __init__(self, *, max_renames: int = _MAX_RENAMES) -> None:
@@ -44,14 +44,14 @@ class Names:
         self._max_renames = max_renames
 
     def add(self, when: int, pid: int, name: bytes) -> None:
-        """Take in a new name. In order of time."""
+        """Add a name. Calls must be in order of time."""
         history = self.names.setdefault(pid, [])
         history.append((when, name))
         if len(history) > 1:
             self.renames.append((when, pid))
 
     def renew(self, pid: int) -> None:
-        """Take in the name that a task has now, if it lives."""
+        """Add the name that a task has now, if it is alive."""
         history = self.names.get(pid, [])
         name = _name_now(pid)
         if name != _UNKNOWN and (not history or history[-1][1] != name):
@@ -59,7 +59,7 @@ class Names:
             self.names[pid] = history
 
     def lookup(self, pids: npt.NDArray[np.int32], times: npt.NDArray[np.int64]) -> npt.NDArray[np.bytes_]:
-        """The names (S16) of tasks ``pids`` at ``times`` (nanoseconds, monotonic)."""
+        """Return the names (S16) of tasks ``pids`` at ``times`` (nanoseconds of CLOCK_MONOTONIC)."""
         names = np.empty(len(pids), "S16")
         distinct, inverse = np.unique(pids, return_inverse=True)
         order = np.argsort(inverse, kind="stable")
@@ -67,21 +67,22 @@ class Names:
             history = self._history(int(pid))
             since = np.array([when for when, _ in history])
             latest = np.searchsorted(since, times[where], side="right") - 1
-            # The last one for what came before the first that is remembered.
+            # Index -1, the unknown name, is for times before the first known name.
             names[where] = np.array([*(name for _, name in history), _UNKNOWN], "S16")[latest]
         return names
 
     def _history(self, pid: int) -> list[Name]:
         known = self.names.get(pid)
         if known is None:
-            # Older than our watch and never renamed since: its name now is its name then, if it still lives.
+            # It is older than our records and was not renamed since, so it still has its name of then, if it is alive.
             known = self.names[pid] = [(0, _name_now(pid))]
         return known
 
     def forget(self) -> None:
-        """Drop names given up long ago, and the tasks named first: one still alive can be asked for its name.
+        """Drop names given up long ago, and beyond the limit the tasks that were added first.
 
-        At the beginning of a drain, so that what this drain brings is there for the events that came with it.
+        A task that is still alive can be looked up again. Called at the start of a drain, so that the names which the
+        drain adds are there for the events that came with them.
         """
         horizon = time.monotonic_ns() - _HORIZON_NS
         while self.renames and (self.renames[0][0] < horizon or len(self.renames) > self._max_renames):
@@ -94,9 +95,9 @@ class Names:
 
 
 class CommHistory:
-    """Names over time. ``fds`` become readable when the instance is half full and wants a ``drain``.
+    """Records tasks' names over time. ``fds`` become readable when the instance is half full and needs a ``drain``.
 
-    Several threads may use it: a source's last drain is taken by whoever ends its session.
+    Several threads may use it: the last drain of a source runs in the thread that ends its session.
     """
 
     def __init__(self) -> None:
@@ -119,15 +120,16 @@ class CommHistory:
             raise
 
     def drain(self) -> bool:
-        """Take in what has changed until now. Whoever wants names for events drains those events first, then this.
+        """Record the changes until now. To look up names for events, drain those events first, then this.
 
-        Returns False: nothing is ever held back (see Poller)."""
+        Return False, since nothing is ever held back (see poller.py).
+        """
         with self._lock:
             self._names.forget()
             events, _ = self._instance.drain(time.monotonic_ns())
             if len(events):
                 self._learn(events)
-                with suppress(OSError):  # no descriptor is free; the next time there may be
+                with suppress(OSError):  # no descriptor is free; one may be the next time
                     lost = self._instance.lost()
                     self._stale |= lost != self._lost
                     self._lost = lost
@@ -138,12 +140,12 @@ class CommHistory:
         return False
 
     def lookup(self, pids: npt.NDArray[np.int32], times: npt.NDArray[np.int64]) -> npt.NDArray[np.bytes_]:
-        """The names (S16) of tasks ``pids`` at ``times`` (nanoseconds, monotonic)."""
+        """Return the names (S16) of tasks ``pids`` at ``times`` (nanoseconds of CLOCK_MONOTONIC)."""
         with self._lock:
             return self._names.lookup(pids, times)
 
     def renew(self, cpu: int) -> None:
-        """A CPU has come online. For any thread."""
+        """Note that a CPU has come online. May be called from any thread."""
         self._instance.renew(cpu)
 
     def close(self) -> None:
@@ -159,10 +161,10 @@ class CommHistory:
             pids = chosen.read(fields.get("pid", fields["common_pid"]), "<i4")
             changes += zip(chosen.time.tolist(), pids.tolist(), chosen.read(fields[comm], "S16").tolist(), strict=True)
         for when, pid, name in sorted(changes):
-            self._names.add(when, pid, name.split(b"\0", 1)[0])  # what follows the NUL is left over from a longer name
+            self._names.add(when, pid, name.split(b"\0", 1)[0])  # the bytes after the NUL are of an older, longer name
 
     def _snapshot(self) -> None:
-        """The names of all tasks alive, for those that were there before we watched or while we lost sight."""
+        """Record the names of all tasks alive: of those older than our records, and after changes were lost."""
         began = time.monotonic_ns()
         for pid in _tasks():
             self._names.renew(pid)
@@ -172,9 +174,9 @@ class CommHistory:
 
 
 def _tasks() -> Iterator[int]:
-    """All tasks alive. Not by Path.glob, which raises where a process ends meanwhile."""
+    """Yield all tasks alive. Path.glob is not used: it raises when a process ends meanwhile."""
     for process in Path("/proc").iterdir():
-        # It has ended, or is not shown to us.
+        # The process has ended, or is hidden from us.
         with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             if process.name.isdigit():
                 yield from (int(task.name) for task in (process / "task").iterdir())

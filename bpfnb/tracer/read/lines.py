@@ -1,10 +1,10 @@
-"""bpf_trace_printk for who may make no tracefs instance: each call writes its line into a ring buffer of the session's.
+"""bpf_trace_printk through a ring buffer of the session's, for users who may not make tracefs instances.
 
-The kernel formats it (bpf_snprintf, Linux v5.13), by the same code as bpf_trace_printk's. What ftrace notes of a line
-the program notes itself: time, task, CPU, name. Whether interrupts were off and the like it cannot know, so the column
-``flags`` has no values. Lines that do not fit are counted by the program. Nothing is ever read from the global pipe.
+The kernel formats each line (bpf_snprintf, Linux v5.13) with the same code as bpf_trace_printk's. The program records
+what ftrace would: time, task, CPU and name. It cannot know whether interrupts were off and the like, so the column
+``flags`` has no values. The program counts lines that do not fit. The global pipe is never read.
 
-The ring's records are made the rows that a tracefs instance's lines become (printk.py), so that nobody else notices.
+The ring's records become the same rows as a tracefs instance's lines (printk.py), so no reader sees a difference.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from bpfnb.protocol.segments import SegmentWriter
 
 __all__ = ["LINES", "LINES_MAP", "LOST_MAP", "PRELUDE", "SHORT_PRINT", "LineWriter"]
 
-SHORT_PRINT = "BPFNB_SHORT"  # what rewrite.py calls for lines of numbers alone
+SHORT_PRINT = "BPFNB_SHORT"  # the macro that rewrite.py uses for lines of numbers only
 LINES_MAP, LOST_MAP = "bpfnb_lines", "bpfnb_lines_lost"
 _RING_BYTES = 16 << 20
-_HEAD = 24  # bytes of struct bpfnb_line, and then the text
-# A line's text may be so long, with its NUL: what is left of the 1,024 bytes of the kernel's where there is a tag.
-_LONG = 1016
+_HEAD = 24  # bytes of struct bpfnb_line, before the text
+# Bytes of a line's text, with its NUL: the kernel's limit of 1,024 without the session's tag.
+_MAX_TEXT = 1016
 _NEWLINE = 10
 _NO_TEXT = np.empty(0, np.uint8)
 
-# The format is constant memory, which bpf_snprintf wants (constants.py). Its three values, though it uses fewer: the
-# kernel's bpf_trace_printk takes what stands in registers, too. The time is where RingSource looks for it (submits.py):
-# the last 8 bytes, all of the record being a multiple of 8.
+# The format is constant memory, as bpf_snprintf demands (constants.py). It always gets three values, even if it uses
+# fewer, as the kernel's bpf_trace_printk takes whatever is in the registers. The time is in the record's last 8 bytes,
+# where RingSource expects it (submits.py); the record's size is a multiple of 8.
 PRELUDE = f"""\
 #define BPFNB_SNPRINTF ((long (*)(char *, u32, const char *, u64 *, u32))165)
 struct bpfnb_line {{ u32 pid; u16 cpu; u16 length; char comm[16]; }};
@@ -56,10 +56,10 @@ static inline __attribute__((always_inline)) int bpfnb_print(const char *format,
     u64 bpfnb_values[] = {{(u64)(a), (u64)(b), (u64)(c)}}; \\
     bpfnb_print(bpfnb_format, bpfnb_values, room); }})
 #define {SHORT_PRINT}(...) BPFNB_PRINT((sizeof(bpfnb_format) + 71) & ~7, __VA_ARGS__, 0, 0, 0, 0)
-#define bpf_trace_printk(...) BPFNB_PRINT({_LONG}, __VA_ARGS__, 0, 0, 0, 0)
+#define bpf_trace_printk(...) BPFNB_PRINT({_MAX_TEXT}, __VA_ARGS__, 0, 0, 0, 0)
 """
 
-# A record, as a struct: what is text goes on behind it.
+# A record, as a struct. Its text follows the struct.
 LINES = Schema(
     (
         Number("pid", 0, "<i4"),
@@ -73,12 +73,12 @@ LINES = Schema(
 
 
 class LineWriter(SegmentWriter):
-    """Takes rows as RingSource makes them of ``LINES``, and writes them as PRINTK_LINES has them."""
+    """Takes the rows that RingSource makes of ``LINES``, and writes them as PRINTK_ROWs."""
 
     _read: Schema
 
     def reads(self, schema: Schema) -> LineWriter:
-        """What the rows are that ``append`` will be given."""
+        """Set the schema of the rows that ``append`` will be given."""
         self._read = schema
         return self
 
@@ -100,7 +100,7 @@ class LineWriter(SegmentWriter):
 def _shortened(
     text: npt.NDArray[np.uint8], begins: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """The lengths without a final newline, and of lines with a NUL in them up to that: so ftrace has them."""
+    """Return lengths without a final newline, and of lines with a NUL only up to it, as ftrace has them."""
     nuls = np.flatnonzero(text == 0)
     first = np.append(nuls, len(text))[np.searchsorted(nuls, begins)]
     lengths = np.minimum(lengths, first - begins)

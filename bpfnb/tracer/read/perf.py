@@ -1,8 +1,13 @@
-"""Perf buffers: one a CPU, opened, mapped and put into a BPF_PERF_OUTPUT's map.
+"""Drain BPF_PERF_OUTPUT: open and map a perf buffer for each CPU, and move its events to a session's segments.
 
-Linux: include/uapi/linux/perf_event.h and kernel/events/ring_buffer.c. A buffer wakes its descriptor each time another
-half of it was written, and lets nothing be overwritten that was not read. Several maps can share a CPU's buffer: their
-events write into the first one's, and each record says by its id through which of them it came.
+Linux: include/uapi/linux/perf_event.h and kernel/events/ring_buffer.c. A buffer's descriptor becomes readable each time
+another half of it is written. The kernel does not overwrite what was not read. Several maps can share a CPU's buffer:
+their perf events write into the first one's buffer, and each record's id says through which map it came.
+
+PerfSource is a source for poller.py. Its ``fds`` become readable when events wait, but not for every event, so it needs
+polling. ``schema`` describes the rows it writes, which are the records as they lay in the buffer. Programs count the
+events that a buffer refused; ``lost`` returns that count. The maps' descriptors stay the caller's, and have to outlive
+the source.
 """
 
 from __future__ import annotations
@@ -38,7 +43,7 @@ from bpfnb.tracer.read.records import (
     Ints,
     OpenWriter,
     Records,
-    Shape,
+    RowFormat,
     cut,
     in_order,
     join,
@@ -47,7 +52,7 @@ from bpfnb.tracer.read.records import (
 
 __all__ = ["MAX_BYTES", "MIN_BYTES", "PERF_TURN", "CpuBuffer", "PerfBuffers", "PerfSource"]
 
-MIN_BYTES, MAX_BYTES, _ALL_BYTES = 64 << 10, 16 << 20, 32 << 20  # a CPU, a CPU, over all CPUs
+MIN_BYTES, MAX_BYTES, _ALL_BYTES = 64 << 10, 16 << 20, 32 << 20  # for a CPU, for a CPU, for all CPUs
 
 _NUMBERS = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "loongarch64": 241, "s390x": 331, "ppc64le": 319}
 _SYS_PERF_EVENT_OPEN = _NUMBERS.get(platform.machine(), 298)
@@ -70,17 +75,17 @@ _PERF_HEADER, _PERF_TIME, _PERF_ID, _PERF_CPU = 20, 8, 16, 4
 
 
 class CpuBuffer:
-    """One CPU's buffer. ``tail``: up to where it has been read, counted in bytes from the beginning of time.
+    """One CPU's buffer. ``tail``: total bytes read so far.
 
-    ``ids``: of the event of each of ``more_maps``, after that of the map itself.
+    ``ids``: the ids of the perf events of the map and of each of ``more_maps``, in this order.
     """
 
     def __init__(self, map_fd: int, cpu: int, size: int, more_maps: Sequence[int] = ()) -> None:
         self.cpu = cpu
         self.size = size
         self.tail = 0
-        self.replaced = False  # by another of the same CPU, which is dead for this one
-        self._fds: dict[int, int] = {}  # of the maps' events, by the maps' descriptors
+        self.replaced = False  # by another buffer of this CPU, which gets all further events
+        self._fds: dict[int, int] = {}  # map's descriptor: its perf event's
         shared = bool(more_maps)
         try:
             self.fd = self._fds[map_fd] = _open_event(cpu, shared)
@@ -99,22 +104,22 @@ class CpuBuffer:
         self._data = np.frombuffer(memory, np.uint8, size, mmap.PAGESIZE)
 
     def head(self) -> int:
-        """Up to where it has been written."""
+        """Return the total bytes written so far."""
         return self._words[_HEAD]
 
     def copy(self, out: Bytes) -> None:
-        """What lies behind ``tail``, as much as fits."""
+        """Copy the bytes from ``tail`` on into ``out``, and fill it."""
         begin = self.tail % self.size
-        whole = min(len(out), self.size - begin)  # the rest of it lies at the buffer's beginning
+        whole = min(len(out), self.size - begin)  # the rest is at the buffer's beginning
         out[:whole] = self._data[begin : begin + whole]
         out[whole:] = self._data[: len(out) - whole]
 
     def release(self, tail: int) -> None:
-        """Give back the room of what has been copied."""
+        """Release the space before ``tail``, which has been copied."""
         self.tail = self._words[_TAIL] = tail
 
     def close(self) -> None:
-        """Out of the map, then away. Idempotent."""
+        """Take the buffer out of the map and free it. Idempotent."""
         if self.fd >= 0:
             for map_ in self._fds:
                 if not self.replaced:
@@ -126,7 +131,7 @@ class CpuBuffer:
             self.fd = -1
 
     def leave(self) -> int:
-        """Close all but the descriptor, which somebody may be polling; it is the caller's now."""
+        """Close everything but the descriptor, which may be polled, and return it: it is the caller's to close."""
         left = self._fds.pop(next(map_ for map_, fd in self._fds.items() if fd == self.fd))
         self.close()
         return left
@@ -137,10 +142,10 @@ class CpuBuffer:
 
 
 class PerfBuffers:
-    """The buffers of all CPUs. PrivilegeError or SetupError, saying why, where there cannot be any.
+    """The buffers of all CPUs. Raises PrivilegeError or SetupError, which say why, where they cannot be opened.
 
-    ``ids``: with ``more_maps``, through which map a record with this id came: 0 is ``map_fd``. ``max_bytes``: of one
-    buffer. ``online``: the CPUs there are.
+    ``ids``: with ``more_maps``, the index of the map that records with this id came through; 0 is ``map_fd``.
+    ``max_bytes``: the largest size of one buffer. ``online``: returns the CPUs that are online.
     """
 
     def __init__(
@@ -161,18 +166,18 @@ class PerfBuffers:
         self.all = self._open()
 
     def renew(self, cpu: int) -> None:
-        """A CPU has come online. For any thread: the next ``watch`` sees to it."""
+        """Note that a CPU has come online. The next ``watch`` opens its buffer. May be called from any thread."""
         self._renewed.append(cpu)
 
     def watch(self) -> None:
-        """Open buffers for CPUs that have come online, the first time or again.
+        """Open buffers for CPUs that have come online, for the first time or again.
 
-        What the one before still holds is to be read first; then it goes.
+        A CPU's former buffer is closed once all its events have been read.
         """
         while self._renewed:
             cpu = self._renewed.popleft()
             before = [buffer for buffer in self.all if buffer.cpu == cpu]
-            # Where that cannot be, the programs count what they cannot submit.
+            # If this fails, the programs count the events that they cannot submit.
             with suppress(OSError, BpfnbError), capabilities.with_sys_admin():
                 self.all.append(self._open_one(cpu))
                 for buffer in before:
@@ -188,14 +193,14 @@ class PerfBuffers:
             os.close(self._left.pop())
 
     def _open(self) -> list[CpuBuffer]:
-        """As large as they may be, and all of one size."""
+        """Open all buffers with the largest size that every CPU's may have."""
         while True:
             try:
                 return self._open_all()
             except BpfnbError:
                 raise
             except OSError as error:
-                if error.errno not in (errno.EPERM, errno.ENOMEM) or self._size // 2 < _least_size():
+                if error.errno not in (errno.EPERM, errno.ENOMEM) or self._size // 2 < _min_size():
                     raise _explained(error, len(self._online), 2 + len(self._more_maps)) from None
                 self._size //= 2
 
@@ -242,16 +247,18 @@ def _open_event(cpu: int, with_id: bool) -> int:
 
 
 def _first_size(cpus: int, max_bytes: int) -> int:
-    """A power of two."""
+    """Return the size to try first, a power of two."""
     size = min(max(_ALL_BYTES // cpus, MIN_BYTES), max_bytes)
     return max(1 << size.bit_length() - 1, mmap.PAGESIZE)
 
 
-def _least_size() -> int:
+def _min_size() -> int:
+    """Return the size below which there is no buffer."""
     return max(MIN_BYTES, mmap.PAGESIZE)
 
 
 def _explained(error: OSError, cpus: int, each: int) -> BpfnbError:
+    """Return the error to raise. ``each``: descriptors that a CPU's buffer takes."""
     match error.errno:
         case errno.EMFILE:
             limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -265,31 +272,31 @@ def _explained(error: OSError, cpus: int, each: int) -> BpfnbError:
         case errno.EPERM:
             limit = int(Path("/proc/sys/kernel/perf_event_mlock_kb").read_text())
             return PrivilegeError(
-                f"user {os.geteuid()} may not lock memory for perf buffers of {_least_size() >> 10} KiB on each of "
+                f"user {os.geteuid()} may not lock memory for perf buffers of {_min_size() >> 10} KiB on each of "
                 f"{cpus} CPUs (kernel.perf_event_mlock_kb is {limit}, and others use it too)",
                 hint="raise kernel.perf_event_mlock_kb, or run the tracer with CAP_IPC_LOCK",
             )
         case errno.ENOMEM:
-            return SetupError(f"no memory for perf buffers of {_least_size() >> 10} KiB on each of {cpus} CPUs")
+            return SetupError(f"no memory for perf buffers of {_min_size() >> 10} KiB on each of {cpus} CPUs")
     return SetupError(f"no perf buffers: {error.strerror}")
 
 
 # --- the source -------------------------------------------------------------------------------------------------------
 
-Waiting = list[tuple[CpuBuffer, int]]  # buffers, and up to where they are to be read
+Waiting = list[tuple[CpuBuffer, int]]  # buffers, and the heads up to which they are to be read
 
 
 class PerfSource:
     """A BPF_MAP_TYPE_PERF_EVENT_ARRAY's events, in order of time over all CPUs.
 
-    Rows have the time of the event's submission (CLOCK_MONOTONIC) as a column, and with ``cpu`` the CPU's number.
+    Rows have the time of the event's submission (CLOCK_MONOTONIC) as a column, and with ``cpu`` its CPU's number.
 
-    perf rounds a record's length up, and what fills it up is left over from older events. How long events really are
-    is known in one of two ways. ``sizes``: all lengths they are submitted with. Or ``padded``: further maps, the n-th
-    for what is filled up with n + 1 bytes. Where neither tells, the seven bytes that may be left over are cut off.
+    perf rounds a record's length up, and the padding holds bytes of older events. An event's real length is known in
+    one of two ways: by ``sizes``, all lengths that events are submitted with, or by ``padded``, further maps, the n-th
+    for events with n + 1 bytes of padding. Where neither tells, the seven bytes that may be padding are cut off.
 
-    ``turn``: how many bytes one drain reads. ``slack_ns``: an event younger than this may have older ones behind it.
-    ``buffers``: of the map, by default of the usual size on all CPUs.
+    ``turn``: the bytes that one drain reads. ``slack_ns``: for an event younger than this, older ones may still follow.
+    ``buffers``: the map's buffers; by default of the usual size, on all CPUs.
     """
 
     needs_polling = True
@@ -311,29 +318,29 @@ class PerfSource:
         self._turn = turn
         self._slack_ns = slack_ns
         header = _PERF_HEADER + (8 if padded else 0)
-        self._shape = Shape(schema, header)
+        self._format = RowFormat(schema, header)
         self._lost = lost
         self._cpu = cpu
         self._held = NONE
         self._buffers = buffers or PerfBuffers(map_fd, padded)
-        # Where every event has at least all members, what follows it is not looked at.
+        # Where every event has all members, what follows them is not read.
         whole = bool(sizes) and min(sizes) >= schema.size and not any(isinstance(c, Tail) for c in schema.columns)
         self._padding = None if whole and not padded else _Padding(header, sizes, self._buffers.ids)
         try:
             self.fds = tuple(buffer.fd for buffer in self._buffers.all)
             self.memory = sum(buffer.size for buffer in self._buffers.all)
-            self.schema = with_time(self._shape.schema, "submitted", _PERF_TIME, _PERF_CPU if cpu else -1)
+            self.schema = with_time(self._format.schema, "submitted", _PERF_TIME, _PERF_CPU if cpu else -1)
             self._writer = open_writer(self.schema)
         except BaseException:
             self.close()
             raise
 
     def drain(self, *, last: bool = False) -> int:
-        """Move what has been submitted to the segment; of much a part, unless this is the ``last``.
+        """Move submitted events to the segment. Only a part of a large amount is moved, unless this is the ``last``.
 
-        CPUs are read one after the other, so an event may come before older ones still unread elsewhere: what is
-        younger than the start of this drain, or than what has been read of every CPU, is held back until the next
-        drain, unless this is the ``last``.
+        CPUs are read one after the other, so an event may be read before older ones of another CPU. Events younger than
+        the start of this drain, or than what has been read of every CPU, are held back until the next drain, unless
+        this is the ``last``.
         """
         now = time.monotonic_ns()
         self._buffers.watch()
@@ -351,7 +358,7 @@ class PerfSource:
         return HIGH_WATER if high_water or more else len(self._held) > 0
 
     def renew(self, cpu: int) -> None:
-        """A CPU has come online. For any thread."""
+        """Note that a CPU has come online. May be called from any thread."""
         self._buffers.renew(cpu)
 
     def close(self) -> None:
@@ -359,7 +366,7 @@ class PerfSource:
         self._buffers.close()
 
     def _take_turn(self, waiting: Waiting, now: int) -> Waiting:
-        """Move some of what lies before the heads of these buffers; those of which something is left."""
+        """Move some of the events before these buffers' heads. Return the buffers that have some left."""
         if not waiting and not len(self._held):
             return []
         until = now
@@ -390,33 +397,35 @@ class PerfSource:
             records, times = records.take(order), times[order]
         ripe = int(np.searchsorted(times, until, side="right"))
         for begin in range(0, ripe, _CHUNK):
-            self._shape.write(records[begin : min(begin + _CHUNK, ripe)], self._writer)
+            self._format.write(records[begin : min(begin + _CHUNK, ripe)], self._writer)
         self._held = records[ripe:].compact()
 
 
 class _Padding:
-    """How many bytes at the end of perf's records are none of the event's.
+    """Cuts the padding off the ends of perf's records.
 
-    Linux: perf_prepare_sample() in kernel/events/core.c: a raw sample and the u32 of its size take a multiple of 8.
+    Linux: perf_prepare_sample() in kernel/events/core.c. A raw sample and the u32 of its size take a multiple of 8
+    bytes.
     """
 
     def __init__(self, header: int, sizes: Collection[int], ids: Mapping[int, int]) -> None:
-        self._ids = ids  # of perf events: the padding of what is submitted through each. It grows with the CPUs
+        self._ids = ids  # perf event's id: the padding of events submitted through it; grows with the CPUs
         lengths = [(header + size + _padding_after(size), _padding_after(size)) for size in sizes]
         self._known = {length: max(pad for other, pad in lengths if other == length) for length, _ in lengths}
 
     def cut_off(self, records: Records) -> Records:
+        """Return the records without their padding."""
         return records.shortened(records.length - self._of(records))
 
     def _of(self, records: Records) -> Ints:
-        told = records.words(_PERF_ID) if self._ids else records.length
+        key = records.words(_PERF_ID) if self._ids else records.length
         known = self._ids or self._known
         pads = np.full(len(records), _MAX_PADDING, np.int64)
-        for value in np.unique(told).tolist():
-            pads[told == value] = known.get(value, _MAX_PADDING)
+        for value in np.unique(key).tolist():
+            pads[key == value] = known.get(value, _MAX_PADDING)
         return pads
 
 
 def _padding_after(size: int) -> int:
-    """How many bytes perf appends to an event of so many bytes."""
+    """Return how many bytes of padding perf appends to an event of this size."""
     return -(size + 4) % 8

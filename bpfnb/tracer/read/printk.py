@@ -1,7 +1,8 @@
-"""bpf_trace_printk's lines of one session: from its private tracefs instance to the rows of a segment.
+"""Drain bpf_trace_printk: from a session's own tracefs instance to the rows of a segment.
 
-The kernel hands every line of every program to every instance. So a session's programs print a tag first (rewrite.py
-puts it there), and the instance's filter, evaluated in the kernel, lets in only what starts with it.
+The kernel offers every line of every program to every instance. So each line of a session's programs starts with the
+session's tag (rewrite.py adds it), and the instance's filter, evaluated in the kernel, admits only lines that start
+with it.
 """
 
 from __future__ import annotations
@@ -26,29 +27,30 @@ from bpfnb.tracer.read.poller import HIGH_WATER
 __all__ = ["PrintkSource", "new_tag"]
 
 _EVENT = "bpf_trace/bpf_trace_printk"
-# Letters mean nothing to the kernel's glob filter, to C or to printf. A digit would: a pattern that starts with one is
-# an index to the kernel's filter_parse_regex(), and matches nothing.
+# Letters have no special meaning in the kernel's glob filter, in C or in printf. Digits do: the kernel's
+# filter_parse_regex() takes a pattern that starts with one as an index, which matches nothing.
 _ALPHABET = string.ascii_letters
-_TAG_LENGTH = 8  # one register's worth: that LLVM stores as one number, which recipes.py finds and replaces
-_TOTAL_KILOBYTES = 32 << 10  # of buffer, over all CPUs
+_TAG_LENGTH = 8  # one register: LLVM stores the tag as one number, which cache.py finds and replaces
+_TOTAL_KILOBYTES = 32 << 10  # of all CPUs' buffers
 _NEWLINE = 10
-_STEP = 4 << 20  # bytes read at a time, over all CPUs; making them rows takes some ten times as much
+_STEP = 4 << 20  # bytes read at a time, of all CPUs; making rows of them takes about ten times as many
 _CHUNK = 1 << 14  # lines made into rows at a time
 _TYPE = Field(0, 2)  # common_type
-# The trace clock "mono" is the kernel's for NMIs (ktime_get_mono_fast_ns): it may be off while the clock is adjusted.
+# The trace clock "mono" is the kernel's NMI-safe clock (ktime_get_mono_fast_ns), which may be off while it is adjusted.
 _JITTER_NS = 20_000
-_LATE_NS = 10_000_000  # beyond its end a session's last lines may bear such a time
+_LATE_NS = 10_000_000  # a session's last lines may have times up to this much after its end
 
 
 def new_tag() -> str:
-    """What a session's lines start with, to tell them from everybody else's."""
+    """Return a random tag, which the lines of one session start with."""
     return "".join(random.SystemRandom().choices(_ALPHABET, k=_TAG_LENGTH))
 
 
 class PrintkSource:
-    """A session's printk output. ``fds`` are readable when lines wait; ``drain`` moves some of them to the segment.
-    ``memory``: bytes of its buffers. ``note`` is told, in a sentence each, what other processes do to the session's
-    instance.
+    """A session's printk output, a source for poller.py. Its ``fds`` are readable when lines wait.
+
+    ``memory``: the size of its buffers in bytes. ``note`` is called with a sentence for each change that another
+    process makes to the session's instance.
     """
 
     needs_polling = False
@@ -65,8 +67,8 @@ class PrintkSource:
         self._instance = Instance(tag, kilobytes)
         try:
             with suppress(OSError):
-                # Wake a poll at the first line, not at half a buffer. The file came with Linux v5.0; before that any
-                # line wakes.
+                # Make the descriptors readable at the first line, not at half a buffer. Before Linux v5.0, which
+                # added the file, they always are.
                 self._instance.write("buffer_percent", "0")
             self._instance.enable(_EVENT, f'bpf_string ~ "{tag}*"')
             self.fds = self._instance.open_pipes()
@@ -76,14 +78,14 @@ class PrintkSource:
             raise
 
     def drain(self, *, last: bool = False) -> int:
-        """Move some of what has been printed to the segment, in time order; all of it, if this is the ``last``: all
-        that was printed before this began, so that it ends, whoever goes on printing.
+        """Move lines to the segment, in order of time. Only some of many lines are moved, unless this is the ``last``.
 
-        CPUs are read one after the other, so a line may come before older ones still unread elsewhere: what is younger
-        than what has been read of every CPU is held back until the next drain. SetupError where others have changed
-        the instance for good.
+        The ``last`` drain moves all lines that were printed before it began, so it ends even if programs go on
+        printing. CPUs are read one after the other, so a line may be read before older ones of another CPU. Lines
+        younger than what has been read of every CPU are held back until the next drain. Raises SetupError where other
+        processes have changed the instance for good.
         """
-        if self._writer.blocked and not last:  # what is overwritten the kernel counts
+        if self._writer.blocked and not last:  # the kernel counts the lines that it then overwrites
             self._count_lost()
             return 0
         until = time.monotonic_ns() + (_LATE_NS if last else -_JITTER_NS)
@@ -99,10 +101,10 @@ class PrintkSource:
         return HIGH_WATER if reached < until else len(self._held) > 0
 
     def _step(self, until: int) -> int:
-        """Up to what time, at most ``until``, all is read now."""
+        """Move some lines. Return the time, at most ``until``, up to which all lines have now been read."""
         fresh, reached = self._instance.drain(until, _STEP, self._far_ahead())
         events = join([self._held, self._lines(fresh)])
-        # Names change before the events that see them: drained after those events, the history is complete.
+        # A name changes before the events that have it. Names are drained after the events, so the history is complete.
         self._comms.drain()
         ripe = events.time <= reached
         self._held = _compact(events.take(np.flatnonzero(~ripe)))
@@ -117,12 +119,14 @@ class PrintkSource:
         try:
             self._writer.set_lost(self._instance.lost())
         except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE):  # there may be a free descriptor the next time
+            if error.errno not in (errno.EMFILE, errno.ENFILE):  # no descriptor is free; one may be the next time
                 raise
 
     def _far_ahead(self) -> Ints:
-        """CPUs of which so much is held back that others are to catch up first. One of which nothing is held back is
-        the last, and is read."""
+        """Return the CPUs not to read now: so many of their lines are held back that others must catch up first.
+
+        The CPU that is furthest behind has no lines held back, so at least one is read.
+        """
         sizes = np.bincount(self._held.cpu, self._held.length) if len(self._held) else np.empty(0)
         return np.flatnonzero(sizes > _STEP // 2)
 
@@ -131,11 +135,11 @@ class PrintkSource:
         self._instance.close()
 
     def renew(self, cpu: int) -> None:
-        """A CPU has come online. For any thread."""
+        """Note that a CPU has come online. May be called from any thread."""
         self._instance.renew(cpu)
 
     def _lines(self, events: Events) -> Events:
-        """Without what others have let into the instance."""
+        """Return the printk events, without other events that someone has enabled in the instance."""
         ours = events.read(_TYPE, "<u2") == self._number if len(events) else np.empty(0, bool)
         return events if ours.all() else events.take(np.flatnonzero(ours))
 
@@ -157,7 +161,7 @@ class PrintkSource:
         self._writer.append(rows.view(np.uint8).reshape(len(rows), -1), text)
 
     def _messages(self, events: Events) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """Every message's bytes end to end, and their lengths: without tag, final newline and final NUL."""
+        """Return the messages' bytes end to end, and their lengths, without tag, final newline and final NUL."""
         # __data_loc: offset in the record in the low half, length with the NUL in the high half.
         place = events.read(self._fields["bpf_string"], "<u4").astype(np.int64)
         start = events.start + (place & 0xFFFF) + self._tag
@@ -169,7 +173,7 @@ class PrintkSource:
 
 
 def _compact(events: Events) -> Events:
-    """The same events without the pages they were cut from, which would be kept alive for a few lines."""
+    """Copy events, so that they do not keep alive the pages they were read into."""
     if not len(events):
         return join([])
     memory, starts = events.data.data, events.start.tolist()

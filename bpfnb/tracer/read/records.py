@@ -1,8 +1,8 @@
-"""Records, as the kernel's buffers hold them, found and made into rows: many at a time.
+"""Split the bytes of the kernel's buffers into records, and turn records into rows, many at a time.
 
-Pure: no kernel, no descriptors. A buffer's bytes hold records end to end, each from an 8-byte header on and each a
-multiple of 8 bytes long. Nearly always many equal ones follow each other: then they are rows as they lie. Where lengths
-change, headers are followed one by one, and the rest is done for all of them at once.
+Nothing here uses the kernel or a descriptor. A buffer holds records end to end. Each begins with an 8-byte header and
+is a multiple of 8 bytes long. Nearly always many records of equal length follow each other; these are rows as they lie.
+Where lengths change, headers are followed one by one, and everything else is done for all records at once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
     "Ints",
     "OpenWriter",
     "Records",
-    "Shape",
+    "RowFormat",
     "cut",
     "in_order",
     "join",
@@ -44,22 +44,23 @@ Bytes = npt.NDArray[np.uint8]  # one-dimensional
 Ints = npt.NDArray[np.int64]
 OpenWriter = Callable[[Schema], SegmentWriter]  # the writer stays the caller's to close
 
-# An event's time is read before its record can be seen (and a ring's event is stamped after it has got its place). In
-# between the CPU may be interrupted, or be a virtual one that does not run.
+# An event's time is read before its record becomes visible, and an event in a ring is stamped after its space is
+# reserved. In between, the CPU may be interrupted, or be a virtual one that is not running.
 SLACK_NS = 5_000_000
 FOREVER = (1 << 63) - 1
 
-_PROBE = 256  # headers looked at before all are: where these differ, lengths are mixed
+_SAMPLE = 256  # headers compared before all are; where these differ, lengths are mixed
 _TIME = "(time)"
-_WALK = (64, 2048)  # records followed one by one before equal ones are hoped for again: at first, and at most
+_MIN_WALK, _MAX_WALK = 64, 2048  # records followed one by one before equal lengths are tried again
 
 
 @dataclass(frozen=True)
 class Format:
-    """What a record's header says.
+    """The layout of a record's header.
 
-    Its first word, ``word``, has the length at ``size``: (shift, mask), and ``header`` bytes have to be added to it.
-    Records with ``word & kind[0] == kind[1]`` are events. One with a bit of ``busy`` is still being written.
+    The header begins with a word of type ``word``. ``size`` is the (shift, mask) of the record's length in it, to which
+    ``header`` bytes are added. Records with ``word & kind[0] == kind[1]`` are events. A record with a bit of ``busy``
+    is still being written.
     """
 
     word: type[np.uint32] | type[np.uint64]
@@ -69,16 +70,16 @@ class Format:
     busy: int
 
     def length(self, words: Any) -> Any:
-        """Records' lengths, header included."""
+        """Return records' lengths in bytes, headers included."""
         return (words >> self.size[0] & self.size[1]) + self.header
 
     @property
-    def told(self) -> int:
-        """All bits that say something."""
+    def bits(self) -> int:
+        """The bits of the first word that matter: length, kind, busy."""
         return self.size[1] << self.size[0] | self.kind[0] | self.busy
 
 
-# Linux: kernel/bpf/ringbuf.c, struct bpf_ringbuf_hdr; bit 30 discards, bit 31 is set until the record is complete.
+# Linux: kernel/bpf/ringbuf.c, struct bpf_ringbuf_hdr. Bit 30: discarded. Bit 31: not submitted yet.
 RING = Format(np.uint32, (0, (1 << 30) - 1), 8, (1 << 30, 0), 1 << 31)
 # include/uapi/linux/perf_event.h, struct perf_event_header: u32 type (9: PERF_RECORD_SAMPLE), u16 misc, u16 size.
 PERF = Format(np.uint64, (48, 0xFFFF), 0, (0xFFFFFFFF, 9), 0)
@@ -86,10 +87,10 @@ PERF = Format(np.uint64, (48, 0xFFFF), 0, (0xFFFFFFFF, 9), 0)
 
 @dataclass(frozen=True)
 class Records:
-    """Events found in ``data``: the i-th is ``data[start[i]:start[i] + length[i]]``, its header first.
+    """Events in ``data``. The i-th is ``data[start[i]:start[i] + length[i]]``, its header first.
 
-    ``stride``: where all take equally much room and lie end to end, how far apart they begin; else 0. ``equal``: where
-    all are known to be equally long, how long; else 0.
+    ``stride``: the bytes from one event's start to the next, where all events take the same space and lie end to end;
+    else 0. ``equal``: the events' length, where all are known to have the same; else 0.
     """
 
     data: Bytes
@@ -102,18 +103,19 @@ class Records:
         return len(self.start)
 
     def __getitem__(self, part: slice) -> Records:
-        """Neighbours."""
+        """Return a part of the events, without a step."""
         return Records(self.data, self.start[part], self.length[part], self.stride, self.equal)
 
     def take(self, index: Ints) -> Records:
+        """Return the events at these indices."""
         return Records(self.data, self.start[index], self.length[index], equal=self.equal)
 
     def shortened(self, lengths: Ints) -> Records:
-        """The same, so long each."""
+        """Return the same events with other lengths."""
         return replaced(self, length=lengths, equal=0)
 
     def words(self, at: int) -> Ints:
-        """Of each, the 64-bit word ``at`` bytes from its beginning."""
+        """Return the 64-bit word ``at`` bytes from the start of each event."""
         every = self.data.view(np.int64)
         if self.stride and len(self):
             words: Ints = every[int(self.start[0]) + at >> 3 :: self.stride >> 3][: len(self)]
@@ -122,18 +124,18 @@ class Records:
         return words
 
     def matrix(self) -> Rows:
-        """Equal ones as they lie: a row of ``stride`` bytes each."""
+        """Return events that have a stride as a matrix, without copying: a row of ``stride`` bytes each."""
         first = int(self.start[0])
         return self.data[first : first + len(self) * self.stride].reshape(-1, self.stride)
 
     def pieces(self, begin: int) -> Bytes:
-        """What follows each one's first ``begin`` bytes, end to end."""
+        """Return the bytes of each event from its byte ``begin`` on, end to end."""
         memory = self.data.data
         starts, ends = (self.start + begin).tolist(), (self.start + self.length).tolist()
         return np.frombuffer(b"".join([memory[a:b] for a, b in zip(starts, ends, strict=True)]), np.uint8)
 
     def compact(self) -> Records:
-        """The same, without the memory they were found in."""
+        """Return a copy in memory of its own, which does not keep ``data`` alive."""
         padded = _aligned(self.length)
         data = self.matrix().reshape(-1).copy() if self.stride and len(self) else self._padded(padded)
         return Records(data, np.cumsum(padded) - padded, self.length, self.stride, self.equal)
@@ -148,14 +150,15 @@ NONE = Records(np.empty(0, np.uint8), np.empty(0, np.int64), np.empty(0, np.int6
 
 
 def cut(data: Bytes, at: int, end: int, form: Format) -> tuple[list[Records], int]:
-    """The events that begin from ``at`` on, before ``end``, up to the first that is still being written; in order.
+    """Return the events that begin in ``data[at:end]``, in order, up to the first that is still being written.
 
-    Also where the first one begins that was not looked at. All of what begins before ``end`` has to lie in ``data``.
+    Also return where the first record begins that was not read. Every record that begins before ``end`` has to lie in
+    ``data`` completely.
     """
     words: npt.NDArray[Any] = data.view(form.word)
     unit = words.itemsize
     found = []
-    walk = _WALK[0]
+    walk = _MIN_WALK
     while at < end:
         first = int(words[at // unit])
         if first & form.busy:
@@ -163,15 +166,15 @@ def cut(data: Bytes, at: int, end: int, form: Format) -> tuple[list[Records], in
         length = form.length(first)
         stride = _aligned(length)
         count = _equal(words[at // unit : -(-end // unit) : stride // unit], form)
-        if count >= _PROBE or at + count * stride >= end:
+        if count >= _SAMPLE or at + count * stride >= end:
             if first & form.kind[0] == form.kind[1]:
                 starts = np.arange(at, at + count * stride, stride)
                 found.append(Records(data, starts, np.full(count, length), stride, int(length)))
             at += count * stride
-            walk = _WALK[0]
+            walk = _MIN_WALK
         else:
             starts, at = _followed(words.data, at, end, form, walk)
-            walk = min(2 * walk, _WALK[1])
+            walk = min(2 * walk, _MAX_WALK)
             heads = words[starts // unit]
             unready = np.flatnonzero(heads & form.busy)
             if len(unready):
@@ -182,7 +185,7 @@ def cut(data: Bytes, at: int, end: int, form: Format) -> tuple[list[Records], in
 
 
 def join(data: Bytes, parts: Sequence[Records]) -> Records:
-    """What was found in one ``data``, in this order."""
+    """Join parts of one ``data``, in this order. No bytes are copied."""
     parts = [part for part in parts if len(part)]
     if len(parts) == 1:
         return parts[0]
@@ -198,7 +201,7 @@ def join(data: Bytes, parts: Sequence[Records]) -> Records:
 
 
 def merge(parts: Sequence[Records]) -> Records:
-    """What was found in several places, in this order, in memory of its own."""
+    """Copy parts of several buffers into one, in this order."""
     copies = [part.compact() for part in parts if len(part)]
     if len(copies) < 2:
         return copies[0] if copies else NONE
@@ -209,14 +212,13 @@ def merge(parts: Sequence[Records]) -> Records:
     )
 
 
-class Shape:
-    """How records that begin with a header of ``header`` bytes, and go on with a C struct, become rows.
+class RowFormat:
+    """How records become rows. A record is a header of ``header`` bytes followed by a C struct.
 
-    A row is the record as it lies, ``schema`` describes it. What a short record lacks is zero; what a long one has
-    more is left out, unless the struct ends in a flexible array: then it is the row's text.
+    A row is the record as it lies, and ``schema`` describes it. Bytes that a short record lacks are zero. Bytes beyond
+    the struct are left out, unless it ends in a flexible array: then they are the row's text.
 
-    ``stamp``: so many bytes, a multiple of 8, follow every event that are none of its own (submits.py writes them). In
-    the rows they are at ``stamp_at``.
+    ``stamp``: how many bytes, a multiple of 8, submits.py adds behind every event. In rows they begin at ``stamp_at``.
     """
 
     def __init__(self, struct: Schema, header: int, stamp: int = 0) -> None:
@@ -231,6 +233,7 @@ class Shape:
             self.schema = replace(self.schema, size=self._width + 8, text_end=self._width)
 
     def write(self, records: Records, writer: SegmentWriter) -> None:
+        """Append records to a segment as rows."""
         if self._tail < 0:
             writer.append(self._rows(records))
             return
@@ -241,18 +244,18 @@ class Shape:
         writer.append(whole, records.shortened(lengths).pieces(self._tail))
 
     def stamps(self, records: Records) -> Ints:
-        """Of each, the first word of its stamp."""
+        """Return the first word of each event's stamp."""
         if records.equal:
             return records.words(self._stamp_in(records.equal))
         words: Ints = records.data.view(np.int64)[records.start + self._stamp_in(records.length) >> 3]
         return words
 
     def _stamp_in(self, length: Any) -> Any:
-        """Where the stamp of a record of this length begins."""
+        """Return where the stamp begins in a record of this length."""
         return (length & ~7) - self._stamp
 
     def _lengths(self, records: Records) -> Ints:
-        """How long the records are without stamps, and without what was filled up before these."""
+        """Return records' lengths without their stamps and the padding before these."""
         return records.length - self._stamp - 2 * (records.length & 7) if self._stamp else records.length
 
     def _rows(self, records: Records) -> Rows:
@@ -269,7 +272,7 @@ class Shape:
         return np.concatenate([rows, stamps], axis=1)
 
     def _are_rows(self, records: Records) -> bool:
-        """Whether they are rows as they lie."""
+        """Return whether the records are rows as they lie."""
         if not records.stride:
             return False
         if not self._stamp:
@@ -280,8 +283,8 @@ class Shape:
 
 
 def _gathered(data: Bytes, starts: Ints, width: int) -> Rows:
-    """A row of so many bytes from each start on, all multiples of 8."""
-    if int(starts.max()) + width > len(data):  # the last one reaches past the end
+    """Copy ``width`` bytes from each start into a row. Starts and width are multiples of 8."""
+    if int(starts.max()) + width > len(data):  # the last row reaches past the end
         data = np.concatenate([data, np.zeros(width, np.uint8)])
     places = (len(data) - width) // 8 + 1
     every: npt.NDArray[np.void] = np.ndarray(places, f"V{width}", data, strides=(8,))
@@ -294,16 +297,16 @@ def _aligned(size: Any) -> Any:
 
 
 def _equal(heads: npt.NDArray[Any], form: Format) -> int:
-    """How many of the words, from the first on, say the same."""
-    for count in (_PROBE, len(heads)):
-        differ = (heads[:count] ^ heads[0]) & form.told != 0
+    """Return how many of the first words agree in the bits that matter."""
+    for count in (_SAMPLE, len(heads)):
+        differ = (heads[:count] ^ heads[0]) & form.bits != 0
         if differ.any():
             return int(differ.argmax())
     return len(heads)
 
 
 def _followed(words: memoryview, at: int, end: int, form: Format, most: int) -> tuple[Ints, int]:
-    """Where records begin, from ``at`` on, as one leads to the next; and where the next one does."""
+    """Follow headers from ``at`` on. Return where up to ``most`` records begin, and where the next one does."""
     (shift, mask), more, unit = form.size, form.header + 7, words.itemsize
     starts = array("q")
     for _ in range(most):
@@ -318,15 +321,17 @@ def _followed(words: memoryview, at: int, end: int, form: Format, most: int) -> 
 
 
 def in_order(times: Sequence[npt.NDArray[np.int64]]) -> bool:
+    """Return whether times, in several parts, never decrease."""
     if any(right[0] < left[-1] for left, right in pairwise(times)):
         return False
     return not any(np.any(part[1:] < part[:-1]) for part in times)
 
 
 def with_time(schema: Schema, clock: str, at: int, cpu_at: int) -> Schema:
-    """With the record's time, and the number of its CPU unless ``cpu_at`` is negative, as first columns.
+    """Put columns for a record's time and its CPU before a schema's columns: int64 at ``at``, int16 at ``cpu_at``.
 
-    The time's name is none that a member can have. The CPU's is "cpu", or "cpu_" where a member is called so.
+    A negative ``cpu_at`` adds no CPU. The time's name is none that a member can have. The CPU's is "cpu", or "cpu_"
+    where a member has that name.
     """
     added = [Number(_TIME, at, "<i8")]
     if cpu_at >= 0:

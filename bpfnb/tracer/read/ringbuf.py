@@ -26,7 +26,7 @@ from bpfnb.tracer.read.records import (
     SLACK_NS,
     OpenWriter,
     Records,
-    Shape,
+    RowFormat,
     cut,
     in_order,
     join,
@@ -36,25 +36,25 @@ from bpfnb.tracer.read.records import (
 
 __all__ = ["RING_TURN", "RingSource"]
 
-_STEP = 1 << 20  # bytes of a ring read before their space is given back
-RING_TURN = 16 << 20  # bytes of a ring read in one drain: all, where the cell does not ask for more
-_PIECES = 32  # so many of equal records are faster written one after the other than as one of different ones
-# bpf_ktime_get_ns() is the kernel's clock for NMIs, which may be off by a little while the clock is adjusted.
+_STEP = 1 << 20  # bytes read before their space is released
+RING_TURN = 16 << 20  # bytes read in one drain: a whole ring, where the cell asks for no larger one
+_MAX_PIECES = 32  # up to so many runs of equal records are written faster one by one than joined
+# bpf_ktime_get_ns() is the kernel's NMI-safe clock, which may be off by a little while the clock is adjusted.
 _JITTER_NS = 20_000
 
 
 class RingSource:
-    """A BPF_MAP_TYPE_RINGBUF's events, in the order they were reserved in; of time, where they are ``stamped``.
+    """A BPF_MAP_TYPE_RINGBUF's events, in the order of their reservation, or of time where they are ``stamped``.
 
-    The kernel maps the ring's data twice in a row, so no record is split. What lies before the producer's position has
-    its header, which tells whether the rest is there; many instructions lie between our looking at one and at the
-    other, so a processor that reads out of order has done the first by then.
+    The kernel maps the ring's data twice in a row, so no record is split. Each record before the producer's position
+    has its header, which says whether the rest is there. Many instructions lie between our reads of the position and of
+    the header, so a processor that reads out of order has read the position by then.
 
-    ``stamped``: each event has its time (CLOCK_MONOTONIC) behind it, taken by the program after it had made room for
-    the event; with ``cpu`` the number of the CPU follows. Both become columns.
+    ``stamped``: each event is followed by its time (CLOCK_MONOTONIC), which the program took after it had reserved the
+    event's space, and with ``cpu`` by the number of its CPU. Both become columns.
 
-    ``turn``: how many bytes one drain reads. ``size``: of the ring, where the descriptor is no map's. ``clock``: the
-    time now, in nanoseconds of CLOCK_MONOTONIC.
+    ``turn``: the bytes that one drain reads. ``size``: the ring's size in bytes, where the descriptor is not a map's.
+    ``clock``: returns the time now, in nanoseconds of CLOCK_MONOTONIC.
     """
 
     needs_polling = True
@@ -75,9 +75,9 @@ class RingSource:
         self._turn = turn
         self._clock = clock
         self._stamped = stamped
-        self._shape = Shape(schema, RING.header, 0 if not stamped else 16 if cpu else 8)
+        self._format = RowFormat(schema, RING.header, 0 if not stamped else 16 if cpu else 8)
         self._lost = lost
-        self.memory = 0  # beside the map's
+        self.memory = 0  # bytes in the kernel, besides the map's
         self._size = size or bpf.map_shape(map_fd).max_entries
         self._consumer = memoryview(mmap.mmap(map_fd, mmap.PAGESIZE)).cast("Q")
         memory = mmap.mmap(map_fd, mmap.PAGESIZE + 2 * self._size, prot=mmap.PROT_READ, offset=mmap.PAGESIZE)
@@ -87,19 +87,19 @@ class RingSource:
         self._held = NONE
         self._known = deque([(self._at, 0)])
         self.fds = (map_fd,)
-        self.schema = self._shape.schema
+        self.schema = self._format.schema
         if stamped:
-            at = self._shape.stamp_at
+            at = self._format.stamp_at
             self.schema = with_time(self.schema, "stamp", at, at + 8 if cpu else -1)
         self._writer = open_writer(self.schema)
 
     def drain(self, *, last: bool = False) -> int:
-        """Move what has been submitted to the segment, up to an event that is reserved but not yet submitted; of much
-        a part, unless this is the ``last``.
+        """Move submitted events to the segment, up to an event that is reserved but not submitted.
 
-        Of stamped events the youngest are held back until the next drain, unless this is the ``last``.
+        Only a part of a large amount is moved, and the youngest stamped events are held back until the next drain. The
+        ``last`` drain moves everything.
         """
-        if self._writer.blocked and not last:  # what the ring cannot take the programs count
+        if self._writer.blocked and not last:  # programs count the events that the ring then refuses
             self._writer.set_lost(self._lost())
             return 0
         now = self._clock()
@@ -115,13 +115,13 @@ class RingSource:
         return HIGH_WATER if more or end - begin > self._size // HIGH_WATER_PART else len(self._held) > 0
 
     def close(self) -> None:
-        """Let go of the ring. Idempotent."""
+        """Release the mappings of the ring. Idempotent."""
         self._consumer.release()
         self._producer.release()
         self._data = np.empty(0, np.uint8)
 
     def _take_turn(self, end: int) -> bool:
-        """Move some of what lies before ``end``. Whether there is more of it that is ready."""
+        """Move some of the events before ``end``. Return whether more of them may be ready."""
         begin, turn = self._at, min(end, self._at + self._turn)
         if self._stamped:
             self._drain_stamped(turn, whole=turn == end)
@@ -131,56 +131,57 @@ class RingSource:
         return begin < self._at < end and turn < end
 
     def _step(self, end: int) -> bool:
-        """Read some of what lies before ``end``, and give back its space; False when what comes next is not ready."""
+        """Move some of the events before ``end`` and release their space. Return False when the next is not ready."""
         at = self._at % self._size
         found, until = cut(self._data, at, at + min(end - self._at, _STEP), RING)
-        if len(found) > _PIECES:
+        if len(found) > _MAX_PIECES:
             found = [join(self._data, found)]
         for records in found:
-            self._shape.write(records, self._writer)
+            self._format.write(records, self._writer)
         self._release(self._at + until - at)
         return until > at
 
     def _note_position(self, position: int, now: int) -> None:
-        """Note that what will be reserved behind a position is younger than ``now``."""
+        """Note that events reserved behind this position will be younger than ``now``."""
         if self._known[-1][0] == position:
             self._known.pop()
         self._known.append((position, now))
 
     def _drain_stamped(self, end: int, *, whole: bool) -> None:
-        """Events lie in the order of their reservation, and are stamped a moment later, on some CPU much later.
+        """Move events in order of their stamps.
 
-        What was reserved behind a position that is known was so after it was looked at, and is stamped later still. So
-        when all before it has been read, no older stamp than that time can come any more; as long as an event before
-        it is not submitted, none older than at the last known position that was reached. Where only a part of a large
-        ring is read, we take it that stamps are no later than ``SLACK_NS``.
+        Events lie in the order of their reservation. Each is stamped a moment later, on some CPU perhaps much later. An
+        event behind a noted position was reserved, and so stamped, after the position was noted. So when all events
+        before the position have been read, no older stamp can follow. While an event before it is not submitted, the
+        same holds for the last noted position that was reached. Where only a part of a large ring is read, we assume
+        that stamps are at most ``SLACK_NS`` late.
         """
         base = self._at - self._at % self._size
         found, until = cut(self._data, self._at - base, end - base, RING)
-        if len(found) > _PIECES:
+        if len(found) > _MAX_PIECES:
             found = [join(self._data, found)]
         while len(self._known) > 1 and self._known[1][0] <= base + until:
             self._known.popleft()
         ripe = self._known[0][1] - _JITTER_NS
         if found and not whole:
-            ripe = max(ripe, int(self._shape.stamps(found[-1][-1:])[0]) - SLACK_NS)
+            ripe = max(ripe, int(self._format.stamps(found[-1][-1:])[0]) - SLACK_NS)
         self._held = self._write_until(ripe, [part for part in (self._held, *found) if len(part)], base)
         self._release(base + until)
 
     def _write_until(self, ripe: int, parts: list[Records], base: int) -> Records:
-        """Write what is not younger than ``ripe``, in order of time; what is, in memory of its own."""
-        times = [self._shape.stamps(part) for part in parts]
+        """Write events up to the time ``ripe``, in order of time. Return copies of the younger ones."""
+        times = [self._format.stamps(part) for part in parts]
         if not in_order(times):
             together = merge(parts)
-            order = np.argsort(self._shape.stamps(together), kind="stable")
+            order = np.argsort(self._format.stamps(together), kind="stable")
             parts = [together.take(order)]
-            times = [self._shape.stamps(parts[0])]
+            times = [self._format.stamps(parts[0])]
         left: list[Records] = []
         for part, when in zip(parts, times, strict=True):
             count = len(part) if not left and when[-1] <= ripe else int(np.searchsorted(when, ripe, side="right"))
             step = max(_STEP // int(part.length[0]), 1)
             for begin in range(0, count, step):
-                self._shape.write(part[begin : min(begin + step, count)], self._writer)
+                self._format.write(part[begin : min(begin + step, count)], self._writer)
                 if part.data is self._data and begin:
                     self._release(base + int(part.start[begin]))
             if count < len(part):
