@@ -180,25 +180,25 @@ class _Bench:
         loads = dict.fromkeys(attach.spec(probe) for probe in program.probes)
         tables = [output.name for output in program.outputs] + [map_.name for map_ in program.maps]
         began = time.monotonic()
-        module = self._compiler.build(source, program.cflags, list(loads), list(dict.fromkeys(tables)))
+        loaded, _ = self._compiler.build(source, program.cflags, list(loads), list(dict.fromkeys(tables)))
         tried.seconds = time.monotonic() - began
         tried.compiled = tried.loaded = True
         links = []
         try:
             for probe in program.probes:
-                if attach.spec(probe) not in module.programs:
+                if attach.spec(probe) not in loaded.programs:
                     tried.probes -= 1  # under an #if that came out false
                     continue
                 try:
                     attach.require(probe)
-                    links.append(attach.attach(self._engine, module, probe, around))
+                    links.append(attach.attach(self._engine, loaded, probe, around))
                     tried.attached += 1
                 except (AttachError, UnsupportedError) as error:
                     tried.why = tried.why or str(error)
         finally:
             for link in links:
                 link.close()
-            module.close()
+            loaded.close()
 
     # --- plain bcc ---
 

@@ -13,6 +13,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -26,12 +27,16 @@ from bpfnb.language.scan import scan
 __all__ = [
     "RAW",
     "Function",
+    "Kind",
     "MapDecl",
     "Output",
     "Probe",
     "Program",
     "parse",
 ]
+
+
+Kind = Literal["bcc"]  # what a program is written in: bcc's C
 
 
 class Program(msgspec.Struct, frozen=True):
@@ -55,6 +60,7 @@ class Program(msgspec.Struct, frozen=True):
     cpu: bool = False
     cell: str = ""
     pieces: tuple[Piece, ...] = ()
+    kind: Kind = "bcc"
 
     @property
     def tail_calls(self) -> tuple[str, ...]:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from typing import Literal
 
 from msgspec import Struct
 
 from bpfnb.errors import BpfnbError, Diagnostic
+from bpfnb.protocol.messages import MapInfo
 from bpfnb.protocol.schema import Schema
-from bpfnb.tracer.source_map import Handed
 
-__all__ = ["FENTRY", "FEXIT", "LSM_MAC", "Loaded", "LoadedMap", "ProgramSpec"]
+__all__ = [
+    "FENTRY",
+    "FEXIT",
+    "LSM_MAC",
+    "Counters",
+    "Loaded",
+    "LoadedMap",
+    "LoadedOutput",
+    "NotAllowed",
+    "ProgramSpec",
+]
 
 FENTRY, FEXIT, LSM_MAC = 24, 25, 27  # enum bpf_attach_type: BPF_TRACE_FENTRY, BPF_TRACE_FEXIT, BPF_LSM_MAC
 
@@ -34,30 +46,58 @@ class LoadedMap(Struct, frozen=True):
     """A map or an output: its descriptor, and what its keys and values are where that is known."""
 
     fd: int
-    key: Schema | None
-    value: Schema | None
+    key: Schema | None = None
+    value: Schema | None = None
 
 
+class Counters(Struct, frozen=True):
+    """Numbers that programs keep in an array whose memory can be mapped: its descriptor, and which of them (u64)."""
+
+    fd: int
+    first: int = 0
+    count: int = 1
+
+
+class LoadedOutput(Struct, frozen=True):
+    """A buffer that programs submit events to, and how they are read from it.
+
+    ``kind``: a perf array; a ring buffer; a ring buffer of printed lines (lines.py). ``schema``: what an event begins
+    with. ``lost``: where programs count the events that did not fit. ``sizes``, ``padded``: see PerfSource.
+    ``stamped``: each event of a ring buffer ends with the time it was submitted. ``cpu``: events have their CPU's
+    number. Descriptors are of the Loaded that has the output.
+    """
+
+    name: str
+    kind: Literal["perf", "ring", "lines"]
+    fd: int
+    schema: Schema
+    lost: Counters
+    sizes: frozenset[int] = frozenset()
+    padded: tuple[int, ...] = ()
+    stamped: bool = False
+    cpu: bool = False
+
+
+@dataclasses.dataclass
 class Loaded:
     """Programs and maps, loaded. ``close`` lets them go.
 
-    ``payloads``: for each of the source's submits that was compiled, what it submits; None altogether where the kernel
-    was given no BTF. ``rejected``: why the kernel did not take an optional program, by its function.
+    ``programs``, ``maps``: their descriptors; of maps all, also those that a loader has added. ``warnings``: about the
+    cell. ``rejected``: why the kernel did not take an optional program, by its function. ``map_infos``: the cell's own
+    maps. ``outputs``: those that something is submitted to. ``tag``: what each line printed into the trace buffer
+    begins with; "" where none is. ``refused``: where programs count refused updates (MapInfo.counters). ``notes``: on
+    what is left as it is.
     """
 
-    def __init__(
-        self,
-        programs: dict[ProgramSpec, int],
-        maps: dict[str, LoadedMap],
-        payloads: dict[int, Handed] | None,
-        warnings: tuple[Diagnostic, ...],
-        rejected: dict[str, BpfnbError],
-    ) -> None:
-        self.programs = programs
-        self.maps = maps
-        self.payloads = payloads
-        self.warnings = warnings
-        self.rejected = rejected
+    programs: dict[ProgramSpec, int]
+    maps: dict[str, LoadedMap]
+    warnings: tuple[Diagnostic, ...] = ()
+    rejected: dict[str, BpfnbError] = dataclasses.field(default_factory=dict)
+    map_infos: tuple[MapInfo, ...] = ()
+    outputs: tuple[LoadedOutput, ...] = ()
+    tag: str = ""
+    refused: Counters | None = None
+    notes: tuple[Diagnostic, ...] = ()
 
     def close(self) -> None:
         """Close all descriptors. Idempotent."""
@@ -65,3 +105,11 @@ class Loaded:
             os.close(self.programs.popitem()[1])
         while self.maps:
             os.close(self.maps.popitem()[1].fd)
+
+
+class NotAllowed(BpfnbError):
+    """Raised by a loader: a program does what the policy does not allow. Whoever knows the policy says it in full."""
+
+    def __init__(self, what: str, line: int) -> None:
+        super().__init__(f"programs that {what} are not allowed", line=line or None)
+        self.what = what

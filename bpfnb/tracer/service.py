@@ -59,6 +59,7 @@ class Service:
         from bpfnb.tracer.compile.compiler import Compiler
         from bpfnb.tracer.compile.engine import Engine
         from bpfnb.tracer.link import uprobe
+        from bpfnb.tracer.loaders import loaders
         from bpfnb.tracer.sessions import Sessions
         from bpfnb.tracer.symbols.symbols import Symbols
 
@@ -66,7 +67,7 @@ class Service:
         self.compiler = Compiler(engine, user)  # forks, so before there are threads
         capabilities.forgo(*capabilities.BECOMING)
         uprobe.restrict(self._policy.check_file)
-        self._sessions = Sessions(engine, self.compiler, outbox, self._policy, Audit(self._policy.audit, who))
+        self._sessions = Sessions(engine, loaders(self.compiler), outbox, self._policy, Audit(self._policy.audit, who))
         self._symbols = Symbols(kallsyms, capabilities.with_sys_ptrace)
         self._requests = Lanes("bpfnb-request", _MAX_THREADS)
         self._stops = Lanes("bpfnb-stop", _MAX_STOPPING)

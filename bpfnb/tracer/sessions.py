@@ -1,4 +1,4 @@
-"""One running session on the tracer's side: its module, its links, its sources, and the order they close in."""
+"""The sessions on the tracer's side: what each has loaded, its links, its sources, and the order they close in."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ import struct
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cache, partial
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
-from msgspec.structs import replace
 
-from bpfnb.errors import BpfnbError, Diagnostic, MapError, ProgramError, UnsupportedError, few_descriptors, near_or_all
+from bpfnb.errors import BpfnbError, Diagnostic, MapError, ProgramError, near_or_all
 from bpfnb.language.probes import Probe
-from bpfnb.language.program import MapDecl, Output, Program
-from bpfnb.language.scan import scan
+from bpfnb.language.program import Program
 from bpfnb.protocol import messages
 from bpfnb.protocol.messages import (
-    COUNTERS,
     CountersAdded,
     Detached,
     Ended,
@@ -35,42 +31,37 @@ from bpfnb.protocol.messages import (
     ProbeInfo,
     SegmentAdded,
 )
-from bpfnb.protocol.schema import PRINTK, PRINTK_LINES, Layout, Schema
+from bpfnb.protocol.schema import PRINTK, Layout, Schema
 from bpfnb.protocol.segments import Credit, SegmentWriter
 from bpfnb.tracer.access.audit import Audit
 from bpfnb.tracer.access.policy import Policy, spoken_time
-from bpfnb.tracer.compile.compiler import CELL_PATH, Cancel, CancelledError, Compiler, NotAllowed
+from bpfnb.tracer.cancel import Cancel, CancelledError
 from bpfnb.tracer.compile.engine import Engine
-from bpfnb.tracer.compile.outputs import Carried, carried, without_types
-from bpfnb.tracer.compile.rewrite import rewrite
-from bpfnb.tracer.compile.submits import LOST_MAP, NO_STAMP, padded_maps
-from bpfnb.tracer.compile.updates import REFUSED_MAP, narrow_notes, shown_entries
 from bpfnb.tracer.guard.cost import Meter, map_memory
 from bpfnb.tracer.guard.guard import Guard
-from bpfnb.tracer.kernel import bpf, capabilities, features, pins, tracefs
+from bpfnb.tracer.kernel import bpf, capabilities, features
 from bpfnb.tracer.kernel import maps as kernel_maps
 from bpfnb.tracer.kernel.cpus import CpuWatch
 from bpfnb.tracer.kernel.maps import Limit
 from bpfnb.tracer.link import attach, slots, usdt
 from bpfnb.tracer.link.attach import Surroundings
 from bpfnb.tracer.link.link import Closer, Link, silence
-from bpfnb.tracer.loaded import Loaded
+from bpfnb.tracer.loaded import Counters, Loaded, LoadedOutput, NotAllowed
+from bpfnb.tracer.loaders import Loaders
 from bpfnb.tracer.outbox import Outbox
 from bpfnb.tracer.read import lines
 from bpfnb.tracer.read.clock import Clock
 from bpfnb.tracer.read.comms import CommHistory
 from bpfnb.tracer.read.perf import PerfSource
 from bpfnb.tracer.read.poller import Poller
-from bpfnb.tracer.read.printk import PrintkSource, new_tag
+from bpfnb.tracer.read.printk import PrintkSource
 from bpfnb.tracer.read.records import OpenWriter
-from bpfnb.tracer.read.ringbuf import RingSource
-from bpfnb.tracer.source_map import Rewritten
+from bpfnb.tracer.read.ringbuf import OpenWriter, PerfSource, RingSource
 
 __all__ = ["Sessions"]
 
 Writer = TypeVar("Writer", bound=SegmentWriter)
 
-_PERF_EVENT_ARRAY = 4  # BPF_MAP_TYPE_
 # When a session ends, maps that are together no larger, and take no longer, are sent before the notebook hears of its
 # end; the rest behind it, for so long.
 _SMALL = 64 << 20
@@ -82,15 +73,14 @@ _Source = RingSource | PerfSource | PrintkSource
 
 
 class _Running:
-    """A session: its module, and ``stack``, which undoes all that was done with it, the last first.
+    """A session: what it has loaded, and ``stack``, which undoes all that was done with it, the last first.
 
-    Its module is there for as long as anybody uses it: the session itself, until it is closed, and requests.
+    Programs and maps are there for as long as anybody uses them: the session itself, until it is closed, and requests.
     """
 
-    def __init__(self, module: Loaded) -> None:
-        self.module = module
+    def __init__(self, loaded: Loaded) -> None:
+        self.loaded = loaded
         self.stack = ExitStack()
-        self.maps: tuple[MapInfo, ...] = ()
         self.links: list[Link] = []
         self.counters: dict[str, list[int]] = {}  # the descriptors that hold a perf array's, by its name
         self.over = False  # it is being ended: no request begins any more
@@ -102,26 +92,26 @@ class _Running:
         self.writers: list[SegmentWriter] = []
         self.buffers = 0  # bytes of memory in the kernel, beside the maps'
         programs: dict[str, list[int]] = {}
-        for load, fd in module.programs.items():
-            if not load.optional:  # the time of one that is only called by another is in that one's
-                programs.setdefault(load.function, []).append(fd)
+        for spec, fd in loaded.programs.items():
+            if not spec.optional:  # the time of one that is only called by another is in that one's
+                programs.setdefault(spec.function, []).append(fd)
         self.meter = Meter(programs, self._events, self._memory)
         self.stack.callback(self.meter.close)
 
     def info(self, name: str) -> MapInfo:
         """A map of the session; ProgramError where there is none of this name."""
-        for info in self.maps:
-            if info.name == name:
-                return info
-        raise ProgramError(f"the session has no map {name!r}{near_or_all(name, [info.name for info in self.maps])}")
+        infos = {info.name: info for info in self.loaded.map_infos}
+        if name not in infos:
+            raise ProgramError(f"the session has no map {name!r}{near_or_all(name, list(infos))}")
+        return infos[name]
 
     def table(self, name: str) -> int:
         """The descriptor of a map there is."""
-        return self.module.maps[self.info(name).name].fd
+        return self.loaded.maps[self.info(name).name].fd
 
     @contextmanager
     def used(self, *, taking: bool = False) -> Iterator[None]:
-        """The module is there inside; ``taking``: entries are taken out of a map. ProgramError when it is over."""
+        """Programs and maps stay inside; ``taking``: entries are taken out of a map. ProgramError when it is over."""
         with self._changed:
             if self.over:
                 raise _ended()
@@ -133,7 +123,7 @@ class _Running:
             self._leave(taking)
 
     def hold(self) -> None:
-        """Keep the module until ``release``, also after the session has been closed."""
+        """Keep programs and maps until ``release``, also after the session has been closed."""
         with self._changed:
             self._users += 1
 
@@ -150,7 +140,7 @@ class _Running:
         return sum(writer.rows + writer.lost for writer in self.writers)
 
     def _memory(self) -> int:
-        return self.buffers + sum(map_memory(table.fd) for table in self.module.maps.values())
+        return self.buffers + sum(map_memory(table.fd) for table in self.loaded.maps.values())
 
     def close(self) -> None:
         self.over = True
@@ -172,7 +162,7 @@ class _Running:
         if last:
             for opened in self.counters.values():
                 slots.close_all(opened)
-            self.module.close()
+            self.loaded.close()
 
 
 class _Countdown:
@@ -219,11 +209,11 @@ class _Starting:
 class Sessions:
     """The sessions, by number, and what they share; for any thread."""
 
-    def __init__(self, engine: Engine, compiler: Compiler, outbox: Outbox, policy: Policy, audit: Audit) -> None:
+    def __init__(self, engine: Engine, loaders: Loaders, outbox: Outbox, policy: Policy, audit: Audit) -> None:
         self._policy = policy
         self._audit = audit
         self._engine = engine
-        self._compiler = compiler
+        self._loaders = loaders
         self._outbox = outbox
         self._poller = Poller()
         self._clock = Clock()
@@ -382,7 +372,7 @@ class Sessions:
         """Send the maps as they are at the end, those not too large to be waited for: the names of the rest."""
         left, until = _SMALL, time.monotonic() + _SMALL_SECONDS
         unread = []
-        for info in running.maps:
+        for info in running.loaded.map_infos:
             if not info.value:
                 continue
             try:
@@ -487,7 +477,7 @@ class Sessions:
         with running.used():
             fd = running.table(name)
             if running.info(name).kind == "prog_array":
-                function = slots.program_at(fd, key, running.module)
+                function = slots.program_at(fd, key, running.loaded)
                 return function.encode() if function is not None else None
             return kernel_maps.look_up(fd, key)
 
@@ -499,9 +489,9 @@ class Sessions:
                 return self._write_slot(running, kind, fd, key, value)
             if value is not None and kind.endswith("_of_maps"):  # it is the inner map's name
                 inner = value.decode(errors="replace")
-                if inner not in running.module.maps:
+                if inner not in running.loaded.maps:
                     raise ProgramError(f"there is no map {inner!r} to put into {name}")
-                value = struct.pack("=I", running.module.maps[inner].fd)
+                value = struct.pack("=I", running.loaded.maps[inner].fd)
             return kernel_maps.write(fd, key, value)
 
     def _write_slot(self, running: _Running, kind: str, fd: int, key: bytes, value: bytes | None) -> bool:
@@ -509,7 +499,7 @@ class Sessions:
             return slots.empty(fd, key)
         name = value.decode(errors="surrogateescape")
         if kind == "prog_array":
-            slots.set_program(fd, key, name, running.module)
+            slots.set_program(fd, key, name, running.loaded)
         else:
             slots.set_cgroup(fd, key, name)
         return True
@@ -558,33 +548,22 @@ class Sessions:
         self, number: int, program: Program, folder: str, limits: Limits, keep: int, starting: _Starting
     ) -> tuple[_Running, messages.Loaded]:
         """What is begun first ends last: links, then the last drains, then what they read from, then the programs."""
-        into_ring = program.prints and self._prints_into_ring()
-        tag = new_tag() if program.prints and not into_ring else ""
         around = Surroundings(folder, usdt.find_all(program, folder))
-        source = rewrite(
-            program,
-            tag=tag,
-            lines=into_ring,
-            syscall_mode=attach.syscall_mode(),
-            path=CELL_PATH,
-            readers=self._policy.confinement.prelude + usdt.readers(program, around.usdt),
-            late=_can(features.late_allocation),
-            counting=_can(features.mapped_array),
-        )
-        running = _Running(self._build(program, source, around, starting.cancel))
+        _require(program, around)
+        loader = self._loaders[program.kind]
+        running = _Running(loader.load(program, around, self._policy.confinement, starting.cancel))
+        loaded = running.loaded
         self._credits[number] = Credit(keep)
         running.stack.callback(self._credits.pop, number)
         try:
             with self._closer.paused():
                 starting.attach()
-                if into_ring:
-                    self._read_lines(number, running)
-                elif program.prints:
-                    self._read_printk(number, tag, running)
-                self._read_outputs(number, program, source, running)
-                running.maps = _described(program, source, running.module)
+                if loaded.tag:
+                    self._read_printk(number, loaded.tag, running)
+                for output in loaded.outputs:
+                    self._read_output(number, output, running)
                 probes = self._attach(number, program, running, around, starting.cancel)
-            self._send_counters(number, source, running.module)
+            self._send_counters(number, loaded)
             self._limit_time(number, running)
             running.meter.reached_by(running.links)
             self._outbox.send(running.meter.message(number), [running.meter.fd])
@@ -594,8 +573,8 @@ class Sessions:
             running.close()
             self._closer.close(running.events())
             raise
-        warnings = (*running.module.warnings, *_unguarded(limits))
-        return running, messages.Loaded(number, probes, warnings, running.maps, _notes(source, running.maps))
+        warnings = (*loaded.warnings, *_unguarded(limits))
+        return running, messages.Loaded(number, probes, warnings, loaded.map_infos, loaded.notes)
 
     def _limit_time(self, number: int, running: _Running) -> None:
         """The session ends when the time is over that the policy allows."""
@@ -606,30 +585,6 @@ class Sessions:
             timer.start()
             running.stack.callback(timer.cancel)
 
-    def _build(self, program: Program, source: Rewritten, around: Surroundings, cancel: Cancel) -> Loaded:
-        unsure = _conditional(program)
-        for probe in program.probes:
-            if probe.function not in unsure and probe not in around.usdt:
-                attach.require(probe, around.folder)
-        pins.prepare(program.maps)
-        loads = dict.fromkeys(attach.spec(probe) for probe in program.probes)
-        loads |= dict.fromkeys(attach.tail_call(name, caller) for name in program.tail_calls for caller in list(loads))
-        tables = [output.name for output in program.outputs] + [m.name for m in program.maps]
-        tables += [LOST_MAP] if program.outputs else []
-        tables += [name for output in sorted(source.padded) for name in padded_maps(output)]
-        tables += [REFUSED_MAP] if source.counted else []
-        tables += [lines.LINES_MAP, lines.LOST_MAP] if program.prints and not source.tag else []
-        return self._compiler.build(
-            source,
-            program.cflags,
-            list(loads),
-            list(dict.fromkeys(tables)),
-            program.headers,
-            [m for m in program.maps if "PINNED" in m.macro],
-            self._policy.confinement,
-            cancel,
-        )
-
     def _attach(
         self, number: int, program: Program, running: _Running, around: Surroundings, cancel: Cancel
     ) -> tuple[ProbeInfo, ...]:
@@ -637,12 +592,12 @@ class Sessions:
         # First of all at the end, so that no probe sees events when another, its counterpart, sees none any more.
         running.stack.callback(silence, links)
         unsure = _conditional(program)
-        for probe in self._compiled(program, running.module):
+        for probe in self._compiled(program, running.loaded):
             cancel.check()
             if probe.function in unsure:  # now it is sure; the others were asked for before they were compiled
                 attach.require(probe, around.folder)
             with capabilities.with_sys_admin():
-                link = attach.attach(self._engine, running.module, probe, around)
+                link = attach.attach(self._engine, running.loaded, probe, around)
             links.append(link)
             if link.renew:
                 self._follow_cpus(partial(self._renew, number, link), running.stack)
@@ -662,46 +617,33 @@ class Sessions:
         what = f"{link.info.requested} is attached there now; up to a second of it is missing"
         self._note(number, "", f"CPU {cpu} has come online: {what}")
 
-    def _compiled(self, program: Program, module: Loaded) -> list[Probe]:
+    def _compiled(self, program: Program, loaded: Loaded) -> list[Probe]:
         """The probes whose function was compiled: one under an ``#if`` that came out false asks for nothing."""
         conditional = _conditional(program)
         probes = []
         for probe in program.probes:
-            if attach.spec(probe) in module.programs:
+            if attach.spec(probe) in loaded.programs:
                 probes.append(probe)
             elif probe.function not in conditional:
                 raise ProgramError(f"there is no function {probe.function} in the compiled program")
         return probes
 
-    def _send_counters(self, number: int, source: Rewritten, module: Loaded) -> None:
+    def _send_counters(self, number: int, loaded: Loaded) -> None:
         """Hand the notebook the memory in which the programs count what their maps refuse."""
-        if source.counted:
-            fd = module.maps[REFUSED_MAP].fd
-            bpf.freeze(fd)
-            self._outbox.send(CountersAdded(number, COUNTERS * len(source.counted)), [fd])
+        if loaded.refused:
+            bpf.freeze(loaded.refused.fd)
+            self._outbox.send(CountersAdded(number, loaded.refused.count), [loaded.refused.fd])
 
     # --- reading ---
 
-    def _read_outputs(self, number: int, program: Program, source: Rewritten, running: _Running) -> None:
-        """Begin to read every output that something is submitted to."""
-        if not program.outputs:
-            return
-        module = running.module
-        if module.payloads is None:
-            raise without_types(program)
-        what = carried(program, source.submits, module.payloads)
-        lost = _lost_counters(module)
-        # Of those of one name the preprocessor has chosen one. They have the last one's counter (submits.py).
-        outputs = {output.name: (index, output) for index, output in enumerate(program.outputs)}
-        for index, output in outputs.values():
-            if output.name not in what or output.name not in module.maps:
-                continue
-            open_writer = partial(self._writer, number, output.name, running)
+    def _read_output(self, number: int, output: LoadedOutput, running: _Running) -> None:
+        source: RingSource | PerfSource
+        if output.kind == "lines":
+            source = self._line_source(number, output, running)
+        else:
             with capabilities.with_sys_admin():
-                reader = _reader(
-                    program, source, module, output, what[output.name], open_writer, partial(_at, lost, index)
-                )
-            self._read(number, output.name, reader, running)
+                source = _event_source(output, partial(self._writer, number, output.name, running))
+        self._read(number, output.name, source, running)
 
     def _read_printk(self, number: int, tag: str, running: _Running) -> None:
         comms = self._share_comms(number, running.stack)
@@ -709,17 +651,9 @@ class Sessions:
         source = PrintkSource(tag, comms, self._writer(number, "printk", running, PRINTK), note)
         self._read(number, "printk", source, running)
 
-    def _prints_into_ring(self) -> bool:
-        """Where no tracefs instance can be made; or what is printed could be the kernel's memory, and is not to be."""
-        hidden = not self._policy.rules.kernel_memory
-        return (hidden or not tracefs.is_writable()) and _can(features.snprintf)
-
-    def _read_lines(self, number: int, running: _Running) -> None:
-        tables = running.module.maps
-        lost = _counters(tables[lines.LOST_MAP].fd)
-        writer = self._writer_of(lines.LineWriter, number, "printk", running, PRINTK_LINES)
-        source = RingSource(tables[lines.LINES_MAP].fd, lines.LINES, writer.reads, partial(_at, lost, 0), stamped=True)
-        self._read(number, "printk", source, running)
+    def _line_source(self, number: int, output: LoadedOutput, running: _Running) -> RingSource:
+        writer = self._writer_of(lines.LineWriter, number, output.name, running, output.schema)
+        return RingSource(output.fd, lines.LINES, writer.reads, _counter(output.lost), stamped=output.stamped)
 
     def _read(self, number: int, output: str, source: _Source, running: _Running) -> None:
         """Have a source drained until the session closes. One that fails ends its session."""
@@ -798,23 +732,22 @@ def _ended() -> ProgramError:
     return ProgramError("the session has ended")
 
 
-def _reader(
-    program: Program,
-    source: Rewritten,
-    module: Loaded,
-    output: Output,
-    what: Carried,
-    open_writer: OpenWriter,
-    lost: Callable[[], int],
-) -> RingSource | PerfSource:
-    fd, stamped = module.maps[output.name].fd, output.name in source.stamped
-    if bpf.map_shape(fd).type == _PERF_EVENT_ARRAY:
-        more = [module.maps[name].fd for name in padded_maps(output.name)] if output.name in source.padded else []
-        return PerfSource(fd, what.schema, open_writer, lost, sizes=what.sizes, padded=more, cpu=program.cpu)
-    if program.cpu and not stamped:
-        message = f"the CPU of {output.name}'s events cannot be noted: {NO_STAMP}"
-        raise UnsupportedError(message, line=output.line)
-    return RingSource(fd, what.schema, open_writer, lost, stamped=stamped, cpu=program.cpu)
+def _require(program: Program, around: Surroundings) -> None:
+    """AttachError, before anything is compiled, where a probe is not there. What stands under an #if may not be asked
+    for."""
+    unsure = _conditional(program)
+    for probe in program.probes:
+        if probe.function not in unsure and probe not in around.usdt:
+            attach.require(probe, around.folder)
+
+
+def _event_source(output: LoadedOutput, open_writer: OpenWriter) -> RingSource | PerfSource:
+    lost = _counter(output.lost)
+    if output.kind == "perf":
+        return PerfSource(
+            output.fd, output.schema, open_writer, lost, sizes=output.sizes, padded=output.padded, cpu=output.cpu
+        )
+    return RingSource(output.fd, output.schema, open_writer, lost, stamped=output.stamped, cpu=output.cpu)
 
 
 def _unguarded(limits: Limits) -> list[Diagnostic]:
@@ -843,48 +776,7 @@ def _nothing_compiled(program: Program) -> ProgramError:
     return ProgramError(why, line=first.line or None)
 
 
-def _described(program: Program, source: Rewritten, module: Loaded) -> tuple[MapInfo, ...]:
-    """The maps that are in the compiled text, each once."""
-    cell = scan(program.source, program.cflags)
-    declared = {m.name: m for m in program.maps if m.name in module.maps}
-    return tuple(_describe(m, source, module, shown_entries(cell, m.name)) for m in declared.values())
-
-
-def _describe(declared: MapDecl, source: Rewritten, module: Loaded, shown: int) -> MapInfo:
-    name, table = declared.name, module.maps[declared.name]
-    described = kernel_maps.describe(
-        table.fd, name, declared.macro, table.key, table.value, declared.line, pinned=declared.pinned
-    )
-    counters = source.counted.index(name) * COUNTERS if name in source.counted else -1
-    return replace(described, counters=counters, shown=shown if described.kind == "array" else 0)
-
-
-def _notes(source: Rewritten, maps: Sequence[MapInfo]) -> tuple[Diagnostic, ...]:
-    """What the user should know of additions that are left as they are."""
-    sizes = {info.name: info.value_size for info in maps if "percpu" not in info.kind}
-    return (*source.notes, *narrow_notes(source.increments, sizes))
-
-
-@cache
-def _can(feature: Callable[[], None]) -> bool:
-    """Whether this kernel does something (features.py)."""
-    try:
-        feature()
-    except OSError as error:
-        if few_descriptors(error):  # that says nothing of the kernel
-            raise
-        return False
-    return True
-
-
-def _lost_counters(module: Loaded) -> npt.NDArray[np.uint64]:
-    """The counters the programs keep of what could not be submitted, one an output: the kernel's own memory."""
-    return _counters(module.maps[LOST_MAP].fd)
-
-
-def _counters(map_fd: int) -> npt.NDArray[np.uint64]:
-    return np.frombuffer(mmap.mmap(map_fd, mmap.PAGESIZE, prot=mmap.PROT_READ), np.uint64)
-
-
-def _at(counters: npt.NDArray[np.uint64], index: int) -> int:
-    return int(counters[index])
+def _counter(counters: Counters) -> Callable[[], int]:
+    """What reads a counter that programs keep: from the kernel's own memory."""
+    numbers = np.frombuffer(mmap.mmap(counters.fd, mmap.PAGESIZE, prot=mmap.PROT_READ), np.uint64)
+    return lambda: int(numbers[counters.first])

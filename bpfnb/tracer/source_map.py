@@ -12,7 +12,7 @@ from msgspec import Struct
 from bpfnb.errors import Diagnostic
 from bpfnb.protocol.schema import Schema
 
-__all__ = ["Edit", "Handed", "Rewritten", "Submit", "assemble"]
+__all__ = ["Edit", "Handed", "Payloads", "Rewritten", "Submit", "assemble"]
 
 _MAIN = "/virtual/main.c"  # what bcc calls the text it is given
 
@@ -36,6 +36,11 @@ class Handed(Struct, frozen=True):
     schema: Schema | str | None
     size: int = -1
     is_bytes: bool = False
+
+
+# What each of a source's submits hands over, by its number; those in text that was not compiled are not in it. None
+# altogether where bcc gave the kernel no BTF.
+Payloads = dict[int, Handed] | None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -287,7 +287,7 @@ def build(source, tag):
     text = rewrite(program, tag=tag if program.prints else "", syscall_mode=attach.syscall_mode(), path=CELL_PATH)
     loads = dict.fromkeys(attach.spec(probe) for probe in program.probes)
     tables = [table.name for table in (*program.outputs, *program.maps)]
-    return compiler.build(text, FLAGS, list(loads), tables)
+    return compiler.build(text, FLAGS, list(loads), tables)[0]
 
 def recipe():
     (built,) = compiler._kept._values.values()

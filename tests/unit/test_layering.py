@@ -27,11 +27,11 @@ NOTEBOOK = [
     {"__main__"},
 ]
 TRACER = [
-    {"kernel", "source_map"},
+    {"kernel", "source_map", "cancel"},
     {"symbols", "loaded"},
     {"link", "read", "diagnose", "access"},
     {"compile"},
-    {"doctor", "guard", "outbox", "lanes"},
+    {"doctor", "guard", "outbox", "lanes", "loaders"},
     {"sessions"},
     {"service"},
     {"__main__"},

@@ -20,12 +20,11 @@ import select
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -49,6 +48,7 @@ from bpfnb.protocol.schema import Schema
 from bpfnb.tracer.access import asker, confine
 from bpfnb.tracer.access.asker import User
 from bpfnb.tracer.access.confine import NO_LIMITS, Confinement, Guard
+from bpfnb.tracer.cancel import Cancel
 from bpfnb.tracer.compile import cache as recipes
 from bpfnb.tracer.compile import clashes as clashing
 from bpfnb.tracer.compile import constants, headers
@@ -62,10 +62,10 @@ from bpfnb.tracer.diagnose.lineinfo import Lines
 from bpfnb.tracer.kernel import bpf, capabilities, pins
 from bpfnb.tracer.kernel import maps as kernel_maps
 from bpfnb.tracer.kernel.btf import INT, STRUCT, Types, schema_of
-from bpfnb.tracer.loaded import Loaded, LoadedMap, ProgramSpec
-from bpfnb.tracer.source_map import Handed, Rewritten
+from bpfnb.tracer.loaded import Loaded, LoadedMap, NotAllowed, ProgramSpec
+from bpfnb.tracer.source_map import Handed, Payloads, Rewritten
 
-__all__ = ["CELL_PATH", "Cancel", "CancelledError", "Compiler", "NotAllowed"]
+__all__ = ["CELL_PATH", "Compiler"]
 
 # While a cell is compiled it is a file of this name: LLVM copies the lines from there that the verifier will quote.
 _CELL_FD = min(200, max(resource.getrlimit(resource.RLIMIT_NOFILE)[1] % (1 << 31) - 8, 16))  # where few are allowed
@@ -82,51 +82,6 @@ _CLOSING = 2.0  # seconds for the compiling process to end by itself
 # In C a call of an unknown function is but a warning, and then the verifier speaks in riddles. A function that ends
 # without a value works by accident.
 _WARNINGS = ("-Werror=implicit-function-declaration", "-Wreturn-type", "-Wuninitialized", "-Wvla")
-
-
-class NotAllowed(BpfnbError):
-    """A program does what the policy does not allow; whoever knows the policy says it in full."""
-
-    def __init__(self, what: str, line: int) -> None:
-        super().__init__(f"programs that {what} are not allowed", line=line or None)
-        self.what = what
-
-
-class CancelledError(Exception):
-    """What was waited for is not wanted any more."""
-
-
-class Cancel:
-    """Lets one thread end what another one waits for."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._cancelled = False
-        self._end: Callable[[], object] | None = None
-
-    def cancel(self) -> None:
-        """End what is waited for now, and all that would be waited for later. From any thread."""
-        with self._lock:
-            self._cancelled = True
-            if self._end:
-                self._end()
-
-    def check(self) -> None:
-        """CancelledError when it was cancelled."""
-        if self._cancelled:
-            raise CancelledError
-
-    @contextmanager
-    def by(self, end: Callable[[], object]) -> Iterator[None]:
-        """What is waited for inside is ended by calling ``end``, from another thread. Raises CancelledError."""
-        with self._lock:
-            self.check()
-            self._end = end
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._end = None
 
 
 class Compiler:
@@ -159,11 +114,11 @@ class Compiler:
         pinned: Sequence[MapDecl] = (),
         confinement: Confinement = NO_LIMITS,
         cancel: Cancel | None = None,
-    ) -> Loaded:
+    ) -> tuple[Loaded, Payloads]:
         """Compile a cell, or take what was compiled of it before, and load what is wished for; functions and tables
         that are not in the compiled text are left out. ``headers_wish``: see headers.choose. ``pinned``: those of its
         maps that are. ``confinement``: what programs may not do; NotAllowed where one does.
-        ``cancel``: what ends the wait, with CancelledError.
+        ``cancel``: what ends the wait, with CancelledError. Also return what each of the source's submits hands over.
 
         CompileError, VerifierError, PrivilegeError, SetupError; ProgramError for a flag that clang is not to have.
         """
@@ -210,7 +165,7 @@ class Compiler:
         os.waitpid(self._pid, 0)
         os.close(self.pidfd)
 
-    def _again(self, source: Rewritten, job: _Job, key: Hashable) -> Loaded | None:
+    def _again(self, source: Rewritten, job: _Job, key: Hashable) -> tuple[Loaded, Payloads] | None:
         """The cell from its recipe; None where there is none, or the kernel refuses: compiling will tell why."""
         built = self._kept.get(key)
         if not built or not built.recipe:
@@ -220,9 +175,9 @@ class Compiler:
         except OSError:
             self._kept.forget(key)
             return None
-        return _module(source, job, built, fds)
+        return _loaded(source, job, built, fds)
 
-    def _anew(self, source: Rewritten, job: _Job, key: Hashable, cancel: Cancel) -> Loaded:
+    def _anew(self, source: Rewritten, job: _Job, key: Hashable, cancel: Cancel) -> tuple[Loaded, Payloads]:
         try:
             built, fds = self._compile_with_types(source, job, cancel)
         except (CompileError, OSError):
@@ -233,7 +188,7 @@ class Compiler:
             built, fds = self._compile_with_types(source, healed, cancel)
         if built.recipe:
             self._kept.put(key, built)
-        return _module(source, job, built, fds)
+        return _loaded(source, job, built, fds)
 
     def _compile_with_types(self, source: Rewritten, job: _Job, cancel: Cancel) -> tuple[_Built, list[int]]:
         """The types most programs use are parsed quickly; one that needs another pays for parsing them all, and one
@@ -303,7 +258,7 @@ def _with_other_headers(job: _Job, log: str) -> _Job:
     return replace(job, clashes=clashes)
 
 
-def _module(source: Rewritten, job: _Job, built: _Built, fds: Sequence[int]) -> Loaded:
+def _loaded(source: Rewritten, job: _Job, built: _Built, fds: Sequence[int]) -> tuple[Loaded, Payloads]:
     programs = {job.loads[index]: fd for index, fd in zip(built.loaded, fds, strict=False)}
     tables = {
         table.name: LoadedMap(fd, table.key, table.value)
@@ -313,7 +268,7 @@ def _module(source: Rewritten, job: _Job, built: _Built, fds: Sequence[int]) -> 
     if warning := job.tree.warning or built.warning:
         warnings = (Diagnostic(0, 0, "warning", warning), *warnings)
     refused = {answer.function: _error(answer, source) for answer in built.refused}
-    return Loaded(programs, tables, built.carried, warnings, refused)
+    return Loaded(programs, tables, warnings, refused), built.carried
 
 
 # --- between the two ----------------------------------------------------------------------------------------------
@@ -357,7 +312,7 @@ class _Built(Struct, tag=True, frozen=True):
 
     loaded: tuple[int, ...]
     tables: tuple[_Table, ...]
-    carried: dict[int, Handed] | None
+    carried: Payloads
     log: str
     recipe: Recipe | None
     refused: tuple[_NotLoaded, ...] = ()
@@ -749,7 +704,7 @@ def _part(types: Types, members: dict[str, int], part: str) -> Schema | None:
         return None
 
 
-def _carried(types: Types | None) -> dict[int, Handed] | None:
+def _carried(types: Types | None) -> Payloads:
     """What each submit hands over (submits.py); None where nothing is known of any."""
     if types is None:
         return None

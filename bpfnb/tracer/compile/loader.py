@@ -1,0 +1,190 @@
+"""The loader of bcc's C: rewrite a cell, compile it or take it from the cache, and load it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+
+from msgspec.structs import replace
+
+from bpfnb.errors import Diagnostic, UnsupportedError, few_descriptors
+from bpfnb.language.program import MapDecl, Output, Program
+from bpfnb.language.scan import scan
+from bpfnb.protocol.messages import COUNTERS, MapInfo
+from bpfnb.protocol.schema import PRINTK_LINES
+from bpfnb.tracer.access.confine import Confinement
+from bpfnb.tracer.cancel import Cancel
+from bpfnb.tracer.compile.compiler import CELL_PATH, Compiler
+from bpfnb.tracer.compile.outputs import Carried, carried, without_types
+from bpfnb.tracer.compile.rewrite import rewrite
+from bpfnb.tracer.compile.submits import LOST_MAP, NO_STAMP, padded_maps
+from bpfnb.tracer.compile.updates import REFUSED_MAP, narrow_notes, shown_entries
+from bpfnb.tracer.kernel import bpf, features, pins, tracefs
+from bpfnb.tracer.kernel import maps as kernel_maps
+from bpfnb.tracer.link import attach, usdt
+from bpfnb.tracer.link.attach import Surroundings
+from bpfnb.tracer.loaded import Counters, Loaded, LoadedMap, LoadedOutput, ProgramSpec
+from bpfnb.tracer.read import lines
+from bpfnb.tracer.read.printk import new_tag
+from bpfnb.tracer.source_map import Payloads, Rewritten
+
+__all__ = ["BccLoader"]
+
+_PERF_EVENT_ARRAY = 4  # BPF_MAP_TYPE_
+
+
+class BccLoader:
+    """Loads cells of bcc's C; for any thread."""
+
+    def __init__(self, compiler: Compiler) -> None:
+        self._compiler = compiler
+
+    def load(self, program: Program, around: Surroundings, confinement: Confinement, cancel: Cancel) -> Loaded:
+        """Compile and load a program whose probes are there.
+
+        NotAllowed, CancelledError, and as Compiler.build. ``around``: what probes in files depend on.
+        """
+        into_ring = program.prints and _prints_into_ring(confinement)
+        source = rewrite(
+            program,
+            tag=new_tag() if program.prints and not into_ring else "",
+            lines=into_ring,
+            syscall_mode=attach.syscall_mode(),
+            path=CELL_PATH,
+            readers=confinement.prelude + usdt.readers(program, around.usdt),
+            late=_can(features.late_allocation),
+            counting=_can(features.mapped_array),
+        )
+        loaded, payloads = self._build(program, source, confinement, cancel)
+        try:
+            loaded.tag = source.tag
+            loaded.outputs = (*_lines(loaded, into_ring), *_outputs(program, source, loaded, payloads))
+            loaded.map_infos = _map_infos(program, source, loaded)
+            loaded.refused = _refused(source, loaded)
+            loaded.notes = _notes(source, loaded.map_infos)
+        except BaseException:
+            loaded.close()
+            raise
+        return loaded
+
+    def _build(
+        self, program: Program, source: Rewritten, confinement: Confinement, cancel: Cancel
+    ) -> tuple[Loaded, Payloads]:
+        pins.prepare(program.maps)
+        return self._compiler.build(
+            source,
+            program.cflags,
+            _specs(program),
+            _map_names(program, source),
+            program.headers,
+            [m for m in program.maps if "PINNED" in m.macro],
+            confinement,
+            cancel,
+        )
+
+
+def _specs(program: Program) -> list[ProgramSpec]:
+    specs = dict.fromkeys(attach.spec(probe) for probe in program.probes)
+    specs |= dict.fromkeys(attach.tail_call(name, caller) for name in program.tail_calls for caller in list(specs))
+    return list(specs)
+
+
+def _map_names(program: Program, source: Rewritten) -> list[str]:
+    names = [output.name for output in program.outputs] + [m.name for m in program.maps]
+    names += [LOST_MAP] if program.outputs else []
+    names += [name for output in sorted(source.padded) for name in padded_maps(output)]
+    names += [REFUSED_MAP] if source.counted else []
+    names += [lines.LINES_MAP, lines.LOST_MAP] if program.prints and not source.tag else []
+    return list(dict.fromkeys(names))
+
+
+def _prints_into_ring(confinement: Confinement) -> bool:
+    """Where no tracefs instance can be made; or what is printed could be the kernel's memory, and is not to be."""
+    hidden = not confinement.kernel_memory
+    return (hidden or not tracefs.is_writable()) and _can(features.snprintf)
+
+
+@cache
+def _can(feature: Callable[[], None]) -> bool:
+    """Whether this kernel does something (features.py)."""
+    try:
+        feature()
+    except OSError as error:
+        if few_descriptors(error):  # that says nothing of the kernel
+            raise
+        return False
+    return True
+
+
+# --- outputs ------------------------------------------------------------------------------------------------------
+
+
+def _lines(loaded: Loaded, into_ring: bool) -> Iterator[LoadedOutput]:
+    if into_ring:
+        lost = Counters(loaded.maps[lines.LOST_MAP].fd)
+        yield LoadedOutput("printk", "lines", loaded.maps[lines.LINES_MAP].fd, PRINTK_LINES, lost, stamped=True)
+
+
+def _outputs(program: Program, source: Rewritten, loaded: Loaded, payloads: Payloads) -> Iterator[LoadedOutput]:
+    """Yield every output that something is submitted to."""
+    if not program.outputs:
+        return
+    if payloads is None:
+        raise without_types(program)
+    what = carried(program, source.submits, payloads)
+    # Of those of one name the preprocessor has chosen one. They have the last one's counter (submits.py).
+    outputs = {output.name: (index, output) for index, output in enumerate(program.outputs)}
+    for index, output in outputs.values():
+        if output.name in what and output.name in loaded.maps:
+            lost = Counters(loaded.maps[LOST_MAP].fd, index)
+            yield _output(program, source, loaded.maps, output, what[output.name], lost)
+
+
+def _output(
+    program: Program,
+    source: Rewritten,
+    maps: dict[str, LoadedMap],
+    output: Output,
+    what: Carried,
+    lost: Counters,
+) -> LoadedOutput:
+    name, fd = output.name, maps[output.name].fd
+    if bpf.map_shape(fd).type == _PERF_EVENT_ARRAY:
+        padded = tuple(maps[more].fd for more in padded_maps(name)) if name in source.padded else ()
+        return LoadedOutput(name, "perf", fd, what.schema, lost, what.sizes, padded, cpu=program.cpu)
+    stamped = name in source.stamped
+    if program.cpu and not stamped:
+        message = f"the CPU of {name}'s events cannot be noted: {NO_STAMP}"
+        raise UnsupportedError(message, line=output.line)
+    return LoadedOutput(name, "ring", fd, what.schema, lost, stamped=stamped, cpu=program.cpu)
+
+
+# --- maps ---------------------------------------------------------------------------------------------------------
+
+
+def _map_infos(program: Program, source: Rewritten, loaded: Loaded) -> tuple[MapInfo, ...]:
+    """The maps that are in the compiled text, each once."""
+    cell = scan(program.source, program.cflags)
+    declared = {m.name: m for m in program.maps if m.name in loaded.maps}
+    return tuple(_map_info(m, source, loaded.maps[m.name], shown_entries(cell, m.name)) for m in declared.values())
+
+
+def _map_info(declared: MapDecl, source: Rewritten, loaded: LoadedMap, shown: int) -> MapInfo:
+    name = declared.name
+    described = kernel_maps.describe(
+        loaded.fd, name, declared.macro, loaded.key, loaded.value, declared.line, pinned=declared.pinned
+    )
+    counters = source.counted.index(name) * COUNTERS if name in source.counted else -1
+    return replace(described, counters=counters, shown=shown if described.kind == "array" else 0)
+
+
+def _refused(source: Rewritten, loaded: Loaded) -> Counters | None:
+    if not source.counted:
+        return None
+    return Counters(loaded.maps[REFUSED_MAP].fd, count=COUNTERS * len(source.counted))
+
+
+def _notes(source: Rewritten, maps: tuple[MapInfo, ...]) -> tuple[Diagnostic, ...]:
+    """What the user should know of additions that are left as they are."""
+    sizes = {info.name: info.value_size for info in maps if "percpu" not in info.kind}
+    return (*source.notes, *narrow_notes(source.increments, sizes))
