@@ -6,6 +6,7 @@ import bisect
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import msgspec
 
@@ -35,7 +36,7 @@ class Output(msgspec.Struct, frozen=True):
     """A stream of events: ``kind`` is "perf" (BPF_PERF_OUTPUT) or "ringbuf" (BPF_RINGBUF_OUTPUT)."""
 
     name: str
-    kind: str
+    kind: Literal["perf", "ringbuf"]
     line: int
 
 

@@ -26,7 +26,7 @@ from msgspec.structs import replace
 
 from bpfnb.errors import BpfnbError, CompileError, Diagnostic, ProgramError, VerifierError
 from bpfnb.language.tokens import Token, lex
-from bpfnb.language.vocabulary import declares
+from bpfnb.language.vocabulary import TABLES, declares
 
 __all__ = ["Piece", "Places", "expand", "reachable"]
 
@@ -38,7 +38,8 @@ _INCLUDE = re.compile(r'#\s*include\s*(?:"([^"\n]+)"|<([^>\n]+)>)')
 _FLAG = re.compile(r"-(?:I|iquote|isystem)(.*)", re.S)
 # Folders of the kernel's headers, of bcc's and of libbpf's: clang knows them, also where -I names a tree of them.
 _CLANGS = re.compile(r"(?:linux|uapi|asm|asm-generic|net|trace|scsi|rdma|crypto|drm|sound|video|xen|bcc|bpf)/")
-_OF_BCC = re.compile(r"\b(?:bpf_trace_printk|perf_submit|ringbuf_(?:output|reserve|submit))\b")
+_SUBMITS = [name for macro in TABLES.values() if macro.output for name in macro.methods]
+_OF_BCC = re.compile(rf"\b(?:bpf_trace_printk|{'|'.join(_SUBMITS)})\b")
 
 
 class Piece(msgspec.Struct, frozen=True):

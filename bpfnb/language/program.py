@@ -23,6 +23,7 @@ from bpfnb.language.cell import Body, Cell, Function, MapDecl, Output
 from bpfnb.language.includes import Piece, Places, expand, reachable
 from bpfnb.language.probes import KINDS, Probe, named_by_function, near, parse_probe, split_attach
 from bpfnb.language.scan import scan
+from bpfnb.language.vocabulary import TABLES
 
 __all__ = [
     "RAW",
@@ -286,15 +287,13 @@ def _unattached(cell: Cell, probes: Sequence[Probe]) -> Iterator[Diagnostic]:
             yield Diagnostic(*cell.place(f.name_at), "warning", message)
 
 
-_READS_COUNTER = ("perf_read", "perf_counter_value")
-
-
 def _uncounted(cell: Cell) -> Iterator[Diagnostic]:
     """A warning for each perf array that is read: it is filled by the notebook, later than the first events come."""
     tokens = [t.text for t in cell.tokens]
+    reads = TABLES["BPF_PERF_ARRAY"].methods
     for declared in cell.maps:
         for at, (name, dot, method) in enumerate(zip(tokens, tokens[1:], tokens[2:], strict=False)):
-            if declared.macro == "BPF_PERF_ARRAY" and name == declared.name and dot == "." and method in _READS_COUNTER:
+            if declared.macro == "BPF_PERF_ARRAY" and name == declared.name and dot == "." and method in reads:
                 message = (
                     f"{name} has no counter yet: {method} fails with -2 (ENOENT) until one is opened, "
                     f"by session.maps[{name!r}].open('software:cpu-clock') or another event's name"

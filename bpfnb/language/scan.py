@@ -21,7 +21,7 @@ from bpfnb.language.cell import Body, Cell, MapDecl, Output
 from bpfnb.language.preprocessor import Conditionals, read_macro
 from bpfnb.language.syntax import Node, function_declarator, parse_c, walk
 from bpfnb.language.tokens import Token, arguments, closing, lex, opens
-from bpfnb.language.vocabulary import MAKERS, NAME_AT, OUTPUTS, PINNED_AT, TABLE
+from bpfnb.language.vocabulary import ATTRIBUTES, ATTRIBUTES_WITH_ARGUMENTS, PROBES, TABLES, TableMacro
 
 __all__ = ["scan"]
 
@@ -56,15 +56,6 @@ def _defined(cflags: Sequence[str]) -> set[str]:
     return set(re.findall(r"(?:^|\s)-D\s*([A-Za-z_]\w*)", flags))
 
 
-# Words the kernel's and bcc's headers define away or into attributes; a C grammar takes them for types.
-_ATTRIBUTE_WORDS = """
-    __user __kernel __rcu __iomem __percpu __force __safe __nocast __bitwise __private __always_inline __always_unused
-    __maybe_unused __unused __used __must_check __noinline noinline noinline_for_stack __weak __hidden __packed __cold
-    __hot __pure __attribute_const__ __init __exit __ro_after_init __read_mostly __noreturn __inline __inline__
-    __restrict __restrict__ __extension__ notrace asmlinkage __visible __randomize_layout BCC_SEC_HELPERS
-"""
-_ATTRIBUTES = frozenset(_ATTRIBUTE_WORDS.split())
-_ATTRIBUTES_WITH_ARGUMENTS = frozenset({"__attribute__", "__attribute", "__aligned", "__section", "BCC_SEC", "SEC"})
 _QUALIFIERS = frozenset({"static", "inline", "const", "volatile", "extern", "register"})
 
 
@@ -106,7 +97,7 @@ class _Structure:
         i = 0
         while i < len(self.tokens):
             token = self.tokens[i]
-            if token.text in _ATTRIBUTES_WITH_ARGUMENTS and opens(self.tokens, i + 1):
+            if token.text in ATTRIBUTES_WITH_ARGUMENTS and opens(self.tokens, i + 1):
                 i = closing(self.tokens, i + 1)
             elif self._is_attribute(token.text):
                 if any(t.text == "static" for t in self.cell.expanded([token])):
@@ -121,7 +112,7 @@ class _Structure:
         self.cell.masked = "".join(masked)
 
     def _is_attribute(self, word: str, depth: int = 8) -> bool:
-        if word in _ATTRIBUTES:
+        if word in ATTRIBUTES:
             return True
         macros = self.cell.macros.get(word)
         if not macros or macros[0].parameters is not None or not depth:
@@ -152,25 +143,25 @@ class _Structure:
         word = token.text
         if word in self.cell.macros:
             self._use(i, end)
-        elif word in OUTPUTS or TABLE.fullmatch(word) or word in NAME_AT:
-            self._table(token, arguments(self.tokens, i + 1))
-        elif word in MAKERS:
+        elif word in TABLES:
+            self._table(TABLES[word], token, arguments(self.tokens, i + 1))
+        elif word in PROBES:
             self._make(i, end)
         elif word != "asm":
             _fill(self.text, token.start, word)
             return i + 1
         return end + 1
 
-    def _table(self, token: Token, args: list[list[Token]]) -> None:
-        index = NAME_AT.get(token.text, 0)
+    def _table(self, macro: TableMacro, token: Token, args: list[list[Token]]) -> None:
+        index = macro.name_at
         name = args[index][0].text if index < len(args) and args[index] else ""
         line = self.cell.place(token.start)[0]
         if not name:
             self.cell.doubtful = True
-        elif token.text in OUTPUTS:
-            self.cell.outputs.append(Output(name, OUTPUTS[token.text], line))
+        elif macro.output:
+            self.cell.outputs.append(Output(name, macro.output, line))
         else:
-            pinned = self._string(args, PINNED_AT) if "PINNED" in token.text else ""
+            pinned = self._string(args, macro.pinned_at) if macro.pinned_at >= 0 else ""
             self.cell.maps.append(MapDecl(name, token.text, line, self._string(args, 0), pinned))
 
     def _string(self, args: list[list[Token]], index: int) -> str:
@@ -181,18 +172,18 @@ class _Structure:
         return "".join(t.text[1:-1] for t in strings) if all(t.kind == "string" for t in strings) else ""
 
     def _make(self, i: int, end: int) -> None:
-        token, maker, args = self.tokens[i], MAKERS[self.tokens[i].text], arguments(self.tokens, i + 1)
-        names = [_text(self.cell, arg) for arg in args[: maker.names]]
-        if len(names) < maker.names or not all(names):
+        token, macro, args = self.tokens[i], PROBES[self.tokens[i].text], arguments(self.tokens, i + 1)
+        names = [_text(self.cell, arg) for arg in args[: macro.named]]
+        if len(names) < macro.named or not all(names):
             self.cell.doubtful = True
             return
         target = ":".join(names).removeprefix("vmlinux:")
         made = _Made(
-            name=maker.name.format(*names),
-            parameters=(maker.context.format(*names), *(_text(self.cell, arg) for arg in args[maker.names :])),
+            name=macro.function.format(*names),
+            parameters=(macro.context.format(*names), *(_text(self.cell, arg) for arg in args[macro.named :])),
             static=False,
-            requested=f"{token.text}({', '.join(names)})" if maker.kind else names[0],
-            probe=(maker.kind, target) if maker.kind else None,
+            requested=f"{token.text}({', '.join(names)})" if macro.kind else names[0],
+            probe=(macro.kind, target) if macro.kind else None,
             generated=False,
         )
         self._signature(token, end, made)
@@ -283,7 +274,7 @@ def _no_arguments(tokens: Sequence[Token]) -> Iterator[Token]:
     """The tokens without what stands in brackets, and without the words that take such."""
     i = 0
     while i < len(tokens):
-        if tokens[i].text in _ATTRIBUTES_WITH_ARGUMENTS and opens(tokens, i + 1):
+        if tokens[i].text in ATTRIBUTES_WITH_ARGUMENTS and opens(tokens, i + 1):
             i = closing(tokens, i + 1)
         else:
             yield tokens[i]

@@ -51,6 +51,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bpfnb.errors import ProgramError, SetupError
+from bpfnb.language.vocabulary import HELPERS_FILE, helpers
 from bpfnb.tracer.kernel.btf import (
     ARRAY,
     ENUM,
@@ -287,6 +288,7 @@ def _tree_name(btf: Path, release: str) -> str:
         btf,
         Path(__file__),
         _TRACER / "kernel/btf.py",
+        HELPERS_FILE,
         *sorted(p for p in _HAND_WRITTEN.rglob("*") if p.is_file()),
     ):
         digest.update(path.read_bytes())
@@ -702,10 +704,8 @@ def _missing_typedefs(types: _Types) -> str:
 
 def _missing_helpers(constants: set[str]) -> str:
     """Numbers of the helpers that bcc's helpers.h declares and this kernel is too old to know."""
-    lines = (_HAND_WRITTEN / "bpf_helpers.txt").read_text().splitlines()
-    names = [line for line in lines if not line.startswith("#")]
-    missing = [(f"BPF_FUNC_{name}", number) for number, name in enumerate(names) if f"BPF_FUNC_{name}" not in constants]
-    return "".join(f"#define {name} {number}\n" for name, number in missing)
+    numbers = {f"BPF_FUNC_{name.removeprefix('bpf_')}": helper.number for name, helper in helpers().items()}
+    return "".join(f"#define {name} {number}\n" for name, number in numbers.items() if name not in constants)
 
 
 def _core(types: _Types) -> list[int]:

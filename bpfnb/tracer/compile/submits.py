@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 from bpfnb.language.cell import Cell
 from bpfnb.language.tokens import Token, arguments, closing
+from bpfnb.language.vocabulary import METHODS, TABLES
 from bpfnb.tracer.source_map import Edit, Submit
 
 __all__ = ["CARRIES", "LOST_MAP", "NO_STAMP", "UNKNOWN", "WHOLE_POINTER", "Submits", "padded_maps", "submits"]
@@ -90,22 +91,12 @@ static inline __attribute__((always_inline)) void bpfnb_stamp(void *room, u64 si
 _STAMP_CPU = "\n    *(u16 *)(room + 8) = bpf_get_smp_processor_id();"
 
 
-class _Method(NamedTuple):
-    """A method of an output: the argument that points to the event (-1: none), what it says when it fails, and the
-    argument that is the event's size (-1: none)."""
-
-    carried: int
-    result: str  # "error": nonzero is failure; "pointer": NULL is; "none": it cannot fail
-    size: int = -1
-
-
+# The methods of outputs that are given an event or its size.
 _METHODS = {
-    "perf_submit": _Method(1, "error", 2),
-    "perf_submit_skb": _Method(2, "error", 3),
-    "ringbuf_output": _Method(0, "error", 1),
-    "ringbuf_reserve": _Method(-1, "pointer", 0),
-    "ringbuf_submit": _Method(0, "none"),
-    "ringbuf_discard": _Method(0, "none"),
+    name: METHODS[name]
+    for macro in TABLES.values()
+    for name in macro.methods
+    if macro.output and max(METHODS[name].index("data"), METHODS[name].index("size")) >= 0
 }
 
 
@@ -166,11 +157,11 @@ class _Call(NamedTuple):
 
     @property
     def carried(self) -> list[Token]:
-        return self._argument(_METHODS[self.method].carried)
+        return self._argument(_METHODS[self.method].index("data"))
 
     @property
     def size(self) -> list[Token]:
-        return self._argument(_METHODS[self.method].size)
+        return self._argument(_METHODS[self.method].index("size"))
 
     @property
     def hands_over(self) -> bool:
@@ -204,8 +195,8 @@ def _stamped(cell: Cell, calls: Sequence[_Call]) -> frozenset[str]:
     known = {call.first for call in calls} | set(_declared(cell))
     unknown = {token.text for token in uses if token not in known}
     for call in calls:
-        wanted = {"ringbuf_reserve": 1, "ringbuf_output": 3}.get(call.method)
-        if wanted and (len(call.args) != wanted or not all(call.args)):
+        makes_room = call.method in ("ringbuf_reserve", "ringbuf_output")
+        if makes_room and not (_METHODS[call.method].takes(len(call.args)) and all(call.args)):
             unknown.add(call.output)
         if call.method == "ringbuf_output" and not _is_constant(cell, call.size):
             unknown.add(call.output)
@@ -300,10 +291,10 @@ def _insert(at: int, text: str) -> Edit:
 
 
 def _around(call: _Call, output: int, holder: str) -> tuple[str, str]:
-    match _METHODS[call.method].result:
-        case "error":
+    match _METHODS[call.method].returns:
+        case "int":
             return "({ int bpfnb_failed = ", f"; if (bpfnb_failed) bpfnb_count({output}); {holder}bpfnb_failed; }})"
-        case "pointer":
+        case "void *":
             return "({ void *bpfnb_room = ", f"; if (!bpfnb_room) bpfnb_count({output}); {holder}bpfnb_room; }})"
     return "({ ", f"; {holder}(void)0; }})"
 

@@ -29,6 +29,7 @@ from typing import NamedTuple
 from bpfnb.errors import Diagnostic
 from bpfnb.language.cell import Cell, MapDecl
 from bpfnb.language.tokens import Token, arguments, closing
+from bpfnb.language.vocabulary import METHODS, TABLES
 from bpfnb.protocol.messages import COUNTERS
 from bpfnb.tracer.source_map import Edit
 
@@ -164,8 +165,8 @@ def _is_array(cell: Cell, name: str) -> bool:
 
 
 def _declares_array(macro: str, args: Sequence[Sequence[Token]]) -> bool:
-    if macro.startswith(("BPF_ARRAY", "BPF_PERCPU_ARRAY")):
-        return macro not in ("BPF_ARRAY_OF_MAPS",)
+    if macro in TABLES and TABLES[macro].type in ("array", "percpu_array"):
+        return True
     if macro == "BPF_HISTOGRAM":
         return bool(args) and _histogram_is_array(args)
     return bool(args) and [t.text for t in args[0]] in ([kind] for kind in _ARRAYS)
@@ -187,10 +188,13 @@ class _Call(NamedTuple):
     args: list[list[Token]]
 
 
-_ARGUMENTS = {
-    "increment": (1, 2), "atomic_increment": (1, 2), "update": (2,), "insert": (2,), "push": (2,),
-    "lookup_or_try_init": (2,), "lookup_or_init": (2,), "get_stackid": (2,),
-}  # fmt: skip
+_COUNTED = {
+    name: METHODS[name]
+    for name in (
+        *("increment", "atomic_increment", "update", "insert", "push"),
+        *("lookup_or_try_init", "lookup_or_init", "get_stackid"),
+    )
+}
 
 
 def _calls(cell: Cell, declared: dict[str, MapDecl]) -> Iterator[_Call]:
@@ -198,12 +202,13 @@ def _calls(cell: Cell, declared: dict[str, MapDecl]) -> Iterator[_Call]:
     tokens = cell.tokens
     for i in range(len(tokens) - 3):
         name, dot, method, bracket = (t.text for t in tokens[i : i + 4])
-        if name in declared and dot == "." and bracket == "(" and method in _ARGUMENTS:
+        if name in declared and dot == "." and bracket == "(" and method in _COUNTED:
             end = closing(tokens, i + 3)
             args = arguments(tokens, i + 3)
             if i and tokens[i - 1].text in (".", "->"):
                 continue
-            if end < len(tokens) and len(args) in _ARGUMENTS[method] and all(args) and not _hides_commas(cell, args):
+            fits = _COUNTED[method].takes(len(args)) and all(args) and not _hides_commas(cell, args)
+            if end < len(tokens) and fits:
                 yield _Call(name, method, tokens[i : end + 1], args)
 
 

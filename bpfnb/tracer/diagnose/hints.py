@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 
 from bpfnb.errors import Diagnostic, SetupError, did_you_mean, near_names
 from bpfnb.language.cell import Body, Cell
 from bpfnb.language.program import RAW
 from bpfnb.language.syntax import struct
 from bpfnb.language.tokens import Token, arguments
-from bpfnb.language.vocabulary import declares
+from bpfnb.language.vocabulary import METHODS, PROBES, REGISTERS, TABLES, declares, helpers, usage
 from bpfnb.tracer.kernel import tracefs
 from bpfnb.tracer.kernel.btf import KERNEL_BTF, STRUCT, UNION, Types
 
@@ -41,7 +40,7 @@ def misspelt_macro(cell: Cell, found: Iterable[Diagnostic]) -> Diagnostic | None
     for token, after in zip(cell.tokens, cell.tokens[1:], strict=False):
         line, column = cell.place(token.start)
         if line in lines and after.text == "(" and re.fullmatch(r"[A-Z][A-Z0-9]*_[A-Z0-9_]+", token.text):
-            near = did_you_mean(token.text, _SHAPES, 0.8)
+            near = did_you_mean(token.text, _MACROS, 0.8)
             if near and token.text not in cell.macros and not declares(token.text):
                 return Diagnostic(line, column, "error", f"there is no macro {token.text}; {near}")
     return None
@@ -101,59 +100,22 @@ class _Place:
 
     def macro_of(self, table: str) -> str:
         """The macro that declares a map or an output."""
-        outputs = {"perf": "BPF_PERF_OUTPUT", "ringbuf": "BPF_RINGBUF_OUTPUT"}
+        outputs = {macro.output: macro.name for macro in TABLES.values() if macro.output}
         found = {m.name: m.macro for m in self.cell.maps} | {o.name: outputs[o.kind] for o in self.cell.outputs}
         return found.get(table, "")
 
     def macro(self) -> str:
         """The macro of bcc's that the place is in, or stands at; "" if it is none."""
         tokens = self.cell.tokens[max(self.index, 0) : self.index + 1] + self.call[-1:]
-        return next((t.text for t in tokens if t.text in _SHAPES), "")
+        return next((t.text for t in tokens if t.text in _MACROS), "")
 
 
 # --- names --------------------------------------------------------------------------------------------------------
 
-# How the methods of bcc's tables are called, by the macro that declares the table (helpers.h).
-_TABLE = [
-    "lookup(&key)", "lookup_or_try_init(&key, &value)", "update(&key, &value)", "insert(&key, &value)",
-    "delete(&key)", "increment(key)", "atomic_increment(key)",
-]  # fmt: skip
-_QUEUE = ["push(&value, BPF_EXIST)", "pop(&value)", "peek(&value)"]
-_METHODS = {
-    "BPF_PERF_OUTPUT": ["perf_submit(ctx, &data, sizeof(data))", "perf_submit_skb(ctx, skb_size, &data, sizeof(data))"],
-    "BPF_RINGBUF_OUTPUT": [
-        "ringbuf_output(&data, sizeof(data), 0)", "ringbuf_reserve(sizeof(struct data_t))",
-        "ringbuf_submit(data, 0)", "ringbuf_discard(data, 0)", "ringbuf_query(BPF_RB_AVAIL_DATA)",
-    ],
-    "BPF_QUEUE": _QUEUE,
-    "BPF_STACK": _QUEUE,
-    "BPF_STACK_TRACE": ["get_stackid(ctx, BPF_F_USER_STACK)"],
-    "BPF_PROG_ARRAY": ["call(ctx, index)"],
-    "BPF_PERF_ARRAY": ["perf_read(cpu)", "perf_counter_value(cpu, &counter, sizeof(counter))"],
-}  # fmt: skip
-_SHAPES = {
-    **{
-        f"BPF_{kind}HASH": f"BPF_{kind}HASH(NAME[, KEY[, VALUE[, SIZE]]])"
-        for kind in ("", "PERCPU_", "LRU_", "LRU_PERCPU_")
-    },
-    "BPF_ARRAY": "BPF_ARRAY(NAME[, VALUE[, SIZE]])",
-    "BPF_PERCPU_ARRAY": "BPF_PERCPU_ARRAY(NAME[, VALUE[, SIZE]])",
-    "BPF_HISTOGRAM": "BPF_HISTOGRAM(NAME[, KEY[, SIZE]])",
-    "BPF_LPM_TRIE": "BPF_LPM_TRIE(NAME[, KEY[, VALUE[, SIZE]]])",
-    "BPF_STACK_TRACE": "BPF_STACK_TRACE(NAME, SIZE)",
-    "BPF_QUEUE": "BPF_QUEUE(NAME, VALUE, SIZE)",
-    "BPF_STACK": "BPF_STACK(NAME, VALUE, SIZE)",
-    "BPF_PROG_ARRAY": "BPF_PROG_ARRAY(NAME, SIZE)",
-    "BPF_PERF_ARRAY": "BPF_PERF_ARRAY(NAME, SIZE)",
-    "BPF_TABLE": 'BPF_TABLE("TYPE", KEY, VALUE, NAME, SIZE)',
-    "BPF_PERF_OUTPUT": "BPF_PERF_OUTPUT(NAME)",
-    "BPF_RINGBUF_OUTPUT": "BPF_RINGBUF_OUTPUT(NAME, PAGES)",
-    "TRACEPOINT_PROBE": "TRACEPOINT_PROBE(CATEGORY, EVENT)",
-    "RAW_TRACEPOINT_PROBE": "RAW_TRACEPOINT_PROBE(EVENT)",
-    "KFUNC_PROBE": "KFUNC_PROBE(FUNCTION, PARAMETERS...)",
-    "KRETFUNC_PROBE": "KRETFUNC_PROBE(FUNCTION, PARAMETERS..., RESULT)",
-    "LSM_PROBE": "LSM_PROBE(HOOK, PARAMETERS...)",
-}
+_MACROS = [
+    *(name for name, table in TABLES.items() if table.offered),
+    *(name for name, probe in PROBES.items() if probe.offered),
+]
 _CALLS = {
     "bpf_get_current_comm": "bpf_get_current_comm(&comm, sizeof(comm))",
     **{
@@ -164,7 +126,6 @@ _CALLS = {
         )
     },
 }  # fmt: skip
-_REGISTERS = [*(f"PT_REGS_PARM{n}" for n in range(1, 7)), "PT_REGS_RC", "PT_REGS_IP", "PT_REGS_SP", "PT_REGS_FP"]
 # What people call who know libbpf, the kernel, or the C library.
 _PRINT = 'bpf_trace_printk("pid %d\\n", pid) prints'
 # Without branches: following those of a loop that ends early, the verifier gives up on texts of fifteen characters.
@@ -185,21 +146,8 @@ _OTHER_FUNCTIONS = {
 }
 
 
-# Helpers that libbpf's programs give the address of a map, and the methods that bcc's maps and outputs have instead.
-_HELPER_METHODS = {
-    "bpf_map_lookup_elem": "lookup(&key)",
-    "bpf_map_update_elem": "update(&key, &value)",
-    "bpf_map_delete_elem": "delete(&key)",
-    "bpf_map_push_elem": "push(&value, 0)",
-    "bpf_map_pop_elem": "pop(&value)",
-    "bpf_map_peek_elem": "peek(&value)",
-    "bpf_perf_event_output": "perf_submit(ctx, &data, sizeof(data))",
-    "bpf_ringbuf_output": "ringbuf_output(&data, sizeof(data), 0)",
-    "bpf_ringbuf_reserve": "ringbuf_reserve(sizeof(struct data_t))",
-    "bpf_get_stackid": "get_stackid(ctx, 0)",
-    "bpf_tail_call": "call(ctx, index)",
-    "bpf_perf_event_read": "perf_read(index)",
-}
+# What bcc's maps and outputs have instead of the helpers that libbpf's programs give the address of a map.
+_HELPER_METHODS = {method.helper: method.usage for method in METHODS.values() if method.helper}
 
 
 def method_instead(cell: Cell, line: int | None) -> str:
@@ -222,16 +170,20 @@ def _libbpf(found: re.Match[str], place: _Place) -> str:
 def _function(found: re.Match[str], place: _Place) -> str:
     if found[1] in _HELPER_METHODS:
         return _libbpf(found, place)
-    known = [*_helpers(), *_REGISTERS, *(f.name for f in place.cell.functions), *place.cell.macros]
+    known = [*helpers(), *REGISTERS, *(f.name for f in place.cell.functions), *place.cell.macros]
     return _OTHER_FUNCTIONS.get(found[1]) or did_you_mean(found[1], known)
 
 
 def _method(found: re.Match[str], place: _Place) -> str:
     macro = place.macro_of(found[1])
-    calls = _METHODS.get(macro, _TABLE)
-    others = [call.partition("(")[0] for calls in _METHODS.values() for call in calls]
-    near = "" if found[2] in others else did_you_mean(found[2], [call.partition("(")[0] for call in calls])
-    return "" if _guessed(found) else near or f"{macro} has {', '.join(calls)}"
+    methods = _methods(macro)
+    near = "" if found[2] in METHODS else did_you_mean(found[2], methods)
+    return "" if _guessed(found) else near or f"{macro} has {', '.join(METHODS[name].usage for name in methods)}"
+
+
+def _methods(macro: str) -> Sequence[str]:
+    """The methods of what a macro declares; of a map whose kind is an argument, a table's."""
+    return TABLES[macro].methods if macro in TABLES else TABLES["BPF_TABLE"].methods
 
 
 def _field(found: re.Match[str], place: _Place) -> str:
@@ -288,9 +240,8 @@ def _struct(found: re.Match[str], place: _Place) -> str:
 def _call(found: re.Match[str], place: _Place) -> str:
     tokens = place.call
     if len(tokens) == 3:
-        calls = _METHODS.get(place.macro_of(tokens[0].text), _TABLE)
-        shape = next((call for call in calls if call.startswith(f"{tokens[2].text}(")), "")
-        return f"write {tokens[0].text}.{shape}" if shape and place.macro_of(tokens[0].text) else ""
+        macro, method = place.macro_of(tokens[0].text), tokens[2].text
+        return f"write {tokens[0].text}.{METHODS[method].usage}" if macro and method in _methods(macro) else ""
     shape = _CALLS.get(tokens[0].text, "") if tokens else ""
     return f"write {shape}" if shape else ""
 
@@ -322,7 +273,7 @@ def _idiom(place: _Place) -> str:
     macro = place.macro()
     if not macro or not re.search(_WRONG_ARGUMENTS, place.d.message):
         return ""
-    return f"write {_SHAPES[macro]}" + (", without quotes" if '"' in place.text else "")
+    return f"write {usage(macro)}" + (", without quotes" if '"' in place.text else "")
 
 
 _WRONG_ARGUMENTS = (
@@ -370,11 +321,6 @@ def _near(name: str, known: Iterable[str]) -> str:
     names = list(known)
     listed = f"there are {', '.join(names)}" if 0 < len(names) <= _MOST else ""
     return did_you_mean(name, names) or listed
-
-
-def _helpers() -> list[str]:
-    lines = (Path(__file__).parents[1] / "include/bpf_helpers.txt").read_text().splitlines()
-    return [f"bpf_{line}" for line in lines if not line.startswith("#")]
 
 
 def _fields(event: str) -> list[str]:
