@@ -41,9 +41,9 @@ from bpfnb.protocol.messages import (
 )
 from bpfnb.results import table
 from bpfnb.results.cost import Costs, no_costs
-from bpfnb.results.maps import Map
+from bpfnb.results.maps.map import Map
+from bpfnb.results.maps.refusals import Counters
 from bpfnb.results.output import Keep, Output, default_keep
-from bpfnb.results.refusals import Counters
 
 if TYPE_CHECKING:
     from bpfnb.views.panel import Panel

@@ -19,7 +19,7 @@ import pytest
 
 from bpfnb.errors import ProgramError, UnsupportedError
 from bpfnb.protocol.schema import Number, Schema, Tail
-from bpfnb.results.maps import Map
+from bpfnb.results.maps.map import Map
 from bpfnb.tracer.kernel import bpf
 from bpfnb.tracer.kernel import maps as kernel_maps
 from bpfnb.tracer.kernel.maps import Calls

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpfnb.protocol.schema import Number, NumberArray, Rows, Schema, Text, Wide
-from bpfnb.results.baseline import Baseline, counters, positions
+from bpfnb.results.maps.baseline import Baseline, counters, positions
 
 # struct { u32 n; char comm[4]; s64 balance; unsigned __int128 sum; u16 slots[3]; bool seen; }
 VALUE = Schema(

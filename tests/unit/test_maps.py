@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from bpfnb.errors import ProgramError, UnsupportedError
 from bpfnb.protocol.messages import MapInfo
 from bpfnb.protocol.schema import BitField, Bytes, Enum, Number, NumberArray, Schema, Text, Wide
-from bpfnb.results.maps import Map, pack, stack_frames
+from bpfnb.results.maps.map import Map, stack_frames
+from bpfnb.results.maps.pack import pack
 
 U32 = Schema((Number("key", 0, "<u4"),), 4)
 U64 = Schema((Number("value", 0, "<u8"),), 8)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bpfnb.protocol.schema import BitField, Number, NumberArray, Rows, Schema, Text
-from bpfnb.results.padding import count_twins, hidden_places
+from bpfnb.results.maps.padding import count_twins, hidden_places
 
 # struct { u32 pid; char c; u64 x; }
 PADDED = Schema((Number("pid", 0, "<u4"), Number("c", 4, "|i1"), Number("x", 8, "<u8")), 16)

@@ -9,17 +9,16 @@
     todo.push(7), todo.pop()             a queue or a stack
 
 Every access asks the kernel again: for one entry, where it names a key, else for the whole map. Nothing is kept but
-what the last ``drain`` read (bpfnb.results.baseline).
+what the last ``drain`` read (bpfnb.results.maps.baseline).
 """
 
 from __future__ import annotations
 
-import operator
 import os
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Protocol
 
@@ -31,33 +30,20 @@ from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError, escape, nea
 from bpfnb.interrupts import caller_left, new_lock, start_new_thread, undoing, uninterrupted
 from bpfnb.language.probes import KINDS, parse_probe
 from bpfnb.protocol.messages import MapInfo
-from bpfnb.protocol.schema import (
-    BitField,
-    Bytes,
-    Column,
-    Enum,
-    Number,
-    NumberArray,
-    Rows,
-    Schema,
-    Tail,
-    Text,
-    Wide,
-)
-from bpfnb.results import refusals, stacks
-from bpfnb.results.baseline import Baseline, Counter, counters
-from bpfnb.results.columns.base import Batch
-from bpfnb.results.columns.kinds import column_buffer, shown
-from bpfnb.results.columns.text import text_dtype
-from bpfnb.results.padding import count_twins, hidden_places
+from bpfnb.protocol.schema import BitField, Number, Rows, Schema, Wide
+from bpfnb.results import stacks
+from bpfnb.results.columns.kinds import shown
+from bpfnb.results.maps import refusals
+from bpfnb.results.maps.baseline import Baseline, Counter, counters
+from bpfnb.results.maps.histograms import bucket_column, buckets_of, counts_of, is_whole
+from bpfnb.results.maps.pack import decoded, pack, unpack
+from bpfnb.results.maps.padding import count_twins, hidden_places
 from bpfnb.results.table import harmless
 
-__all__ = ["Ask", "Map", "pack", "stack_frames"]
+__all__ = ["Ask", "Map", "stack_frames"]
 
 _SHOWN = 20  # rows of a map's picture
-_LAST_LOG2 = 64  # the greatest bucket of 64-bit values
 _LRU_HELD = 128
-_MOST_LINEAR = 100_000  # buckets
 
 # Kinds without entries that could be read, and why.
 _HOLDS = {
@@ -229,7 +215,7 @@ class Map:
         frame = self._columns(key_names, self._key, keys)
         for name, column in zip(value_names, shown(self._value.columns), strict=True):
             if isinstance(column, Number | BitField | Wide):
-                per_cpu = np.asarray(_decoded(column, self._each_cpu(values))).reshape(len(values), self.info.cpus)
+                per_cpu = np.asarray(decoded(column, self._each_cpu(values))).reshape(len(values), self.info.cpus)
                 frame[name] = _REDUCTIONS[how](per_cpu, axis=1)
         return self._marked(frame)
 
@@ -253,17 +239,17 @@ class Map:
         """
         frame = self.reduced("sum")
         keys, values = self._names()
-        at = _bucket_column(self.name, keys, bucket)
+        at = bucket_column(self.name, keys, bucket)
         others = [name for name in keys if name != at]
         groups = others if by is None else [by] if isinstance(by, str) else list(by)
         for name in groups:
             if name not in others:
                 raise ProgramError(f"{self.name} cannot be told apart by {name!r}{near_or_all(name, others)}")
-        if len(values) != 1 or not all(_whole(frame, name) for name in (at, values[0])):
+        if len(values) != 1 or not all(is_whole(frame, name) for name in (at, values[0])):
             raise ProgramError(f"{self.name} is no histogram: its buckets and counts must be whole numbers")
         counted = frame[frame[values[0]] != 0]
-        buckets = _buckets(self.name, kind, counted[at].to_numpy())
-        counts = _counts(counted, at, groups, values[0]).reindex(buckets.index, fill_value=0).astype(np.int64)
+        buckets = buckets_of(self.name, kind, counted[at].to_numpy())
+        counts = counts_of(counted, at, groups, values[0]).reindex(buckets.index, fill_value=0).astype(np.int64)
         return self._marked(pd.concat([buckets, counts], axis=1))
 
     def symbols(self, pid: int = 0) -> pd.DataFrame:
@@ -448,7 +434,7 @@ class Map:
     def keys(self) -> list[Any]:
         """The keys: numbers, text or bytes; of a struct, tuples."""
         self._require_keys()
-        return _plain(self._key, self._read()[0], tuple)
+        return unpack(self._key, self._read()[0], tuple)
 
     def values(self) -> list[Any]:
         return self._values(self._read()[1])
@@ -457,7 +443,7 @@ class Map:
         """All keys and values of one moment. ``dict(m.items())`` asks the kernel once, ``dict(m)`` once a key."""
         self._require_keys()
         keys, values = self._read()
-        return list(zip(_plain(self._key, keys, tuple), self._values(values), strict=True))
+        return list(zip(unpack(self._key, keys, tuple), self._values(values), strict=True))
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.keys())
@@ -710,7 +696,7 @@ class Map:
         return pd.concat([table, rest], axis=1)
 
     def _columns(self, names: list[str], schema: Schema, rows: Rows) -> pd.DataFrame:
-        columns = {name: _decoded(column, rows) for name, column in zip(names, shown(schema.columns), strict=True)}
+        columns = {name: decoded(column, rows) for name, column in zip(names, shown(schema.columns), strict=True)}
         return pd.DataFrame(columns, index=pd.RangeIndex(len(rows)))
 
     def _names(self) -> tuple[list[str], list[str]]:
@@ -730,8 +716,8 @@ class Map:
         elif self._per_cpu:
             frames, sizes = self._each_cpu(values), [self.info.cpus] * len(values)
         else:
-            return _plain(self._value, values, dict)
-        each = iter(_plain(self._value, frames, dict))
+            return unpack(self._value, values, dict)
+        each = iter(unpack(self._value, frames, dict))
         return [list(islice(each, size)) for size in sizes]
 
     def _marked(self, frame: pd.DataFrame) -> pd.DataFrame:
@@ -785,224 +771,3 @@ def stack_frames(values: Rows, size: int) -> tuple[npt.NDArray[np.intp], npt.NDA
     used = np.flip(np.logical_or.accumulate(np.flip(filled, 1), axis=1), 1)
     owner, depth = np.nonzero(used)
     return owner, depth.astype(np.int16), frames[used]
-
-
-# --- histograms ---------------------------------------------------------------------------------------------------
-
-
-def _bucket_column(name: str, keys: Sequence[str], wanted: str) -> str:
-    """The key's column that has the bucket."""
-    if wanted and wanted not in keys:
-        raise ProgramError(f"{name} has no key column {wanted!r}{near_or_all(wanted, keys)}")
-    for candidate in (wanted, "slot", "bucket"):
-        if candidate in keys:
-            return candidate
-    if len(keys) != 1:
-        raise ProgramError(
-            f"{name} does not say which part of its key is the bucket" if keys else f"{name} has no keys",
-            hint=f"name it: hist(bucket={keys[-1]!r})" if keys else None,
-        )
-    return keys[0]
-
-
-def _whole(frame: pd.DataFrame, name: str) -> bool:
-    return name in frame and frame[name].dtype.kind in "iu"
-
-
-def _buckets(name: str, kind: str, found: npt.NDArray[Any]) -> pd.DataFrame:
-    """The buckets up to the last of those found, their bounds and labels."""
-    if kind not in ("log2", "linear"):
-        raise ProgramError(f"a histogram is log2 or linear, not {kind!r}")
-    log2 = kind == "log2"
-    buckets = _span(found, 1 if log2 else 0)
-    if log2 and len(buckets) and not 0 <= buckets[0] <= buckets[-1] <= _LAST_LOG2:
-        stray = buckets[0] if buckets[0] < 0 else buckets[-1]
-        raise ProgramError(
-            f"{name} has a bucket {stray}, and powers of two have those from 0 to {_LAST_LOG2}",
-            hint="where buckets are the values themselves: hist('linear')",
-        )
-    if len(buckets) > _MOST_LINEAR:
-        raise ProgramError(f"{name} has buckets from {buckets[0]:,} to {buckets[-1]:,}: too many for a histogram")
-    bounds = [(_log2_low(i), 1 << i) if log2 else (i, i + 1) for i in buckets]
-    index = pd.Index(buckets, dtype=np.int64, name="bucket")
-    table = pd.DataFrame(np.array(bounds, np.float64).reshape(-1, 2), index, ["low", "high"])
-    table["label"] = pd.array([_label(*pair) for pair in bounds], dtype=text_dtype())
-    return table
-
-
-def _span(found: npt.NDArray[Any], first: int) -> range:
-    return range(min(first, int(found.min())), int(found.max()) + 1) if len(found) else range(0)
-
-
-def _log2_low(bucket: int) -> int:
-    return 1 << (bucket - 1) if bucket > 1 else 0
-
-
-def _label(low: int, high: int) -> str:
-    return f"[{low}]" if high - low == 1 else f"[{_rounded(low)}, {_rounded(high)})"
-
-
-def _rounded(power: int) -> str:
-    """A power of two as bpftrace writes it: 1024 is 1K."""
-    thousands = (power.bit_length() - 1) // 10 if power else 0
-    return f"{power >> 10 * thousands}{' KMGTPE'[thousands].strip()}"
-
-
-def _counts(frame: pd.DataFrame, bucket: str, groups: Sequence[str], value: str) -> pd.DataFrame:
-    """The counts by bucket, in a column a value of ``groups``."""
-    sums = frame.groupby([bucket, *groups], observed=True)[value].sum()
-    if not groups:
-        return sums.to_frame("count")
-    table = sums.unstack(groups, fill_value=0)
-    table.columns = pd.Index(list(table.columns), tupleize_cols=False)
-    return table
-
-
-# --- values into bytes --------------------------------------------------------------------------------------------
-
-
-def pack(schema: Schema, value: object, what: str = "value") -> bytes:
-    """A key or value in the bytes the kernel has it in.
-
-    A struct is a dict by column names, whose missing members are zero, or a tuple of all columns. A number is an int, a
-    float or a bool, an enumeration a name or a number, a char array str or bytes, an array of numbers a sequence.
-    ProgramError, naming the member, for what does not fit exactly. ``what``: the value's name in that.
-    """
-    row = bytearray(schema.size)
-    for column, part in _members(schema, value, what):
-        begin = column.offset
-        data = _packed(column, part, row)
-        row[begin : begin + len(data)] = data
-    return bytes(row)
-
-
-def _members(schema: Schema, value: object, what: str) -> Iterable[tuple[Column, object]]:
-    columns = {column.name: column for column in schema.columns}
-    if isinstance(value, Mapping):
-        for name in value:
-            if name not in columns:
-                raise ProgramError(f"the {what} has no member {name!r}{near_or_all(str(name), columns)}")
-        return [(columns[name], part) for name, part in value.items()]
-    if len(columns) == 1:
-        return [(schema.columns[0], value)]
-    if not isinstance(value, (tuple, list)) or len(value) != len(columns):
-        raise ProgramError(f"the {what} is a dict of, or a tuple with, {', '.join(columns)}; not {value!r}")
-    return zip(schema.columns, value, strict=True)
-
-
-def _packed(column: Column, value: Any, row: bytearray) -> bytes:
-    """The bytes of one member, from ``column.offset`` on. ``row``: the bytes of those before."""
-    match column:
-        case Number() | Enum():
-            return _number(column, value)
-        case BitField():
-            return _bits(column, value, row)
-        case Text() | Bytes():
-            return _text(column, value)
-        case Wide():
-            return _wide(column, value)
-        case NumberArray():
-            return _array(column, value)
-        case Tail():
-            raise ProgramError(f"{column.name} follows the {column.offset} bytes that a map has room for")
-
-
-def _number(column: Number | Enum | NumberArray, value: Any) -> bytes:
-    dtype = np.dtype(column.dtype)
-    if dtype.kind == "f":
-        try:
-            return np.array(float(value), dtype).tobytes()
-        except (TypeError, ValueError):
-            raise ProgramError(f"{column.name} is a number, not {value!r}") from None
-    return np.array(_integer(column, value, *_limits(dtype)), dtype).tobytes()
-
-
-def _bits(column: BitField, value: Any, row: bytearray) -> bytes:
-    """The bytes a bit-field lies in, with the bits of its neighbours."""
-    first, width = column.first, column.width
-    signed = np.dtype(column.dtype).kind == "i"
-    low, high = (-(1 << (width - 1)), (1 << (width - 1)) - 1) if signed else (0, (1 << width) - 1)
-    mask = ((1 << width) - 1) << first
-    bits = _integer(column, value, low, high) << first
-    word = int.from_bytes(row[column.offset : column.offset + column.size], "little")
-    return (word & ~mask | bits & mask).to_bytes(column.size, "little")
-
-
-def _wide(column: Wide, value: Any) -> bytes:
-    bits = 8 * column.size
-    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if column.signed else (0, (1 << bits) - 1)
-    return _integer(column, value, low, high).to_bytes(column.size, "little", signed=column.signed)
-
-
-def _text(column: Text | Bytes, value: Any) -> bytes:
-    data = value.encode() if isinstance(value, str) else value
-    if not isinstance(data, (bytes, bytearray)):
-        raise ProgramError(f"{column.name} is text or bytes, not {value!r}")
-    if len(data) > column.size:
-        raise ProgramError(f"{column.name} has room for {column.size} bytes, not for {len(data)}: {value!r}")
-    return bytes(data).ljust(column.size, b"\0")
-
-
-def _array(column: NumberArray, value: Any) -> bytes:
-    elements = np.array(value, dtype=object)
-    if elements.shape != column.shape:
-        raise ProgramError(f"{column.name} has {_sized(column.shape)} elements, not {_sized(elements.shape)}")
-    return b"".join(_number(column, element) for element in elements.ravel())
-
-
-def _integer(column: Column, value: Any, low: int, high: int) -> int:
-    """A whole number within its type's limits; for a constant's name its value."""
-    labels = column.labels if isinstance(column, Enum | BitField) else ()
-    if isinstance(value, str) and labels:
-        constants = dict(labels)
-        if value not in constants:
-            raise ProgramError(f"{column.name} has no constant {value!r}{near_or_all(value, constants)}")
-        return (constants[value] - low) % (high - low + 1) + low  # BTF may have a constant of 32 bits as signed
-    try:
-        number = int(value) if isinstance(value, np.bool_) else operator.index(value)
-    except TypeError:
-        raise ProgramError(f"{column.name} is a whole number, not {value!r}") from None
-    if not low <= number <= high:
-        raise ProgramError(f"{column.name} goes from {low} to {high}; {number} does not fit")
-    return number
-
-
-def _limits(dtype: np.dtype[Any]) -> tuple[int, int]:
-    if dtype.kind == "b":
-        return 0, 1
-    limits = np.iinfo(dtype)
-    return int(limits.min), int(limits.max)
-
-
-def _sized(shape: Sequence[int]) -> str:
-    return " by ".join(map(str, shape)) or "no"
-
-
-# --- bytes into values --------------------------------------------------------------------------------------------
-
-
-def _plain(schema: Schema, rows: Rows, make: Callable[..., Any]) -> list[Any]:
-    """Rows as Python's own values: of one column just that, else what ``make`` (dict or tuple) makes of them."""
-    columns = [_listed(column, rows) for column in schema.columns]
-    if len(columns) == 1:
-        return columns[0]
-    if make is tuple:
-        return list(zip(*columns, strict=True))
-    names = [column.name for column in schema.columns]
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-
-
-def _listed(column: Column, rows: Rows) -> list[Any]:
-    """A column's values as Python's; an array is a list."""
-    if not isinstance(column, NumberArray):
-        values: list[Any] = _decoded(column, rows).tolist()
-        return values
-    arrays = column.values(rows).reshape(-1, *column.shape)
-    return list((arrays != 0 if arrays.dtype.kind == "b" else arrays).tolist())
-
-
-def _decoded(column: Column, rows: Rows) -> Any:
-    """A column as events have it."""
-    decoder = column_buffer(column)
-    decoder.append(Batch(rows))
-    return decoder.values()

@@ -1,0 +1,1 @@
+"""A session's maps: read as DataFrames and histograms, read and written as mappings."""
