@@ -26,7 +26,7 @@ import re
 import resource
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -51,6 +51,9 @@ __all__ = [
 ]
 
 
+Severity = Literal["error", "warning", "note"]
+
+
 class Diagnostic(msgspec.Struct, frozen=True):
     """One message of the compiler. ``line`` and ``column`` count from 1, in the cell's own text; 0 is unknown.
 
@@ -59,7 +62,7 @@ class Diagnostic(msgspec.Struct, frozen=True):
 
     line: int
     column: int
-    severity: str  # "error" | "warning" | "note"
+    severity: Severity
     message: str
     fix: str = ""
 

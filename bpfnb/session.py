@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from msgspec import Struct
 
 from bpfnb import views
 from bpfnb.errors import BpfnbError, Diagnostic, MapError, ProgramError, TracerDied, near_or_all, printable
@@ -44,6 +43,7 @@ from bpfnb.results.cost import Costs, no_costs
 from bpfnb.results.maps.map import Map
 from bpfnb.results.maps.refusals import Counters
 from bpfnb.results.output import Keep, Output, default_keep
+from bpfnb.results.snapshot import SessionState, Snapshot
 
 if TYPE_CHECKING:
     from bpfnb.views.panel import Panel
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_COST",
     "Session",
-    "Snapshot",
     "check_name",
     "detaching",
     "limits_of",
@@ -70,24 +69,6 @@ _MAP_TIMEOUT = 15.0  # seconds; the tracer reads for ten
 MAX_COST = 0.25  # of all CPUs, unless told otherwise
 _EXIT_TIMEOUT = 1.0  # seconds
 _STOPPED = "stopped"  # the reason, where nothing else ended it
-
-
-class Snapshot(Struct, frozen=True):
-    """A session at one moment, for whoever shows it."""
-
-    name: str
-    state: str
-    rows: int
-    lost: int
-    dropped: int
-    seconds: float  # since it started, until it ended
-    probes: tuple[ProbeInfo, ...]
-    outputs: tuple[tuple[str, int, int], ...]  # name, rows, lost
-    reason: str = ""  # why it ended
-    maps: tuple[tuple[str, str, int], ...] = ()  # name, kind, updates refused
-    pins: tuple[tuple[str, str], ...] = ()  # name of a map, the file it is pinned at
-    notes: tuple[str, ...] = ()  # such as that it replaces another
-    cost: str = ""  # what its programs take, where it is known
 
 
 class Session(client.Listener):
@@ -111,7 +92,7 @@ class Session(client.Listener):
     def __init__(self, name: str, program: Program, keep: int) -> None:
         self.name = name
         self.program = program
-        self.state = "starting"
+        self.state: SessionState = "starting"
         self.reason = ""
         self.probes: tuple[ProbeInfo, ...] = ()
         self.warnings: tuple[Diagnostic, ...] = ()
@@ -374,13 +355,13 @@ class Session(client.Listener):
                 self.program.places.error(error)
             raise
 
-    def _end(self, state: str, reason: str) -> None:
+    def _end(self, state: SessionState, reason: str) -> None:
         with self._ending:
             if self.state not in ("stopped", "failed"):  # it may have ended otherwise while it was being stopped
                 self._take_leave(state, reason)
         self._ended.set()
 
-    def _take_leave(self, state: str, reason: str) -> None:
+    def _take_leave(self, state: SessionState, reason: str) -> None:
         deadline = time.monotonic() + _DECODE_TIMEOUT
         for output in list(self._outputs.values()):  # which who could not start it lets go of at the same time
             output.finish(deadline)

@@ -7,7 +7,7 @@ byte (SCM_RIGHTS). Never pickle: the tracer is the privileged side, and must not
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -22,6 +22,7 @@ __all__ = [
     "COSTS_HEAD",
     "COUNTERS",
     "Check",
+    "CheckLevel",
     "Checks",
     "ClearMap",
     "CostsAdded",
@@ -102,6 +103,9 @@ class MapInfo(Struct, frozen=True):
     shown: int = 0
 
 
+CheckLevel = Literal["required", "optional", "info"]
+
+
 class Check(Struct, frozen=True):
     """One row of the doctor: what was probed, how it came out, and the remedy, or "".
 
@@ -110,15 +114,15 @@ class Check(Struct, frozen=True):
     """
 
     name: str
-    level: str
+    level: CheckLevel
     ok: bool
     found: str
     remedy: str = ""
     known: bool = True
 
     @property
-    def state(self) -> str:
-        """ "ok", "missing" or "unknown"."""
+    def state(self) -> Literal["ok", "missing", "unknown"]:
+        """How it came out."""
         return "ok" if self.ok else "missing" if self.known else "unknown"
 
 

@@ -10,14 +10,12 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 from bpfnb.errors import CompileError, VerifierError, escape, printable
+from bpfnb.protocol.messages import Check, ProbeInfo
+from bpfnb.results.snapshot import Snapshot
 
 __all__ = [
-    "CheckRow",
-    "Probe",
-    "SnapshotLike",
     "checks_table",
     "checks_text",
     "error_panel",
@@ -26,69 +24,6 @@ __all__ = [
     "sessions_table",
     "sessions_text",
 ]
-
-
-class Probe(Protocol):
-    """What is shown of a probe: bpfnb.protocol.messages.ProbeInfo."""
-
-    @property
-    def requested(self) -> str: ...
-    @property
-    def attached(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def note(self) -> str: ...
-    @property
-    def function(self) -> str: ...
-
-
-class SnapshotLike(Protocol):
-    """What is shown of a session: bpfnb.session.Snapshot."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def rows(self) -> int: ...
-    @property
-    def lost(self) -> int: ...
-    @property
-    def dropped(self) -> int: ...
-    @property
-    def seconds(self) -> float: ...
-    @property
-    def probes(self) -> Sequence[Probe]: ...
-    @property
-    def outputs(self) -> Sequence[tuple[str, int, int]]: ...
-    @property
-    def reason(self) -> str: ...
-    @property
-    def maps(self) -> Sequence[tuple[str, str, int]]: ...
-    @property
-    def pins(self) -> Sequence[tuple[str, str]]: ...
-    @property
-    def notes(self) -> Sequence[str]: ...
-    @property
-    def cost(self) -> str: ...
-
-
-class CheckRow(Protocol):
-    """What is shown of one of the doctor's findings: bpfnb.protocol.messages.Check."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def level(self) -> str: ...
-    @property
-    def ok(self) -> bool: ...
-    @property
-    def found(self) -> str: ...
-    @property
-    def remedy(self) -> str: ...
-    @property
-    def known(self) -> bool: ...
 
 
 # Colours that are legible on white and on black where no theme names them.
@@ -114,7 +49,7 @@ _HEAD = f"{MUTED};font-weight:normal;font-size:11px"
 # --- a session ----------------------------------------------------------------------------------------------------
 
 
-def session_text(snapshot: SnapshotLike) -> str:
+def session_text(snapshot: Snapshot) -> str:
     """A session for a terminal: ``<Session clones: running, 12 rows, 0 lost>``, then a line a probe."""
     s = snapshot
     facts = [printable(s.state)]
@@ -137,7 +72,7 @@ def session_text(snapshot: SnapshotLike) -> str:
     return "\n".join(lines)
 
 
-def session_card(snapshot: SnapshotLike) -> str:
+def session_card(snapshot: Snapshot) -> str:
     """A session for a notebook: its state, how much it delivered and lost, and what became of each probe asked for."""
     s = snapshot
     facts = [
@@ -167,12 +102,12 @@ def session_card(snapshot: SnapshotLike) -> str:
     return card("".join(parts))
 
 
-def _has_rows(s: SnapshotLike) -> bool:
+def _has_rows(s: Snapshot) -> bool:
     """Whether rows are counted: a session that only keeps maps has none, and "0 rows" would look like a failure."""
     return bool(s.outputs or not s.maps)
 
 
-def _probe_text(probe: Probe) -> str:
+def _probe_text(probe: ProbeInfo) -> str:
     text = printable(probe.requested)
     if probe.attached != probe.requested:
         text += f" -> {printable(probe.attached)}"
@@ -180,14 +115,14 @@ def _probe_text(probe: Probe) -> str:
     return text
 
 
-def _header(s: SnapshotLike) -> str:
+def _header(s: Snapshot) -> str:
     return (
         f'<div><b style="font-size:15px;margin-right:10px">{escape(s.name)}</b>{badge(s.state)}'
         f'<span style="{MUTED};margin-left:10px">{duration(s.seconds)}, as of {time.strftime("%H:%M:%S")}</span></div>'
     )
 
 
-def _probes_table(probes: Sequence[Probe]) -> str:
+def _probes_table(probes: Sequence[ProbeInfo]) -> str:
     rows = []
     for p in probes:
         rows.append((code(p.requested), code(p.attached), escape(p.kind), code(p.function)))
@@ -195,19 +130,19 @@ def _probes_table(probes: Sequence[Probe]) -> str:
     return table(("probe", "attached to", "as", "runs"), rows) + notes
 
 
-def _notes(probes: Sequence[Probe]) -> list[str]:
+def _notes(probes: Sequence[ProbeInfo]) -> list[str]:
     """What is to be said of the probes, each thing once."""
     return list(dict.fromkeys(probe.note for probe in probes if probe.note))
 
 
-def _pins(s: SnapshotLike) -> list[str]:
+def _pins(s: Snapshot) -> list[str]:
     """What stays when the session has ended."""
     return [
         f"{name} stays after the session, pinned at {path}: rm {shlex.quote(path)} removes it" for name, path in s.pins
     ]
 
 
-def _ending(s: SnapshotLike) -> str:
+def _ending(s: Snapshot) -> str:
     """Why a session ended, unless somebody stopped it."""
     return "" if s.reason == "stopped" else s.reason
 
@@ -233,7 +168,7 @@ def _fact(label: str, value: str, colour: str = "") -> str:
 # --- several sessions ---------------------------------------------------------------------------------------------
 
 
-def sessions_table(snapshots: Sequence[SnapshotLike]) -> str:
+def sessions_table(snapshots: Sequence[Snapshot]) -> str:
     """``%bpf list`` for a notebook."""
     if not snapshots:
         return card("No session is running.")
@@ -245,7 +180,7 @@ def sessions_table(snapshots: Sequence[SnapshotLike]) -> str:
     return card(table(_LIST, rows, numbers=(3, 4)))
 
 
-def sessions_text(snapshots: Sequence[SnapshotLike]) -> str:
+def sessions_text(snapshots: Sequence[Snapshot]) -> str:
     """``%bpf list`` for a terminal."""
     if not snapshots:
         return "No session is running."
@@ -266,7 +201,7 @@ _LEVELS = {
 }
 
 
-def checks_table(checks: Iterable[CheckRow]) -> str:
+def checks_table(checks: Iterable[Check]) -> str:
     """The doctor's findings for a notebook."""
     checks = list(checks)
     rows = []
@@ -278,7 +213,7 @@ def checks_table(checks: Iterable[CheckRow]) -> str:
     return card(head + table(("", "checked", "found"), rows))
 
 
-def checks_text(checks: Iterable[CheckRow]) -> str:
+def checks_text(checks: Iterable[Check]) -> str:
     """The doctor's findings for a terminal."""
     checks = list(checks)
     first = max((len(_verdict(check)[0]) for check in checks), default=0)
@@ -294,7 +229,7 @@ def checks_text(checks: Iterable[CheckRow]) -> str:
     return "\n".join(lines)
 
 
-def _check_cells(check: CheckRow) -> tuple[str, str, str]:
+def _check_cells(check: Check) -> tuple[str, str, str]:
     mark, colour = _verdict(check)
     remedy = f"<br>{muted(escape(_remedy(check)))}" if check.remedy else ""
     return (
@@ -304,23 +239,23 @@ def _check_cells(check: CheckRow) -> tuple[str, str, str]:
     )
 
 
-def _remedy(check: CheckRow) -> str:
+def _remedy(check: Check) -> str:
     return f"\N{RIGHTWARDS ARROW} {printable(check.remedy)}"
 
 
-def _by_level(checks: Sequence[CheckRow]) -> list[tuple[str, list[CheckRow]]]:
+def _by_level(checks: Sequence[Check]) -> list[tuple[str, list[Check]]]:
     """The checks of each level that has any."""
     groups = [(level, [check for check in checks if check.level == level]) for level in _LEVELS]
     return [(level, group) for level, group in groups if group]
 
 
-def _conclusion(checks: Sequence[CheckRow]) -> tuple[bool, str]:
+def _conclusion(checks: Sequence[Check]) -> tuple[bool, str]:
     """Whether tracing works, and that as a sentence."""
     lacking = [check.name for check in checks if check.level == "required" and not check.ok]
     return not lacking, f"Tracing does not work: {', '.join(lacking)}" if lacking else "Tracing works."
 
 
-def _verdict(check: CheckRow) -> tuple[str, str]:
+def _verdict(check: Check) -> tuple[str, str]:
     """The word for how a check came out, and its colour. A lacking "optional" thing only takes something away."""
     if check.ok:
         return ("\N{CHECK MARK} ok", GOOD)
@@ -412,7 +347,7 @@ def count(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
-def average(s: SnapshotLike) -> str:
+def average(s: Snapshot) -> str:
     """A session's rows per second over its life, to read at a glance: ``0``, ``3.4``, ``120``, ``1,234,567``."""
     value = s.rows / s.seconds if s.seconds > 0 else 0.0
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.1f}"

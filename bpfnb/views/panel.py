@@ -21,10 +21,11 @@ from uuid import uuid4
 import ipywidgets
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from bpfnb.errors import escape, printable
 from bpfnb.interrupts import Flag, start_new_thread, undoing
+from bpfnb.results.snapshot import SessionState, Snapshot
+from bpfnb.results.table import RateMeter
 from bpfnb.views import html, refresh
 from bpfnb.views.notebook import Bundle, Notebook, notebook
 from bpfnb.views.plots import HEIGHT, SECONDS, WIDTH, Curve, RatesFigure
@@ -35,24 +36,15 @@ _STILL_EVERY = 2.0  # seconds
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
-class Meter(Protocol):
-    """bpfnb.results.table.RateMeter."""
-
-    last: int | None
-
-    def update(self) -> None: ...
-    def rates(self, now: float) -> pd.DataFrame: ...
-
-
 class Traced(Protocol):
     """What a panel needs of a session: bpfnb.session.Session."""
 
     @property
     def name(self) -> str: ...
     @property
-    def state(self) -> str: ...
-    def snapshot(self) -> html.SnapshotLike: ...
-    def meter(self, by: str | None = None) -> Meter: ...
+    def state(self) -> SessionState: ...
+    def snapshot(self) -> Snapshot: ...
+    def meter(self, by: str | None = None) -> RateMeter: ...
     def stop(self) -> None: ...
 
 
@@ -60,7 +52,7 @@ class _Moment(NamedTuple):
     """What the sessions had when they were last looked at."""
 
     until: float  # end of the newest second painted, seconds since 1970
-    snapshots: list[html.SnapshotLike]
+    snapshots: list[Snapshot]
     rates: list[int]  # events in that second, for each session
     curves: list[Curve]
 
@@ -92,7 +84,7 @@ class Panel:
     ``closed``   whether the panel has ended
     """
 
-    def __init__(self, tracks: Sequence[tuple[Traced, Meter]], by: str | None) -> None:
+    def __init__(self, tracks: Sequence[tuple[Traced, RateMeter]], by: str | None) -> None:
         self._tracks = list(tracks)
         self._grouped = by is not None
         self._figure = RatesFigure()

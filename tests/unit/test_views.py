@@ -27,8 +27,8 @@ from PIL import Image
 import bpfnb
 from bpfnb.errors import CompileError, ProgramError, UnsupportedError, VerifierError
 from bpfnb.protocol.messages import Check, ProbeInfo
+from bpfnb.results.snapshot import Snapshot
 from bpfnb.results.table import RateMeter
-from bpfnb.session import Snapshot
 from bpfnb.views import html as pages
 from bpfnb.views import panel, plots, refresh
 from bpfnb.views.notebook import Notebook

@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import PurePath
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-from bpfnb.errors import Diagnostic, did_you_mean
+from bpfnb.errors import Diagnostic, Severity, did_you_mean
 from bpfnb.language.cell import Cell
 from bpfnb.language.scan import scan
 from bpfnb.language.tokens import arguments
@@ -67,7 +67,7 @@ class _Message(NamedTuple):
     file: str
     line: int
     column: int
-    severity: str
+    severity: Severity
     message: str
     quote: Sequence[str]
     within: int
@@ -84,7 +84,9 @@ def _messages(log: str) -> Iterator[_Message]:
             file, line, column, severity, message = head.groups()
             message = message.replace(KERNELS, "kernel's ")
             line_within = including.setdefault(file, within)
-            yield _Message(file, int(line), int(column), severity, message, lines[at + 1 : at + 4], line_within)
+            yield _Message(
+                file, int(line), int(column), cast(Severity, severity), message, lines[at + 1 : at + 4], line_within
+            )
             within = 0
 
 

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import msgspec
 
 from bpfnb.errors import BpfnbError, PrivilegeError, SetupError
-from bpfnb.protocol.messages import Check
+from bpfnb.protocol.messages import Check, CheckLevel
 from bpfnb.tracer.compile import engine, headers
 from bpfnb.tracer.doctor import distribution, kconfig
 from bpfnb.tracer.doctor.distribution import Distribution, as_root
@@ -93,7 +93,7 @@ class Row(NamedTuple):
     """A row, and what finds it out: None where it is no matter of this machine."""
 
     name: str
-    level: str
+    level: CheckLevel
     check: Callable[[Machine], Finding | None]
 
 
@@ -116,7 +116,7 @@ def _guarded(machine: Machine, row: Row) -> Check | None:
     return finding and _as_check(row.name, row.level, finding)
 
 
-def _as_check(name: str, level: str, finding: Finding) -> Check:
+def _as_check(name: str, level: CheckLevel, finding: Finding) -> Check:
     return Check(name, level, bool(finding.ok), finding.found, finding.remedy, finding.ok is not None)
 
 

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from bpfnb.protocol.messages import CheckLevel
+
 __all__ = ["Config", "Option", "options", "read", "version"]
 
 
@@ -19,7 +21,7 @@ class Option(NamedTuple):
     """``since``, ``until``: the first and the last version of the kernel that has it."""
 
     name: str
-    level: str  # "required" for tracing, or "optional"
+    level: CheckLevel  # "required" for tracing, or "optional"
     purpose: str  # what it is for
     since: tuple[int, int] = (0, 0)
     until: tuple[int, int] = (9999, 0)

@@ -1,0 +1,33 @@
+"""A session at one moment: what views, lists and panels show."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from bpfnb.protocol.messages import ProbeInfo
+
+__all__ = ["SessionState", "Snapshot"]
+
+# "failed": the tracer died, and what was collected remains. "detaching" (of a Snapshot only): it has stopped, and the
+# kernel still lets go of what it was attached to.
+SessionState = Literal["starting", "running", "stopped", "failed"]
+
+
+class Snapshot(Struct, frozen=True):
+    """A session at one moment. It does not change, and holds nothing of the session."""
+
+    name: str
+    state: SessionState | Literal["detaching"]
+    rows: int
+    lost: int
+    dropped: int
+    seconds: float  # since it started, until it ended
+    probes: tuple[ProbeInfo, ...]
+    outputs: tuple[tuple[str, int, int], ...]  # name, rows, lost
+    reason: str = ""  # why it ended
+    maps: tuple[tuple[str, str, int], ...] = ()  # name, kind, updates refused
+    pins: tuple[tuple[str, str], ...] = ()  # name of a map, the file it is pinned at
+    notes: tuple[str, ...] = ()  # such as that it replaces another
+    cost: str = ""  # what its programs take, where it is known
