@@ -40,8 +40,8 @@ from typing import Any
 
 import numpy as np
 
-from bpfnb.protocol.schema import Layout, Number, Schema, Text
-from bpfnb.protocol.segments import SegmentWriter
+from bpfnb.protocol.schema import Number, Schema, Text
+from bpfnb.protocol.segments import Layout, SegmentWriter
 from bpfnb.results.output import Keep, Output
 
 SCHEMA = Schema(

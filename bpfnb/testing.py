@@ -47,8 +47,8 @@ from bpfnb.protocol.messages import (
     Request,
     ToTracer,
 )
-from bpfnb.protocol.schema import PRINTK, PRINTK_ROW, Bytes, Column, Layout, Number, Rows, Schema, Text
-from bpfnb.protocol.segments import SegmentSizes, SegmentWriter
+from bpfnb.protocol.schema import PRINTK, PRINTK_ROW, Bytes, Column, Number, Rows, Schema, Text
+from bpfnb.protocol.segments import Layout, SegmentSizes, SegmentWriter
 from bpfnb.session import Session
 from bpfnb.tracer.read.clock import Clock
 

@@ -15,7 +15,8 @@ from msgspec import Struct
 from bpfnb import errors
 from bpfnb.errors import BpfnbError, Diagnostic
 from bpfnb.language.program import Program
-from bpfnb.protocol.schema import Layout, Schema
+from bpfnb.protocol.schema import Schema
+from bpfnb.protocol.segments import Layout
 
 __all__ = [
     "COSTS_EACH",

@@ -2,16 +2,6 @@
 
 A ``Schema`` describes a row: an event's record, or a map's key or value. ``Column`` says where each value lies in it: a
 type for each kind of value.
-
-A segment is a memfd::
-
-    0       8 bytes   rows committed           written after the rows themselves
-    8       8 bytes   text bytes committed
-    16      8 bytes   events lost so far, by this output since its session began
-    4096    rows      fixed-width records of ``Schema.size`` bytes
-    ...     text      the rows' variable text end to end, on the next page boundary (only when ``Schema.text_end``)
-
-The writer fills a segment, then starts the next. A reader needs no lock: it never looks past what is committed.
 """
 
 from __future__ import annotations
@@ -24,19 +14,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 __all__ = [
-    "HEADER",
-    "LOST",
-    "PAGE",
     "PRINTK",
     "PRINTK_LINES",
     "PRINTK_ROW",
-    "ROWS",
-    "TEXT",
     "BitField",
     "Bytes",
     "Column",
     "Enum",
-    "Layout",
     "Number",
     "NumberArray",
     "Rows",
@@ -44,14 +28,9 @@ __all__ = [
     "Tail",
     "Text",
     "Wide",
-    "parts",
 ]
 
 Rows = npt.NDArray[np.uint8]  # two-dimensional: a row of bytes a record
-
-PAGE = 4096
-HEADER = PAGE
-ROWS, TEXT, LOST = 0, 1, 2  # indices into the header seen as 64-bit words
 
 
 class _Column(Struct, frozen=True, tag_field="kind"):
@@ -184,27 +163,6 @@ class Schema(Struct, frozen=True):
         """The same columns inside a larger row, where they begin ``by`` bytes in."""
         columns = tuple(replace(c, offset=c.offset + by) for c in self.columns)
         return replace(self, columns=columns, size=size)
-
-
-class Layout(Struct, frozen=True):
-    """How many rows and text bytes a segment can hold, and so where its parts lie."""
-
-    rows: int
-    text: int
-
-    def text_offset(self, schema: Schema) -> int:
-        return HEADER + -(-self.rows * schema.size // PAGE) * PAGE
-
-    def size(self, schema: Schema) -> int:
-        return self.text_offset(schema) + self.text
-
-
-def parts(memory: memoryview, schema: Schema, layout: Layout) -> tuple[npt.NDArray[np.uint64], Rows, Rows]:
-    """The header words, the rows and the text area of a mapped segment, as views of its memory."""
-    head = np.frombuffer(memory, np.uint64, 3)
-    rows = np.frombuffer(memory, np.uint8, layout.rows * schema.size, HEADER).reshape(layout.rows, schema.size)
-    text = np.frombuffer(memory, np.uint8, layout.text, layout.text_offset(schema))
-    return head, rows, text
 
 
 # bpf_trace_printk's lines, as ftrace records them. mono_ns: CLOCK_MONOTONIC, nanoseconds. flags and preempt: the

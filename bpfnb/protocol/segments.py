@@ -1,7 +1,17 @@
-"""The writing end of segments (schema.py): appends rows, hands each new memfd to ``publish``.
+"""Segments: the memory that rows travel in. The tracer writes them, the notebook maps and reads them.
 
-Rows go in by pwrite(2), which costs a third of storing them in mapped memory: no page has to be faulted in, or cleared
-before it is overwritten. Only the header is mapped.
+A segment is a memfd::
+
+    0       8 bytes   rows committed           written after the rows themselves
+    8       8 bytes   text bytes committed
+    16      8 bytes   events lost so far, by this output since its session began
+    4096    rows      fixed-width records of ``Schema.size`` bytes
+    ...     text      the rows' variable text end to end, on the next page boundary (only when ``Schema.text_end``)
+
+The writer fills a segment, then starts the next. A reader needs no lock: it never looks past what is committed.
+
+Rows are written by pwrite(2), which costs a third of storing them in mapped memory: no page has to be faulted in, or
+cleared before it is overwritten. Only the header is mapped.
 
 The notebook acknowledges each segment it has received. One that is stopped, or in a long call, acknowledges none; so
 that what it has not received does not fill the memory, a session has ``Credit``. What is beyond it is counted as lost.
@@ -19,17 +29,36 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
-from bpfnb.protocol.schema import HEADER, LOST, PAGE, ROWS, TEXT, Layout, Rows, Schema
+from bpfnb.protocol.schema import Rows, Schema
 
-__all__ = ["MAX_EVENT", "Credit", "Publish", "SegmentSizes", "SegmentWriter"]
+__all__ = [
+    "HEADER",
+    "LOST",
+    "MAX_EVENT",
+    "PAGE",
+    "ROWS",
+    "TEXT",
+    "Append",
+    "Credit",
+    "Layout",
+    "Publish",
+    "SegmentReader",
+    "SegmentSizes",
+    "SegmentWriter",
+    "parts",
+]
 
-Publish = Callable[[Layout, int], None]  # the descriptor stays the writer's
+PAGE = 4096
+HEADER = PAGE
+ROWS, TEXT, LOST = 0, 1, 2  # indices into the header seen as 64-bit words
 
 MAX_EVENT = 24 << 20  # bytes of an event's struct
 
 _SEGMENTS = 16  # so many of a session's are under way at most; they are smaller where ``keep`` is
 _MIN_CREDIT = 8 << 20
+_MIN_RETURNED = 1 << 20  # bytes that are worth giving back to the kernel
 _NO_TEXT = np.empty(0, np.uint8)
 
 
@@ -44,6 +73,30 @@ class SegmentSizes(NamedTuple):
 
 
 _SIZES = SegmentSizes()
+
+
+class Layout(Struct, frozen=True):
+    """How many rows and text bytes a segment can hold, and so where its parts lie."""
+
+    rows: int
+    text: int
+
+    def text_offset(self, schema: Schema) -> int:
+        return HEADER + -(-self.rows * schema.size // PAGE) * PAGE
+
+    def size(self, schema: Schema) -> int:
+        return self.text_offset(schema) + self.text
+
+
+def parts(memory: memoryview, schema: Schema, layout: Layout) -> tuple[npt.NDArray[np.uint64], Rows, Rows]:
+    """The header words, the rows and the text area of a mapped segment, as views of its memory."""
+    head = np.frombuffer(memory, np.uint64, 3)
+    rows = np.frombuffer(memory, np.uint8, layout.rows * schema.size, HEADER).reshape(layout.rows, schema.size)
+    text = np.frombuffer(memory, np.uint8, layout.text, layout.text_offset(schema))
+    return head, rows, text
+
+
+Publish = Callable[[Layout, int], None]  # the descriptor stays the writer's
 
 
 class Credit:
@@ -196,6 +249,48 @@ class SegmentWriter:
         self._head[LOST] = self.lost
         self._publish(room, self._fd)
         return True
+
+
+# Rows, the text area, where the first row's text begins in it, and the segment's epoch.
+Append = Callable[[Rows, Rows, int, int | None], None]
+
+
+class SegmentReader:
+    """A mapped segment, and how far it has been read. ``size``: its bytes."""
+
+    def __init__(self, fd: int, schema: Schema, layout: Layout, epoch_ns: int | None) -> None:
+        """``epoch_ns``: what turns its rows' stamps into times; None: that of the segment before."""
+        self._epoch_ns = epoch_ns
+        self.size = layout.size(schema)
+        self._text_end = schema.text_end
+        self._memory = mmap.mmap(fd, self.size, prot=mmap.PROT_READ)
+        self._head, self._rows, self._text = parts(memoryview(self._memory), schema, layout)
+        self._done = 0
+
+    @property
+    def unread(self) -> int:
+        return int(self._head[ROWS]) - self._done
+
+    @property
+    def lost(self) -> int:
+        return int(self._head[LOST])
+
+    def read(self, append: Append) -> int:
+        """Append the rows committed since the last call; how many there were. They count as read once appended."""
+        end = int(self._head[ROWS])
+        rows = self._rows[self._done : end]
+        append(rows, self._text, self._text_read(), self._epoch_ns)
+        self._done = end
+        if rows.nbytes > _MIN_RETURNED:
+            self._memory.madvise(mmap.MADV_DONTNEED)  # what was read is the tracer's memory, and no longer ours as well
+        return len(rows)
+
+    def _text_read(self) -> int:
+        """Where the text of the next row begins."""
+        if self._text_end < 0 or not self._done:
+            return 0
+        word = self._rows[self._done - 1, self._text_end : self._text_end + 8]
+        return int(word.view(np.int64)[0])
 
 
 def _layout(schema: Schema, share: int, sizes: SegmentSizes) -> Layout:

@@ -7,7 +7,6 @@ where no signal interrupts it.
 from __future__ import annotations
 
 import math
-import mmap
 import os
 import time
 import warnings
@@ -20,13 +19,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from bpfnb.interrupts import new_rlock, uninterrupted
-from bpfnb.protocol.schema import LOST, PRINTK, PRINTK_LINES, ROWS, Layout, Schema, parts
+from bpfnb.protocol.schema import PRINTK, PRINTK_LINES, Schema
+from bpfnb.protocol.segments import Layout, SegmentReader
 from bpfnb.results import table
 
 __all__ = ["Keep", "Output", "default_keep"]
 
 _MIN_KEEP, _MAX_KEEP = 256 << 20, 4 << 30
-_MIN_RETURNED = 1 << 20  # bytes that are worth giving back to the kernel
 
 
 def default_keep() -> int:
@@ -90,7 +89,7 @@ class Output:
         self._keep = keep
         self._lock = keep.lock
         self._schema = schema
-        self._segments: deque[_Segment] = deque()
+        self._segments: deque[SegmentReader] = deque()
         self._table = (
             table.PrintkTable(epoch_ns, schema, batch=batch)
             if schema in (PRINTK, PRINTK_LINES)
@@ -209,7 +208,7 @@ class Output:
     @uninterrupted
     def add_segment(self, layout: Layout, fd: int, epoch_ns: int | None = None) -> None:
         """Take a new segment's descriptor; the one before it is complete. ``epoch_ns``: for its rows' times."""
-        segment = _Segment(fd, self._schema, layout, epoch_ns)
+        segment = SegmentReader(fd, self._schema, layout, epoch_ns)
         with self._lock:
             self._segments.append(segment)
             self._keep.hold_undecoded()
@@ -245,45 +244,8 @@ class Output:
             self._table.reserve(unread)  # for all, though but some are read now
         for _ in range(min(len(self._segments), most or len(self._segments))):
             segment = self._segments[0]
-            if segment.read_into(self._table):
+            if segment.read(self._table.append):
                 self._keep.hold()
             if len(self._segments) > 1:
                 self._lost = max(self._lost, segment.lost)
                 self._segments.popleft()
-
-
-class _Segment:
-    """A mapped segment and how far it has been read."""
-
-    def __init__(self, fd: int, schema: Schema, layout: Layout, epoch_ns: int | None) -> None:
-        self.size = layout.size(schema)
-        self._epoch_ns = epoch_ns
-        self._text_end = schema.text_end
-        self._memory = mmap.mmap(fd, self.size, prot=mmap.PROT_READ)
-        self._head, self._rows, self._text = parts(memoryview(self._memory), schema, layout)
-        self._done = 0
-
-    @property
-    def unread(self) -> int:
-        return int(self._head[ROWS]) - self._done
-
-    @property
-    def lost(self) -> int:
-        return int(self._head[LOST])
-
-    def read_into(self, table: table.Table) -> int:
-        """Have the table take the rows committed since the last call; how many there were."""
-        end = int(self._head[ROWS])
-        rows = self._rows[self._done : end]
-        table.append(rows, self._text, self._text_read(), self._epoch_ns)
-        self._done = end
-        if rows.nbytes > _MIN_RETURNED:
-            self._memory.madvise(mmap.MADV_DONTNEED)  # what was read is the tracer's memory, and no longer ours as well
-        return len(rows)
-
-    def _text_read(self) -> int:
-        """Where the text of the next row begins."""
-        if self._text_end < 0 or not self._done:
-            return 0
-        word = self._rows[self._done - 1, self._text_end : self._text_end + 8]
-        return int(word.view(np.int64)[0])

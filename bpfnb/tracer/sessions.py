@@ -32,7 +32,7 @@ from bpfnb.protocol.messages import (
     SegmentAdded,
 )
 from bpfnb.protocol.schema import PRINTK, Layout, Schema
-from bpfnb.protocol.segments import Credit, SegmentWriter
+from bpfnb.protocol.segments import Credit, Layout, SegmentWriter
 from bpfnb.tracer.access.audit import Audit
 from bpfnb.tracer.access.policy import Policy, spoken_time
 from bpfnb.tracer.cancel import Cancel, CancelledError

@@ -28,8 +28,8 @@ import numpy as np
 import pytest
 
 from bpfnb.errors import BpfnbError
-from bpfnb.protocol.schema import LOST, ROWS, Layout, Number, Schema, Tail, Text, parts
-from bpfnb.protocol.segments import SegmentWriter
+from bpfnb.protocol.schema import Number, Schema, Tail, Text
+from bpfnb.protocol.segments import LOST, ROWS, Layout, SegmentWriter, parts
 from bpfnb.tracer.compile.engine import Compiled, Engine
 from bpfnb.tracer.kernel import capabilities
 from bpfnb.tracer.loaded import ProgramSpec

@@ -15,7 +15,7 @@ from bpfnb.language.program import parse
 from bpfnb.protocol import messages
 from bpfnb.protocol.connection import Connection
 from bpfnb.protocol.messages import Limits, Noted, SegmentAdded
-from bpfnb.protocol.schema import Layout
+from bpfnb.protocol.segments import Layout
 
 
 class Heard(Listener):

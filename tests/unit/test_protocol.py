@@ -19,7 +19,8 @@ from bpfnb.language.program import parse
 from bpfnb.protocol import messages
 from bpfnb.protocol.connection import Connection
 from bpfnb.protocol.messages import Failed, FromTracer, Load, SegmentAdded, Stop, ToTracer
-from bpfnb.protocol.schema import PRINTK, Layout
+from bpfnb.protocol.schema import PRINTK
+from bpfnb.protocol.segments import Layout
 
 SOURCE = 'int kprobe__sys_clone(void *ctx) { bpf_trace_printk("\u2603\\n"); return 0; }'
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bpfnb.protocol.schema import ROWS, Layout, Number, Schema, Tail, Text, parts
-from bpfnb.protocol.segments import SegmentWriter
+from bpfnb.protocol.schema import Number, Schema, Tail, Text
+from bpfnb.protocol.segments import ROWS, Layout, SegmentWriter, parts
 from bpfnb.tracer.read.perf import CpuBuffer
 from bpfnb.tracer.read.records import NONE, PERF, RING, Records, RowFormat, cut, join, merge
 

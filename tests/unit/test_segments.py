@@ -10,8 +10,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from bpfnb.protocol.schema import LOST, ROWS, Layout, Number, Schema, Tail, parts
-from bpfnb.protocol.segments import MAX_EVENT, Credit, SegmentWriter
+from bpfnb.protocol.schema import Number, Schema, Tail
+from bpfnb.protocol.segments import LOST, MAX_EVENT, ROWS, Credit, Layout, SegmentWriter, parts
 
 MIB = 1 << 20
 PLAIN = Schema((Number("n", 0, "<u8"),), 1024)

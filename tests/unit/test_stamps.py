@@ -11,8 +11,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from bpfnb.protocol.schema import ROWS, Layout, Number, Schema, Tail, parts
-from bpfnb.protocol.segments import SegmentWriter
+from bpfnb.protocol.schema import Number, Schema, Tail
+from bpfnb.protocol.segments import ROWS, Layout, SegmentWriter, parts
 from bpfnb.tracer.read import ringbuf
 from bpfnb.tracer.read.ringbuf import RingSource
 

@@ -9,19 +9,7 @@ from typing import Any
 import numpy as np
 
 from bpfnb.errors import ProgramError, near_or_all
-from bpfnb.protocol.schema import (
-    BitField,
-    Bytes,
-    Column,
-    Enum,
-    Number,
-    NumberArray,
-    Rows,
-    Schema,
-    Tail,
-    Text,
-    Wide,
-)
+from bpfnb.protocol.schema import BitField, Bytes, Column, Enum, Number, NumberArray, Rows, Schema, Tail, Text, Wide
 from bpfnb.results.columns.base import Batch
 from bpfnb.results.columns.kinds import column_buffer
 
