@@ -31,7 +31,7 @@ from bpfnb.protocol.messages import (
     ProbeInfo,
     SegmentAdded,
 )
-from bpfnb.protocol.schema import PRINTK, Layout, Schema
+from bpfnb.protocol.schema import PRINTK, Schema
 from bpfnb.protocol.segments import Credit, Layout, SegmentWriter
 from bpfnb.tracer.access.audit import Audit
 from bpfnb.tracer.access.policy import Policy, spoken_time
@@ -56,7 +56,7 @@ from bpfnb.tracer.read.perf import PerfSource
 from bpfnb.tracer.read.poller import Poller
 from bpfnb.tracer.read.printk import PrintkSource
 from bpfnb.tracer.read.records import OpenWriter
-from bpfnb.tracer.read.ringbuf import OpenWriter, PerfSource, RingSource
+from bpfnb.tracer.read.ringbuf import RingSource
 
 __all__ = ["Sessions"]
 
