@@ -28,9 +28,9 @@ from bpfnb.session import MAX_COST, Session, check_name, detaching, limits_of, s
 from bpfnb.views import html
 from magics.options import insert, parse_define, parse_duration, parse_rate, parse_share, parse_size, split
 
-__all__ = ["BpfMagics", "help_alone"]
+__all__ = ["COMMANDS", "BpfMagics", "help_alone"]
 
-_COMMANDS = ("list", "stop", "doctor", "probes", "show", "help")
+COMMANDS = ("list", "stop", "doctor", "probes", "show", "help")
 _HELP = ("--help", "-h", "help")
 _MOST_PROBES = 60
 _TICK = 0.1
@@ -179,11 +179,11 @@ class BpfMagics(Magics):
         if command in _HELP or any(word in _HELP[:2] for word in rest):
             self._help()
             return None
-        if command not in _COMMANDS:
-            near = did_you_mean(command.lstrip("-"), _COMMANDS)
+        if command not in COMMANDS:
+            near = did_you_mean(command.lstrip("-"), COMMANDS)
             raise UsageError(
                 f"%bpf {command}: no such command{near and f'; {near}'} "
-                f"(there are {', '.join(_COMMANDS)}; a cell of C starts with %%bpf)"
+                f"(there are {', '.join(COMMANDS)}; a cell of C starts with %%bpf)"
             )
         if command == "list":
             _expect(command, rest, 0)

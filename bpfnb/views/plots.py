@@ -26,7 +26,7 @@ from matplotlib.text import Text
 
 from bpfnb.errors import printable
 
-__all__ = ["HEIGHT", "SECONDS", "WIDTH", "Curve", "RatesFigure", "pick"]
+__all__ = ["COLOURS", "HEIGHT", "SECONDS", "WIDTH", "Curve", "RatesFigure", "pick"]
 
 WIDTH, HEIGHT = 800, 230  # of the picture as shown, in CSS pixels
 SECONDS = 60
@@ -35,7 +35,7 @@ _FAST = {"compress_level": 1}  # compressing is half of a paint; the default lev
 _MOST = 10  # lines, "other" included
 _LEFT, _RIGHT, _LEGEND, _TOP, _BOTTOM = 52, 12, 186, 28, 26  # margins; _LEGEND: the right one when there are names
 
-_COLOURS = ("#3b8eea", "#f08c2e", "#2fa866", "#c06ad6", "#e5534b", "#14a5b8", "#b39a1e", "#8b7cf0", "#e06a9c")
+COLOURS = ("#3b8eea", "#f08c2e", "#2fa866", "#c06ad6", "#e5534b", "#14a5b8", "#b39a1e", "#8b7cf0", "#e06a9c")
 _OTHER = "#8b9099"
 _INK = "#828891"
 
@@ -97,13 +97,13 @@ class RatesFigure:
 
     def colour(self, key: Hashable) -> str:
         """The colour of a line of the last paint."""
-        return _COLOURS[self._slots[key]] if key in self._slots else _OTHER
+        return COLOURS[self._slots[key]] if key in self._slots else _OTHER
 
     def _assign(self, curves: Sequence[Curve]) -> None:
         """A colour for each curve; one that is still there keeps its own."""
         keys = [curve.key for curve in curves if curve.key is not None]
         self._slots = {key: slot for key, slot in self._slots.items() if key in keys}
-        free = [slot for slot in range(len(_COLOURS)) if slot not in self._slots.values()]
+        free = [slot for slot in range(len(COLOURS)) if slot not in self._slots.values()]
         for key in keys:
             if key not in self._slots and free:
                 self._slots[key] = free.pop(0)

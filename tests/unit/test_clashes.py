@@ -116,14 +116,14 @@ enum some {
 
 
 def test_a_member_keeps_its_name_when_a_type_or_a_constant_loses_it() -> None:
-    renamed = clashes._names(GENERATED_TEXT, "config", True)
+    renamed = clashes.rename_names(GENERATED_TEXT, "config", True)
     k = "bpfnb_kernel_config"
     assert renamed == (
         f"struct config {{\n\tint config;\n\t{k} other;\n\tstruct config *config[2];\n\tu32 config: 3;\n"
         f"\tvoid (*config)({k}, struct config *, {k} *);\n}};\n\ntypedef struct config {k};\n\n"
         f"typedef struct {{\n\tint a;\n}} {k};\n\nenum some {{\n\t{k} = 1,\n\tconfig_not = 2,\n}};\n"
     )
-    tags = clashes._tags(GENERATED_TEXT, "config", True)
+    tags = clashes.rename_tags(GENERATED_TEXT, "config", True)
     assert tags.count(k) == tags.count(f"struct {k}") == GENERATED_TEXT.count("struct config ")
 
 

@@ -364,7 +364,7 @@ def test_readme_names_the_options_there_are() -> None:
 
 def test_readme_names_the_commands_there_are() -> None:
     commands = {shlex.split(text)[1] for first, _ in table(README, "command") for text in code(first)}
-    assert commands == set(magic._COMMANDS)
+    assert commands == set(magic.COMMANDS)
 
 
 def test_readme_has_every_kind_of_probe_and_each_parses() -> None:

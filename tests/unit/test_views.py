@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import html.parser
 import io
 import math
@@ -345,7 +346,7 @@ def test_any_name_can_be_painted(label: str, alone: bool) -> None:
     # Warnings are errors here, and matplotlib warns of glyphs its font lacks and of labels that begin with "_".
     curves = [curve(label, 1)] if alone else [curve(label, 1), curve("bash", 2)]
     png = RatesFigure().paint(curves, 0.0)
-    assert len(pixels(png, plots._COLOURS[0])[0]) > 20
+    assert len(pixels(png, plots.COLOURS[0])[0]) > 20
 
 
 def test_picture_is_the_same_whatever_style_the_person_chose() -> None:
@@ -517,7 +518,7 @@ def test_last_picture_has_the_second_that_was_not_over() -> None:
     session.event(*["bash"] * 50)
     session.state = "stopped"
     assert shown.wait(5)
-    rows, columns = pixels(shown.png, plots._COLOURS[0])
+    rows, columns = pixels(shown.png, plots.COLOURS[0])
     assert rows[(columns > 0.9) & (rows > _PLOT)].min() < 0.2
 
 
@@ -661,7 +662,7 @@ def test_notebook_gets_the_widgets_then_the_picture(shell: FakeShell) -> None:
     totals, picture = shell.outputs.values()
     assert "clonesstopped" in Page(totals["text/html"]).text
     assert Image.open(io.BytesIO(shown.png)).format == "PNG"
-    assert picture["image/png"] == panel._base64(shown.png)
+    assert picture["image/png"] == base64.b64encode(shown.png).decode()
     assert shell.callbacks == []
 
 

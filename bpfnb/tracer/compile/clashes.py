@@ -27,7 +27,7 @@ from bpfnb.language.syntax import declared
 from bpfnb.tracer.compile.headers import GENERATED, body
 from bpfnb.tracer.kernel.btf import KERNELS
 
-__all__ = ["Clash", "find", "replacements", "warnings"]
+__all__ = ["Clash", "find", "rename_names", "rename_tags", "replacements", "warnings"]
 
 _MESSAGE = re.compile(
     r"^(?P<file>\S.*?):\d+:\d+: (?:fatal )?(?P<severity>error|warning|note): (?P<text>.*)\n"
@@ -104,11 +104,12 @@ def replacements(tree: Path, clashes: Collection[Clash]) -> dict[str, str]:
     return found
 
 
-def _tags(text: str, names: str, generated: bool) -> str:
+def rename_tags(text: str, names: str, generated: bool) -> str:
+    """Rename structs, unions and enumerations: ``names``, with "|" between them."""
     return re.sub(rf"\b(struct|union|enum) ({names})\b", rf"\1 {KERNELS}\2", text)
 
 
-def _names(text: str, names: str, generated: bool) -> str:
+def rename_names(text: str, names: str, generated: bool) -> str:
     """Rename typedefs, enumerators, functions and macros, but no member of the same name."""
     name = rf"(?<!struct )(?<!union )(?<!enum )(?<![\w.>])({names})\b"
     if not generated:
@@ -126,7 +127,7 @@ def _words(text: str, names: str, generated: bool) -> str:
     return re.sub(rf"\b({names})\b", rf"{KERNELS}\1", text)
 
 
-_RENAMINGS = ((("tag",), _tags), (("name", "macro"), _names), (("word",), _words))
+_RENAMINGS = ((("tag",), rename_tags), (("name", "macro"), rename_names), (("word",), _words))
 
 
 def warnings(source: str, clashes: Collection[Clash]) -> list[Diagnostic]:
