@@ -302,7 +302,7 @@ def test_short_names_of_a_sockets_fields_come_with_its_headers_alone(tree: Path)
 
 def offset_in_btf(name: str, field: str) -> int:
     btf = headers.KERNEL_BTF.read_bytes()
-    types = headers._Types(btf)
+    types = headers.KernelTypes(btf)
     (found, *_) = (t for t in types.all if t.name == name and t.vlen)
     for at in range(found.at, found.at + 12 * found.vlen, 12):
         text, _, bits = struct.unpack_from("=III", btf, at)
@@ -383,7 +383,7 @@ def test_a_folder_that_others_can_write_is_refused(tree: Path, tmp_path: Path, w
 
 
 def test_a_process_that_comes_second_uses_what_is_there(tree: Path) -> None:
-    assert headers._write(tree, {"include/linux/kconfig.h": "#error half a tree"}) == tree
+    assert headers.write_tree(tree, {"include/linux/kconfig.h": "#error half a tree"}) == tree
     assert "#error" not in (tree / "include/linux/kconfig.h").read_text()
     assert not list(tree.parent.glob(".new-*"))
 

@@ -72,6 +72,7 @@ from bpfnb.tracer.kernel.files import UNREADABLE, read_text
 __all__ = [
     "EVERYTHING",
     "GENERATED",
+    "KernelTypes",
     "Tree",
     "body",
     "choose",
@@ -80,6 +81,7 @@ __all__ = [
     "lacks_a_type",
     "replaced",
     "whole",
+    "write_tree",
 ]
 
 EVERYTHING = ("-include", "bpfnb/all.h")
@@ -336,7 +338,7 @@ def _put(tree: Path, files: Callable[[], dict[str, str]]) -> Path:
     with _locked(tree.parent):
         if tree.is_dir() and not whole(tree):
             _remove(tree)
-        return _used(_trusted(tree) if tree.is_dir() else _write(tree, files()))
+        return _used(_trusted(tree) if tree.is_dir() else write_tree(tree, files()))
 
 
 @contextmanager
@@ -355,7 +357,7 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _write(tree: Path, files: dict[str, str]) -> Path:
+def write_tree(tree: Path, files: dict[str, str]) -> Path:
     """Write the files and give them their place in one step, so that nobody sees half a tree."""
     new = Path(tempfile.mkdtemp(prefix=_NEW, dir=tree.parent))
     try:
@@ -558,7 +560,7 @@ _INTEGERS = {
 
 def _files(btf: bytes, release: str) -> dict[str, str]:
     """The whole tree: path to text."""
-    types = _Types(btf)
+    types = KernelTypes(btf)
     core, kernel, everything = _dump(btf, (_core(types), _kernel(types), range(1, len(types.all))))
     constants = types.enumerators()
     files = {
@@ -632,7 +634,7 @@ def _without(constants: set[str], text: str) -> str:
     return re.sub(r"^#define (\w+) .*\n", keep, text, flags=re.MULTILINE)
 
 
-def _config(types: _Types) -> str:
+def _config(types: KernelTypes) -> str:
     """The CONFIG_ macros that bcc and its tools ask for, as far as the kernel's types tell."""
     options = ["BPF_SYSCALL"]
     machine = os.uname().machine
@@ -651,7 +653,7 @@ def _config(types: _Types) -> str:
     return text + "".join(f"#define BPFNB_HAS_{n} 1\n" for n, field in functions.items() if types.has_field(*field))
 
 
-def _derived(types: _Types, constants: set[str]) -> str:
+def _derived(types: KernelTypes, constants: set[str]) -> str:
     """Macros whose values differ between kernels, from what the types say about them."""
     lines = []
     # Of another length in some releases; the array that holds the short name tells.
@@ -697,7 +699,7 @@ def _python_constants() -> str:
     return "".join(f"#define {name} {value}\n" for name, value in sorted(found.items()))
 
 
-def _missing_typedefs(types: _Types) -> str:
+def _missing_typedefs(types: KernelTypes) -> str:
     known = types.names(TYPEDEF)
     return "".join(f"typedef {integer} {name};\n" for name, integer in _INTEGERS.items() if name not in known)
 
@@ -708,7 +710,7 @@ def _missing_helpers(constants: set[str]) -> str:
     return "".join(f"#define {name} {number}\n" for name, number in numbers.items() if name not in constants)
 
 
-def _core(types: _Types) -> list[int]:
+def _core(types: KernelTypes) -> list[int]:
     """The types of core.h."""
     wanted = types.integer_typedefs()
     wanted += types.named(_CORE_TYPEDEFS, TYPEDEF)
@@ -721,14 +723,14 @@ def _core(types: _Types) -> list[int]:
     return wanted
 
 
-def _kernel(types: _Types) -> list[int]:
+def _kernel(types: KernelTypes) -> list[int]:
     """The types of kernel.h."""
     roots = types.named(_ROOTS, STRUCT, UNION)
     private = set(types.named(_PRIVATE, STRUCT))
     return types.enums_with(_KERNEL_CONSTANTS) + roots + types.reachable(roots, private)
 
 
-class _Types(Types):
+class KernelTypes(Types):
     """The kernel's types, and ways to choose among them."""
 
     def __init__(self, btf: bytes) -> None:
