@@ -60,7 +60,7 @@ class Service:
         from bpfnb.tracer.compile.engine import Engine
         from bpfnb.tracer.link import uprobe
         from bpfnb.tracer.loaders import loaders
-        from bpfnb.tracer.sessions import Sessions
+        from bpfnb.tracer.sessions.sessions import Sessions
         from bpfnb.tracer.symbols.symbols import Symbols
 
         engine = Engine()
@@ -143,18 +143,18 @@ class Service:
             case messages.Stop(request, session):
                 sessions.stop(session, lambda left, maps: self._outbox.send(messages.Stopped(request, left, maps)))
             case messages.ReadMap(request, session, name):
-                sessions.read_map(request, session, name)
+                sessions.maps.read(request, session, name)
             case messages.LookupMap(request, session, name, key):
-                return messages.MapValue(request, sessions.look_up(session, name, key))
+                return messages.MapValue(request, sessions.maps.look_up(session, name, key))
             case messages.TakeMap(request, session, name, most):
-                sessions.take_map(request, session, name, most)
+                sessions.maps.take(request, session, name, most)
             case messages.WriteMap(request, session, name, key, value):
-                return messages.MapWritten(request, sessions.write_map(session, name, key, value))
+                return messages.MapWritten(request, sessions.maps.write(session, name, key, value))
             case messages.ClearMap(request, session, name):
-                sessions.clear_map(session, name)
+                sessions.maps.clear(session, name)
                 return messages.MapWritten(request)
             case messages.OpenCounter(request, session, name, kind, event):
-                sessions.open_counter(session, name, kind, event)
+                sessions.maps.open_counter(session, name, kind, event)
                 return messages.MapWritten(request)
             case messages.FindSymbols(request, pid, addresses):
                 _require_addresses(pid, addresses)

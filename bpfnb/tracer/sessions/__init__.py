@@ -1,0 +1,1 @@
+"""The running sessions: starting them, reading their outputs and maps, and ending them."""

@@ -1,0 +1,174 @@
+"""Start a session: load its program, begin to read its outputs, attach its probes, and guard it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from bpfnb.errors import Diagnostic, ProgramError
+from bpfnb.language.probes import Probe
+from bpfnb.language.program import Program
+from bpfnb.protocol import messages
+from bpfnb.protocol.messages import CountersAdded, Limits, Noted, ProbeInfo
+from bpfnb.tracer.access.audit import Audit
+from bpfnb.tracer.access.policy import Policy, spoken_time
+from bpfnb.tracer.cancel import Cancel
+from bpfnb.tracer.compile.engine import Engine
+from bpfnb.tracer.guard.guard import Guard
+from bpfnb.tracer.kernel import bpf, capabilities, features
+from bpfnb.tracer.kernel.cpus import CpuWatch
+from bpfnb.tracer.link import attach, usdt
+from bpfnb.tracer.link.attach import Surroundings
+from bpfnb.tracer.link.link import Closer, Link, silence
+from bpfnb.tracer.loaded import Loaded
+from bpfnb.tracer.loaders import Loaders
+from bpfnb.tracer.outbox import Outbox
+from bpfnb.tracer.sessions.readers import Readers
+from bpfnb.tracer.sessions.session import Session, Starting
+
+__all__ = ["Starter"]
+
+
+class Starter:
+    """Starts sessions; for any thread. ``end``: has a session end, by its number, for a reason."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        loaders: Loaders,
+        outbox: Outbox,
+        policy: Policy,
+        audit: Audit,
+        closer: Closer,
+        end: Callable[[int, str], None],
+    ) -> None:
+        self._engine = engine
+        self._loaders = loaders
+        self._outbox = outbox
+        self._policy = policy
+        self._audit = audit
+        self._closer = closer
+        self._end = end
+        self._guard = Guard(end)
+        self._cpus = CpuWatch(capabilities.with_sys_admin)
+        self.readers = Readers(outbox, self._cpus, end)
+
+    def start(
+        self, number: int, program: Program, folder: str, limits: Limits, keep: int, starting: Starting
+    ) -> tuple[Session, messages.Loaded]:
+        """Start a session, and return it with the answer to its request. On any error nothing stays attached.
+
+        What is begun first ends last: links, then the last drains, then what they read from, then the programs.
+        """
+        around = Surroundings(folder, usdt.find_all(program, folder))
+        _require(program, around)
+        loaded = self._loaders[program.kind].load(program, around, self._policy.confinement, starting.cancel)
+        session = Session(number, loaded)
+        try:
+            with self._closer.paused():
+                starting.attach()
+                self.readers.read(session, keep)
+                probes = self._attach(session, program, around, starting.cancel)
+            self._send_counters(session)
+            self._limit_time(session)
+            session.meter.reached_by(session.links)
+            self._outbox.send(session.meter.message(number), [session.meter.fd])
+            self._guard.add(number, session.meter, limits)
+            self._audit.started(number, program, probes)
+        except BaseException:
+            session.close()
+            self._closer.close(session.events())
+            raise
+        warnings = (*loaded.warnings, *_unguarded(limits))
+        return session, messages.Loaded(number, probes, warnings, loaded.map_infos, loaded.notes)
+
+    def _attach(
+        self, session: Session, program: Program, around: Surroundings, cancel: Cancel
+    ) -> tuple[ProbeInfo, ...]:
+        links = session.links
+        # First of all at the end, so that no probe sees events when another, its counterpart, sees none any more.
+        session.stack.callback(silence, links)
+        unsure = _conditional(program)
+        for probe in _compiled(program, session.loaded):
+            cancel.check()
+            if probe.function in unsure:  # now it is sure; the others were asked for before they were compiled
+                attach.require(probe, around.folder)
+            with capabilities.with_sys_admin():
+                link = attach.attach(self._engine, session.loaded, probe, around)
+            links.append(link)
+            if link.renew:
+                session.follow_cpus(self._cpus, partial(self._renew, session.number, link))
+        if not links:
+            raise _nothing_compiled(program)
+        return tuple(link.info for link in links)
+
+    def _renew(self, number: int, link: Link, cpu: int) -> None:
+        """Attach a probe to a CPU that has come online."""
+        assert link.renew
+        with capabilities.with_sys_admin():
+            link.renew(cpu)
+        what = f"{link.info.requested} is attached there now; up to a second of it is missing"
+        self._outbox.send(Noted(number, f"CPU {cpu} has come online: {what}", ""))
+
+    def _send_counters(self, session: Session) -> None:
+        """Hand the notebook the memory in which the programs count what their maps refuse."""
+        if refused := session.loaded.refused:
+            bpf.freeze(refused.fd)
+            self._outbox.send(CountersAdded(session.number, refused.count), [refused.fd])
+
+    def _limit_time(self, session: Session) -> None:
+        """End the session when the time is over that the policy allows."""
+        if (seconds := self._policy.rules.max_time) is not None:
+            reason = f"the policy allows sessions of at most {spoken_time(seconds)}"
+            timer = threading.Timer(seconds, self._end, (session.number, reason))
+            timer.daemon = True
+            timer.start()
+            session.stack.callback(timer.cancel)
+
+
+def _require(program: Program, around: Surroundings) -> None:
+    """AttachError, before anything is compiled, where a probe is not there. What stands under an #if may not be asked
+    for."""
+    unsure = _conditional(program)
+    for probe in program.probes:
+        if probe.function not in unsure and probe not in around.usdt:
+            attach.require(probe, around.folder)
+
+
+def _compiled(program: Program, loaded: Loaded) -> list[Probe]:
+    """Return the probes whose function was compiled: one under an ``#if`` that came out false asks for nothing."""
+    conditional = _conditional(program)
+    probes = []
+    for probe in program.probes:
+        if attach.spec(probe) in loaded.programs:
+            probes.append(probe)
+        elif probe.function not in conditional:
+            raise ProgramError(f"there is no function {probe.function} in the compiled program")
+    return probes
+
+
+def _conditional(program: Program) -> set[str]:
+    """Return the functions that may turn out not to be compiled."""
+    return {f.name for f in program.functions if f.conditional}
+
+
+def _nothing_compiled(program: Program) -> ProgramError:
+    if not program.probes:
+        return ProgramError("nothing in this cell is attached to a probe", hint="name one: -a syscall:clone=hello")
+    first = program.probes[0]
+    why = f"nothing would run: {first.function} stands under an #if that came out false"
+    return ProgramError(why, line=first.line or None)
+
+
+def _unguarded(limits: Limits) -> list[Diagnostic]:
+    """Warn where a limit was asked for that cannot be kept."""
+    if limits.cost is None or not limits.asked:
+        return []
+    try:
+        with capabilities.with_sys_admin():
+            features.run_statistics()
+    except OSError as error:
+        message = f"max_cost is not guarded: the kernel does not time programs ({error.strerror})"
+        return [Diagnostic(0, 0, "warning", message)]
+    return []
