@@ -13,7 +13,7 @@ import traceback
 from functools import partial
 
 from benchmarks.common import CPUS
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 
 
 def main() -> int:
@@ -34,6 +34,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     status = main()
-    client.close()
+    default_host.close()
     sys.stderr.flush()
     os._exit(status)  # bcc's own ways to the exit raise errors, and wait for a thread that waits for another line

@@ -29,7 +29,7 @@ from benchmarks.common import (
     comparison,
     rate,
 )
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 
 __all__ = ["COUNTING", "STATS", "nanoseconds", "run_time"]
 
@@ -67,7 +67,7 @@ int count(void *ctx) {{
 def _through_bpfnb(name: str, producer: Producer) -> Iterator[int]:
     """The cell, running; yields the process that holds its program."""
     with bpfnb.trace(_cell(name), attach={f"tracepoint:{TRACEPOINT}": "count"}, cflags=readers.flags_for(producer)):
-        yield client.connect().hello().pid
+        yield default_host.connect().hello().pid
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from benchmarks.common import (
     times,
 )
 from benchmarks.counting import STATS, nanoseconds, run_time
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 
 __all__ = ["ADDED", "BPFTRACE", "FIRST", "GIL", "PERF", "RING", "SUSTAINED"]
 
@@ -183,7 +183,7 @@ def _run(cell: str, calls: int) -> tuple[float, float]:
     attach = {f"tracepoint:{TRACEPOINT}": "produce"}
     with Producer(count=calls) as producer, bpfnb.trace(cell, attach=attach, cflags=readers.flags_for(producer)):
         made, lasted = producer.run()
-        return made / lasted, run_time(client.connect().hello().pid)
+        return made / lasted, run_time(default_host.connect().hello().pid)
 
 
 def _added_contenders(quick: bool) -> dict[str, Contender]:

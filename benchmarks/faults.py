@@ -34,7 +34,7 @@ BPFNB = f"""
 import signal, sys, bpfnb
 SOURCE = '''int f(struct pt_regs *ctx, int pid) {{ if (pid == {MARK}) bpf_trace_printk("marked\\\\n"); return 0; }}'''
 session = bpfnb.trace(SOURCE, attach={{"syscall:getpgid": "f"}})
-print("ready", bpfnb.host.client.connect().hello().pid, flush=True)
+print("ready", bpfnb.hosts.default_host.connect().hello().pid, flush=True)
 try:
     sys.stdin.readline()
 except KeyboardInterrupt:

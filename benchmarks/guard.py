@@ -29,7 +29,7 @@ from benchmarks.common import (
     seconds,
     under,
 )
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 
 __all__ = ["GUARD"]
 
@@ -52,7 +52,7 @@ def cost(timed: bool, calls: int, lasting: float) -> Figures:
     """``timed``: False for a tracer without CAP_SYS_ADMIN, which cannot have programs timed."""
     if not timed:
         ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, _SYS_ADMIN, 0, 0, 0)
-    tracer = client.connect().hello().pid
+    tracer = default_host.connect().hello().pid
     attach = {f"tracepoint:{TRACEPOINT}": "count"}
     with bpfnb.trace(_COUNT, attach=attach, max_cost=1) as session:
         with Producer(count=calls) as producer:

@@ -23,7 +23,7 @@ from benchmarks.common import (
     cpu_of,
     seconds,
 )
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 
 __all__ = ["MAPS"]
 
@@ -48,7 +48,7 @@ def _figures(entries: int, taken: float, cpu: float) -> Figures:
 
 
 def through_bpfnb() -> Figures:
-    tracer = client.connect().hello().pid
+    tracer = default_host.connect().hello().pid
     with Producer(count=_ENTRIES) as producer:
         attach = {f"tracepoint:{TRACEPOINT}": "fill"}
         with bpfnb.trace(_CELL, attach=attach, cflags=readers.flags_for(producer)) as session:

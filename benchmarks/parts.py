@@ -14,7 +14,7 @@ from functools import partial
 import bpfnb
 from benchmarks import readers
 from benchmarks.common import TRACEPOINT, Contender, Figures, Group, Producer, Row, Runs, comparison, cpu_of, quiet
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 
 __all__ = ["PARTS"]
 
@@ -50,7 +50,7 @@ _PARTS = {
 
 def sampled(cell: str, count: int) -> Figures:
     """A session's events to the DataFrame: nanoseconds of each part, an event."""
-    processes = {"tracer": client.connect().hello().pid, "notebook": os.getpid()}
+    processes = {"tracer": default_host.connect().hello().pid, "notebook": os.getpid()}
     flags = [f"-D{name.upper()}={pid}" for name, pid in processes.items()]
     with Producer(count=count) as producer:
         ours, attach = readers.flags_for(producer), {f"tracepoint:{TRACEPOINT}": "produce"}

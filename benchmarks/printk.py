@@ -29,7 +29,7 @@ from benchmarks.common import (
     rate,
 )
 from benchmarks.readers import figures, flags_for, plain_bcc
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 
 __all__ = ["PRINTK"]
 
@@ -46,7 +46,7 @@ int line(void *ctx) {
 
 
 def through_bpfnb() -> Figures:
-    tracer = client.connect().hello().pid
+    tracer = default_host.connect().hello().pid
     with Producer(count=_LINES) as producer:
         attach = {f"tracepoint:{TRACEPOINT}": "line"}
         with bpfnb.trace(_CELL, attach=attach, cflags=_flags(producer)) as session:

@@ -31,7 +31,7 @@ import pandas as pd
 
 import bpfnb
 from benchmarks.common import CPUS, LIMIT, TRACEPOINT, Figures, Producer, cpu_of, missing, quiet
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 
 __all__ = ["LIMIT_PAGES", "bcc", "bpfnb_cell", "bpftrace", "limit", "no_probe", "perf_cell", "ring_cell"]
 
@@ -122,7 +122,7 @@ def no_probe(**producing: Any) -> Figures:
 
 def bpfnb_cell(cell: str, hold: float = 0, **producing: Any) -> Figures:
     """A session's events as a DataFrame; ``hold``: for so many seconds meanwhile, the notebook holds its GIL."""
-    tracer = client.connect().hello().pid
+    tracer = default_host.connect().hello().pid
     with Producer(**producing) as producer:
         attach = {f"tracepoint:{TRACEPOINT}": "produce"}
         # The guard is on; but on two CPUs a producer that is flat out takes more than a quarter of them.

@@ -13,10 +13,9 @@ The same without magics: ``session = bpfnb.trace(source, name="clones", attach={
 
 from __future__ import annotations
 
-from importlib.metadata import version
-from typing import Any
+from importlib.metadata import version as _version
+from typing import Any as _Any
 
-from bpfnb.doctor import doctor
 from bpfnb.errors import (
     AttachError,
     BpfnbError,
@@ -30,14 +29,16 @@ from bpfnb.errors import (
     UnsupportedError,
     VerifierError,
 )
+from bpfnb.hosts import Host
+from bpfnb.hosts import default_host as _default_host
 from bpfnb.results import accessor as _accessor  # noqa: F401  (registers df.bpf)
-from bpfnb.session import Session, sessions, stop_all, trace
-from bpfnb.views import live
+from bpfnb.session import Session
 
 __all__ = [
     "AttachError",
     "BpfnbError",
     "CompileError",
+    "Host",
     "InternalError",
     "MapError",
     "PrivilegeError",
@@ -49,22 +50,35 @@ __all__ = [
     "VerifierError",
     "doctor",
     "live",
+    "probes",
     "sessions",
     "stop_all",
     "trace",
 ]
 
-__version__ = version("bpfnb")
+__version__ = _version("bpfnb")
+
+trace = _default_host.trace
+sessions = _default_host.sessions
+stop_all = _default_host.stop_all
+probes = _default_host.probes
+doctor = _default_host.doctor
+live = _default_host.live
 
 
-def load_ipython_extension(shell: Any) -> None:
+def __dir__() -> list[str]:
+    """What completion offers: not the modules that were imported on the way."""
+    return sorted([*__all__, "load_ipython_extension", "unload_ipython_extension"])
+
+
+def load_ipython_extension(shell: _Any) -> None:
     """%load_ext bpfnb: the magics, and a tracer that warms up while the person types."""
     import magics
 
     magics.register(shell)
 
 
-def unload_ipython_extension(shell: Any) -> None:
+def unload_ipython_extension(shell: _Any) -> None:
     """%unload_ext bpfnb: every session stopped, the tracer ended, the magics gone."""
     import magics
 

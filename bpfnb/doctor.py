@@ -19,16 +19,17 @@ from typing import TYPE_CHECKING, overload
 
 import msgspec
 
-from bpfnb import session
 from bpfnb.errors import BpfnbError, PrivilegeError, TracerDied
-from bpfnb.host import client, ways
+from bpfnb.host import ways
+from bpfnb.host.tracer import Tracer
 from bpfnb.protocol.messages import Check
+from bpfnb.session import Session
 from bpfnb.views.notebook import notebook
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Report", "doctor"]
+__all__ = ["Report", "examine", "without_tracer"]
 
 LEVELS = ("required", "optional", "info")
 
@@ -100,26 +101,24 @@ class Report(Sequence[Check]):
         return checks_table(self.rows)
 
 
-def doctor() -> Report:
-    """Find out whether this machine can trace, and what else it can do.
-
-    Kernel and rights are tried out where tracing happens, in the tracer's own shoes; where no tracer can start, with
-    the rights there are. Nothing is left behind. Never raises for what it is there to report.
-    """
-    return examine()
-
-
 def examine(
-    connect: Callable[[], client.Client] | None = None, alone: Callable[[BpfnbError], list[Check]] | None = None
+    connect: Callable[[], Tracer],
+    trace: Callable[..., Session],
+    alone: Callable[[BpfnbError], list[Check]] | None = None,
 ) -> Report:
-    """As ``doctor``, with another way to a tracer, and another to the rows where there is none."""
-    return Report([*_machine(connect or client.connect, alone or without_tracer), *_python()])
+    """Find out whether a host can trace: see ``Host.doctor``.
+
+    ``connect``, ``trace``: the host's. ``alone``: what gives the rows about the machine where there is no tracer.
+    """
+    return Report([*_machine(connect, trace, alone or without_tracer), *_python()])
 
 
 # --- the machine --------------------------------------------------------------------------------------------------
 
 
-def _machine(connect: Callable[[], client.Client], alone: Callable[[BpfnbError], list[Check]]) -> list[Check]:
+def _machine(
+    connect: Callable[[], Tracer], trace: Callable[..., Session], alone: Callable[[BpfnbError], list[Check]]
+) -> list[Check]:
     try:
         tracer = connect()
         hello = tracer.hello()
@@ -127,13 +126,7 @@ def _machine(connect: Callable[[], client.Client], alone: Callable[[BpfnbError],
     except BpfnbError as error:
         return [_failed("tracer", error), *alone(error)]
     started = Check("tracer", "required", True, f"runs as process {hello.pid}, with bcc {hello.bcc}")
-    return [started, _traced(), _way(tracer.way), *rows]
-
-
-def _way(way: ways.Way) -> Check:
-    """How the tracer was reached, and what that means."""
-    whose = "with this notebook's own bpfnb" if way.own else "with root's own copy of bpfnb"
-    return Check("way to the tracer", "info", True, f"{way}, {whose}")
+    return [started, _traced(trace), Check("way to the tracer", "info", True, tracer.reached), *rows]
 
 
 def _failed(name: str, error: BpfnbError) -> Check:
@@ -142,29 +135,29 @@ def _failed(name: str, error: BpfnbError) -> Check:
     return Check(name, "required", False, ": ".join([str(error), *last]), error.hint or "")
 
 
-def _traced() -> Check:
+def _traced(trace: Callable[..., Session]) -> Check:
     begun = time.monotonic()
     try:
-        ok, found = _first_trace()
+        ok, found = _first_trace(trace)
     except BpfnbError as error:
         return _failed("a first trace", error)
     return Check("a first trace", "required", ok, f"{found}, in {time.monotonic() - begun:.2f} s")
 
 
-def _first_trace() -> tuple[bool, str]:
+def _first_trace(trace: Callable[..., Session]) -> tuple[bool, str]:
     """The whole way: whether a cell can be compiled, loaded and attached and delivers a call of ours; and in words."""
     attached = "a cell was compiled and attached to getpgid"
     try:
-        rows = _trace(_CELL)
+        rows = _rows_of(_CELL, trace)
     except PrivilegeError:  # this user's programs may not print; whatever else they do works all the same
-        _trace(_SILENT_CELL)
+        _rows_of(_SILENT_CELL, trace)
         return True, attached
     return rows > 0, f"{attached}, and {'saw' if rows else 'did not see'} a call of it"
 
 
-def _trace(cell: str) -> int:
+def _rows_of(cell: str, trace: Callable[..., Session]) -> int:
     """Trace a call that we make: how many rows came of it, others' calls included."""
-    with session.trace(cell, name="bpfnb_doctor", attach={"syscall:getpgid": "bpfnb_doctor"}) as running:
+    with trace(cell, name="bpfnb_doctor", attach={"syscall:getpgid": "bpfnb_doctor"}) as running:
         os.getpgid(0)
     return running.snapshot().rows
 

@@ -8,7 +8,7 @@ concurrent.futures.Future are written in Python, and one torn so hangs whoever u
 So what changes state runs on another thread, where no handler ever runs, and the main thread only waits: the wait may
 be cut short anywhere, and the work goes on to its end. ``uninterrupted`` does that. ``Flag`` is an event that the main
 thread may wait for. ``new_lock`` and ``new_rlock`` make locks that are free in a forked child, whose parent's threads
-may have held them.
+may have held them; ``forget_after_fork`` has a child forget what is its parent's.
 
 What was done for a caller who was interrupted and never got it is undone, by a thread started in his ``except:``
 
@@ -34,9 +34,19 @@ from _thread import allocate_lock, get_ident, start_new_thread
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
-__all__ = ["Flag", "caller_left", "new_lock", "new_rlock", "start_new_thread", "undoing", "uninterrupted"]
+__all__ = [
+    "Flag",
+    "Forgetful",
+    "caller_left",
+    "forget_after_fork",
+    "new_lock",
+    "new_rlock",
+    "start_new_thread",
+    "undoing",
+    "uninterrupted",
+]
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
@@ -201,39 +211,54 @@ class Flag:
 
 # --- forks --------------------------------------------------------------------------------------------------------
 
-# Not a WeakSet, whose callbacks are written in Python: a KeyboardInterrupt in one of them is dropped.
+
+class Forgetful(Protocol):
+    """State of this process that a forked child does not own: its threads are the parent's."""
+
+    def forget(self) -> None:
+        """Start afresh in a forked child, where no other thread runs and all locks are free."""
+
+
+# Not WeakSets, whose callbacks are written in Python: a KeyboardInterrupt in one of them is dropped.
 _locks: list[weakref.ref[Any]] = []
-_MANY = 256
+_forgetful: list[weakref.ref[Forgetful]] = []
+_PRUNE_EVERY = 256
 
 
 def new_lock() -> threading.Lock:
-    """A threading.Lock that is free in a forked child."""
+    """Return a threading.Lock that is free in a forked child."""
     lock = threading.Lock()
-    _note(lock)
+    _note(lock, _locks)
     return lock
 
 
 def new_rlock() -> threading.RLock:
-    """A threading.RLock that is free in a forked child."""
+    """Return a threading.RLock that is free in a forked child."""
     lock = threading.RLock()
-    _note(lock)
+    _note(lock, _locks)
     return lock
 
 
-def _note(lock: object) -> None:
-    _locks.append(weakref.ref(lock))
-    if len(_locks) % _MANY == 0:
-        _forget_dead_locks()
+def forget_after_fork(state: Forgetful) -> None:
+    """Have ``state.forget`` called in every forked child, for as long as the object lives."""
+    _note(state, _forgetful)
+
+
+def _note(thing: Any, where: list[weakref.ref[Any]]) -> None:
+    where.append(weakref.ref(thing))
+    if len(where) % _PRUNE_EVERY == 0:
+        _prune(where)
 
 
 @uninterrupted
-def _forget_dead_locks() -> None:
-    for dead in [reference for reference in list(_locks) if reference() is None]:
+def _prune(references: list[weakref.ref[Any]]) -> None:
+    for dead in [reference for reference in list(references) if reference() is None]:
         with suppress(ValueError):  # another thread was faster
-            _locks.remove(dead)
+            references.remove(dead)
 
 
 def _after_fork() -> None:
+    """In a forked child: the one fork handler of the notebook's side."""
     global _due
     _at_work.clear()
     _due = SimpleQueue()
@@ -241,6 +266,9 @@ def _after_fork() -> None:
     for reference in list(_locks):
         if lock := reference():
             lock._at_fork_reinit()  # as the standard library frees its own
+    for state in [reference() for reference in list(_forgetful)]:
+        if state is not None:
+            state.forget()
 
 
 os.register_at_fork(after_in_child=_after_fork)

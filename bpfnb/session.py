@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-import keyword
-import os
 import re
-import sys
 import time
-import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
-from numbers import Integral, Real
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,11 +14,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from bpfnb import views
-from bpfnb.errors import BpfnbError, Diagnostic, MapError, ProgramError, TracerDied, near_or_all, printable
-from bpfnb.host import client
+from bpfnb.errors import BpfnbError, Diagnostic, MapError, ProgramError, TracerDied, near_or_all
+from bpfnb.host.tracer import Listener, Tracer
 from bpfnb.interrupts import Flag, new_lock, start_new_thread, undoing, uninterrupted
-from bpfnb.language.program import Program, parse
-from bpfnb.origins import Origin, origin
+from bpfnb.language.program import Program
 from bpfnb.protocol.messages import (
     CostsAdded,
     CountersAdded,
@@ -42,36 +35,25 @@ from bpfnb.results import table
 from bpfnb.results.cost import Costs, no_costs
 from bpfnb.results.maps.map import Map
 from bpfnb.results.maps.refusals import Counters
-from bpfnb.results.output import Keep, Output, default_keep
+from bpfnb.results.output import Keep, Output
 from bpfnb.results.snapshot import SessionState, Snapshot
 
 if TYPE_CHECKING:
     from bpfnb.views.panel import Panel
 
-__all__ = [
-    "MAX_COST",
-    "Session",
-    "check_name",
-    "detaching",
-    "limits_of",
-    "sessions",
-    "start",
-    "stop_all",
-    "trace",
-]
+__all__ = ["DETACH_TIMEOUT", "Session"]
 
 Value = TypeVar("Value")
 
 
-_DETACH_TIMEOUT = 0.5  # seconds
+DETACH_TIMEOUT = 0.5  # seconds
 _DECODE_TIMEOUT = 0.5  # seconds of a stop; what is left is decoded when somebody asks for it
 _MAP_TIMEOUT = 15.0  # seconds; the tracer reads for ten
-MAX_COST = 0.25  # of all CPUs, unless told otherwise
 _EXIT_TIMEOUT = 1.0  # seconds
 _STOPPED = "stopped"  # the reason, where nothing else ended it
 
 
-class Session(client.Listener):
+class Session:
     """A trace, from attached to stopped. Made by ``bpfnb.trace`` or a ``%%bpf`` cell; used once.
 
     ``df``          the main output as a DataFrame: the first declared that something submits to, else printk
@@ -89,7 +71,14 @@ class Session(client.Listener):
     ``program``     the parsed cell
     """
 
-    def __init__(self, name: str, program: Program, keep: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        program: Program,
+        keep: int,
+        connect: Callable[[], Tracer],
+        let_go: Callable[[Session], None] = lambda session: None,
+    ) -> None:
         self.name = name
         self.program = program
         self.state: SessionState = "starting"
@@ -105,15 +94,17 @@ class Session(client.Listener):
         # The maps' entries at the end, or why they are not there; those in ``_behind`` may still be on their way.
         self._final: dict[str, tuple[int, bytes] | MapError] = {}
         self._behind: frozenset[str] = frozenset()
-        self._client: client.Client | None = None
+        self._connect = connect
+        self._let_go = let_go  # called once it has ended, and again once it is detached
+        self._tracer: Tracer | None = None
         self._number = 0
-        self._unnamed = False
         self._origin: Hashable = None  # the line an unnamed one was started from
+        self._unnamed = False
         self._ended = Flag()
         self._detached = Flag()
         self._stopping = new_lock()  # held while it is started and while it is stopped
         self._ending = new_lock()
-        self.abandoned = False  # its starter was interrupted: nobody has it, and it is stopped
+        self._abandoned = False  # its starter was interrupted: nobody has it, and it is stopped
         self._error: TracerDied | None = None
         self._started = time.monotonic()
         self._finished: float | None = None
@@ -231,13 +222,13 @@ class Session(client.Listener):
         On return no program runs. The kernel lets go of many tracepoints slowly: that is waited for half a second, and
         then goes on behind (``detaching``).
         """
-        self._stop(_DETACH_TIMEOUT)
+        self._stop(DETACH_TIMEOUT)
 
     def _stop(self, patience: float) -> None:
         with self._stopping:
-            if self.state == "running" and self._client:
+            if self.state == "running" and self._tracer:
                 try:
-                    reply = self._client.stop(self._number)
+                    reply = self._tracer.stop(self._number)
                 except TracerDied:
                     return  # on_death said the rest
                 if not reply.detaching:
@@ -274,81 +265,12 @@ class Session(client.Listener):
 
         return session_card(self.snapshot())
 
-    # --- the reader thread's side ---
-
-    def on_segment(self, message: SegmentAdded, fd: int) -> None:
-        output = self._outputs.get(message.output)
-        if output is None and message.schema:
-            kinds = {output.name: output.kind for output in self.program.outputs}
-            kind = kinds.get(message.output, "printk")
-            output = Output(message.output, message.schema, message.epoch_ns, self._keep, kind)
-            self._outputs[message.output] = output
-        if output:
-            output.add_segment(message.layout, fd, message.epoch_ns)
-
-    def on_loaded(self, loaded: Loaded) -> None:
-        place = self.program.places.diagnostic
-        notes = tuple(map(place, loaded.notes))
-        told = self.warnings  # that soon
-        self.probes = loaded.probes
-        self.warnings = (*notes, *self.program.warnings, *map(place, loaded.warnings), *told)
-        self._notes = tuple(f"line {note.line}: {note.message}" for note in notes)
-        self._maps = {
-            info.name: Map(
-                info,
-                _MapAccess(self, info.name),
-                _only_sets(self.program.source, info.name),
-                partial(self._refused, info),
-                self.program.places.said(info.line),
-            )
-            for info in loaded.maps
-        }
-        self._started = time.monotonic()
-        self.state = "running"
-
-    def on_counters(self, message: CountersAdded, fd: int) -> None:
-        self._counters = Counters(message, fd)
-
-    def on_costs(self, message: CostsAdded, fd: int) -> None:
-        self._costs = Costs(message, fd)
-
-    def on_map(self, message: MapRead, data: bytes) -> None:
-        self._final[message.map] = message.count, data
-
-    def on_map_lost(self, message: MapLost) -> None:
-        self._final[message.map] = MapError(message.message)
-
-    def on_ended(self, message: Ended) -> None:
-        if not message.detaching:
-            self._detached.set()
-        self._behind = frozenset(message.maps)
-        self._end("stopped", message.reason)
-
-    def on_note(self, message: Noted) -> None:
-        self.warnings += (Diagnostic(0, 0, "note", message.text),)
-        for name, output in list(self._outputs.items()):
-            if message.output in ("", name):
-                output.note(message.text)
-
-    def on_detached(self) -> None:
-        self._detached.set()
-        detaching()  # which holds on to no other session's rows
-
-    def on_death(self, error: TracerDied) -> None:
-        self._detached.set()
-        for name in self._behind - set(self._final):
-            self._final[name] = MapError(f"the map {name} had not been read when the tracer ended")
-        if self.state == "stopped":
-            return
-        self._error = error
-        self._end("failed", error.message)
-
     # --- inside ---
 
     def _run(self, limits: Limits) -> None:
-        tracer = self._client = client.connect()
+        tracer = self._tracer = self._connect()
         try:
-            self._number, _ = tracer.load(self.program, self, limits, self._keep.bytes)
+            self._number = tracer.load(self.program, _Hearing(self), limits, self._keep.bytes)
         except BaseException as error:
             self._outputs.clear()  # an error's traceback may keep this session, but not its shared memory
             if isinstance(error, BpfnbError):
@@ -372,7 +294,7 @@ class Session(client.Listener):
         self.reason = reason
         self.state = state
         self._finished = time.monotonic()
-        _unregister(self)
+        self._let_go(self)
 
     def _last_entries(self, name: str) -> tuple[int, bytes] | MapError | None:
         """A map's entries at the end, waited for where it was so large that it is read behind ``stop``."""
@@ -419,6 +341,85 @@ class Session(client.Listener):
         return f"{self.name} has no map {name!r}{near_or_all(name, self._maps)}"
 
 
+class _Hearing(Listener):
+    """What a session hears of its tracer."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def on_segment(self, message: SegmentAdded, fd: int) -> None:
+        session = self._session
+        output = session._outputs.get(message.output)
+        if output is None and message.schema:
+            kinds = {output.name: output.kind for output in session.program.outputs}
+            kind = kinds.get(message.output, "printk")
+            output = Output(message.output, message.schema, message.epoch_ns, session._keep, kind)
+            session._outputs[message.output] = output
+        if output:
+            output.add_segment(message.layout, fd, message.epoch_ns)
+
+    def on_loaded(self, message: Loaded) -> None:
+        session = self._session
+        place = session.program.places.diagnostic
+        notes = tuple(map(place, message.notes))
+        early = session.warnings
+        session.probes = message.probes
+        session.warnings = (*notes, *session.program.warnings, *map(place, message.warnings), *early)
+        session._notes = tuple(f"line {note.line}: {note.message}" for note in notes)
+        session._maps = {
+            info.name: Map(
+                info,
+                _MapAccess(session, info.name),
+                _only_sets(session.program.source, info.name),
+                partial(session._refused, info),
+                session.program.places.said(info.line),
+            )
+            for info in message.maps
+        }
+        session._started = time.monotonic()
+        session.state = "running"
+
+    def on_counters(self, message: CountersAdded, fd: int) -> None:
+        self._session._counters = Counters(message, fd)
+
+    def on_costs(self, message: CostsAdded, fd: int) -> None:
+        self._session._costs = Costs(message, fd)
+
+    def on_map(self, message: MapRead, data: bytes) -> None:
+        self._session._final[message.map] = message.count, data
+
+    def on_map_lost(self, message: MapLost) -> None:
+        self._session._final[message.map] = MapError(message.message)
+
+    def on_ended(self, message: Ended) -> None:
+        session = self._session
+        if not message.detaching:
+            session._detached.set()
+        session._behind = frozenset(message.maps)
+        session._end("stopped", message.reason)
+
+    def on_note(self, message: Noted) -> None:
+        session = self._session
+        session.warnings += (Diagnostic(0, 0, "note", message.text),)
+        for name, output in list(session._outputs.items()):
+            if message.output in ("", name):
+                output.note(message.text)
+
+    def on_detached(self) -> None:
+        self._session._detached.set()
+        self._session._let_go(self._session)
+
+    def on_death(self, error: TracerDied) -> None:
+        session = self._session
+        session._detached.set()
+        for name in session._behind - set(session._final):
+            session._final[name] = MapError(f"the map {name} had not been read when the tracer ended")
+        if session.state == "stopped":
+            return
+        session._error = error
+        session._end("failed", error.message)
+
+
 def _only_sets(source: str, name: str) -> bool:
     """Whether all a cell's C does with a map is to set and delete whole entries, so that none changes in place."""
     methods = set(re.findall(rf"\b{re.escape(name)}\s*\.\s*(\w+)\s*\(", source))
@@ -445,31 +446,31 @@ class _MapAccess:
             if isinstance(entries, MapError):
                 raise MapError(entries.message)
             return entries
-        return self._client().read_map(session._number, self._name)
+        return self._tracer().read_map(session._number, self._name)
 
     def look_up(self, key: bytes) -> bytes | None:
-        return self._client().look_up(self._session._number, self._name, key)
+        return self._tracer().look_up(self._session._number, self._name, key)
 
     def take(self, most: int = 0) -> tuple[int, bytes]:
-        return self._client().take_map(self._session._number, self._name, most)
+        return self._tracer().take_map(self._session._number, self._name, most)
 
     def write(self, key: bytes, value: bytes | None) -> bool:
-        return self._client().write_map(self._session._number, self._name, key, value)
+        return self._tracer().write_map(self._session._number, self._name, key, value)
 
     def open_counter(self, kind: str, event: str) -> None:
-        self._client().open_counter(self._session._number, self._name, kind, event)
+        self._tracer().open_counter(self._session._number, self._name, kind, event)
 
     def clear(self) -> None:
-        self._client().clear_map(self._session._number, self._name)
+        self._tracer().clear_map(self._session._number, self._name)
 
     def symbols(self, pid: int, addresses: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Names and modules of code addresses; asked of this notebook's tracer, which outlives its sessions."""
-        return client.connect().find_symbols(pid, addresses)
+        return self._session._connect().find_symbols(pid, addresses)
 
-    def _client(self) -> client.Client:
-        if self._session.state != "running" or not self._session._client:
+    def _tracer(self) -> Tracer:
+        if self._session.state != "running" or not self._session._tracer:
             raise ProgramError(f"{self._session.name} is {self._session.state}: its map {self._name} cannot be changed")
-        return self._session._client
+        return self._session._tracer
 
 
 class _Named(Mapping[str, Value]):
@@ -492,210 +493,3 @@ class _Named(Mapping[str, Value]):
 
     def __repr__(self) -> str:
         return repr(dict(self._values))
-
-
-# --- starting and finding sessions --------------------------------------------------------------------------------
-
-_lock = new_lock()
-_running: dict[str, Session] = {}
-_unnamed: dict[Hashable, str] = {}  # the name that sessions started from a line have
-_numbers = itertools.count(1)
-_detaching: list[Session] = []
-
-
-def trace(
-    source: str,
-    *,
-    name: str | None = None,
-    attach: Mapping[str, str | Sequence[str]] | Sequence[tuple[str, str]] = (),
-    cflags: Sequence[str] = (),
-    headers: str = "auto",
-    keep: int | None = None,
-    cpu: bool = False,
-    max_cost: float | None = MAX_COST,
-    max_rate: float | None = None,
-    max_memory: int | None = None,
-    guard: bool = True,
-) -> Session:
-    """Compile C, attach it, and return the running session.
-
-    ``attach``   probe to function name(s): {"syscall:clone": "hello"}. Functions with bcc's own names
-                 (kprobe__..., TRACEPOINT_PROBE(...), syscall__...) attach by themselves.
-    ``name``     a Python identifier. A running session of that name is stopped once the new one is attached. Without
-                 one, sessions are called bpf1, bpf2, ...; one started again from the same line of the same cell or
-                 script replaces its predecessor, and says so: a loop that starts several has to name them.
-    ``cflags``   for clang, such as "-DLIMIT=10".
-    ``headers``  what the C is compiled against: "auto" (this kernel's headers where exactly they are installed, else
-                 "btf"), "btf" (made from the kernel's own type information), or a folder of kernel headers.
-    ``keep``     bytes of rows to keep, the oldest being dropped; by default an eighth of the memory, at most 4 GiB.
-    ``cpu``      events of BPF_PERF_OUTPUT and BPF_RINGBUF_OUTPUT have the number of their CPU as a column: "cpu"
-                 (int16), or "cpu_" where their struct has a member of that name.
-
-    The guard ends a session that takes more than these; its rows stay, ``reason`` says why. None: as much as it likes.
-
-    ``max_cost``    share of all CPUs, over five seconds: of its programs, of its uprobes' traps, and of the tracer that
-                    reads its events. It is known from short windows, as ``Session.cost`` is, and no session is ended
-                    where it may be beyond the limit by chance only. Without CAP_SYS_ADMIN it is neither known nor
-                    guarded.
-    ``max_rate``    events a second, delivered or lost, over five seconds.
-    ``max_memory``  bytes in the kernel, of the session's maps and buffers; rows are bounded by ``keep``.
-    ``guard``       False: no limits.
-
-    Raises ProgramError, CompileError, VerifierError, AttachError, PrivilegeError, SetupError, UnsupportedError or
-    TracerDied; then nothing is left attached, and a running session of that name goes on. Interrupted by Ctrl-C,
-    nothing new is left attached either; the session it was about to replace may have been stopped already.
-    """
-    limits = limits_of(max_cost, max_rate, max_memory, guard)
-    return start(parse(source, attach, cflags, headers, cpu), name=name, keep=keep, limits=limits)
-
-
-def limits_of(max_cost: float | None, max_rate: float | None, max_memory: int | None, guard: bool) -> Limits:
-    """The limits of a session, see ``trace``. ProgramError for values that cannot be meant."""
-    if not isinstance(guard, (bool, np.bool_)):
-        raise ProgramError(f"guard must be True or False, not {guard!r}")
-    if not guard:
-        if max_rate is not None or max_memory is not None or max_cost not in (None, MAX_COST):
-            raise ProgramError("guard=False takes no limits: leave out max_cost, max_rate and max_memory, or the guard")
-        return Limits()
-    if max_cost is not None and not (_is_number(max_cost) and 0 < max_cost <= 1):
-        hint = "write max_cost=0.25 for a quarter of all CPUs" if _is_number(max_cost) and 1 < max_cost <= 100 else None
-        raise ProgramError(f"max_cost must be a share of all CPUs, above 0 and at most 1, not {max_cost!r}", hint=hint)
-    if max_rate is not None and not (_is_number(max_rate) and 0 < max_rate <= sys.float_info.max):
-        raise ProgramError(f"max_rate must be a positive number of events a second, not {max_rate!r}")
-    if max_memory is not None and not (
-        _is_number(max_memory) and isinstance(max_memory, Integral) and 0 < max_memory < 1 << 63
-    ):
-        raise ProgramError(
-            f"max_memory must be a positive whole number of bytes, not {max_memory!r}", hint="write 512 << 20 for 512M"
-        )
-    cost, rate = (None if limit is None else float(limit) for limit in (max_cost, max_rate))
-    memory = None if max_memory is None else int(max_memory)
-    return Limits(cost, rate, memory, asked=cost not in (None, MAX_COST))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def start(
-    program: Program, *, name: str | None = None, keep: int | None = None, limits: Limits | None = None
-) -> Session:
-    """Run a parsed program; see ``trace``. ``limits``: unless there are any, the usual ones."""
-    if name is not None:
-        check_name(name)
-    if keep is not None and (not isinstance(keep, int) or keep <= 0):
-        raise ProgramError(
-            f"keep must be a positive whole number of bytes, not {keep!r}", hint="write keep=512 << 20 for 512M"
-        )
-    line = origin()
-    session = Session(name or "bpf", program, keep or default_keep())
-    # Ctrl-C may come at any call. Up to the last one nobody has the session: it is stopped. From there on the caller
-    # has it; there is no point at which neither holds (but Python 3.10 looks for signals once more as this returns:
-    # then it is in ``sessions()``).
-    try:
-        if _begin(session, line, limits or Limits(MAX_COST), named=name is not None):
-            _say_replaced(session, line, named=name is not None)
-        return session
-    except:
-        session.abandoned = True
-        start_new_thread(undoing, (session._stop, 0))
-        raise
-
-
-@uninterrupted
-def _begin(session: Session, line: Origin, limits: Limits, *, named: bool) -> bool:
-    """Run a session, and list it unless nobody waits for it any more. Whether it replaces another, which is stopped."""
-    with session._stopping:
-        if session.abandoned:
-            return False
-        session._run(limits)
-    with _lock:
-        if not named:
-            session.name, session._origin, session._unnamed = _name_for(line), line.key, True
-        previous = None if session.abandoned else _running.get(session.name)
-        if session.state == "running" and not session.abandoned:
-            _running[session.name] = session
-    if previous:
-        previous._stop(patience=0)
-    return previous is not None
-
-
-def _name_for(line: Origin) -> str:
-    """bpf1, bpf2, ...: of the session started before from this line, or one that no running session has."""
-    before = _unnamed.get(line.key) if line.key else None
-    if before and (before not in _running or _running[before]._origin == line.key):
-        return before
-    name = next(name for number in _numbers if (name := f"bpf{number}") not in _running)
-    if line.key:
-        _unnamed[line.key] = name
-    return name
-
-
-def forget_names() -> None:
-    """Name sessions that are given no name from bpf1 on, as in a new process."""
-    global _numbers
-    _unnamed.clear()
-    _numbers = itertools.count(1)
-
-
-def _say_replaced(session: Session, line: Origin, *, named: bool) -> None:
-    """Note on a session that it replaced another, and say so: in a notebook always, else where no name asked for it."""
-    which = "the session of that name" if named else "the one started from the same line before"
-    note = f"replaces {which}, which is stopped"
-    session.warnings += (Diagnostic(0, 0, "note", f"{session.name} {note}"),)
-    more = "" if named else "; those with names of their own run side by side"
-    if line.notebook:
-        print(printable(f"{session.name} {note}{more}"))
-    elif not named:
-        warnings.warn(f"{session.name} {note}{more}", RuntimeWarning, stacklevel=4)
-
-
-def check_name(name: str) -> None:
-    """ProgramError unless a session can have this name."""
-    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
-        raise ProgramError(f"a session's name must be a Python identifier, not {name!r}")
-
-
-@uninterrupted
-def sessions() -> dict[str, Session]:
-    """The running sessions, by name."""
-    with _lock:
-        return {name: session for name, session in _running.items() if not session.abandoned}
-
-
-@uninterrupted
-def stop_all() -> None:
-    """Stop every running session; see ``Session.stop``."""
-    with _lock:
-        running = list(_running.values())
-    for session in running:
-        session._stop(patience=0)
-    deadline = time.monotonic() + _DETACH_TIMEOUT
-    for session in running:
-        session._stop(patience=max(deadline - time.monotonic(), 0))
-
-
-@uninterrupted
-def detaching() -> list[Session]:
-    """The sessions that have stopped and that the kernel is still letting go of."""
-    with _lock:
-        _detaching[:] = [session for session in _detaching if session.detaching]
-        return list(_detaching)
-
-
-def _unregister(session: Session) -> None:
-    with _lock:
-        _detaching[:] = [other for other in _detaching if other.detaching]
-        if session.detaching:
-            _detaching.append(session)
-        if _running.get(session.name) is session:
-            del _running[session.name]
-
-
-def _after_fork() -> None:
-    """A forked child owns none of its parent's sessions."""
-    _running.clear()
-    _detaching.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -32,7 +32,10 @@ import numpy as np
 from msgspec.structs import replace
 
 from bpfnb.errors import BpfnbError
-from bpfnb.host import client
+from bpfnb.host.client import Client
+from bpfnb.host.connector import Connector
+from bpfnb.host.tracer import Tracer
+from bpfnb.hosts import default_host
 from bpfnb.language.program import MapDecl, Program
 from bpfnb.protocol import messages
 from bpfnb.protocol.connection import Connection
@@ -66,7 +69,10 @@ class Line(NamedTuple):
 
 
 class FakeTracer:
-    """Stands in for the tracer process of this notebook, inside a ``with`` block."""
+    """A tracer that runs nothing. Inside a ``with`` block it is the default host's, and so ``bpfnb.trace``'s.
+
+    ``bpfnb.Host(tracer.launch)``, in the block, is another host that has this tracer.
+    """
 
     def __init__(
         self,
@@ -85,7 +91,7 @@ class FakeTracer:
         self._refusals: list[BpfnbError] = []
         self._counters: dict[int, int] = {}  # a session's memory of refused updates, as a descriptor
         self._writers: dict[tuple[int, str], SegmentWriter] = {}
-        self._before: client.Client | None = None
+        self._before: Connector | None = None
         self.loaded: list[str] = []  # the sources of the programs loaded, in order
         self.limits: list[Limits] = []  # what they may take, in the same order
         self._costs: dict[int, tuple[int, tuple[str, ...]]] = {}  # a session's, as a descriptor, and its programs
@@ -93,19 +99,30 @@ class FakeTracer:
         self.detaching = 0  # how many attachments a stopped session leaves for the kernel to let go of
 
     def __enter__(self) -> FakeTracer:
+        self._start()
+        self._before = default_host.exchange(Connector(self.launch))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        if self._before:
+            default_host.exchange(self._before).close()
+        self._client.close()
+        self.die()
+
+    def launch(self) -> Tracer:
+        """Return the tracer, started again where it has ended: what ``bpfnb.Host`` is made with."""
+        if self._client.died:
+            self.die()
+            self._start()
+        return self._client
+
+    def _start(self) -> None:
         ours, theirs = socket.socketpair()
         self._connection: Connection[ToTracer] = Connection(theirs, ToTracer)
         self._thread = threading.Thread(target=self._serve, name="bpfnb-fake-tracer")
         self._thread.start()
-        self._client = client.Client(ours)
-        self._before = client.replace(self._client)
+        self._client = Client(ours)
         self._connection.send(messages.Hello(os.getpid(), "fake", "fake"))
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        self._client.close()
-        self.die()
-        client.replace(self._before)
 
     def printk(self, session: Session, lines: Iterable[Line | tuple[str | bytes, int, str | bytes]]) -> None:
         """Deliver lines to a session. On return they are in its ``df``."""
@@ -119,7 +136,7 @@ class FakeTracer:
         rows["comm"] = [_bytes(line.comm) for line in full]
         text = np.frombuffer(b"".join(messages), np.uint8)
         self._writers[session._number, "printk"].append(_bytes_of(rows), text)
-        self._client.find_probes("", 0)  # its answer comes after the news of any segment that was begun
+        self._ping()
 
     def events(self, session: Session, output: str, rows: np.ndarray, time: str = "") -> None:
         """Deliver events to an output. On return they are in its ``df``. ``time``: the field that holds their time."""
@@ -128,7 +145,7 @@ class FakeTracer:
             schema = replace(_schema(rows.dtype, "value"), time=time)
             self._writers[at] = SegmentWriter(schema, self._publisher(*at, schema), sizes=self._sizes)
         self._writers[at].append(_bytes_of(rows))
-        self._client.find_probes("", 0)
+        self._ping()
 
     def lose(self, session: Session, total: int, output: str = "printk") -> None:
         """Say that an output has lost so many events so far."""
@@ -137,12 +154,12 @@ class FakeTracer:
     def end(self, session: Session, reason: str, detaching: int = 0) -> None:
         """End a session unasked, as a failed source would. On return it has heard."""
         self._connection.send(messages.Ended(session._number, reason, detaching))
-        self._client.find_probes("", 0)
+        self._ping()
 
     def note(self, session: Session, text: str, output: str = "") -> None:
         """Note something about a running session. On return it has heard."""
         self._connection.send(messages.Noted(session._number, text, output))
-        self._client.find_probes("", 0)
+        self._ping()
 
     def detached(self, session: Session) -> None:
         """Say that the kernel has let go of a stopped session."""
@@ -176,6 +193,10 @@ class FakeTracer:
             os.close(self._counters.popitem()[1])
         while self._costs:
             os.close(self._costs.popitem()[1][0])
+
+    def _ping(self) -> None:
+        """Return when the notebook has heard whatever was sent, such as of a segment that was begun."""
+        self._client.ping()
 
     def _serve(self) -> None:
         try:
@@ -218,6 +239,8 @@ class FakeTracer:
                 return messages.MapWritten(request)
             case messages.FindSymbols(request, _, addresses):
                 return messages.Symbols(request, ("[unknown]",) * len(addresses), ("",) * len(addresses))
+            case messages.Ping(request):
+                return messages.Pong(request)
             case messages.FindProbes(request, _, limit):
                 return messages.ProbeNames(request, self._probes[:limit], max(len(self._probes) - limit, 0))
             case messages.RunChecks(request):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from IPython.core.interactiveshell import InteractiveShell
 
-from bpfnb import session
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 from magics import completion, display
 from magics.bpf import BpfMagics, help_alone
 
@@ -14,7 +13,7 @@ __all__ = ["register", "unregister"]
 
 def register(shell: InteractiveShell) -> None:
     """%load_ext bpfnb. Again is no harm."""
-    client.start_in_background()
+    default_host.warm_up()
     shell.register_magics(BpfMagics)
     completion.install(shell)
     display.install(shell)
@@ -24,8 +23,8 @@ def register(shell: InteractiveShell) -> None:
 
 def unregister(shell: InteractiveShell) -> None:
     """%unload_ext bpfnb: leaves nothing behind, in the kernel or in the shell."""
-    session.stop_all()
-    client.close()
+    default_host.stop_all()
+    default_host.close()
     for kind in ("line", "cell"):
         shell.magics_manager.magics[kind].pop("bpf", None)
     shell.magics_manager.registry.pop("BpfMagics", None)

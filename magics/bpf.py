@@ -17,14 +17,13 @@ from IPython.core.magic_arguments import MagicArgumentParser, argument, magic_ar
 from IPython.display import ProgressBar, display
 from msgspec.structs import replace
 
-from bpfnb.doctor import doctor
 from bpfnb.errors import BpfnbError, Diagnostic, ProgramError, did_you_mean, printable
-from bpfnb.host import client
+from bpfnb.hosts import MAX_COST, check_name, default_host, limits_of
 from bpfnb.interrupts import start_new_thread, undoing
 from bpfnb.language.probes import split_attach
 from bpfnb.language.program import Program, parse
 from bpfnb.protocol.messages import Limits
-from bpfnb.session import MAX_COST, Session, check_name, detaching, limits_of, sessions, start, stop_all
+from bpfnb.session import Session
 from bpfnb.views import html
 from magics.options import insert, parse_define, parse_duration, parse_rate, parse_share, parse_size, split
 
@@ -128,7 +127,7 @@ class BpfMagics(Magics):
             return None
         names = self.shell.user_ns
         try:
-            session = start(program, name=args.name, keep=keep, limits=limits)
+            session = default_host.start(program, name=args.name, keep=keep, limits=limits)
         except BpfnbError as error:
             if panel := html.error_panel(error):  # an error itself can show no HTML
                 display({"text/html": panel}, raw=True)
@@ -187,16 +186,16 @@ class BpfMagics(Magics):
             )
         if command == "list":
             _expect(command, rest, 0)
-            snapshots = [session.snapshot() for session in sessions().values()]
-            snapshots += [replace(session.snapshot(), state="detaching") for session in detaching()]
+            snapshots = [session.snapshot() for session in default_host.sessions().values()]
+            snapshots += [replace(session.snapshot(), state="detaching") for session in default_host.detaching()]
             _show(html.sessions_text(snapshots), html.sessions_table(snapshots))
         elif command == "doctor":
             _expect(command, rest, 0)
-            report = doctor()
+            report = default_host.doctor()
             _show(repr(report), report._repr_html_())
         elif command == "probes":
             _expect(command, rest, 1)
-            names, more = client.connect().find_probes(rest[0], _MOST_PROBES)
+            names, more = default_host.connect().find_probes(rest[0], _MOST_PROBES)
             print("\n".join(map(printable, names)) or f"no probe matches {rest[0]!r}")
             if more:
                 print(f"... and {more} more: narrow the pattern")
@@ -204,7 +203,7 @@ class BpfMagics(Magics):
             _expect(command, rest, 1)
             return _find(rest[0])
         elif rest == ["--all"]:
-            stop_all()
+            default_host.stop_all()
         else:
             _stop(rest)
         return None
@@ -289,7 +288,7 @@ def _expect(command: str, rest: list[str], count: int) -> None:
 
 
 def _stop(rest: list[str]) -> None:
-    running = sessions()
+    running = default_host.sessions()
     if not rest and len(running) > 1:
         raise UsageError(f"%bpf stop: which one? Running: {', '.join(running)}; or --all")
     if len(rest) > 1 or (rest[:1] and rest[0].startswith("-")):
@@ -302,7 +301,7 @@ def _stop(rest: list[str]) -> None:
 
 
 def _find(name: str) -> Session:
-    running = sessions()
+    running = default_host.sessions()
     if name not in running:
         known = f"; running: {', '.join(running)}" if running else "; none is running"
         raise UsageError(f"no session called {name!r} is running{known}")

@@ -8,8 +8,7 @@ from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMa
 from IPython.core.interactiveshell import InteractiveShell
 
 from bpfnb.errors import BpfnbError
-from bpfnb.host import client
-from bpfnb.session import sessions
+from bpfnb.hosts import default_host
 
 __all__ = ["install", "remove"]
 
@@ -59,13 +58,13 @@ def _for_line(words: list[str]) -> list[str]:
     if len(words) == 1:
         return list(_COMMANDS)
     if words[0] in ("stop", "show"):
-        return list(sessions())
+        return list(default_host.sessions())
     return []
 
 
 def _probes(start: str) -> list[str]:
     try:
-        return list(client.connect().find_probes(f"{start}*", _MOST)[0])
+        return list(default_host.connect().find_probes(f"{start}*", _MOST)[0])
     except BpfnbError:
         return []  # no tracer, no names: a Tab is no place for an error
 

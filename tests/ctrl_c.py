@@ -107,14 +107,14 @@ def _whereabouts(pid: int) -> str:
 
 def _notebook(count: int, seed: int) -> None:
     import bpfnb
-    from bpfnb.host import client
+    from bpfnb.hosts import default_host
 
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     dice = random.Random(seed)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     keeper = bpfnb.trace(_SOURCE, name="keeper", attach=_ATTACH)
     counts = keeper.maps["counts"]
-    worker = client.connect().hello().pid
+    worker = default_host.connect().hello().pid
     programs = _programs(worker)
     mine: list[Any] = []
     producer = _Producer()

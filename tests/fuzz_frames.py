@@ -184,6 +184,7 @@ class _Run:
             lambda: messages.FindSymbols(
                 n, r.choice((0, os.getpid(), r.choice(_NUMBERS))), tuple(r.choices(_NUMBERS, k=3))
             ),
+            lambda: messages.Ping(n),
             lambda: messages.FindProbes(n, r.choice(_TEXTS), r.choice(_NUMBERS[:4]), r.choice(_TEXTS)),
         ]
         if r.random() < 0.02:  # what takes a while, or ends the session

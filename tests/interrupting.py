@@ -6,13 +6,30 @@ from __future__ import annotations
 import dis
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
 # What only computes is left out: parsing, decoding, painting.
-_OURS = ("session", "client", "interrupts", "maps", "store", "protocol", "views/panel", "views/painter", "magics/bpf")
+_OURS = (
+    "session",
+    "hosts",
+    "registry",
+    "interrupts",
+    "host/client",
+    "host/connector",
+    "protocol/connection",
+    "results/maps/map",
+    "results/output",
+    "views/panel",
+    "views/refresh",
+    "magics/bpf",
+)
 _THEIRS = ("threading", "queue", "_base", "contextlib", "weakref", "subprocess")
 _FILES = tuple(f"/{name}.py" for name in _OURS + _THEIRS)
+_ROOT = Path(__file__).parents[1]
+_MOVED = [name for name in _OURS if not any((_ROOT / folder / f"{name}.py").exists() for folder in ("bpfnb", "."))]
+assert not _MOVED, f"no such modules any more, so no points in them: {_MOVED}"
 _CALLS = ("CALL", "CALL_FUNCTION", "CALL_METHOD", "CALL_KW", "CALL_FUNCTION_KW", "CALL_FUNCTION_EX")
 
 

@@ -19,7 +19,7 @@ from leaks import bpf_ids, instances
 from processes import alive, children, objects, parent
 
 import bpfnb
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 
 VICTIMS = ("worker", "supervisor", "compiler", "cell", "notebook")
 _LIMIT = 10.0  # seconds for everything to be gone
@@ -28,8 +28,8 @@ _SOURCE += "return 0; }"
 _ATTACH = {"rawtracepoint:task_rename": "f"}
 _NOTEBOOK = f"""
 import bpfnb
-from bpfnb.host import client
-print(client.connect().hello().pid, flush=True)
+from bpfnb.hosts import default_host
+print(default_host.connect().hello().pid, flush=True)
 while True:
     session = bpfnb.trace({_SOURCE!r}, name="s", attach={_ATTACH!r})
     session.df, session.maps["counts"].df
@@ -63,7 +63,7 @@ def run(count: int, seed: int = 0, say: Callable[[str], object] = lambda text: N
 
 def _kill_tracer(victim: str, delay: float) -> tuple[list[str], float]:
     """A process of this notebook's tracer dies, while sessions are started and read; then another tracer is there."""
-    worker = client.connect().hello().pid
+    worker = default_host.connect().hello().pid
     held: set[tuple[str, int]] = set()
     began = [time.monotonic()]
     processes = _processes(worker)

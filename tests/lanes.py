@@ -7,7 +7,7 @@ import os
 import pytest
 
 import bpfnb
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 
 
 def require_tracing() -> int:
@@ -19,7 +19,7 @@ def require_tracing() -> int:
     if wanted == "0":
         pytest.skip("BPFNB_KERNEL_TESTS=0")
     try:
-        return client.connect().hello().pid
+        return default_host.connect().hello().pid
     except bpfnb.BpfnbError as error:
         if wanted == "1":
             raise

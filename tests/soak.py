@@ -26,7 +26,7 @@ from leaks import bpf_ids
 from processes import descriptors
 
 import bpfnb
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 
 ROOT = Path(__file__).parents[1]
 KINDS = ("mixed", "many", "interrupts", "kills", "tests")
@@ -108,7 +108,7 @@ class Levels:
         self._seen: dict[str, list[int]] = {}
 
     def look(self) -> None:
-        worker = client.connect().hello().pid
+        worker = default_host.connect().hello().pid
         for who, pid in (("notebook", os.getpid()), ("tracer", worker)):
             self._note(f"{who}: MiB", _status(pid, "VmRSS") >> 10)
             self._note(f"{who}: threads", _status(pid, "Threads"))
@@ -169,7 +169,7 @@ def mixed(seconds: float, say: Callable[[str], object]) -> list[Result]:
             made = producer.stop()
             dies = rounds % 10 == 9
             if dies:
-                os.kill(client.connect().hello().pid, signal.SIGKILL)
+                os.kill(default_host.connect().hello().pid, signal.SIGKILL)
                 restarts += 1
             for kind, session in sessions.items():
                 session.wait(20) if dies else session.stop()
@@ -316,9 +316,11 @@ def main() -> int:
             break
     bpfnb.stop_all()
     held = {
-        (kind, number) for kind, number in processes.objects(client.connect().hello().pid) if number not in before[kind]
+        (kind, number)
+        for kind, number in processes.objects(default_host.connect().hello().pid)
+        if number not in before[kind]
     }
-    client.close()
+    default_host.close()
     time.sleep(1)
     left = [f"{kind} {number}" for kind, number in held if number in bpf_ids(kind)]
     results.append(Result("left in the kernel", "of the last tracer's", ", ".join(left) or "nothing", not left))

@@ -15,7 +15,7 @@ from lanes import require_tracing
 from leaks import Baseline
 
 import bpfnb
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 sys.path.insert(0, str(NOTEBOOKS))  # for workload.py
@@ -27,18 +27,18 @@ def _tracing() -> Iterator[int]:
     try:
         yield require_tracing()
     finally:
-        client.close()
+        default_host.close()
 
 
 @pytest.fixture(autouse=True)
 def no_leaks(_tracing: int) -> Iterator[None]:
     """As in every lane, and nothing may be left in the tracer either. A test may end the tracer; we then start one."""
-    pid = client.connect().hello().pid
+    pid = default_host.connect().hello().pid
     baseline = Baseline(pid)
     yield
     running = list(bpfnb.sessions())
     bpfnb.stop_all()
     assert not running, f"sessions left running: {running}"
-    if client.connect().hello().pid == pid:
+    if default_host.connect().hello().pid == pid:
         left = baseline.check()
         assert not left, "left behind: " + "; ".join(left)

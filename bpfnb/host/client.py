@@ -1,4 +1,4 @@
-"""The notebook's end: starting the tracer, asking it, hearing from it.
+"""A tracer at the other end of a socket: asking it, hearing from it.
 
 Threads: callers ask and wait, where no signal interrupts them (bpfnb.interrupts); one reader thread hears everything,
 hands replies to those who wait and segments to the sessions they belong to; another acknowledges segments. Locks are
@@ -7,24 +7,18 @@ held for bookkeeping only, never while waiting.
 
 from __future__ import annotations
 
-import atexit
-import fcntl
 import itertools
 import os
 import queue
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from bpfnb.errors import BpfnbError, InternalError, PrivilegeError, TracerDied, few_descriptors
-from bpfnb.host import ways
+from bpfnb.errors import BpfnbError, InternalError, TracerDied, few_descriptors
+from bpfnb.host.tracer import Listener, Tracer
 from bpfnb.interrupts import Flag, new_lock, uninterrupted
 from bpfnb.language.program import Program
 from bpfnb.protocol import messages
@@ -46,58 +40,45 @@ from bpfnb.protocol.messages import (
     Stopped,
 )
 
-__all__ = ["Client", "Listener", "close", "connect", "replace", "start_in_background"]
+__all__ = ["Client", "Peer"]
 
 Answer = TypeVar("Answer")
 
 _CONTINUE_AFTER = 1.0  # seconds
 _CLOSE_TIMEOUT = 60.0  # seconds: detaching hundreds of tracepoints takes the kernel so long
-
-
-_STATUS_TIMEOUT = 0.5  # seconds
 _MAX_KEEP = 1 << 62  # what a message can carry
 
 
-class Listener:
-    """What a session hears. Called on the reader thread: must neither wait nor raise."""
+class Peer:
+    """What is known of the process at the other end of a connection: here nothing, as of one that we did not start."""
 
-    def on_loaded(self, loaded: Loaded) -> None: ...
+    @property
+    def reached(self) -> str:
+        """How it was reached, in words."""
+        return "a connection that was there"
 
-    def on_segment(self, message: SegmentAdded, fd: int) -> None: ...
+    def check(self, hello: Hello) -> BpfnbError | None:
+        """The error where it is not of the bpfnb that runs here."""
 
-    def on_counters(self, message: CountersAdded, fd: int) -> None: ...
+    def resume(self, hello: Hello | None) -> bool:
+        """Have a stopped tracer go on. Whether it may be expected to end."""
+        return True
 
-    def on_costs(self, message: CostsAdded, fd: int) -> None: ...
+    def death(self) -> BpfnbError:
+        """Why it hung up. Called once, when it has."""
+        return TracerDied("the tracer process ended; what was collected so far is kept")
 
-    def on_map(self, message: MapRead, data: bytes) -> None:
-        """A map as it was at the session's end."""
-
-    def on_map_lost(self, message: MapLost) -> None: ...
-
-    def on_ended(self, message: Ended) -> None: ...
-
-    def on_note(self, message: Noted) -> None: ...
-
-    def on_detached(self) -> None: ...
-
-    def on_death(self, error: TracerDied) -> None: ...
+    def wait(self) -> None:
+        """Wait until its process has ended, where we started it."""
 
 
-class Client:
-    """A conversation with one tracer. ``died`` is set, and stays set, once the tracer is gone."""
+class Client(Tracer):
+    """The tracer at the other end of a socket."""
 
-    def __init__(
-        self,
-        sock: socket.socket,
-        process: subprocess.Popen[bytes] | None = None,
-        log: int = -1,
-        way: ways.Way = ways.Way("direct"),  # noqa: B008 (it is frozen)
-    ) -> None:
+    def __init__(self, sock: socket.socket, peer: Peer | None = None) -> None:
         self.died: TracerDied | None = None
+        self.peer = peer or Peer()
         self._connection: Connection[FromTracer] = Connection(sock, FromTracer)
-        self._process = process
-        self._log = log
-        self.way = way
         self._requests = itertools.count(1)
         self._lock = new_lock()
         self._waiting: dict[int, _Reply] = {}
@@ -108,45 +89,25 @@ class Client:
         threading.Thread(target=self._acknowledge, name="bpfnb-acks", daemon=True).start()
         self._reader.start()
 
-    @classmethod
-    def launch(cls, way: ways.Way | None = None) -> Client:
-        """Start a tracer; it imports bcc and warms LLVM while we return. PrivilegeError when there is no way to."""
-        way = way or ways.choose()
-        if way.socket:
-            return cls(ways.connect(way), way=way)
-        ours, theirs = socket.socketpair()
-        # A memfd, not a pipe: nobody has to read it while the tracer runs, and its last words are still there after.
-        log = os.memfd_create("bpfnb-tracer-log", os.MFD_CLOEXEC)
-        fcntl.fcntl(log, fcntl.F_SETFL, os.O_APPEND)  # several processes write to it
-        try:
-            process = subprocess.Popen(
-                way.command, stdin=theirs.fileno(), stdout=log, stderr=log, start_new_session=True
-            )
-        except BaseException:
-            ours.close()
-            os.close(log)
-            raise
-        finally:
-            theirs.close()
-        return cls(ours, process, log, way)
+    @property
+    def reached(self) -> str:
+        return self.peer.reached
 
     @uninterrupted
     def hello(self) -> Hello:
-        """Wait until the tracer is up. Raises what kept it from coming up."""
         return _checked(Hello, self._hello.wait(), "what it was started with")
 
-    @uninterrupted
-    def load(self, program: Program, listener: Listener, limits: Limits, keep: int) -> tuple[int, Loaded]:
-        """Run a program; ``listener`` hears of it from then on. Raises the error that kept it from running.
+    def ping(self) -> None:
+        self._ask(messages.Ping(next(self._requests)), messages.Pong)
 
-        ``keep``: bytes of rows it may keep.
-        """
+    @uninterrupted
+    def load(self, program: Program, listener: Listener, limits: Limits, keep: int) -> int:
         number = next(self._requests)
         with self._lock:
             self._listeners[number] = listener
         try:
-            load = messages.Load(number, program, _folder(), limits, min(keep, _MAX_KEEP))
-            return number, self._ask(load, Loaded)
+            self._ask(messages.Load(number, program, _folder(), limits, min(keep, _MAX_KEEP)), Loaded)
+            return number
         except BaseException:
             with self._lock:
                 self._listeners.pop(number, None)
@@ -154,10 +115,6 @@ class Client:
 
     @uninterrupted
     def stop(self, number: int) -> Stopped:
-        """Stop a session. On return its programs are off and all it had is delivered.
-
-        ``on_detached`` follows where the kernel has still to let go of attachments, or large maps are still to be read.
-        """
         reply = self._ask(messages.Stop(next(self._requests), number), Stopped)
         if not reply.detaching and not reply.maps:
             with self._lock:
@@ -165,30 +122,24 @@ class Client:
         return reply
 
     def read_map(self, session: int, name: str) -> tuple[int, bytes]:
-        """How many entries a map of a session has, and their bytes, as MapRead lays them out."""
         return self._ask_map(messages.ReadMap(next(self._requests), session, name))
 
     def look_up(self, session: int, name: str, key: bytes) -> bytes | None:
-        """A key's value in a map, as MapValue has it."""
         return self._ask(messages.LookupMap(next(self._requests), session, name, key), messages.MapValue).value
 
     def take_map(self, session: int, name: str, most: int) -> tuple[int, bytes]:
-        """Take entries out of a map, as TakeMap says. Nobody has them but the caller."""
         return self._ask_map(messages.TakeMap(next(self._requests), session, name, most))
 
     def write_map(self, session: int, name: str, key: bytes, value: bytes | None) -> bool:
-        """Set an entry of a map, or delete it where ``value`` is None; False where there was none to delete."""
         return self._ask(messages.WriteMap(next(self._requests), session, name, key, value), messages.MapWritten).found
 
     def open_counter(self, session: int, name: str, kind: str, event: str) -> None:
-        """Fill a perf array with a counter."""
         self._ask(messages.OpenCounter(next(self._requests), session, name, kind, event), messages.MapWritten)
 
     def clear_map(self, session: int, name: str) -> None:
         self._ask(messages.ClearMap(next(self._requests), session, name), messages.MapWritten)
 
     def find_symbols(self, pid: int, addresses: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The names of code addresses of a process, of the kernel for pid 0, and the modules or files they are in."""
         reply = self._ask(messages.FindSymbols(next(self._requests), pid, tuple(addresses)), messages.Symbols)
         return reply.names, reply.modules
 
@@ -209,28 +160,11 @@ class Client:
         self._connection.close()
         for seconds in (_CONTINUE_AFTER, _CONTINUE_AFTER, _CLOSE_TIMEOUT):
             self._reader.join(seconds)
-            if not self._reader.is_alive() or not self._continue():
+            hello = self._hello.now()
+            if not self._reader.is_alive() or not self.peer.resume(hello if isinstance(hello, Hello) else None):
                 return
 
-    def _continue(self) -> bool:
-        """Have a stopped tracer go on. Whether it may be expected to end."""
-        stopped = [pid for pid in self._processes() if _is_stopped(pid)]
-        try:
-            if stopped and self._process:
-                os.killpg(self._process.pid, signal.SIGCONT)  # it leads a group of its own
-        except OSError:
-            which = " ".join(map(str, stopped))
-            print(f"bpfnb: the tracer is stopped, and its programs stay attached: kill -CONT {which}", file=sys.stderr)
-            return False
-        return True
-
-    def _processes(self) -> set[int]:
-        """The tracer's processes that are known here: the one that was started, and the worker."""
-        started = {self._process.pid} if self._process else set()
-        return started | {hello.pid for hello in [self._hello.now()] if isinstance(hello, Hello)}
-
     def forget(self) -> None:
-        """In a forked child: the tracer is the parent's, and must not hear from us."""
         self.died = TracerDied("this process was forked from the one whose tracer it is")
         self._connection.abandon()
 
@@ -285,58 +219,31 @@ class Client:
                 self._connection.send(messages.Received(session))
 
     def _hear(self, message: FromTracer, fds: list[int]) -> None:
+        request = getattr(message, "request", 0)
         if isinstance(message, Hello):
-            if other := ways.check(self.way, message.version, message.build):
-                self._hello.settle(other)
-                self._connection.close()  # nothing more of it would be understood
-            else:
-                self._hello.settle(message)
-            return
-        if isinstance(message, SegmentAdded):
-            if listener := self._listener(message.session):
-                listener.on_segment(message, fds[0])
-            self._received.put(message.session)
-            return
-        if isinstance(message, Detached):
-            with self._lock:
-                listener = self._listeners.pop(message.session, None)
-            if listener:
-                listener.on_detached()
-            return
-        if isinstance(message, Ended):
-            with self._lock:
-                listener = self._listeners.get(message.session)
-                if not message.detaching and not message.maps:
-                    self._listeners.pop(message.session, None)
-            if listener:
-                listener.on_ended(message)
-            return
-        if isinstance(message, Noted):
-            if listener := self._listener(message.session):
-                listener.on_note(message)
-            return
-        if isinstance(message, CountersAdded):
-            if listener := self._listener(message.session):
-                listener.on_counters(message, fds[0])
-            return
-        if isinstance(message, MapLost):
-            if listener := self._listener(message.session):
-                listener.on_map_lost(message)
-            return
-        if isinstance(message, CostsAdded):
-            if listener := self._listener(message.session):
-                listener.on_costs(message, fds[0])
-            return
-        if isinstance(message, MapRead) and not message.request:
-            if listener := self._listener(message.session):
-                listener.on_map(message, _content(fds[0]))
-            return
-        if isinstance(message, messages.Failed) and not message.request:
+            self._greet(message)
+        elif request:
+            self._settle(request, message, fds)
+        elif isinstance(message, messages.Failed):
             self._hello.settle(message.exception())
-            return
+        elif tell := _TELL.get(type(message)):
+            if listener := self._listener_of(message):
+                tell(listener, message, fds)
+            if isinstance(message, SegmentAdded):
+                self._received.put(message.session)
+
+    def _greet(self, hello: Hello) -> None:
+        if error := self.peer.check(hello):
+            self._hello.settle(error)
+            self._connection.close()  # nothing more of it would be understood
+        else:
+            self._hello.settle(hello)
+
+    def _settle(self, request: int, message: Any, fds: list[int]) -> None:
+        """Give an answer to the one who waits for it."""
         with self._lock:
-            reply = self._waiting.pop(message.request, None)
-            listener = self._listeners.get(message.request)
+            reply = self._waiting.pop(request, None)
+            listener = self._listeners.get(request)
         if reply is None:
             return  # to nothing that was asked
         if isinstance(message, MapRead):
@@ -348,21 +255,22 @@ class Client:
                 listener.on_loaded(message)
             reply.settle(message)
 
-    def _listener(self, session: int) -> Listener | None:
+    def _listener_of(self, message: Any) -> Listener | None:
+        """The listener of a message's session, which it is the last for where nothing else follows."""
+        last = isinstance(message, Detached) or (
+            isinstance(message, Ended) and not message.detaching and not message.maps
+        )
         with self._lock:
-            return self._listeners.get(session)
+            if last:
+                return self._listeners.pop(message.session, None)
+            return self._listeners.get(message.session)
 
     def _end(self, why: BpfnbError | None = None) -> None:
         """The tracer is gone, or we can hear it no more: everybody who waits and every session hears why."""
         self._connection.close()
         self._received.put(None)
-        status = self._status()
-        output = _last_words(self._log)
-        error = (
-            TracerDied(f"{why}; what was collected so far is kept", hint=why.hint)
-            if why
-            else self._death(status, output)
-        )
+        death = self.peer.death()
+        error = TracerDied(f"{why}; what was collected so far is kept", hint=why.hint) if why else death
         with self._lock:
             self.died = error if isinstance(error, TracerDied) else TracerDied(str(error))
             waiting, self._waiting = list(self._waiting.values()), {}
@@ -374,22 +282,20 @@ class Client:
                 listener.on_death(self.died)
             except Exception:
                 traceback.print_exc()  # of one session; the others hear of it all the same
-        if self._process:
-            self._process.wait()  # ``close`` waits for this thread, and so until the kernel has let go of everything
+        self.peer.wait()  # ``close`` waits for this thread, and so until the kernel has let go of everything
 
-    def _status(self) -> int | None:
-        """How the tracer ended; None where that is not known soon: the kernel may be detaching its probes for long."""
-        with suppress(subprocess.TimeoutExpired):
-            return self._process.wait(_STATUS_TIMEOUT) if self._process else None
-        return None
 
-    def _death(self, status: int | None, output: str) -> Exception:
-        if output.lstrip().startswith("sudo:"):
-            return ways.refused()
-        how = "" if status is None else f" (signal {-status})" if status < 0 else f" (exit status {status})"
-        message = f"the tracer process ended{how}; what was collected so far is kept"
-        hint = "the journal has its last words: journalctl -t bpfnb" if self.way.socket else None
-        return TracerDied(message, status=status, output=output, hint=hint)
+# What comes unasked: how a session's listener hears of it.
+_TELL: dict[type, Callable[[Listener, Any, list[int]], None]] = {
+    SegmentAdded: lambda listener, message, fds: listener.on_segment(message, fds[0]),
+    CountersAdded: lambda listener, message, fds: listener.on_counters(message, fds[0]),
+    CostsAdded: lambda listener, message, fds: listener.on_costs(message, fds[0]),
+    MapRead: lambda listener, message, fds: listener.on_map(message, _content(fds[0])),
+    MapLost: lambda listener, message, fds: listener.on_map_lost(message),
+    Noted: lambda listener, message, fds: listener.on_note(message),
+    Ended: lambda listener, message, fds: listener.on_ended(message),
+    Detached: lambda listener, message, fds: listener.on_detached(),
+}
 
 
 def _folder() -> str:
@@ -442,79 +348,3 @@ def _checked(kind: type[Answer], answer: object, asked: object) -> Answer:
 
 def _no_answer(answer: object, asked: object) -> InternalError:
     return InternalError(f"the tracer answered {type(asked).__name__} with {type(answer).__name__}, which is none")
-
-
-def _is_stopped(pid: int) -> bool:
-    """Whether a process was stopped by a signal."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-    except OSError:
-        return False  # it has ended, or is not shown to us
-
-
-def _last_words(log: int) -> str:
-    if log < 0:
-        return ""
-    text = os.pread(log, 1 << 16, max(os.fstat(log).st_size - (1 << 16), 0)).decode(errors="replace")
-    os.close(log)
-    return text
-
-
-# --- the one tracer of this process -------------------------------------------------------------------------------
-
-_lock = new_lock()
-_client: Client | None = None
-
-
-@uninterrupted
-def connect() -> Client:
-    """The tracer of this process, started when there is none. Raises what keeps it from starting."""
-    global _client
-    with _lock:
-        if _client is None or _client.died:
-            _client = Client.launch()
-        client = _client
-    client.hello()
-    return client
-
-
-@uninterrupted
-def replace(client: Client | None) -> Client | None:
-    """Put another client (bpfnb.testing's) in the place of this process's; returns the one before."""
-    global _client
-    with _lock:
-        before, _client = _client, client
-    return before
-
-
-@uninterrupted
-def start_in_background() -> None:
-    """Start the tracer without waiting for it; errors are left to the first one who needs it."""
-    global _client
-    with _lock:
-        if _client is None:
-            try:
-                _client = Client.launch()
-            except PrivilegeError:
-                return  # connect() raises it again, to somebody who asked
-
-
-@atexit.register
-@uninterrupted
-def close() -> None:
-    """End this process's tracer; another is started when needed."""
-    global _client
-    with _lock:
-        client, _client = _client, None
-    if client:
-        client.close()
-
-
-def _after_fork() -> None:
-    global _client
-    client, _client = _client, None
-    if client:
-        client.forget()
-
-
-os.register_at_fork(after_in_child=_after_fork)

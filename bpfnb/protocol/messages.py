@@ -46,6 +46,8 @@ __all__ = [
     "MapWritten",
     "Noted",
     "OpenCounter",
+    "Ping",
+    "Pong",
     "ProbeInfo",
     "ProbeNames",
     "ReadMap",
@@ -180,6 +182,12 @@ class FindProbes(Struct, tag=True, frozen=True):
     pattern: str
     limit: int
     folder: str = ""
+
+
+class Ping(Struct, tag=True, frozen=True):
+    """Does the tracer answer? Answered by Pong, after whatever it had sent before."""
+
+    request: int
 
 
 class RunChecks(Struct, tag=True, frozen=True):
@@ -417,6 +425,12 @@ class ProbeNames(Struct, tag=True, frozen=True):
     more: int
 
 
+class Pong(Struct, tag=True, frozen=True):
+    """The tracer answers."""
+
+    request: int
+
+
 class Checks(Struct, tag=True, frozen=True):
     request: int
     rows: tuple[Check, ...]
@@ -449,6 +463,7 @@ class Failed(Struct, tag=True, frozen=True):
 Request = (
     Load
     | Stop
+    | Ping
     | FindProbes
     | RunChecks
     | ReadMap
@@ -475,6 +490,7 @@ FromTracer = (
     | MapValue
     | MapWritten
     | Symbols
+    | Pong
     | ProbeNames
     | Checks
     | Failed

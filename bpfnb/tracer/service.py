@@ -156,6 +156,8 @@ class Service:
             case messages.OpenCounter(request, session, name, kind, event):
                 sessions.maps.open_counter(session, name, kind, event)
                 return messages.MapWritten(request)
+            case messages.Ping(request):
+                return messages.Pong(request)
             case messages.FindSymbols(request, pid, addresses):
                 _require_addresses(pid, addresses)
                 self._policy.check_symbols(pid)
@@ -179,7 +181,7 @@ def _lane(message: Request) -> Hashable:
     match message:
         case messages.Load(request):
             return request
-        case messages.FindSymbols() | messages.FindProbes() | messages.RunChecks():
+        case messages.Ping() | messages.FindSymbols() | messages.FindProbes() | messages.RunChecks():
             return type(message).__name__
     return message.session
 

@@ -8,14 +8,13 @@ last one's closing.
 from __future__ import annotations
 
 import atexit
-import os
 import threading
 import time
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
-from bpfnb.interrupts import new_lock, uninterrupted
+from bpfnb.interrupts import forget_after_fork, new_lock, uninterrupted
 
 __all__ = ["PERIOD", "Paintable", "add", "wake"]
 
@@ -40,10 +39,15 @@ class Painter:
 
     def __init__(self) -> None:
         self._lock = new_lock()
+        self._ending = False
+        self.forget()
+        forget_after_fork(self)
+
+    def forget(self) -> None:
+        """Start afresh; in a forked child, which has neither the thread nor a claim to the parent's notebook."""
         self._panels: list[Paintable] = []
         self._thread: threading.Thread | None = None
         self._wake: SimpleQueue[None] = SimpleQueue()  # an Event would be torn by Ctrl-C
-        self._ending = False
 
     @uninterrupted
     def add(self, panel: Paintable) -> None:
@@ -119,11 +123,4 @@ def wake() -> None:
     _painter.wake()
 
 
-def _after_fork() -> None:
-    """A forked child has neither the thread nor a claim to the parent's notebook."""
-    global _painter
-    _painter = Painter()
-
-
-os.register_at_fork(after_in_child=_after_fork)
-atexit.register(lambda: _painter.end())
+atexit.register(_painter.end)

@@ -15,15 +15,15 @@ from other_user import ANYTHING, run_as_nobody
 
 import bpfnb
 from bpfnb.errors import ProgramError
+from bpfnb.hosts import default_host
 from bpfnb.language.program import parse
-from bpfnb.session import start
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 
 F = "int f(void *ctx) { return 0; }"
 CODE = """
 import bpfnb, json, os, sys
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 
 def tried(cell, attach={{"syscall:getpgid": "f"}}, **options):
     options["cflags"] = [*options.get("cflags", []), f"-DME={{os.getpid()}}"]  # others call it, too
@@ -148,8 +148,8 @@ def test_maps_are_pinned_and_found_again(shared: Path, pin: Path) -> None:
 def test_the_worker_keeps_no_right_to_become_others(shared: Path) -> None:
     code = """
 import bpfnb, os
-from bpfnb.host import client
-tracer = client.connect().hello().pid
+from bpfnb.hosts import default_host
+tracer = default_host.connect().hello().pid
 for task in os.listdir(f"/proc/{tracer}/task"):
     try:
         status = open(f"/proc/{tracer}/task/{task}/status").read().splitlines()
@@ -168,7 +168,7 @@ def test_the_tracer_refuses_flags_whatever_the_notebook_says(tmp_path: Path, fla
     file = tmp_path / "written"
     program = replace(parse(F, {"syscall:getpgid": "f"}), cflags=tuple(f.replace("FILE", str(file)) for f in flags))
     with pytest.raises(ProgramError, match="flag"):
-        start(program)
+        default_host.start(program)
     assert not file.exists()
 
 

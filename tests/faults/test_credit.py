@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import bpfnb
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 
 MIB = 1 << 20
 KEEP = 64 * MIB
@@ -26,10 +26,10 @@ _libc = ctypes.CDLL(None)
 NOTEBOOK = """
 import json, os, sys
 import bpfnb
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 text, function = sys.stdin.readline(), {attach!r}
 session = bpfnb.trace(json.loads(text), name="s", attach={attach}, keep={keep}, cflags=["-DPRODUCER=" + {pid!r}])
-print(client.connect().hello().pid, flush=True)
+print(default_host.connect().hello().pid, flush=True)
 for line in sys.stdin:
     if line == "rows\\n":
         print(sum(o.rows for o in session.outputs.values()), session.lost, flush=True)
@@ -191,4 +191,4 @@ def test_another_notebook_is_not_held_up() -> None:
         ) as s:
             produce(100)
         assert len(s.df) == 100
-        assert client.connect().hello().pid != other.tracer
+        assert default_host.connect().hello().pid != other.tracer

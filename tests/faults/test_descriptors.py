@@ -12,7 +12,7 @@ import pytest
 SCRIPT = r"""
 import ctypes, json, os, sys, time
 import bpfnb
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 libc = ctypes.CDLL(None)
 MAPS = "".join(f"BPF_HASH(h{i}, u32);\n" for i in range(30))
 CELLS = {
@@ -24,13 +24,13 @@ CELLS = {
 def trace(cell):
     return bpfnb.trace(CELLS[cell], name=f"s{len(bpfnb.sessions())}", attach={"syscall:getpgid": "f"})
 def open_files():
-    return [len(os.listdir(f"/proc/{pid}/fd")) for pid in (os.getpid(), client.connect().hello().pid)]
+    return [len(os.listdir(f"/proc/{pid}/fd")) for pid in (os.getpid(), default_host.connect().hello().pid)]
 def described(error):
     return [type(error).__name__, str(error), error.hint]
 """
 
 UNTIL_REFUSED = """
-client.connect()
+default_host.connect()
 before = open_files()
 sessions = []
 try:

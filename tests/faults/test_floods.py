@@ -17,7 +17,7 @@ import pytest
 
 import bpfnb
 from bpfnb import Session
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 
 MIB = 1 << 20
 KILLED = 1500 * MIB  # of the tracer: better a failed test than a machine without memory
@@ -130,7 +130,7 @@ def accounted(session: Session, output: str) -> int:
 @pytest.mark.parametrize("processes", [1, 2])
 def test_printk_on_every_system_call(processes: int) -> None:
     """The tracer's own system calls print as well, so there is always something to read."""
-    tracer = client.connect().hello().pid
+    tracer = default_host.connect().hello().pid
     with (
         bpfnb.trace(QUIET, name="quiet", attach={"syscall:getpgid": "call"}) as quiet,
         Watch(tracer) as watch,
@@ -157,7 +157,7 @@ OUTPUTS = {
 @pytest.mark.parametrize("kind", OUTPUTS)
 def test_events_of_any_length_on_every_system_call(kind: str) -> None:
     """A ring of 256 MiB: much more than a step takes may lie there."""
-    tracer = client.connect().hello().pid
+    tracer = default_host.connect().hello().pid
     output, submit = OUTPUTS[kind]
     text = SUBMITS.replace("OUTPUT", output).replace("SUBMIT", submit)
     with (
@@ -197,7 +197,7 @@ int f(void *ctx) {
     return 0;
 }
 """
-    tracer = client.connect().hello().pid
+    tracer = default_host.connect().hello().pid
     with (
         Watch(tracer) as watch,
         bpfnb.trace(text, name="names", attach={"syscall:getpgid": "f"}) as session,

@@ -16,7 +16,7 @@ from processes import parent
 
 import bpfnb
 from bpfnb.errors import BpfnbError
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 from bpfnb.tracer.kernel import tracefs
 
 
@@ -37,8 +37,8 @@ def test_a_session_that_starts_leaves_no_instance_when_the_supervisor_is_killed(
         with suppress(BpfnbError):
             bpfnb.trace('int f(void *ctx) { bpf_trace_printk("x\\n"); return 0; }', attach={"syscall:getpgid": "f"})
 
-    client.close()
-    pid = client.connect().hello().pid
+    default_host.close()
+    pid = default_host.connect().hello().pid
     supervisor = parent(pid)
     starting = threading.Thread(target=start)
     starting.start()
@@ -47,7 +47,7 @@ def test_a_session_that_starts_leaves_no_instance_when_the_supervisor_is_killed(
         time.sleep(0.0002)
     os.kill(supervisor, signal.SIGKILL)
     starting.join(60)
-    client.close()
+    default_host.close()
     while left(pid) and time.monotonic() < limit:
         time.sleep(0.01)
         if not Path(f"/proc/{pid}/fd/0").exists():  # it has ended

@@ -14,7 +14,7 @@ import pytest
 import bpfnb
 from bpfnb import Session
 from bpfnb.errors import ProgramError, SetupError, UnsupportedError
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 
 MIB = 1 << 20
 _libc = ctypes.CDLL(None)
@@ -35,7 +35,7 @@ def go_on(others: Session) -> None:
 
 
 def test_a_struct_that_no_segment_holds_is_refused_at_its_line() -> None:
-    tracer = client.connect().hello()
+    tracer = default_host.connect().hello()
     text = f"""
 struct big {{ u64 n; char bytes[{26 * MIB}]; }};
 BPF_ARRAY(one, struct big, 1);
@@ -53,7 +53,7 @@ int f(void *ctx) {{
     ):
         bpfnb.trace(text, name="big", attach={"syscall:getpgid": "f"})
     assert refused.value.line == 8
-    assert client.connect().hello() == tracer
+    assert default_host.connect().hello() == tracer
     assert others.state == "stopped"
 
 
@@ -113,7 +113,7 @@ def test_a_tracer_goes_on_without_a_free_descriptor() -> None:
     """GIVEN a tracer that can open nothing for some seconds WHEN it is asked THEN it answers, and its threads go on:
     afterwards maps are read, costs measured and sessions begun as before."""
     text = "BPF_HASH(calls, u32); int f(void *ctx) { calls.increment(0); return 0; }"
-    tracer = client.connect().hello().pid
+    tracer = default_host.connect().hello().pid
     with bpfnb.trace(text, name="counting", attach={"syscall:getpgid": "f"}) as session:
         with no_more_descriptors(tracer):
             for _ in range(20):
@@ -134,7 +134,7 @@ def test_a_tracer_goes_on_without_a_free_descriptor() -> None:
             go_on(others)
         assert session.maps["calls"].df["value"].sum() >= 1
     assert (others.reason, session.reason) == ("stopped", "stopped")
-    assert client.connect().hello().pid == tracer
+    assert default_host.connect().hello().pid == tracer
 
 
 def test_a_source_that_fails_ends_its_own_session() -> None:
@@ -152,7 +152,7 @@ int f(void *ctx) {
     return 0;
 }
 """
-    tracer = client.connect().hello().pid
+    tracer = default_host.connect().hello().pid
     with bpfnb.trace(QUIET, name="others", attach={"syscall:getppid": "call"}) as others:
         with bpfnb.trace(text, name="fails", attach={"syscall:getpgid": "f"}, keep=8 * MIB) as session:
             _libc.getpgid(0)
@@ -168,7 +168,7 @@ int f(void *ctx) {
         assert len(session.df) > 1000
         session.stop()
         go_on(others)
-    assert client.connect().hello().pid == tracer
+    assert default_host.connect().hello().pid == tracer
     with bpfnb.trace(text, name="after", attach={"syscall:getpgid": "f"}) as after:
         _libc.getpgid(0)
     assert len(after.df) >= 1

@@ -14,7 +14,7 @@ import pytest
 from leaks import bpf_ids
 
 import bpfnb
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 
 COUNT = 'int count(void *ctx) { bpf_trace_printk("x\\n"); return 0; }'
 ATTACH = {"rawtracepoint:task_rename": "count"}
@@ -23,9 +23,9 @@ _STOPPED = f"""
 import os, signal, sys, time
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 import bpfnb, processes
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 session = bpfnb.trace({COUNT!r}, name="s", attach={ATTACH!r})
-worker = client.connect().hello().pid
+worker = default_host.connect().hello().pid
 supervisor = processes.parent(worker)
 held = [number for kind, number in processes.objects(worker) if kind == "program"]
 print(worker, *held)
@@ -65,8 +65,8 @@ def test_exit_leaves_a_stopped_tracer_that_is_not_ours_to_continue(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Another user's, behind sudo: the notebook leaves, and says what holds the programs."""
-    client.close()
-    worker = client.connect().hello().pid
+    default_host.close()
+    worker = default_host.connect().hello().pid
 
     def refused(group: int, number: int) -> None:
         raise PermissionError
@@ -75,7 +75,7 @@ def test_exit_leaves_a_stopped_tracer_that_is_not_ours_to_continue(
     began = time.monotonic()
     with monkeypatch.context() as patch:
         patch.setattr(os, "killpg", refused)
-        client.close()
+        default_host.close()
     assert time.monotonic() - began < 8
     assert f"kill -CONT {worker}" in capfd.readouterr().err
     os.kill(worker, signal.SIGCONT)

@@ -10,7 +10,7 @@ import pytest
 from leaks import bpf_ids
 
 import bpfnb
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 from bpfnb.tracer.kernel import bpf
 from bpfnb.tracer.kernel import maps as kernel_maps
 from bpfnb.tracer.kernel.maps import Limit
@@ -44,12 +44,12 @@ def test_a_large_map_is_read_behind_the_stop() -> None:
     df = session.maps["large"].df
     assert (len(df), int(df.value.sum()), int(df.value.iloc[-1])) == (ENTRIES, 42, 42)
     wait_until_gone(maps)
-    assert client.connect()._listeners == {}
+    assert default_host.connect()._listeners == {}
 
 
 def test_a_tracer_that_ends_before_a_large_map_was_read_says_so() -> None:
     with bpfnb.trace(BOTH, name="s", attach=ATTACH) as session:
-        tracer = client.connect()
+        tracer = default_host.connect()
         session.stop()
         assert session._behind == {"large"}
         tracer.close()

@@ -24,7 +24,7 @@ import pytest
 
 import bpfnb
 from bpfnb.errors import AttachError
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 from bpfnb.language.probes import Probe
 from bpfnb.tracer.kernel import files
 from bpfnb.tracer.link import locate, usdt
@@ -122,7 +122,7 @@ def mutate_for_the_tracer(count: int, folder: Path, seed: int = 2) -> tuple[Coun
     slowest = 0.0
     _, _, text, around = samples(folder)[0]
     path = folder / "changed"
-    tracer = client.connect()
+    tracer = default_host.connect()
     for number in range(count):
         path.unlink(missing_ok=True)  # the kernel may still have the one before
         path.write_bytes(hostile.mutated(text, rng, around))
@@ -157,12 +157,12 @@ def test_changed_at_random_they_are_read_or_refused() -> None:
 
 @needs_gcc
 def test_the_tracer_survives_changed_programs(tmp_path: Path) -> None:
-    pid = client.connect().hello().pid
+    pid = default_host.connect().hello().pid
     outcomes, slowest = mutate_for_the_tracer(max(MANY // 10, 20), tmp_path)
     assert outcomes["done"]
     assert outcomes["AttachError"]
     assert slowest < SLOW
-    assert client.connect().hello().pid == pid
+    assert default_host.connect().hello().pid == pid
 
 
 # --- made to measure ----------------------------------------------------------------------------------------------
@@ -314,4 +314,4 @@ if __name__ == "__main__":
     print(*mutate(many))
     with tempfile.TemporaryDirectory() as place:
         print(*mutate_for_the_tracer(many // 10, Path(place)))
-    client.close()
+    default_host.close()

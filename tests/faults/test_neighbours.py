@@ -17,7 +17,7 @@ import pytest
 from waiting import until
 
 import bpfnb
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 from bpfnb.tracer.doctor import kconfig
 
 _libc = ctypes.CDLL(None)
@@ -40,7 +40,7 @@ def burst(count: int) -> None:
 
 def mine(what: str) -> list[Path]:
     """The instances of this process's tracer."""
-    start = f"bpfnb-{client.connect().hello().pid}-"
+    start = f"bpfnb-{default_host.connect().hello().pid}-"
     found = [path for path in INSTANCES.iterdir() if path.name.startswith(start)]
     return [path for path in found if path.name.endswith("-comm") == (what == "comm")]
 
@@ -197,7 +197,7 @@ def test_a_file_held_open_by_another_does_not_keep_a_session_running() -> None:
 SCRIPT = f"""
 import ctypes, os, random, subprocess, sys, time
 import bpfnb
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 libc = ctypes.CDLL(None)
 MARK = random.SystemRandom().randrange(1 << 29, 1 << 30)
 COUNT = {COUNT!r} % MARK
@@ -269,7 +269,7 @@ print(len(ring.df) >= 10)
 
 CONTAINED = """
 session = trace()
-print(client.connect().hello().pid, flush=True)
+print(default_host.connect().hello().pid, flush=True)
 sys.stdin.readline()
 burst(100)
 session.stop()
@@ -295,7 +295,7 @@ def test_tracers_of_containers_with_equal_pids_do_not_meet() -> None:
     with container() as first, container() as second:
         pids = [process.stdout.readline() for process in (first, second) if process.stdout]
         assert pids[0] == pids[1] != ""
-        client.close()
+        default_host.close()
         with printing() as (session, _):  # a new tracer: it has swept
             burst(10)
         assert len(session.df) == 10

@@ -19,7 +19,7 @@ from raw import RawTracer
 from waiting import until
 
 import bpfnb
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 from bpfnb.language.program import parse
 from bpfnb.protocol import messages
 
@@ -32,7 +32,7 @@ ATTACH = {"syscall:getpgid": "f"}
 @contextmanager
 def hung_compile() -> Iterator[int]:
     """A cell whose compiling hangs: its request's number."""
-    tracer = client.connect()
+    tracer = default_host.connect()
     (compiler,) = children(tracer.hello().pid)
     number = next(tracer._requests)
     before = children(compiler)
@@ -71,7 +71,7 @@ def test_a_compile_that_hangs_holds_up_nobody() -> None:
             _libc.getpgid(0)
             quick(meanwhile.stop)
         assert mine(meanwhile) == 1
-        quick(lambda: client.connect().find_probes("*clone*", 10), 5)
+        quick(lambda: default_host.connect().find_probes("*clone*", 10), 5)
         quick(before.stop)
     assert before.state == "stopped"
 
@@ -79,8 +79,8 @@ def test_a_compile_that_hangs_holds_up_nobody() -> None:
 def test_a_session_that_is_stopped_while_it_compiles_frees_what_compiles_it() -> None:
     programs = bpf_ids("program")
     with hung_compile() as number:
-        quick(lambda: client.connect().stop(number))
-    assert bpf_ids("program") - programs - held_elsewhere("program", {client.connect().hello().pid}) == set()
+        quick(lambda: default_host.connect().stop(number))
+    assert bpf_ids("program") - programs - held_elsewhere("program", {default_host.connect().hello().pid}) == set()
 
 
 def test_a_large_map_being_read_holds_up_nobody() -> None:
@@ -89,7 +89,7 @@ def test_a_large_map_being_read_holds_up_nobody() -> None:
     rows: list[int] = []
     with bpfnb.trace(source, name="large", attach=ATTACH) as large:
         with bpfnb.trace(PRINTS, name="s", attach=ATTACH) as session:
-            tracer, number = client.connect(), large._number
+            tracer, number = default_host.connect(), large._number
             reader = threading.Thread(target=lambda: rows.append(tracer.read_map(number, "large")[0]))
             reader.start()
             _libc.getpgid(0)
@@ -126,10 +126,10 @@ def test_threads_have_no_more_rights_than_the_tracer() -> None:
         readers = [threading.Thread(target=lambda: session.maps["calls"].df) for _ in range(8)]
         for reader in readers:
             reader.start()
-        client.connect().find_probes("*clone*", 10)
+        default_host.connect().find_probes("*clone*", 10)
         for reader in readers:
             reader.join()
-        worker = client.connect().hello().pid
+        worker = default_host.connect().hello().pid
         tasks = threads(worker, "status")
         for status in tasks.values():
             fields = dict(line.split(":\t") for line in status.splitlines() if ":\t" in line)

@@ -14,7 +14,7 @@ from processes import alive, children, parent
 from waiting import until
 
 import bpfnb
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 
 PRINTS = 'int f(void *ctx) { bpf_trace_printk("x\\n"); return 0; }'
 ATTACH = {"syscall:getpgid": "f"}
@@ -56,7 +56,7 @@ def test_a_signal_ends_a_tracer_that_compiles(number: signal.Signals, to: str) -
     deadline = time.monotonic() + 5
     while not len(session.df) and time.monotonic() < deadline:
         time.sleep(0.01)
-    worker = client.connect().hello().pid
+    worker = default_host.connect().hello().pid
     supervisor = parent(worker)
     (compiler,) = children(worker)
     loading, died = compiling(compiler)
@@ -78,11 +78,11 @@ def test_a_signal_ends_a_tracer_that_compiles(number: signal.Signals, to: str) -
 def test_a_signal_is_not_swallowed_in_any_state() -> None:
     """At eight moments of a session's life; each time the tracer ends, and the next cell runs its own program."""
     for moment in range(8):
-        worker = client.connect().hello().pid
+        worker = default_host.connect().hello().pid
         timer = threading.Timer(0.07 * moment, os.kill, [worker, signal.SIGTERM])
         timer.start()
         deadline = time.monotonic() + 10
-        while client.connect().hello().pid == worker:
+        while default_host.connect().hello().pid == worker:
             assert time.monotonic() < deadline, f"swallowed at moment {moment}"
             with suppress(bpfnb.TracerDied), bpfnb.trace(marked(moment), name="s", attach=ATTACH) as session:
                 assert list(session.maps) == [f"map{moment}"]
@@ -102,7 +102,7 @@ def test_cells_compiled_side_by_side_each_get_their_own_program() -> None:
                 if kept != [(f"map{number}", number + 1)]:
                     wrong.append(f"{number}: {kept}")
 
-    tracer = client.connect()
+    tracer = default_host.connect()
     threads = [threading.Thread(target=compile_some, args=[10 * n]) for n in range(1, 5)]
     for thread in threads:
         thread.start()
@@ -122,7 +122,7 @@ def test_cells_compiled_side_by_side_each_get_their_own_program() -> None:
 
 
 def test_a_tracer_whose_compiler_is_killed_says_so() -> None:
-    tracer = client.connect()
+    tracer = default_host.connect()
     worker = tracer.hello().pid
     (compiler,) = children(worker)
     loading, died = compiling(compiler)
@@ -130,7 +130,7 @@ def test_a_tracer_whose_compiler_is_killed_says_so() -> None:
     os.kill(child, signal.SIGKILL)  # the cell's own process: that ends the cell alone
     loading.join(10)
     assert [str(error) for error in died] == ["the compiler crashed (signal 9)"]
-    assert client.connect().hello().pid == worker
+    assert default_host.connect().hello().pid == worker
     os.kill(compiler, signal.SIGKILL)
     deadline = time.monotonic() + 5
     while alive(worker) or not tracer.died:

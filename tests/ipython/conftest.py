@@ -10,8 +10,8 @@ from shell import Shell
 from traitlets.config import Config
 
 import bpfnb
+from bpfnb.hosts import default_host
 from bpfnb.protocol.messages import Check
-from bpfnb.session import forget_names
 from bpfnb.testing import FakeTracer
 
 
@@ -33,7 +33,7 @@ def tracer() -> Iterator[FakeTracer]:
 
 @pytest.fixture
 def shell(_ipython: InteractiveShell, tracer: FakeTracer) -> Iterator[Shell]:
-    forget_names()
+    default_host.forget_names()
     _ipython.run_cell("%load_ext bpfnb")
     yield Shell(_ipython)
     bpfnb.stop_all()

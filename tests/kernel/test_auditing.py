@@ -50,9 +50,9 @@ def test_what_cannot_be_noted_is_not_traced_where_that_is_required(tmp_path: Pat
 
 KILLED = """
 import os, signal, time, bpfnb
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 session = bpfnb.trace("int f(void *ctx) { return 0; }", attach={"syscall:getpgid": "f"})
-pid = client.connect().hello().pid
+pid = default_host.connect().hello().pid
 os.system(f"sudo -n kill -9 {pid}")
 while session.state == "running":
     time.sleep(0.01)

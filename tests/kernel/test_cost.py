@@ -19,7 +19,7 @@ from processes import descriptions, descriptors
 from waiting import until
 
 import bpfnb
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 from bpfnb.tracer.kernel import bpf
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -34,7 +34,7 @@ def flags() -> list[str]:
 
 
 def tracer() -> int:
-    return client.connect().hello().pid
+    return default_host.connect().hello().pid
 
 
 def kernels(name: str) -> dict[str, int]:

@@ -20,7 +20,7 @@ import pytest
 from portable import among
 
 import bpfnb
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 from bpfnb.session import Session
 
 MAGIC = 0x2BCD1234
@@ -372,7 +372,7 @@ def test_a_full_lru_map_says_so() -> None:
 def test_the_count_outlives_the_tracer() -> None:
     session = trace("m.increment(who);", "BPF_HASH(m, u32, u64, 1);")
     call(range(5))
-    os.kill(client.connect().hello().pid, signal.SIGKILL)
+    os.kill(default_host.connect().hello().pid, signal.SIGKILL)
     assert session.wait(10)
     assert session.state == "failed"
     assert session.maps["m"].lost == 4

@@ -19,8 +19,8 @@ from processes import descriptors
 from waiting import until
 
 import bpfnb
-from bpfnb.host import client
-from bpfnb.session import Session, detaching
+from bpfnb.hosts import default_host
+from bpfnb.session import Session
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}.get(os.uname().machine, 0)
@@ -75,7 +75,7 @@ def count(fdinfo: Path) -> int:
 
 
 def open_events() -> int:
-    targets = descriptors(client.connect().hello().pid).values()
+    targets = descriptors(default_host.connect().hello().pid).values()
     return sum("perf_event" in target for target in targets)
 
 
@@ -97,14 +97,14 @@ def test_many_probes_stop_before_the_kernel_lets_go_of_them(stats: None) -> None
         session._stop(0)  # on some machines the kernel is done in the time that stop() waits
         assert session.state == "stopped"
         assert session.detaching  # the kernel is at it
-        assert session in detaching()
+        assert session in default_host.detaching()
         ended_with = count(fdinfo)
         for _ in range(100):
             os.getpgid(0)
         assert count(fdinfo) == ended_with  # and yet nothing runs
         assert session.maps["calls"][0] == ended_with  # all there was is delivered
     wait_for(session)
-    assert session not in detaching()
+    assert session not in default_host.detaching()
     assert open_events() == before
 
 
@@ -148,11 +148,11 @@ def test_a_stopped_session_of_any_kind_of_probe_runs_no_more(stats: None) -> Non
 def test_the_end_of_a_notebook_waits_until_all_is_let_go_of() -> None:
     code = f"""
 import bpfnb
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 source = "int f(void *ctx) {{ return 0; }}"
 session = bpfnb.trace(source, attach={{f"tracepoint:syscalls:{{name}}": "f" for name in {syscalls(60)!r}}})
 session.stop()
-print(client.connect().hello().pid, session.detaching)
+print(default_host.connect().hello().pid, session.detaching)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     tracer, was_detaching = done.stdout.split()

@@ -15,7 +15,8 @@ from namespaces import ROOT, opened
 from other_user import NOBODY, SHADOW
 
 import bpfnb
-from bpfnb.host import client, ways
+from bpfnb.host import local, ways
+from bpfnb.hosts import default_host
 from bpfnb.protocol.messages import Check
 
 Rows = dict[str, Check]
@@ -100,20 +101,20 @@ def test_what_is_said_to_attach_attaches(rows: Rows, name: str) -> None:
 
 
 def test_capabilities_are_the_tracers(rows: Rows) -> None:
-    status = Path(f"/proc/{client.connect().hello().pid}/status").read_text()
+    status = Path(f"/proc/{default_host.connect().hello().pid}/status").read_text()
     held = int(status.partition("CapPrm:")[2].split()[0], 16)
     known = {"CAP_DAC_READ_SEARCH": 2, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
     assert {name: name in rows["capabilities"].found for name in known} == {
         n: bool(held >> c & 1) for n, c in known.items()
     }
-    assert f"process {client.connect().hello().pid}" in rows["tracer"].found
+    assert f"process {default_host.connect().hello().pid}" in rows["tracer"].found
 
 
 def test_bcc_is_the_one_that_is_used(rows: Rows) -> None:
-    loaded = Path(f"/proc/{client.connect().hello().pid}/maps").read_text()
+    loaded = Path(f"/proc/{default_host.connect().hello().pid}/maps").read_text()
     assert "libbcc.so.0" in loaded
     version, _, folder = rows["bcc"].found.partition(" in ")
-    assert version == client.connect().hello().bcc
+    assert version == default_host.connect().hello().bcc
     assert Path(folder, "libbcc.py").exists()
 
 
@@ -258,9 +259,9 @@ def test_tracefs_is_mounted_by_the_tracer() -> None:
 def test_a_tracer_that_dies() -> None:
     """With its last words, and the next one starts."""
     dies = (sys.executable, "-c", "import sys; sys.exit('libLLVM is broken')")
-    client.close()
-    client.replace(client.Client.launch(ways.Way("direct", dies)))
-    rows = examined()
-    assert "libLLVM is broken" in rows["tracer"].found
-    assert rows["BPF programs"].ok
-    assert bpfnb.doctor().ok
+    those = iter([ways.Way("direct", dies)])
+    with bpfnb.Host(lambda: local.launch(next(those, None))) as host:
+        rows = {row.name: row for row in host.doctor()}
+        assert "libLLVM is broken" in rows["tracer"].found
+        assert rows["BPF programs"].ok
+        assert host.doctor().ok

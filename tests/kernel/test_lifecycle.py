@@ -19,7 +19,7 @@ from processes import alive, children, descriptors, objects, parent
 from waiting import until
 
 import bpfnb
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 
 _libc = ctypes.CDLL(None)
 COUNT = 'int count(void *ctx) { bpf_trace_printk("x\\n"); return 0; }'
@@ -33,7 +33,7 @@ def mine(session: bpfnb.Session) -> int:
 
 
 def tracer() -> int:
-    return client.connect().hello().pid
+    return default_host.connect().hello().pid
 
 
 def compiler(worker: int) -> int:
@@ -66,13 +66,13 @@ def gone_within(seconds: float, pids: list[int], objects: dict[str, set[int]], o
 
 NOTEBOOK = f"""
 import bpfnb, sys, time, os, threading
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 s = bpfnb.trace({COUNT!r}, name="s", attach={ATTACH!r})
 HELD = os.fork() if "fork" in sys.argv else 1
 if HELD == 0:
     time.sleep(60)  # a child that keeps the notebook's descriptors open
     os._exit(0)
-print(client.connect().hello().pid, HELD, flush=True)
+print(default_host.connect().hello().pid, HELD, flush=True)
 sys.stdin.readline()
 """
 
@@ -187,7 +187,7 @@ def test_a_dead_tracer_is_one_clear_error(victim: str) -> None:
 
 def test_a_request_to_a_dead_tracer_raises() -> None:
     """Killed in the middle of a request: whoever waits hears of it."""
-    dying = client.connect()
+    dying = default_host.connect()
     worker = dying.hello().pid
     os.kill(worker, signal.SIGSTOP)
     killer = subprocess.Popen(["sh", "-c", f"sleep 0.3; kill -9 {worker}"])
@@ -203,8 +203,8 @@ def test_an_interrupted_start_attaches_nothing() -> None:
 import os, signal, sys, threading, time
 sys.path.insert(0, {TESTS!r})
 import bpfnb, processes
-from bpfnb.host import client
-pid = client.connect().hello().pid
+from bpfnb.hosts import default_host
+pid = default_host.connect().hello().pid
 os.kill(pid, signal.SIGSTOP)
 threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
 try:
@@ -229,7 +229,7 @@ def test_a_forked_child_does_not_touch_the_parents_tracer() -> None:
     with bpfnb.trace(COUNT, name="s", attach=ATTACH) as session:
         pid = os.fork()
         if pid == 0:
-            client.close()  # what atexit would do
+            default_host.close()  # what atexit would do
             os._exit(0 if bpfnb.sessions() == {} else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         _libc.getpgid(0)
@@ -239,7 +239,7 @@ def test_a_forked_child_does_not_touch_the_parents_tracer() -> None:
 def test_closing_ends_both_processes() -> None:
     worker = tracer()
     all_of_it = processes(worker)
-    client.close()
+    default_host.close()
     assert gone_within(2, all_of_it, {}, worker) == []
     assert not children() & set(all_of_it)
 

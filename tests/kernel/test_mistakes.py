@@ -14,7 +14,7 @@ import pytest
 
 import bpfnb
 from bpfnb.errors import CompileError, ProgramError, VerifierError
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 from bpfnb.tracer.link import attach
 from bpfnb.tracer.link.attach import has_kprobes
 
@@ -465,10 +465,10 @@ def test_who_follows_a_hint_gets_past_the_error(mistake: str) -> None:
 
 
 def test_the_tracer_lives_on() -> None:
-    tracer = client.connect().hello().pid
+    tracer = default_host.connect().hello().pid
     with pytest.raises(CompileError):
         bpfnb.trace(f("return nothere;"))
-    assert client.connect().hello().pid == tracer
+    assert default_host.connect().hello().pid == tracer
 
 
 # attachment, words, hint ("": none); all of them beside the cell, so that none has a place in it

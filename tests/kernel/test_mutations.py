@@ -15,7 +15,7 @@ from pathlib import Path
 from recordings import record
 
 import bpfnb
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 from bpfnb.language.probes import split_attach
 from bpfnb.language.tokens import lex
 
@@ -87,7 +87,7 @@ def outcome_of(source: str, attach: list[tuple[str, str]]) -> tuple[str, bpfnb.B
 
 def test_a_mutated_program_gives_a_session_or_an_error_of_ours() -> None:
     chance = random.Random(20261124)
-    tracer = client.connect().hello().pid
+    tracer = default_host.connect().hello().pid
     outcomes: dict[str, int] = {}
     ours, others = list(corpus()), list(tools())
     for number in range(COUNT):
@@ -105,5 +105,5 @@ def test_a_mutated_program_gives_a_session_or_an_error_of_ours() -> None:
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
         if number % 500 == 499:
             print(f"{number + 1} of {COUNT}: {outcomes}", flush=True)
-    assert client.connect().hello().pid == tracer
+    assert default_host.connect().hello().pid == tracer
     assert {"session", "CompileError"} <= outcomes.keys(), outcomes

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 import bpfnb
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 from bpfnb.session import Session
 
 _libc = ctypes.CDLL(None)
@@ -178,7 +178,7 @@ def test_what_a_full_buffer_refuses_is_counted(kind: str) -> None:
     }
     """
     produced = 120_000
-    tracer = client.connect().hello().pid
+    tracer = default_host.connect().hello().pid
     flags = [f"-DPID={os.getpid()}"]
     with bpfnb.trace(source % OUTPUTS[kind], name="events", attach={"syscall:getppid": "f"}, cflags=flags) as session:
         os.kill(tracer, signal.SIGSTOP)

@@ -198,7 +198,7 @@ print(len(df[df.pid == int(sys.argv[1])]), set(df.msg), s.lost, flush=True)
 
 def test_what_is_overwritten_is_counted() -> None:
     """More lines than the buffer holds, with the tracer held still: delivered + lost = printed, exactly."""
-    tracer = bpfnb.host.client.connect().hello().pid
+    tracer = bpfnb.hosts.default_host.connect().hello().pid
     printed = 1_500_000
     ours = COUNT.replace("{", "{ if (bpf_get_current_pid_tgid() >> 32 != PID) return 0;")
     flags = [f"-DPID={os.getpid()}"]

@@ -12,11 +12,11 @@ from other_user import NOBODY, run_as_nobody
 
 CODE = """
 import bpfnb, os
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 try:
     with bpfnb.trace({source!r}, attach={{"syscall:getpgid": "f"}}) as session:
         os.getpgid(0)
-        tracer = client.connect().hello().pid
+        tracer = default_host.connect().hello().pid
         print("loaded by user", [line.split()[1] for line in open(f"/proc/{{tracer}}/status") if line[:4] == "Uid:"][0])
     if session.outputs:
         print("rows", (session.df.pid == os.getpid()).sum())

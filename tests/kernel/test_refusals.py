@@ -7,7 +7,7 @@ import os
 import pytest
 
 import bpfnb
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 
 HEAD = "int kprobe__sys_getpgid(void *ctx) {\n"
 
@@ -50,7 +50,7 @@ CASES = [
 def test_a_refused_cell_says_where(
     body: str, error: type[bpfnb.BpfnbError], words: str, line: int | None, column: int | None
 ) -> None:
-    tracer = client.connect().hello().pid
+    tracer = default_host.connect().hello().pid
     source = HEAD + body
     with pytest.raises(error) as caught:
         bpfnb.trace(source)
@@ -61,7 +61,7 @@ def test_a_refused_cell_says_where(
         assert caught.value.line == line
     if column:
         assert caught.value.column == column
-    assert client.connect().hello().pid == tracer
+    assert default_host.connect().hello().pid == tracer
 
 
 def test_a_crash_of_the_compiler_costs_no_other_session() -> None:

@@ -48,12 +48,12 @@ SOCKET = ways.socket_of(VERSION)
 # Traces a call of its own; prints how it went and by which way.
 TRACE = """
 import bpfnb, os
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 PRINTS = 'int f(void *ctx) { bpf_trace_printk("x\\\\n"); return 0; }'
 try:
     with bpfnb.trace(PRINTS, attach={"syscall:getpgid": "f"}) as s:
         os.getpgid(0)
-    print((s.df.pid == os.getpid()).sum(), "rows by", client.connect().way.kind)
+    print((s.df.pid == os.getpid()).sum(), "rows by", default_host.connect().peer.way.kind)
 except bpfnb.BpfnbError as error:
     print(f"{type(error).__name__}: {error}")
 """
@@ -333,7 +333,7 @@ def test_by_sudo_a_member_traces_and_may_do_nothing_else(installed: Machine, gro
 def test_the_tracer_ends_with_whoever_connected(listening: Machine, group: int) -> None:
     """By kill -9, while a child of theirs holds the connection open."""
     code = (
-        "import subprocess, socket, sys; from bpfnb.host import client; c = client.connect(); "
+        "import subprocess, socket, sys; from bpfnb.hosts import default_host; c = default_host.connect(); "
         "c._connection._socket.set_inheritable(True); child = subprocess.Popen(['sleep', '60'], close_fds=False); "
         "print(c.hello().pid, child.pid, flush=True); sys.stdin.read()"
     )

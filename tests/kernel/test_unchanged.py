@@ -19,7 +19,7 @@ import pytest
 from processes import children
 
 import bpfnb
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 
 _libc = ctypes.CDLL(None)
 FLAGS = [f"-DPID={os.getpid()}"]
@@ -119,7 +119,7 @@ def start(cell: str, name: str = "s", flags: list[str] | None = None) -> bpfnb.S
 
 def compiler() -> int:
     """The process that compiles for our tracer."""
-    (child,) = children(client.connect().hello().pid)
+    (child,) = children(default_host.connect().hello().pid)
     return child
 
 

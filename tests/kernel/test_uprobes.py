@@ -14,7 +14,7 @@ import pytest
 from portable import portable
 
 import bpfnb
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 
 HIT = 'int hit(void *ctx) { bpf_trace_printk("hit\\n"); return 0; }'
 
@@ -160,7 +160,7 @@ def test_a_killed_tracer_leaves_no_semaphore_raised(programs: dict[str, Path]) -
     with Running(path) as program:
         session = bpfnb.trace(HIT, attach={f"usdt:{path}:work__done": "hit"})
         assert program.ask("sem") == "2"
-        tracer = client.connect().hello().pid
+        tracer = default_host.connect().hello().pid
         os.kill(tracer, signal.SIGKILL)
         session.wait(10)
         assert session.state == "failed"
@@ -188,7 +188,7 @@ def test_names_of_usdt_probes(programs: dict[str, Path]) -> None:
 
 def test_a_files_probes_are_listed(programs: dict[str, Path], caller: Path) -> None:
     path = programs["semaphores"]
-    tracer = client.connect()
+    tracer = default_host.connect()
     labels = ["bpfnbtest:both", "bpfnbtest:work__done", "other:both"]
     assert tracer.find_probes(f"usdt:{path}:*", 10) == (tuple(f"usdt:{path}:{label}" for label in labels), 0)
     assert tracer.find_probes(f"usdt:{path}:other:*", 10)[0] == (f"usdt:{path}:other:both",)

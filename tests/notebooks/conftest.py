@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from lanes import require_tracing
 
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 
 
 @pytest.fixture(scope="session")
@@ -14,4 +14,4 @@ def tracing() -> None:
     try:
         require_tracing()
     finally:
-        client.close()
+        default_host.close()

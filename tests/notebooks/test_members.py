@@ -20,7 +20,7 @@ from test_notebooks import NOTEBOOKS, RUNNER, check, ids
 
 NOBODY = pwd.getpwnam("nobody")
 CHOSEN = NOTEBOOKS if os.environ.get("BPFNB_VM_WHOLE") == "1" else [p for p in NOTEBOOKS if p.stem == "01_hello_clone"]
-BY_THE_SOCKET = "import bpfnb; assert bpfnb.sessions() == {}; print(bpfnb.session.client.connect().way.kind)"
+BY_THE_SOCKET = "import bpfnb; assert bpfnb.sessions() == {}; print(bpfnb.hosts.default_host.connect().peer.way.kind)"
 
 pytestmark = [*needs_root_and_systemd, pytest.mark.usefixtures("tracing")]
 

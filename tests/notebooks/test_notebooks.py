@@ -37,9 +37,9 @@ NOTHING_ATTACHED = f"""
 import sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
 import bpfnb, processes
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 assert bpfnb.sessions() == {{}}
-held = processes.objects(client.connect().hello().pid)
+held = processes.objects(default_host.connect().hello().pid)
 assert not [kind for kind, _ in held if kind != "map"], held
 """
 TABLE = r"^(\w+) +(-?\d+) +(\d+) +(\d+)$"  # a name and three numbers

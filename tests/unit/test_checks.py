@@ -19,7 +19,8 @@ import pytest
 import bpfnb
 from bpfnb.__main__ import main
 from bpfnb.errors import BpfnbError, PrivilegeError, SetupError, TracerDied
-from bpfnb.host import client, ways
+from bpfnb.host import ways
+from bpfnb.host.tracer import Tracer
 from bpfnb.protocol.messages import Check
 from bpfnb.testing import FakeTracer
 from bpfnb.tracer.doctor import checks, distribution, kconfig
@@ -564,10 +565,10 @@ class TestWithoutTracer:
     ANSWER = "[" + ",".join(json.dumps({n: getattr(row, n) for n in row.__struct_fields__}) for row in ROWS) + "]"
 
     def examine(self, error: BpfnbError, code: str = f"print({ANSWER!r})", **arguments: Any) -> doctor.Report:
-        def refuse() -> client.Client:
+        def refuse() -> Tracer:
             raise error
 
-        return doctor.examine(refuse, partial(doctor.without_tracer, code=code, **arguments))
+        return doctor.examine(refuse, bpfnb.trace, partial(doctor.without_tracer, code=code, **arguments))
 
     @pytest.mark.parametrize(
         ("error", "found", "remedy"),

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from bpfnb.errors import TracerDied
-from bpfnb.host.client import Client, Listener
+from bpfnb.host.client import Client
+from bpfnb.host.tracer import Listener
 from bpfnb.language.program import parse
 from bpfnb.protocol import messages
 from bpfnb.protocol.connection import Connection

@@ -20,6 +20,7 @@ from matplotlib import font_manager
 
 import bpfnb
 from bpfnb.host import client
+from bpfnb.hosts import default_host
 from bpfnb.interrupts import Flag, new_rlock, uninterrupted
 from bpfnb.protocol.connection import Connection
 from bpfnb.protocol.messages import Checks, Hello, ProbeNames, ToTracer
@@ -181,7 +182,7 @@ def test_a_panel_shown_under_interrupts_ends_with_its_session(tracer: FakeTracer
     font_manager._get_font.cache_clear()  # matplotlib keeps fonts open
 
 
-def test_an_interrupted_start_of_the_tracer_leaves_one_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_start_of_the_tracer_leaves_one_or_none() -> None:
     """GIVEN Ctrl-C while a tracer is started THEN the next caller has one, and there are no others."""
     launched: list[client.Client] = []
 
@@ -195,16 +196,16 @@ def test_an_interrupted_start_of_the_tracer_leaves_one_or_none(monkeypatch: pyte
         return launched[-1]
 
     socks: list[socket.socket] = []
-    monkeypatch.setattr(client.Client, "launch", launch)
+    host = bpfnb.Host(launch)
     try:
-        for _ in every_point(client.connect):
-            assert client.connect() is launched[-1]
+        for _ in every_point(host.connect):
+            assert host.connect() is launched[-1]
             assert len(launched) == 1
-            client.close()
+            host.close()
             launched.clear()
             socks.pop().close()
     finally:
-        client.close()
+        host.close()
         for sock in socks:
             sock.close()
 
@@ -300,7 +301,7 @@ def test_a_lock_held_by_another_thread_is_free_in_a_forked_child() -> None:
 
 def test_an_answer_to_nothing_is_dropped_and_one_of_another_kind_is_an_error(tracer: FakeTracer) -> None:
     tracer._connection.send(ProbeNames(10**6, ("stray",), 0))
-    assert client.connect().find_probes("x", 1) == ((), 0)
+    assert default_host.connect().find_probes("x", 1) == ((), 0)
     ours, theirs = socket.socketpair()
     with closing(client.Client(ours)) as confused, closing(Connection(theirs, ToTracer)) as connection:
         answers = threading.Thread(target=answer_with_checks, args=(connection,))

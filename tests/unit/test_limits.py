@@ -14,8 +14,9 @@ import pytest
 
 import bpfnb
 from bpfnb.errors import ProgramError
+from bpfnb.hosts import default_host, limits_of
+from bpfnb.language.program import parse
 from bpfnb.protocol.messages import Limits
-from bpfnb.session import limits_of
 from bpfnb.testing import FakeTracer
 from bpfnb.tracer.guard import cost
 from bpfnb.tracer.guard.cost import Look, Window, Windows
@@ -228,4 +229,4 @@ def test_costs_of_a_running_a_stopped_and_a_dead_session() -> None:
 
 
 def test_a_session_that_could_not_start_has_no_costs() -> None:
-    assert bpfnb.Session("x", bpfnb.session.parse(HELLO), 1).cost.empty
+    assert bpfnb.Session("x", parse(HELLO), 1, default_host.connect).cost.empty

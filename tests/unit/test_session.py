@@ -19,6 +19,7 @@ import pytest
 import bpfnb
 from bpfnb.errors import AttachError, CompileError, Diagnostic, VerifierError
 from bpfnb.host import client
+from bpfnb.hosts import default_host
 from bpfnb.protocol import messages
 from bpfnb.protocol.segments import SegmentSizes
 from bpfnb.results import output, table
@@ -536,7 +537,7 @@ def test_a_map_that_is_read_behind_the_stop_is_waited_for() -> None:
         assert session.maps["counts"].df.value.tolist() == [5, 6]
         timer.join()
         tracer.detached(session)
-        tracer._client.find_probes("", 0)
+        tracer._client.ping()
         assert tracer._client._listeners == {}
 
 
@@ -561,7 +562,7 @@ def test_a_session_that_was_detached_is_held_by_nobody() -> None:
         session = bpfnb.trace(HELLO, name="hello")
         session.stop()
         tracer.detached(session)
-        client.connect().find_probes("", 0)  # its answer comes after
+        default_host.connect().ping()  # its answer comes after
         alive = weakref.ref(session)
         del session
         gc.collect()

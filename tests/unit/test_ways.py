@@ -15,7 +15,7 @@ import pytest
 
 from bpfnb import release
 from bpfnb.errors import PrivilegeError, SetupError
-from bpfnb.host import client, ways
+from bpfnb.host import client, local, ways
 from bpfnb.host.ways import Installed, Record, Way
 from bpfnb.protocol.connection import Connection
 from bpfnb.protocol.messages import Hello
@@ -101,7 +101,7 @@ def test_a_socket_alone_is_enough(somebody: pytest.MonkeyPatch, tmp_path: Path) 
 @pytest.mark.parametrize(("version", "build"), [("9.9", ""), ("", ""), (VERSION, "0123456789abcdef")])
 def test_another_tracer_than_ours_is_hung_up_on(version: str, build: str) -> None:
     ours, theirs = socket.socketpair()
-    mine = client.Client(ours, way=Way("socket", socket="/run/bpfnb/x.sock"))
+    mine = client.Client(ours, local.LocalTracer(Way("socket", socket="/run/bpfnb/x.sock")))
     connection: Connection[Hello] = Connection(theirs, Hello)
     connection.send(Hello(1, "0", "0", version, build))
     with pytest.raises(SetupError, match=r"\(/run/bpfnb/x.sock\) is .*another .*: an administrator runs"):

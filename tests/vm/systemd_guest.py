@@ -25,14 +25,14 @@ INSTANCES = Path("/sys/kernel/tracing/instances")
 # Traces until a line comes, then says how the session has ended; again and again.
 TRACES = """
 import bpfnb, os, sys
-from bpfnb.host import client
+from bpfnb.hosts import default_host
 PRINTS = 'int f(void *ctx) { bpf_trace_printk("x\\\\n"); return 0; }'
 try:
     while True:
         session = bpfnb.trace(PRINTS, attach={"syscall:getpgid": "f"})
         os.getpgid(0)
         while len(session.df) < 1: pass
-        print(client.connect().hello().pid, client.connect().way.kind, flush=True)
+        print(default_host.connect().hello().pid, default_host.connect().peer.way.kind, flush=True)
         if not sys.stdin.readline(): break
         while session.state == "running": pass
         print(session.state, (session.df.pid == os.getpid()).sum(), flush=True)

@@ -1,0 +1,81 @@
+"""The tracer of a host: started when somebody needs it, and again once it has died."""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Callable
+
+from bpfnb.errors import PrivilegeError
+from bpfnb.host.tracer import Tracer
+from bpfnb.interrupts import forget_after_fork, new_lock, uninterrupted
+
+__all__ = ["Connector", "Launch"]
+
+Launch = Callable[[], Tracer]
+
+
+class Connector:
+    """Holds at most one living tracer. Its methods may be called from any thread.
+
+    ``launch`` starts a tracer and does not wait for it, or raises what keeps it from starting. The process's exit ends
+    the tracer; a forked child has none.
+    """
+
+    def __init__(self, launch: Launch) -> None:
+        self._launch = launch
+        self._lock = new_lock()
+        self._tracer: Tracer | None = None
+        forget_after_fork(self)
+
+    @uninterrupted
+    def connect(self) -> Tracer:
+        """Return the tracer, once it is up; started when there is none. Raises what keeps it from starting."""
+        with self._lock:
+            if self._tracer is None or self._tracer.died:
+                self._start()
+            tracer = self._tracer
+        assert tracer
+        tracer.hello()
+        return tracer
+
+    @uninterrupted
+    def start(self) -> None:
+        """Start the tracer without waiting for it; errors are left to the first one who needs it."""
+        with self._lock:
+            if self._tracer is None:
+                try:
+                    self._start()
+                except PrivilegeError:
+                    return  # connect() raises it again, to somebody who asked
+
+    @uninterrupted
+    def close(self) -> None:
+        """End the tracer; another is started when needed."""
+        with self._lock:
+            tracer, self._tracer = self._tracer, None
+            if self in _open:
+                _open.remove(self)
+        if tracer:
+            tracer.close()
+
+    def forget(self) -> None:
+        """In a forked child: the tracer is the parent's."""
+        tracer, self._tracer = self._tracer, None
+        if self in _open:
+            _open.remove(self)
+        if tracer:
+            tracer.forget()
+
+    def _start(self) -> None:
+        self._tracer = self._launch()
+        if self not in _open:
+            _open.append(self)
+
+
+_open: list[Connector] = []  # those with a tracer, which this process's exit ends
+
+
+@atexit.register
+def _close_all() -> None:
+    for connector in list(_open):
+        connector.close()

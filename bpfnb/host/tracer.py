@@ -1,0 +1,132 @@
+"""The seam between sessions and whatever runs their programs: a ``Tracer``, and the ``Listener`` it reports to.
+
+A tracer on this machine (``local``), the fake one of ``bpfnb.testing``, and later a remote or a recorded one differ in
+what is behind these methods; sessions, the doctor and the magics see no difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from bpfnb.errors import TracerDied
+from bpfnb.language.program import Program
+from bpfnb.protocol.messages import (
+    Check,
+    CostsAdded,
+    CountersAdded,
+    Ended,
+    Hello,
+    Limits,
+    Loaded,
+    MapLost,
+    MapRead,
+    Noted,
+    SegmentAdded,
+    Stopped,
+)
+
+__all__ = ["Listener", "Tracer"]
+
+
+class Listener:
+    """What a session hears of its tracer. Its methods are called on one thread, and must neither wait nor raise.
+
+    A descriptor belongs to the tracer, which closes it after the call.
+    """
+
+    def on_loaded(self, message: Loaded) -> None:
+        """The session runs. Comes after its first segments, counters and costs."""
+
+    def on_segment(self, message: SegmentAdded, fd: int) -> None:
+        """An output goes on in another segment."""
+
+    def on_counters(self, message: CountersAdded, fd: int) -> None:
+        """Where refused updates of maps are counted."""
+
+    def on_costs(self, message: CostsAdded, fd: int) -> None:
+        """Where the costs of programs are."""
+
+    def on_map(self, message: MapRead, data: bytes) -> None:
+        """A map as it was at the session's end."""
+
+    def on_map_lost(self, message: MapLost) -> None:
+        """Why a map could not be read at the session's end."""
+
+    def on_ended(self, message: Ended) -> None:
+        """The session ended without being asked to."""
+
+    def on_note(self, message: Noted) -> None:
+        """Something happened that the session's user should know of."""
+
+    def on_detached(self) -> None:
+        """The kernel has detached everything, and nothing else follows."""
+
+    def on_death(self, error: TracerDied) -> None:
+        """The tracer is gone, and nothing else follows."""
+
+
+class Tracer(Protocol):
+    """Runs programs, and answers questions about them and about its machine.
+
+    ``died`` is set, and stays set, once the tracer is gone. ``reached`` says in words how it was reached.
+
+    Any thread may call any method. Each raises the BpfnbError that the tracer answers with, or what kept the tracer
+    from coming up, or TracerDied. Sessions are named by the numbers that ``load`` returns.
+    """
+
+    died: TracerDied | None
+
+    @property
+    def reached(self) -> str: ...
+
+    def hello(self) -> Hello:
+        """Wait until the tracer is up."""
+
+    def ping(self) -> None:
+        """Wait until the tracer answers: whatever it sent before has been heard then."""
+
+    def load(self, program: Program, listener: Listener, limits: Limits, keep: int) -> int:
+        """Run a program: its session's number. ``listener`` hears of it from now on.
+
+        ``keep``: bytes of rows that the session may keep.
+        """
+
+    def stop(self, session: int) -> Stopped:
+        """Stop a session. On return its programs are off and all it had has been heard.
+
+        ``on_detached`` follows where the kernel has still to let go of attachments, or large maps are still to be read.
+        """
+
+    def read_map(self, session: int, name: str) -> tuple[int, bytes]:
+        """Return how many entries a map has, and their bytes, as MapRead lays them out."""
+
+    def look_up(self, session: int, name: str, key: bytes) -> bytes | None:
+        """Return a key's value, as MapValue has it."""
+
+    def take_map(self, session: int, name: str, most: int) -> tuple[int, bytes]:
+        """Take entries out of a map, as TakeMap says. Nobody has them but the caller."""
+
+    def write_map(self, session: int, name: str, key: bytes, value: bytes | None) -> bool:
+        """Set an entry of a map, or delete it where ``value`` is None; False where there was none to delete."""
+
+    def clear_map(self, session: int, name: str) -> None:
+        """Delete all entries of a map; the values of an array become zero."""
+
+    def open_counter(self, session: int, name: str, kind: str, event: str) -> None:
+        """Fill a perf array with a counter on every CPU."""
+
+    def find_symbols(self, pid: int, addresses: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the names of code addresses of a process, and the modules or files they are in. 0 is the kernel."""
+
+    def find_probes(self, pattern: str, limit: int) -> tuple[tuple[str, ...], int]:
+        """Return up to ``limit`` probes whose names match a shell pattern, and how many more there are."""
+
+    def run_checks(self) -> tuple[Check, ...]:
+        """Return the doctor's rows about the tracer's machine."""
+
+    def close(self) -> None:
+        """End the tracer, and with it every session it runs. Idempotent."""
+
+    def forget(self) -> None:
+        """In a forked child: the tracer is the parent's, and must not hear from us."""

@@ -1,0 +1,272 @@
+"""Hosts: where programs run, and the sessions that run there."""
+
+from __future__ import annotations
+
+import keyword
+import sys
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from types import TracebackType
+
+import numpy as np
+import pandas as pd
+
+from bpfnb import views
+from bpfnb.doctor import Report, examine
+from bpfnb.errors import Diagnostic, ProgramError, printable
+from bpfnb.host import local
+from bpfnb.host.connector import Connector, Launch
+from bpfnb.host.tracer import Tracer
+from bpfnb.interrupts import start_new_thread, undoing, uninterrupted
+from bpfnb.language.program import Program, parse
+from bpfnb.origins import Origin, origin
+from bpfnb.protocol.messages import Limits
+from bpfnb.registry import Registry
+from bpfnb.results.output import default_keep
+from bpfnb.results.table import harmless, text_dtype
+from bpfnb.session import DETACH_TIMEOUT, Session
+
+__all__ = ["MAX_COST", "Host", "check_name", "default_host", "limits_of"]
+
+MAX_COST = 0.25  # of all CPUs, unless told otherwise
+_MAX_PROBES = 200_000  # in a DataFrame
+
+
+class Host:
+    """A machine whose kernel is traced, by a tracer of its own, and the sessions that run there.
+
+    There is one kind today, this machine: ``bpfnb.trace``, ``sessions``, ``stop_all``, ``probes``, ``doctor`` and
+    ``live`` are methods of the default host. ``Host()`` is this machine once more, with a second tracer process and
+    sessions of its own:
+
+        with bpfnb.Host() as host:
+            session = host.trace(source, attach={"syscall:clone": "hello"})
+
+    ``launch`` starts the tracer, or connects to one (see ``bpfnb.host.tracer.Tracer``). That is done when it is first
+    needed, and again once it has died.
+    """
+
+    def __init__(self, launch: Launch = local.launch) -> None:
+        self._connector = Connector(launch)
+        self._registry = Registry()
+
+    def trace(
+        self,
+        source: str,
+        *,
+        name: str | None = None,
+        attach: Mapping[str, str | Sequence[str]] | Sequence[tuple[str, str]] = (),
+        cflags: Sequence[str] = (),
+        headers: str = "auto",
+        keep: int | None = None,
+        cpu: bool = False,
+        max_cost: float | None = MAX_COST,
+        max_rate: float | None = None,
+        max_memory: int | None = None,
+        guard: bool = True,
+    ) -> Session:
+        """Compile C, attach it, and return the running session.
+
+        ``attach``   probe to function name(s): {"syscall:clone": "hello"}. Functions with bcc's own names
+                     (kprobe__..., TRACEPOINT_PROBE(...), syscall__...) attach by themselves.
+        ``name``     a Python identifier. A running session of that name is stopped once the new one is attached.
+                     Without one, sessions are called bpf1, bpf2, ...; one started again from the same line of the same
+                     cell or script replaces its predecessor, and says so: a loop that starts several has to name them.
+        ``cflags``   for clang, such as "-DLIMIT=10".
+        ``headers``  what the C is compiled against: "auto" (this kernel's headers where exactly they are installed,
+                     else "btf"), "btf" (made from the kernel's own type information), or a folder of kernel headers.
+        ``keep``     bytes of rows to keep, the oldest being dropped; by default an eighth of the memory, at most 4 GiB.
+        ``cpu``      events of BPF_PERF_OUTPUT and BPF_RINGBUF_OUTPUT have the number of their CPU as a column: "cpu"
+                     (int16), or "cpu_" where their struct has a member of that name.
+
+        The guard ends a session that takes more than these. Its rows stay, and ``reason`` says why. None: no limit.
+
+        ``max_cost``    share of all CPUs, over five seconds: of its programs, of its uprobes' traps, and of the tracer
+                        that reads its events. It is measured in short windows, as ``Session.cost`` is, and no session
+                        is ended that may exceed the limit by chance only. Without CAP_SYS_ADMIN it is neither measured
+                        nor guarded.
+        ``max_rate``    events a second, delivered or lost, over five seconds.
+        ``max_memory``  bytes in the kernel, of the session's maps and buffers; rows are bounded by ``keep``.
+        ``guard``       False: no limits.
+
+        Raises ProgramError, CompileError, VerifierError, AttachError, PrivilegeError, SetupError, UnsupportedError or
+        TracerDied. Then nothing is left attached, and a running session of that name goes on. Interrupted by Ctrl-C,
+        nothing new is left attached either; the session it was about to replace may have been stopped already.
+        """
+        limits = limits_of(max_cost, max_rate, max_memory, guard)
+        return self.start(parse(source, attach, cflags, headers, cpu), name=name, keep=keep, limits=limits)
+
+    def start(
+        self, program: Program, *, name: str | None = None, keep: int | None = None, limits: Limits | None = None
+    ) -> Session:
+        """Run a parsed program; see ``trace``. ``limits``: unless there are any, the usual ones."""
+        if name is not None:
+            check_name(name)
+        if keep is not None and (not isinstance(keep, int) or keep <= 0):
+            raise ProgramError(
+                f"keep must be a positive whole number of bytes, not {keep!r}", hint="write keep=512 << 20 for 512M"
+            )
+        line = origin()
+        session = Session(name or "bpf", program, keep or default_keep(), self.connect, self._registry.let_go)
+        # Ctrl-C may come at any call. Up to the last one nobody has the session: it is stopped. From there on the
+        # caller has it; there is no point at which neither holds (but Python 3.10 looks for signals once more as this
+        # returns: then it is in ``sessions()``).
+        try:
+            if self._begin(session, line, limits or Limits(MAX_COST), named=name is not None):
+                _say_replaced(session, line, named=name is not None)
+            return session
+        except:
+            session._abandoned = True
+            start_new_thread(undoing, (session._stop, 0))
+            raise
+
+    def sessions(self) -> dict[str, Session]:
+        """Return the running sessions, by name."""
+        return self._registry.running()
+
+    @uninterrupted
+    def stop_all(self) -> None:
+        """Stop every running session; see ``Session.stop``."""
+        running = self._registry.running().values()
+        for session in running:
+            session._stop(patience=0)
+        deadline = time.monotonic() + DETACH_TIMEOUT
+        for session in running:
+            session._stop(patience=max(deadline - time.monotonic(), 0))
+
+    def detaching(self) -> list[Session]:
+        """Return the sessions that have stopped and that the kernel is still letting go of."""
+        return self._registry.detaching()
+
+    def probes(self, pattern: str) -> pd.DataFrame:
+        """Return the probes whose names match a shell pattern, or contain it where it has no wildcard: a row each.
+
+        "*clone*" is looked for among the kernel's probes, "usdt:PATH:*", "uprobe:PATH:*" and "uretprobe:PATH:*" in a
+        program or library. The columns are text:
+
+        ``probe``      as ``attach`` and ``-a`` take it, such as "tracepoint:sched:sched_process_fork"
+        ``kind``       its first word: "tracepoint"
+        ``arguments``  not known yet: ""
+        ``returns``    not known yet: ""
+        ``note``       ""
+
+        ``attrs["more"]``: how many further probes match, beyond the 200,000 that are listed at most.
+
+        Raises AttachError where there is no such file, PrivilegeError, SetupError or TracerDied.
+        """
+        names, more = self.connect().find_probes(pattern, _MAX_PROBES)
+        kinds = [name.partition(":")[0] for name in names]
+        columns = {"probe": names, "kind": kinds, "arguments": "", "returns": "", "note": ""}
+        frame = pd.DataFrame(columns, index=range(len(names)), dtype=text_dtype())
+        frame.attrs["more"] = more
+        return harmless(frame)
+
+    def doctor(self) -> Report:
+        """Find out whether this machine can trace, and what else it can do.
+
+        What the kernel and our rights allow is tried out by the tracer, where tracing happens; by another process with
+        the rights there are, where no tracer starts. Nothing is left behind. Raises nothing that it is there to report.
+        """
+        return examine(self.connect, self.trace)
+
+    live = staticmethod(views.live)
+
+    # --- its tracer ---
+
+    def connect(self) -> Tracer:
+        """Return the host's tracer, once it is up; started when there is none. Raises what keeps it from starting."""
+        return self._connector.connect()
+
+    def warm_up(self) -> None:
+        """Start the tracer without waiting for it; errors are left to the first one who needs it."""
+        self._connector.start()
+
+    @uninterrupted
+    def exchange(self, connector: Connector) -> Connector:
+        """Reach another tracer from now on; returns the way to the one before, which lives on with its sessions.
+
+        So a test has the default host, and with it ``bpfnb.trace`` and all the others, use a tracer of its own:
+        ``bpfnb.testing`` does.
+        """
+        before, self._connector = self._connector, connector
+        return before
+
+    def close(self) -> None:
+        """End the host's tracer, and with it its sessions; another is started when needed."""
+        self._connector.close()
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop_all()
+        self.close()
+
+    def forget_names(self) -> None:
+        """Name sessions that are given no name from bpf1 on, as in a new process."""
+        self._registry.forget_names()
+
+    @uninterrupted
+    def _begin(self, session: Session, line: Origin, limits: Limits, *, named: bool) -> bool:
+        """Run a session and list it, unless its caller has left. Whether it replaces another, which is stopped."""
+        with session._stopping:
+            if session._abandoned:
+                return False
+            session._run(limits)
+        previous = self._registry.add(session, line, named=named)
+        if previous:
+            previous._stop(patience=0)
+        return previous is not None
+
+
+default_host = Host()
+
+
+def _say_replaced(session: Session, line: Origin, *, named: bool) -> None:
+    """Note on a session that it replaced another, and say so: in a notebook always, else where no name asked for it."""
+    which = "the session of that name" if named else "the one started from the same line before"
+    note = f"replaces {which}, which is stopped"
+    session.warnings += (Diagnostic(0, 0, "note", f"{session.name} {note}"),)
+    more = "" if named else "; those with names of their own run side by side"
+    if line.notebook:
+        print(printable(f"{session.name} {note}{more}"))
+    elif not named:
+        warnings.warn(f"{session.name} {note}{more}", RuntimeWarning, stacklevel=4)
+
+
+def limits_of(max_cost: float | None, max_rate: float | None, max_memory: int | None, guard: bool) -> Limits:
+    """The limits of a session, see ``trace``. ProgramError for values that cannot be meant."""
+    if not isinstance(guard, (bool, np.bool_)):
+        raise ProgramError(f"guard must be True or False, not {guard!r}")
+    if not guard:
+        if max_rate is not None or max_memory is not None or max_cost not in (None, MAX_COST):
+            raise ProgramError("guard=False takes no limits: leave out max_cost, max_rate and max_memory, or the guard")
+        return Limits()
+    if max_cost is not None and not (_is_number(max_cost) and 0 < max_cost <= 1):
+        hint = "write max_cost=0.25 for a quarter of all CPUs" if _is_number(max_cost) and 1 < max_cost <= 100 else None
+        raise ProgramError(f"max_cost must be a share of all CPUs, above 0 and at most 1, not {max_cost!r}", hint=hint)
+    if max_rate is not None and not (_is_number(max_rate) and 0 < max_rate <= sys.float_info.max):
+        raise ProgramError(f"max_rate must be a positive number of events a second, not {max_rate!r}")
+    if max_memory is not None and not (
+        _is_number(max_memory) and isinstance(max_memory, Integral) and 0 < max_memory < 1 << 63
+    ):
+        raise ProgramError(
+            f"max_memory must be a positive whole number of bytes, not {max_memory!r}", hint="write 512 << 20 for 512M"
+        )
+    cost, rate = (None if limit is None else float(limit) for limit in (max_cost, max_rate))
+    memory = None if max_memory is None else int(max_memory)
+    return Limits(cost, rate, memory, asked=cost not in (None, MAX_COST))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_name(name: str) -> None:
+    """ProgramError unless a session can have this name."""
+    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+        raise ProgramError(f"a session's name must be a Python identifier, not {name!r}")
