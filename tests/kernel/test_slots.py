@@ -70,7 +70,7 @@ def test_a_tail_call_reaches_the_function_the_notebook_put_there() -> None:
 
 def test_an_index_of_another_size_never_reaches_the_kernel() -> None:
     with bpfnb.trace(TAILS, name="tails", attach={"syscall:getpgid": "first"}) as session:
-        ask = session.maps["progs"]._ask
+        ask = session.maps["progs"]._access
         for act in (
             lambda: ask.look_up(b"\0"),
             lambda: ask.write(b"", b"second"),

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from bpfnb.errors import ProgramError, UnsupportedError
 from bpfnb.protocol.messages import MapInfo
 from bpfnb.protocol.schema import BitField, Bytes, Enum, Number, NumberArray, Schema, Text, Wide
-from bpfnb.results.maps.map import Map, stack_frames
+from bpfnb.results.maps.frames import stack_frames
+from bpfnb.results.maps.map import Map
 from bpfnb.results.maps.pack import pack
 
 U32 = Schema((Number("key", 0, "<u4"),), 4)
@@ -399,7 +400,7 @@ def test_maps_of_maps_take_maps_by_name() -> None:
     outer = make({struct.pack("<I", 0): struct.pack("<I", 77)}, U32, ids, "array_of_maps")
     assert outer.df.to_dict("list") == {"key": [0], "map_id": [77]}
     outer[1] = make({})
-    assert outer._ask.entries[struct.pack("<I", 1)] == b"counts"  # type: ignore[attr-defined]
+    assert outer._access.entries[struct.pack("<I", 1)] == b"counts"  # type: ignore[attr-defined]
     with pytest.raises(ProgramError, match="holds maps"):
         outer[1] = 3
 
@@ -414,7 +415,7 @@ def test_stacks_cannot_be_written() -> None:
 
 def add(m: Map, key: int, by: int) -> None:
     """As a program adds: in the kernel's map, behind the notebook's back."""
-    entries, packed = m._ask.entries, struct.pack("<I", key)  # type: ignore[attr-defined]
+    entries, packed = m._access.entries, struct.pack("<I", key)  # type: ignore[attr-defined]
     before = struct.unpack("<Q", entries.get(packed, bytes(8)))[0]
     entries[packed] = struct.pack("<Q", before + by)
 
@@ -451,7 +452,7 @@ def test_members_that_are_no_counts_are_shown_as_they_are() -> None:
     value = Schema((Number("n", 0, "<u8"), Number("longest", 8, "<u8")), 16)
     m = make({struct.pack("<I", 1): struct.pack("<QQ", 3, 900)}, U32, value)
     m.drain(as_is="longest")
-    m._ask.entries[struct.pack("<I", 1)] = struct.pack("<QQ", 4, 900)  # type: ignore[attr-defined]
+    m._access.entries[struct.pack("<I", 1)] = struct.pack("<QQ", 4, 900)  # type: ignore[attr-defined]
     assert m[1] == {"n": 1, "longest": 900}
     assert m.drain(as_is=["longest"]).to_dict("list") == {"key": [1], "n": [1], "longest": [900]}
     with pytest.raises(ProgramError, match="no member 'longst'; did you mean longest"):
@@ -462,7 +463,7 @@ def test_one_entry_with_a_struct_for_a_key_is_told_from_what_was_drained() -> No
     keys = [struct.pack("<I16sIQ", n, b"a", 0, n) for n in range(3)]
     m = make({key: struct.pack("<Q", 10) for key in keys}, TASK)
     m.drain()
-    m._ask.entries |= {keys[1]: struct.pack("<Q", 14), struct.pack("<I16sIQ", 9, b"b", 0, 0): struct.pack("<Q", 5)}  # type: ignore[attr-defined]
+    m._access.entries |= {keys[1]: struct.pack("<Q", 14), struct.pack("<I16sIQ", 9, b"b", 0, 0): struct.pack("<Q", 5)}  # type: ignore[attr-defined]
     assert [m.get((n, "a", 0, n)) for n in range(3)] == [None, 4, None]
     assert (m[9, "b", 0, 0], (9, "b", 0, 1) in m) == (5, False)
 
@@ -470,7 +471,7 @@ def test_one_entry_with_a_struct_for_a_key_is_told_from_what_was_drained() -> No
 def test_entries_are_taken_out_of_the_map_itself() -> None:
     m = make(numbers(k7=70, k3=30))
     assert m.drain("entries").value.tolist() == [70, 30]
-    assert m._ask.entries == {}  # type: ignore[attr-defined]
+    assert m._access.entries == {}  # type: ignore[attr-defined]
     add(m, 7, 1)
     m.drain()
     add(m, 7, 5)
@@ -487,7 +488,7 @@ def test_what_an_interrupted_caller_had_taken_comes_with_the_next_drain(monkeypa
 
     m = make(numbers(k7=70, k3=30))
     queue = make({}, None, U64, "queue")
-    queue._ask.entries = {b"": struct.pack("<Q", 5)}  # type: ignore[attr-defined]
+    queue._access.entries = {b"": struct.pack("<Q", 5)}  # type: ignore[attr-defined]
     with monkeypatch.context() as patch:
         patch.setattr(Map, "_frame", interrupted)
         patch.setattr(Map, "_head", interrupted)
@@ -497,7 +498,7 @@ def test_what_an_interrupted_caller_had_taken_comes_with_the_next_drain(monkeypa
     assert m.drain("entries").value.tolist() == [70, 30]
     assert len(m.drain("entries")) == 0
     assert queue.drain().value.tolist() == [5]
-    queue._ask.entries = {b"": struct.pack("<Q", 7)}  # type: ignore[attr-defined]
+    queue._access.entries = {b"": struct.pack("<Q", 7)}  # type: ignore[attr-defined]
     assert queue.pop() == 7
     with pytest.raises(IndexError, match="counts is empty"):
         queue.pop()
@@ -508,15 +509,15 @@ def test_a_map_as_it_was_at_the_end_drains_once(how: str) -> None:
     m = make(numbers(k7=70, k3=30))
     m.drain("differences")
     add(m, 7, 5)
-    m._ask.running = False  # type: ignore[misc]
+    m._access.running = False  # type: ignore[misc]
     assert m.drain(how).to_dict("list") == {"key": [7], "value": [5]}
     assert (len(m.drain(how)), len(m.df)) == (0, 0)
 
 
 def test_the_end_of_a_queue_is_popped_and_drained_like_the_queue() -> None:
     queue = make([], None, U64, "queue")
-    queue._ask.read = lambda: (3, struct.pack("<QQQ", 5, 6, 7))  # type: ignore[method-assign]
-    queue._ask.running = False  # type: ignore[misc]
+    queue._access.read = lambda: (3, struct.pack("<QQQ", 5, 6, 7))  # type: ignore[method-assign]
+    queue._access.running = False  # type: ignore[misc]
     assert (queue.peek(), queue.pop(), queue.df.value.tolist()) == (5, 5, [6, 7])
     assert queue.drain().value.tolist() == [6, 7]
     assert len(queue.drain()) == 0
@@ -578,7 +579,7 @@ def test_a_counter_is_named_as_a_probe_on_it_is(event: str, message: str) -> Non
 def test_one_entry_is_asked_for_alone() -> None:
     m = make(numbers(k7=70, k3=30))
     assert (m[7], m.get(4), 3 in m) == (70, None, True)
-    assert m._ask.asked == ["look_up"] * 3  # type: ignore[attr-defined]
+    assert m._access.asked == ["look_up"] * 3  # type: ignore[attr-defined]
 
 
 def test_queues_and_stacks_have_values_and_no_keys() -> None:
@@ -608,9 +609,9 @@ def test_a_trie_as_it_was_at_the_end_finds_the_longest_prefix(address: str, foun
 
     entries = {pack(key, packed(text)): struct.pack("<Q", n) for text, n in NETS.items()}
     m = make(entries, key, U64, "lpm_trie")
-    m._ask.running = False  # type: ignore[misc]
+    m._access.running = False  # type: ignore[misc]
     assert m[packed(address)] == found
-    del m._ask.entries[pack(key, packed("0.0.0.0/0"))]  # type: ignore[attr-defined]
+    del m._access.entries[pack(key, packed("0.0.0.0/0"))]  # type: ignore[attr-defined]
     assert m.get(packed("11.0.0.0/32")) is None
     assert m.get((33, b"\n\1\2\0")) is None
 

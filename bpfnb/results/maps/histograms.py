@@ -12,13 +12,38 @@ import pandas as pd
 from bpfnb.errors import ProgramError, near_or_all
 from bpfnb.results.columns.text import text_dtype
 
-__all__ = ["bucket_column", "buckets_of", "counts_of", "is_whole"]
+__all__ = ["histogram"]
 
 _LAST_LOG2 = 64  # the greatest bucket of 64-bit values
 _MOST_LINEAR = 100_000  # buckets
 
 
-def bucket_column(name: str, keys: Sequence[str], wanted: str) -> str:
+def histogram(
+    name: str,
+    frame: pd.DataFrame,
+    keys: Sequence[str],
+    values: Sequence[str],
+    *,
+    kind: str,
+    bucket: str,
+    by: str | Sequence[str] | None,
+) -> pd.DataFrame:
+    """The histogram in a map's entries: see Map.hist. ``keys``, ``values``: the columns of either side."""
+    at = _bucket_column(name, keys, bucket)
+    others = [key for key in keys if key != at]
+    groups = others if by is None else [by] if isinstance(by, str) else list(by)
+    for group in groups:
+        if group not in others:
+            raise ProgramError(f"{name} cannot be told apart by {group!r}{near_or_all(group, others)}")
+    if len(values) != 1 or not all(_is_whole(frame, column) for column in (at, values[0])):
+        raise ProgramError(f"{name} is no histogram: its buckets and counts must be whole numbers")
+    counted = frame[frame[values[0]] != 0]
+    buckets = _buckets(name, kind, counted[at].to_numpy())
+    counts = _counts(counted, at, groups, values[0]).reindex(buckets.index, fill_value=0).astype(np.int64)
+    return pd.concat([buckets, counts], axis=1)
+
+
+def _bucket_column(name: str, keys: Sequence[str], wanted: str) -> str:
     """The key's column that has the bucket."""
     if wanted and wanted not in keys:
         raise ProgramError(f"{name} has no key column {wanted!r}{near_or_all(wanted, keys)}")
@@ -33,11 +58,11 @@ def bucket_column(name: str, keys: Sequence[str], wanted: str) -> str:
     return keys[0]
 
 
-def is_whole(frame: pd.DataFrame, name: str) -> bool:
+def _is_whole(frame: pd.DataFrame, name: str) -> bool:
     return name in frame and frame[name].dtype.kind in "iu"
 
 
-def buckets_of(name: str, kind: str, found: npt.NDArray[Any]) -> pd.DataFrame:
+def _buckets(name: str, kind: str, found: npt.NDArray[Any]) -> pd.DataFrame:
     """The buckets up to the last of those found, their bounds and labels."""
     if kind not in ("log2", "linear"):
         raise ProgramError(f"a histogram is log2 or linear, not {kind!r}")
@@ -76,7 +101,7 @@ def _rounded(power: int) -> str:
     return f"{power >> 10 * thousands}{' KMGTPE'[thousands].strip()}"
 
 
-def counts_of(frame: pd.DataFrame, bucket: str, groups: Sequence[str], value: str) -> pd.DataFrame:
+def _counts(frame: pd.DataFrame, bucket: str, groups: Sequence[str], value: str) -> pd.DataFrame:
     """The counts by bucket, in a column a value of ``groups``."""
     sums = frame.groupby([bucket, *groups], observed=True)[value].sum()
     if not groups:

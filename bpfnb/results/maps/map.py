@@ -16,115 +16,35 @@ from __future__ import annotations
 
 import os
 import warnings
-import weakref
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError, escape, near_or_all
-from bpfnb.interrupts import caller_left, new_lock, start_new_thread, undoing, uninterrupted
+from bpfnb.interrupts import start_new_thread, undoing
 from bpfnb.language.probes import KINDS, parse_probe
 from bpfnb.protocol.messages import MapInfo
-from bpfnb.protocol.schema import BitField, Number, Rows, Schema, Wide
+from bpfnb.protocol.schema import Number, Rows, Schema
 from bpfnb.results import stacks
-from bpfnb.results.columns.kinds import shown
 from bpfnb.results.maps import refusals
-from bpfnb.results.maps.baseline import Baseline, Counter, counters
-from bpfnb.results.maps.histograms import bucket_column, buckets_of, counts_of, is_whole
-from bpfnb.results.maps.pack import decoded, pack, unpack
+from bpfnb.results.maps.baseline import counters
+from bpfnb.results.maps.entries import Entries, MapAccess, Taking
+from bpfnb.results.maps.frames import NO_SCHEMA, REDUCTIONS, EntryFrames
+from bpfnb.results.maps.histograms import histogram
+from bpfnb.results.maps.kinds import HOLDS, QUEUES, TAKEN
+from bpfnb.results.maps.pack import pack
 from bpfnb.results.maps.padding import count_twins, hidden_places
 from bpfnb.results.table import harmless
 
-__all__ = ["Ask", "Map", "stack_frames"]
+__all__ = ["Map"]
 
 _SHOWN = 20  # rows of a map's picture
 _LRU_HELD = 128
 
-# Kinds without entries that could be read, and why.
-_HOLDS = {
-    "prog_array": "it holds programs",
-    "perf_event_array": "it holds perf events",
-    "cgroup_array": "it holds cgroups",
-    "devmap": "it holds network devices",
-    "devmap_hash": "it holds network devices",
-    "cpumap": "it holds CPUs, to send packets to",
-    "sockmap": "it holds sockets",
-    "sockhash": "it holds sockets",
-    "xskmap": "it holds sockets",
-    "reuseport_sockarray": "it holds sockets",
-    "sk_storage": "its values belong to sockets",
-    "inode_storage": "its values belong to files",
-    "task_storage": "its values belong to tasks",
-    "cgroup_storage": "its values belong to cgroups",
-    "percpu_cgroup_storage": "its values belong to cgroups",
-    "cgrp_storage": "its values belong to cgroups",
-    "ringbuf": "its events go to one reader and are gone",
-    "user_ringbuf": "its events go to the program",
-    "bloom_filter": "it knows whether it has seen a value, not which",
-    "struct_ops": "it holds the kernel's own functions",
-}
-_REDUCTIONS: dict[str, Callable[..., Any]] = {"sum": np.sum, "max": np.max, "min": np.min, "mean": np.mean}
-_NONE = Schema((), 0)
 _INDEX = Schema((Number("index", 0, "<u4"),), 4)
 _NAMED = {"prog_array": "the name of a function", "cgroup_array": "the path of a cgroup"}  # what is put into them
-_QUEUES = ("queue", "stack")
-_ARRAYS = ("array", "percpu_array")
-_TAKEN = (
-    "hash",
-    "percpu_hash",
-    "lru_hash",
-    "lru_percpu_hash",
-)  # the kernel gives and deletes their entries in one step
 _DRAINS = ("differences", "entries")
-
-
-class Ask(Protocol):
-    """How a map is reached. ``running``: whether it is in the kernel still; else it is what it was at its session's
-    end, and can only be read."""
-
-    @property
-    def running(self) -> bool: ...
-
-    def read(self) -> tuple[int, bytes]:
-        """How many entries there are, and their bytes as protocol.MapRead lays them out."""
-
-    def look_up(self, key: bytes) -> bytes | None:
-        """A key's value, all CPUs'; None where there is none."""
-
-    def take(self, most: int = 0) -> tuple[int, bytes]:
-        """Take entries out: all, or at most so many. As ``read`` gives them."""
-
-    def write(self, key: bytes, value: bytes | None) -> bool:
-        """Set an entry; delete it where ``value`` is None: False where there is none. ProgramError when that cannot
-        be."""
-
-    def clear(self) -> None:
-        """Delete every entry; an array's values become zero."""
-
-    def open_counter(self, kind: str, event: str) -> None:
-        """Fill a perf array with a counter."""
-
-    def symbols(self, pid: int, addresses: Sequence[int]) -> tuple[Sequence[str], Sequence[str]]:
-        """Names and modules of code addresses (bpfnb.results.stacks.Resolve)."""
-
-
-class _Taking:
-    """Entries that are taken out of a map for a caller; once that was interrupted, ``abandoned``.
-
-    ``left``: those of them that had been left by another. ``baselines``: what drains compare with, before and after.
-    """
-
-    def __init__(self) -> None:
-        self.abandoned = False
-        self.keys: Rows = np.empty((0, 0), np.uint8)
-        self.values: Rows = np.empty((0, 0), np.uint8)
-        self.left: list[tuple[Rows, Rows]] = []
-        self.baselines: tuple[Baseline | None, Baseline] | None = None
 
 
 class Map:
@@ -140,7 +60,7 @@ class Map:
     def __init__(
         self,
         info: MapInfo,
-        ask: Ask,
+        access: MapAccess,
         replaced: bool = False,
         refused: Callable[[], dict[int, int]] = dict,
         declared: str = "",
@@ -148,18 +68,14 @@ class Map:
         """``replaced``: programs set values of this map whole, and change none in place. ``refused``: how many updates
         by programs failed so far, by errno; 0 where it is not known. ``declared``: where, such as "line 3", or ""."""
         self.info = info
-        self._ask = ask
+        self._access = access
         self._refused = refused
         self._declared = declared
-        self._key, self._value = info.key or _NONE, info.value or _NONE
+        self._key, self._value = info.key or NO_SCHEMA, info.value or NO_SCHEMA
         self._replaced = replaced
-        self._lock = new_lock()  # of what follows: held while the kernel is asked
-        self._drained: Baseline | None = None
-        self._left: deque[tuple[Rows, Rows]] = deque()  # taken for somebody who was interrupted
-        self._taking: Callable[[], _Taking | None] = lambda: None  # the last, while anybody has it
-        self._gone = 0  # entries taken out of a queue as it was at its session's end
+        self._entries = Entries(info, access)
+        self._frames = EntryFrames(info)
         self._twins_said = False
-        self._entries = 0  # when it was last read
         self._loss_said = False
 
     @property
@@ -206,18 +122,12 @@ class Map:
 
         Sums are 64 bits wide, means float64. Values that are no numbers are left out. Other maps are as in ``df``.
         """
-        if how not in _REDUCTIONS:
-            raise ProgramError(f"values are reduced by {', '.join(_REDUCTIONS)}, not {how!r}")
+        if how not in REDUCTIONS:
+            raise ProgramError(f"values are reduced by {', '.join(REDUCTIONS)}, not {how!r}")
         keys, values = self._read()
-        if not self._per_cpu:
+        if not self._frames.per_cpu:
             return self._frame(keys, values)
-        key_names, value_names = self._names()
-        frame = self._columns(key_names, self._key, keys)
-        for name, column in zip(value_names, shown(self._value.columns), strict=True):
-            if isinstance(column, Number | BitField | Wide):
-                per_cpu = np.asarray(decoded(column, self._each_cpu(values))).reshape(len(values), self.info.cpus)
-                frame[name] = _REDUCTIONS[how](per_cpu, axis=1)
-        return self._marked(frame)
+        return self._marked(self._frames.reduced(keys, values, how))
 
     def hist(self, kind: str = "log2", bucket: str = "", by: str | Sequence[str] | None = None) -> pd.DataFrame:
         """The map as a histogram: its keys are buckets, its values counts. For BPF_HISTOGRAM, or any map of integers.
@@ -238,19 +148,7 @@ class Map:
         A per-CPU map's counts are added up. ProgramError when keys and values are not of this form.
         """
         frame = self.reduced("sum")
-        keys, values = self._names()
-        at = bucket_column(self.name, keys, bucket)
-        others = [name for name in keys if name != at]
-        groups = others if by is None else [by] if isinstance(by, str) else list(by)
-        for name in groups:
-            if name not in others:
-                raise ProgramError(f"{self.name} cannot be told apart by {name!r}{near_or_all(name, others)}")
-        if len(values) != 1 or not all(is_whole(frame, name) for name in (at, values[0])):
-            raise ProgramError(f"{self.name} is no histogram: its buckets and counts must be whole numbers")
-        counted = frame[frame[values[0]] != 0]
-        buckets = buckets_of(self.name, kind, counted[at].to_numpy())
-        counts = counts_of(counted, at, groups, values[0]).reindex(buckets.index, fill_value=0).astype(np.int64)
-        return self._marked(pd.concat([buckets, counts], axis=1))
+        return self._marked(histogram(self.name, frame, *self._frames.names(), kind=kind, bucket=bucket, by=by))
 
     def symbols(self, pid: int = 0) -> pd.DataFrame:
         """A stack trace map's ``df`` with names: columns ``symbol`` and ``module`` (category), see stacks.symbolise.
@@ -258,7 +156,7 @@ class Map:
         ``pid``: the process that addresses outside the kernel belong to; 0: not known. ProgramError for other maps.
         """
         self._require_stacks()
-        return stacks.symbolise(self.df, self._ask.symbols, pid)
+        return stacks.symbolise(self.df, self._access.symbols, pid)
 
     def folded(self, counts: Map | pd.DataFrame, *, pid: int | None = None, **columns: str | None) -> pd.DataFrame:
         """A stack trace map's stacks as flame graphs take them: ``stack`` ("comm;main;...;do_sys_open_[k]", string) and
@@ -272,7 +170,7 @@ class Map:
         """
         self._require_stacks()
         rows = counts.df if isinstance(counts, Map) else counts
-        found = stacks.folded(rows, self.df, self._ask.symbols, pid=pid, **columns)
+        found = stacks.folded(rows, self.df, self._access.symbols, pid=pid, **columns)
         found.attrs["lost"] = self.lost + (counts.lost if isinstance(counts, Map) else 0)
         return found
 
@@ -305,60 +203,47 @@ class Map:
         self._require_drainable(how)
         self._say_loss()  # not once the entries are taken: a warning may be an error
         columns = counters(self._value, self._members([as_is] if isinstance(as_is, str) else as_is))
-        whole = self.kind in _QUEUES or (how or self._usual()) == "entries"
-        taking = _Taking()
+        whole = self.kind in QUEUES or (how or self._usual()) == "entries"
+        taking = Taking()
         try:
-            self._take(taking) if whole else self._take_differences(taking, columns)
+            self._entries.take(taking) if whole else self._entries.take_differences(taking, columns)
             return self._frame(taking.keys, taking.values)
         except:
             taking.abandoned = True
-            start_new_thread(undoing, (self._put_back, taking))
+            start_new_thread(undoing, (self._entries.put_back, taking))
             raise
 
-    @uninterrupted
     def clear(self) -> None:
         """Delete every entry; what programs insert meanwhile may stay. An array's values become zero.
 
         What programs add meanwhile may be lost: ``drain`` loses nothing.
         """
         self._require_entries("cleared")
-        with self._lock:
-            if caller_left():
-                return
-            self._ask.clear()
-            self._drained = None
-            self._left.clear()
+        self._entries.clear()
 
     # --- queues and stacks ---
 
     def push(self, value: object) -> None:
         """Put a value in a queue or on a stack. ProgramError when it is full, or the map is neither."""
         self._require_queue()
-        self._write(b"", pack(self._value, value, "value"))
+        self._entries.write(b"", pack(self._value, value, "value"))
 
     def pop(self) -> Any:
         """Take the value that a program would take next, of a struct a dict. IndexError where there is none."""
         self._require_queue()
-        taking = _Taking()
+        taking = Taking()
         try:
-            self._take(taking, 1)
+            self._entries.take(taking, 1)
             return self._head(taking.values)
         except:
             taking.abandoned = True
-            start_new_thread(undoing, (self._put_back, taking))
+            start_new_thread(undoing, (self._entries.put_back, taking))
             raise
 
-    @uninterrupted
     def peek(self) -> Any:
         """The value that ``pop`` would take, which stays. IndexError where there is none."""
         self._require_queue()
-        with self._lock:
-            if self._left:
-                return self._head(self._left[0][1])
-            if not self._ask.running:
-                return self._head(self._all()[1])
-            data = self._ask.look_up(b"")
-            return self._head(self._rows(int(data is not None), data or b"")[1])
+        return self._head(self._entries.peek())
 
     # --- arrays of the kernel's objects ---
 
@@ -373,7 +258,7 @@ class Map:
         kind, name = parse_probe(event)
         if not KINDS[kind].events or ":" in name:
             raise ProgramError(f"a counter is software:EVENT or hardware:EVENT, such as hardware:cycles; not {event!r}")
-        self._ask.open_counter(kind, name)
+        self._access.open_counter(kind, name)
 
     # --- as a mapping ---
 
@@ -388,10 +273,10 @@ class Map:
             if function is None:
                 raise KeyError(key)
             return function
-        found = self._found(self._packed(key))
+        found = self._entries.find(self._packed(key))
         if not len(found):
             raise KeyError(key)
-        return self._values(found)[0]
+        return self._frames.values(found)[0]
 
     def __setitem__(self, key: object, value: object) -> None:
         """Set a key's value, on all CPUs. A dict need not name every member: the others are zero.
@@ -402,7 +287,7 @@ class Map:
         if self.kind in _NAMED:
             if not isinstance(value, str):
                 raise ProgramError(f"{self.name} ({self.kind}) takes {_NAMED[self.kind]}, not {value!r}")
-            self._ask.write(pack(_INDEX, key, "key"), value.encode(errors="surrogateescape"))
+            self._access.write(pack(_INDEX, key, "key"), value.encode(errors="surrogateescape"))
             return
         packed = self._packed(key, "set")
         if self.kind == "stack_trace":
@@ -410,20 +295,20 @@ class Map:
         if self.info.kind.endswith("_of_maps"):
             if not isinstance(value, Map):
                 raise ProgramError(f"{self.name} holds maps: give it one of the session's")
-            self._write(packed, value.name.encode())
+            self._entries.write(packed, value.name.encode())
             return
-        self._write(packed, pack(self._value, value, "value"))
+        self._entries.write(packed, pack(self._value, value, "value"))
 
     def __delitem__(self, key: object) -> None:
         """Delete a key; an array's value becomes zero. KeyError where there is none."""
         packed = pack(_INDEX, key, "key") if self.kind in _NAMED else self._packed(key, "changed")
-        if not self._write(packed, None):
+        if not self._entries.write(packed, None):
             raise KeyError(key)
 
     def __contains__(self, key: object) -> bool:
         if self.kind == "prog_array":
             return self._function(key) is not None
-        return len(self._found(self._packed(key))) > 0
+        return len(self._entries.find(self._packed(key))) > 0
 
     def get(self, key: object, default: Any = None) -> Any:
         try:
@@ -434,16 +319,16 @@ class Map:
     def keys(self) -> list[Any]:
         """The keys: numbers, text or bytes; of a struct, tuples."""
         self._require_keys()
-        return unpack(self._key, self._read()[0], tuple)
+        return self._frames.keys(self._read()[0])
 
     def values(self) -> list[Any]:
-        return self._values(self._read()[1])
+        return self._frames.values(self._read()[1])
 
     def items(self) -> list[tuple[Any, Any]]:
         """All keys and values of one moment. ``dict(m.items())`` asks the kernel once, ``dict(m)`` once a key."""
         self._require_keys()
         keys, values = self._read()
-        return list(zip(unpack(self._key, keys, tuple), self._values(values), strict=True))
+        return list(zip(self._frames.keys(keys), self._frames.values(values), strict=True))
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.keys())
@@ -477,26 +362,22 @@ class Map:
 
     # --- inside ---
 
-    @property
-    def _per_cpu(self) -> bool:
-        return "percpu" in self.kind
-
     def _require_entries(self, what: str = "read") -> None:
         if self.info.value is None:
-            why = _HOLDS.get(self.kind, "its entries are no data")
+            why = HOLDS.get(self.kind, "its entries are no data")
             raise UnsupportedError(f"{self.name} ({self.kind}) cannot be {what}: {why}")
 
     def _require_drainable(self, how: str) -> None:
         self._require_entries("drained")
         if self.kind == "stack_trace" or self.kind.endswith("_of_maps"):
             raise ProgramError(f"{self.name} is a map of kind {self.kind}, which counts nothing: clear() empties it")
-        if how == "entries" and self.kind not in (*_TAKEN, *_QUEUES):
+        if how == "entries" and self.kind not in (*TAKEN, *QUEUES):
             raise ProgramError(
                 f"the kernel cannot take entries out of {self.name} ({self.kind}): drain its differences"
             )
 
     def _require_queue(self) -> None:
-        if self.kind not in _QUEUES:
+        if self.kind not in QUEUES:
             raise ProgramError(
                 f"{self.name} is a map of kind {self.kind}: push, pop and peek are for queues and stacks"
             )
@@ -524,159 +405,26 @@ class Map:
 
     def _usual(self) -> str:
         """How this map is drained by default."""
-        return "entries" if self._replaced and self.kind in _TAKEN else "differences"
+        return "entries" if self._replaced and self.kind in TAKEN else "differences"
 
     def _function(self, key: object) -> str | None:
         """The function in an array of programs."""
-        name = self._ask.look_up(pack(_INDEX, key, "key"))
+        name = self._access.look_up(pack(_INDEX, key, "key"))
         return name.decode(errors="replace") if name is not None else None
-
-    @uninterrupted
-    def _write(self, key: bytes, value: bytes | None) -> bool:
-        with self._lock:
-            if caller_left():
-                return False
-            done = self._ask.write(key, value)
-            if self._drained:
-                self._drained = self._drained.without(key)
-            return done
-
-    @uninterrupted
-    def _found(self, key: bytes) -> Rows:
-        """The value of a key, as a row; none where there is none."""
-        with self._lock:
-            trie = self.kind == "lpm_trie"
-            if not self._ask.running or (trie and self._drained):  # of a trie's value one does not learn the key
-                keys, values = self._since(*self._all())
-                return values[
-                    _longest_prefix(keys, key) if trie else (keys == np.frombuffer(key, np.uint8)).all(axis=1)
-                ]
-            data = self._ask.look_up(key)
-            return self._since(*self._rows(int(data is not None), _laid_out(key, data)))[1]
-
-    @uninterrupted
-    def _take(self, taking: _Taking, most: int = 0) -> None:
-        """Take entries, at most so many, which nobody else gets."""
-        with self._lock:
-            if not self._may_take(taking):
-                return
-            missing = most - sum(len(values) for _, values in self._left)
-            new = self._taken(max(missing, 0)) if not most or missing > 0 else self._rows(0, b"")
-            keys, values = self._joined([*self._left, new])
-            self._left.clear()
-            if most and len(values) > most:
-                self._left.append((keys[most:], values[most:]))
-            taking.keys, taking.values = keys[: most or None], values[: most or None]
-
-    @uninterrupted
-    def _take_differences(self, taking: _Taking, columns: Sequence[Counter]) -> None:
-        """Take what the values have grown by since the last drain."""
-        with self._lock:
-            if not self._may_take(taking):
-                return
-            keys, values = self._all()
-            new = self._since(keys, values, columns)
-            taking.keys, taking.values = self._trimmed(*self._joined([*self._left, new]))
-            taking.left = list(self._left)
-            self._left.clear()
-            before = self._drained
-            self._drained = Baseline(keys, values, columns, self.info.cpus, self.info.value_stride)
-            taking.baselines = before, self._drained
-
-    def _may_take(self, taking: _Taking) -> bool:
-        """Whether its caller still waits; then what was taken for another, who did not get it, is there again."""
-        if taking.abandoned:
-            return False
-        if (last := self._taking()) and last.abandoned:
-            self._return(last)
-        self._taking = weakref.ref(taking)
-        return True
-
-    def _put_back(self, taking: _Taking) -> None:
-        """Leave what was taken for somebody who did not get it to the next ``drain`` or ``pop``."""
-        with self._lock:
-            self._return(taking)
-
-    def _return(self, taking: _Taking) -> None:
-        if taking.baselines and taking.baselines[1] is self._drained:  # as if it had not been drained
-            self._drained = taking.baselines[0]
-            self._left.extendleft(reversed(taking.left))
-        elif len(taking.values):
-            self._left.appendleft((taking.keys, taking.values))
-        taking.baselines, taking.keys, taking.values = None, taking.keys[:0], taking.values[:0]
-
-    def _taken(self, most: int) -> tuple[Rows, Rows]:
-        if self._ask.running:
-            new = self._since(*self._rows(*self._ask.take(most)))
-            self._drained = None
-            return new
-        keys, values = self._all()
-        if self.kind in _QUEUES:
-            keys, values = keys[: most or None], values[: most or None]
-            self._gone += len(values)
-            return keys, values
-        new = self._since(keys, values)
-        self._drained = Baseline(keys, values, (), self.info.cpus, self.info.value_stride)
-        return new
-
-    def _joined(self, pieces: Sequence[tuple[Rows, Rows]]) -> tuple[Rows, Rows]:
-        keys, values = zip(*pieces, strict=True)
-        return (keys[0], values[0]) if len(pieces) == 1 else (np.concatenate(keys), np.concatenate(values))
 
     def _head(self, values: Rows) -> Any:
         if not len(values):
             raise IndexError(f"{self.name} is empty")
-        return self._values(values[:1])[0]
+        return self._frames.values(values[:1])[0]
 
-    @uninterrupted
     def _read(self) -> tuple[Rows, Rows]:
-        """All keys and all values, a row each; of a per-CPU map, a row has all CPUs' values. Since the last drain."""
         self._require_entries()
-        with self._lock:
-            return self._trimmed(*self._since(*self._all()))
-
-    def _since(self, keys: Rows, values: Rows, columns: Sequence[Counter] | None = None) -> tuple[Rows, Rows]:
-        if self._drained is None:
-            return keys, values
-        return self._drained.since(keys, values, self.kind in _ARRAYS, columns)
-
-    def _all(self) -> tuple[Rows, Rows]:
-        keys, values = self._rows(*self._ask.read())
-        self._entries = len(values)
-        return keys[self._gone :], values[self._gone :]
-
-    def _rows(self, count: int, data: bytes) -> tuple[Rows, Rows]:
-        """Entries as MapRead has them."""
-        info = self.info
-        sizes = info.key_size, info.cpus * info.value_stride
-        begin = -(-count * sizes[0] // 8) * 8
-        keys = np.frombuffer(data, np.uint8, count * sizes[0]).reshape(count, sizes[0])
-        values = np.frombuffer(data, np.uint8, count * sizes[1], begin).reshape(count, sizes[1])
-        return keys, values
-
-    def _trimmed(self, keys: Rows, values: Rows) -> tuple[Rows, Rows]:
-        """Without the end of an array that is larger than the cell could expect, as far as it is zero."""
-        if not self.info.shown:
-            return keys, values
-        end = max(self.info.shown, int(np.flatnonzero(values.any(axis=1))[-1:].sum()) + 1)
-        return keys[:end], values[:end]
-
-    def _each_cpu(self, values: Rows) -> Rows:
-        return values.reshape(-1, self.info.value_stride)
+        return self._entries.read()
 
     def _frame(self, keys: Rows, values: Rows) -> pd.DataFrame:
-        if self.kind == "stack_trace":
-            return self._marked(self._stacks(keys, values))
-        self._warn_of_twins(keys)
-        key_names, value_names = self._names()
-        if self._per_cpu:
-            cpus = np.arange(self.info.cpus, dtype=np.int16)
-            frame = self._columns(key_names, self._key, np.repeat(keys, self.info.cpus, axis=0))
-            frame["cpu"] = np.tile(cpus, len(keys))
-        else:
-            frame = self._columns(key_names, self._key, keys)
-        rest = self._columns(value_names, self._value, self._each_cpu(values))
-        return self._marked(pd.concat([frame, rest], axis=1))
+        if self.kind != "stack_trace":
+            self._warn_of_twins(keys)
+        return self._marked(self._frames.frame(keys, values))
 
     def _warn_of_twins(self, keys: Rows) -> None:
         """Warn, once, of rows with the same key: the program has left bytes of it as they happened to be."""
@@ -688,37 +436,6 @@ class Map:
             f"{hidden_places(self._key)}, which the program did not set; declare the key with = {{}}"
         )
         warnings.warn(text, RuntimeWarning, stacklevel=4)
-
-    def _stacks(self, keys: Rows, values: Rows) -> pd.DataFrame:
-        owner, depth, frames = stack_frames(values, self._value.size)
-        table = pd.DataFrame({"stack": keys.view(np.int32)[:, 0][owner], "depth": depth})
-        rest = self._columns([column.name for column in self._value.columns], self._value, frames)
-        return pd.concat([table, rest], axis=1)
-
-    def _columns(self, names: list[str], schema: Schema, rows: Rows) -> pd.DataFrame:
-        columns = {name: decoded(column, rows) for name, column in zip(names, shown(schema.columns), strict=True)}
-        return pd.DataFrame(columns, index=pd.RangeIndex(len(rows)))
-
-    def _names(self) -> tuple[list[str], list[str]]:
-        """The names of the key's and the value's columns in a DataFrame: those they share, told apart."""
-        sides = [[column.name for column in shown(side.columns)] for side in (self._key, self._value)]
-        shared = set(sides[0]) & set(sides[1]) | ({"cpu"} if self._per_cpu else set())
-        keys, values = (
-            [f"{side}.{name}" if name in shared else name for name in names]
-            for side, names in zip(("key", "value"), sides, strict=True)
-        )
-        return keys, values
-
-    def _values(self, values: Rows) -> list[Any]:
-        if self.kind == "stack_trace":
-            owner, _, frames = stack_frames(values, self._value.size)
-            sizes = np.bincount(owner, minlength=len(values)).tolist()
-        elif self._per_cpu:
-            frames, sizes = self._each_cpu(values), [self.info.cpus] * len(values)
-        else:
-            return unpack(self._value, values, dict)
-        each = iter(unpack(self._value, frames, dict))
-        return [list(islice(each, size)) for size in sizes]
 
     def _marked(self, frame: pd.DataFrame) -> pd.DataFrame:
         frame.attrs.update(map=self.name, kind=self.kind, lost=self.lost)
@@ -736,38 +453,5 @@ class Map:
     def _may_evict(self) -> bool:
         """Whether an LRU map has come near its size: each CPU holds up to 128 free entries, at most half of them all
         together, that another cannot have without evicting (kernel/bpf/bpf_lru_list.c, LOCAL_FREE_TARGET)."""
-        cpus = self.info.cpus if self._per_cpu else os.cpu_count() or 1
-        return self._entries >= max(self.info.max_entries - min(_LRU_HELD * cpus, self.info.max_entries // 2), 1)
-
-
-def _laid_out(key: bytes, value: bytes | None) -> bytes:
-    """One entry as MapRead has it."""
-    return b"" if value is None else key + bytes(-len(key) % 8) + value
-
-
-def _longest_prefix(keys: Rows, key: bytes) -> npt.NDArray[np.intp]:
-    """Where a trie's longest prefix of a key is, as the kernel finds it; nowhere if it has none. A key is the number of
-    bits that count, then the bits (struct bpf_lpm_trie_key)."""
-    lengths = np.ascontiguousarray(keys[:, :4]).view(np.uint32)[:, 0].astype(np.int64)
-    wanted = np.frombuffer(key, np.uint8)
-    most = int(wanted[:4].view(np.uint32)[0])
-    if not len(keys) or most > 8 * (len(key) - 4):
-        return np.empty(0, np.intp)
-    differing = np.unpackbits(keys[:, 4:] ^ wanted[4:], axis=1)
-    common = np.where(differing.any(axis=1), differing.argmax(axis=1), differing.shape[1])
-    matching = (lengths <= common) & (lengths <= most)
-    best = int(np.where(matching, lengths, -1).argmax())
-    return np.array([best] if matching[best] else [], np.intp)
-
-
-def stack_frames(values: Rows, size: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int16], Rows]:
-    """The frames of stack traces, each ``size`` bytes: whose each is (its row in ``values``), its depth, its bytes.
-
-    A stack ends where only zeros follow.
-    """
-    most = values.shape[1] // size
-    frames = values[:, : most * size].reshape(len(values), most, size)
-    filled = np.asarray(frames.any(axis=2))
-    used = np.flip(np.logical_or.accumulate(np.flip(filled, 1), axis=1), 1)
-    owner, depth = np.nonzero(used)
-    return owner, depth.astype(np.int16), frames[used]
+        cpus = self.info.cpus if self._frames.per_cpu else os.cpu_count() or 1
+        return self._entries.count >= max(self.info.max_entries - min(_LRU_HELD * cpus, self.info.max_entries // 2), 1)

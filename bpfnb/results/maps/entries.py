@@ -1,0 +1,249 @@
+"""A map's entries as rows of bytes, asked of the kernel again for every access, less what was drained.
+
+Nothing is kept but what the last drain read (baseline.py), and what was taken for a caller who was interrupted.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from bpfnb.interrupts import caller_left, new_lock, uninterrupted
+from bpfnb.protocol.messages import MapInfo
+from bpfnb.protocol.schema import Rows
+from bpfnb.results.maps.baseline import Baseline, Counter
+from bpfnb.results.maps.kinds import ARRAYS, QUEUES
+
+__all__ = ["Entries", "MapAccess", "Taking"]
+
+
+class MapAccess(Protocol):
+    """How a map is reached. ``running``: whether it is in the kernel still; else it is what it was at its session's
+    end, and can only be read."""
+
+    @property
+    def running(self) -> bool: ...
+
+    def read(self) -> tuple[int, bytes]:
+        """How many entries there are, and their bytes as protocol.MapRead lays them out."""
+
+    def look_up(self, key: bytes) -> bytes | None:
+        """A key's value, all CPUs'; None where there is none."""
+
+    def take(self, most: int = 0) -> tuple[int, bytes]:
+        """Take entries out: all, or at most so many. As ``read`` gives them."""
+
+    def write(self, key: bytes, value: bytes | None) -> bool:
+        """Set an entry; delete it where ``value`` is None: False where there is none. ProgramError when that cannot
+        be."""
+
+    def clear(self) -> None:
+        """Delete every entry; an array's values become zero."""
+
+    def open_counter(self, kind: str, event: str) -> None:
+        """Fill a perf array with a counter."""
+
+    def symbols(self, pid: int, addresses: Sequence[int]) -> tuple[Sequence[str], Sequence[str]]:
+        """Names and modules of code addresses (bpfnb.results.stacks.Resolve)."""
+
+
+class Taking:
+    """Entries that are taken out of a map for a caller; ``abandoned`` once the caller was interrupted.
+
+    ``left``: those of them that another caller had left. ``baselines``: what drains compare with, before and after.
+    """
+
+    def __init__(self) -> None:
+        self.abandoned = False
+        self.keys: Rows = np.empty((0, 0), np.uint8)
+        self.values: Rows = np.empty((0, 0), np.uint8)
+        self.left: list[tuple[Rows, Rows]] = []
+        self.baselines: tuple[Baseline | None, Baseline] | None = None
+
+
+class Entries:
+    """The entries of one map: keys and values, a row each; of a per-CPU map, a row has all CPUs' values.
+
+    ``count``: how many there were when they were last read. For any thread.
+    """
+
+    def __init__(self, info: MapInfo, access: MapAccess) -> None:
+        self.count = 0
+        self._info = info
+        self._access = access
+        self._lock = new_lock()  # of what follows: held while the kernel is asked
+        self._drained: Baseline | None = None
+        self._left: deque[tuple[Rows, Rows]] = deque()  # taken for somebody who was interrupted
+        self._taking: Callable[[], Taking | None] = lambda: None  # the last, while anybody has it
+        self._gone = 0  # entries taken out of a queue as it was at its session's end
+
+    @uninterrupted
+    def read(self) -> tuple[Rows, Rows]:
+        """All keys and all values, a row each; of a per-CPU map, a row has all CPUs' values. Since the last drain."""
+        with self._lock:
+            return self._trimmed(*self._since(*self._read_all()))
+
+    @uninterrupted
+    def write(self, key: bytes, value: bytes | None) -> bool:
+        with self._lock:
+            if caller_left():
+                return False
+            done = self._access.write(key, value)
+            if self._drained:
+                self._drained = self._drained.without(key)
+            return done
+
+    @uninterrupted
+    def find(self, key: bytes) -> Rows:
+        """The value of a key, as a row; none where there is none."""
+        with self._lock:
+            trie = self._info.kind == "lpm_trie"
+            if not self._access.running or (trie and self._drained):  # of a trie's value one does not learn the key
+                keys, values = self._since(*self._read_all())
+                return values[
+                    _longest_prefix(keys, key) if trie else (keys == np.frombuffer(key, np.uint8)).all(axis=1)
+                ]
+            data = self._access.look_up(key)
+            return self._since(*self._rows(int(data is not None), _laid_out(key, data)))[1]
+
+    @uninterrupted
+    def clear(self) -> None:
+        """Delete every entry, and forget what was drained."""
+        with self._lock:
+            if caller_left():
+                return
+            self._access.clear()
+            self._drained = None
+            self._left.clear()
+
+    @uninterrupted
+    def peek(self) -> Rows:
+        """The value that would be taken next, as a row; none where there is none."""
+        with self._lock:
+            if self._left:
+                return self._left[0][1][:1]
+            if not self._access.running:
+                return self._read_all()[1][:1]
+            data = self._access.look_up(b"")
+            return self._rows(int(data is not None), data or b"")[1]
+
+    @uninterrupted
+    def take(self, taking: Taking, most: int = 0) -> None:
+        """Take entries, at most so many, which nobody else gets."""
+        with self._lock:
+            if not self._may_take(taking):
+                return
+            missing = most - sum(len(values) for _, values in self._left)
+            new = self._take_new(max(missing, 0)) if not most or missing > 0 else self._rows(0, b"")
+            keys, values = _joined([*self._left, new])
+            self._left.clear()
+            if most and len(values) > most:
+                self._left.append((keys[most:], values[most:]))
+            taking.keys, taking.values = keys[: most or None], values[: most or None]
+
+    @uninterrupted
+    def take_differences(self, taking: Taking, columns: Sequence[Counter]) -> None:
+        """Take what the values have grown by since the last drain."""
+        with self._lock:
+            if not self._may_take(taking):
+                return
+            keys, values = self._read_all()
+            new = self._since(keys, values, columns)
+            taking.keys, taking.values = self._trimmed(*_joined([*self._left, new]))
+            taking.left = list(self._left)
+            self._left.clear()
+            before = self._drained
+            self._drained = Baseline(keys, values, columns, self._info.cpus, self._info.value_stride)
+            taking.baselines = before, self._drained
+
+    def _may_take(self, taking: Taking) -> bool:
+        """Whether its caller still waits; then what was taken for another, who did not get it, is there again."""
+        if taking.abandoned:
+            return False
+        if (last := self._taking()) and last.abandoned:
+            self._give_back(last)
+        self._taking = weakref.ref(taking)
+        return True
+
+    def put_back(self, taking: Taking) -> None:
+        """Leave what was taken for somebody who did not get it to the next ``drain`` or ``pop``."""
+        with self._lock:
+            self._give_back(taking)
+
+    def _give_back(self, taking: Taking) -> None:
+        if taking.baselines and taking.baselines[1] is self._drained:  # as if it had not been drained
+            self._drained = taking.baselines[0]
+            self._left.extendleft(reversed(taking.left))
+        elif len(taking.values):
+            self._left.appendleft((taking.keys, taking.values))
+        taking.baselines, taking.keys, taking.values = None, taking.keys[:0], taking.values[:0]
+
+    def _take_new(self, most: int) -> tuple[Rows, Rows]:
+        if self._access.running:
+            new = self._since(*self._rows(*self._access.take(most)))
+            self._drained = None
+            return new
+        keys, values = self._read_all()
+        if self._info.kind in QUEUES:
+            keys, values = keys[: most or None], values[: most or None]
+            self._gone += len(values)
+            return keys, values
+        new = self._since(keys, values)
+        self._drained = Baseline(keys, values, (), self._info.cpus, self._info.value_stride)
+        return new
+
+    def _since(self, keys: Rows, values: Rows, columns: Sequence[Counter] | None = None) -> tuple[Rows, Rows]:
+        if self._drained is None:
+            return keys, values
+        return self._drained.since(keys, values, self._info.kind in ARRAYS, columns)
+
+    def _read_all(self) -> tuple[Rows, Rows]:
+        keys, values = self._rows(*self._access.read())
+        self.count = len(values)
+        return keys[self._gone :], values[self._gone :]
+
+    def _rows(self, count: int, data: bytes) -> tuple[Rows, Rows]:
+        """Entries as MapRead has them."""
+        info = self._info
+        sizes = info.key_size, info.cpus * info.value_stride
+        begin = -(-count * sizes[0] // 8) * 8
+        keys = np.frombuffer(data, np.uint8, count * sizes[0]).reshape(count, sizes[0])
+        values = np.frombuffer(data, np.uint8, count * sizes[1], begin).reshape(count, sizes[1])
+        return keys, values
+
+    def _trimmed(self, keys: Rows, values: Rows) -> tuple[Rows, Rows]:
+        """Without the end of an array that is larger than the cell could expect, as far as it is zero."""
+        if not self._info.shown:
+            return keys, values
+        end = max(self._info.shown, int(np.flatnonzero(values.any(axis=1))[-1:].sum()) + 1)
+        return keys[:end], values[:end]
+
+
+def _laid_out(key: bytes, value: bytes | None) -> bytes:
+    """One entry as MapRead has it."""
+    return b"" if value is None else key + bytes(-len(key) % 8) + value
+
+
+def _longest_prefix(keys: Rows, key: bytes) -> npt.NDArray[np.intp]:
+    """Where a trie's longest prefix of a key is, as the kernel finds it; nowhere if it has none. A key is the number of
+    bits that count, then the bits (struct bpf_lpm_trie_key)."""
+    lengths = np.ascontiguousarray(keys[:, :4]).view(np.uint32)[:, 0].astype(np.int64)
+    wanted = np.frombuffer(key, np.uint8)
+    most = int(wanted[:4].view(np.uint32)[0])
+    if not len(keys) or most > 8 * (len(key) - 4):
+        return np.empty(0, np.intp)
+    differing = np.unpackbits(keys[:, 4:] ^ wanted[4:], axis=1)
+    common = np.where(differing.any(axis=1), differing.argmax(axis=1), differing.shape[1])
+    matching = (lengths <= common) & (lengths <= most)
+    best = int(np.where(matching, lengths, -1).argmax())
+    return np.array([best] if matching[best] else [], np.intp)
+
+
+def _joined(pieces: Sequence[tuple[Rows, Rows]]) -> tuple[Rows, Rows]:
+    keys, values = zip(*pieces, strict=True)
+    return (keys[0], values[0]) if len(pieces) == 1 else (np.concatenate(keys), np.concatenate(values))

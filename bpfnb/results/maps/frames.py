@@ -1,0 +1,108 @@
+"""A map's entries, rows of bytes, as DataFrames and as Python's own values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bpfnb.protocol.messages import MapInfo
+from bpfnb.protocol.schema import BitField, Number, Rows, Schema, Wide
+from bpfnb.results.columns.kinds import shown
+from bpfnb.results.maps.pack import decoded, unpack
+
+__all__ = ["NO_SCHEMA", "REDUCTIONS", "EntryFrames", "stack_frames"]
+
+REDUCTIONS: dict[str, Callable[..., Any]] = {"sum": np.sum, "max": np.max, "min": np.min, "mean": np.mean}
+NO_SCHEMA = Schema((), 0)
+
+
+class EntryFrames:
+    """The entries of a map as DataFrames, by what ``info`` says of their keys and values."""
+
+    def __init__(self, info: MapInfo) -> None:
+        self.per_cpu = "percpu" in info.kind
+        self._info = info
+        self._key, self._value = info.key or NO_SCHEMA, info.value or NO_SCHEMA
+
+    def frame(self, keys: Rows, values: Rows) -> pd.DataFrame:
+        """A row an entry, of a per-CPU map a row for each CPU, of stacks one for each of their frames. See Map.df."""
+        if self._info.kind == "stack_trace":
+            return self._stacks(keys, values)
+        key_names, value_names = self.names()
+        if self.per_cpu:
+            cpus = np.arange(self._info.cpus, dtype=np.int16)
+            frame = self._columns(key_names, self._key, np.repeat(keys, self._info.cpus, axis=0))
+            frame["cpu"] = np.tile(cpus, len(keys))
+        else:
+            frame = self._columns(key_names, self._key, keys)
+        rest = self._columns(value_names, self._value, self._each_cpu(values))
+        return pd.concat([frame, rest], axis=1)
+
+    def reduced(self, keys: Rows, values: Rows, how: str) -> pd.DataFrame:
+        """A row a key: a per-CPU map's numbers over all CPUs. ``how``: of REDUCTIONS."""
+        if not self.per_cpu:
+            return self.frame(keys, values)
+        key_names, value_names = self.names()
+        frame = self._columns(key_names, self._key, keys)
+        for name, column in zip(value_names, shown(self._value.columns), strict=True):
+            if isinstance(column, Number | BitField | Wide):
+                per_cpu = np.asarray(decoded(column, self._each_cpu(values))).reshape(len(values), self._info.cpus)
+                frame[name] = REDUCTIONS[how](per_cpu, axis=1)
+        return frame
+
+    def keys(self, keys: Rows) -> list[Any]:
+        """Keys as Python's own: numbers, text or bytes; of a struct, tuples."""
+        return unpack(self._key, keys, tuple)
+
+    def values(self, values: Rows) -> list[Any]:
+        """Values as Python's own: of a struct a dict; of a per-CPU map and of stacks, a list of such."""
+        if self._info.kind == "stack_trace":
+            owner, _, frames = stack_frames(values, self._value.size)
+            sizes = np.bincount(owner, minlength=len(values)).tolist()
+        elif self.per_cpu:
+            frames, sizes = self._each_cpu(values), [self._info.cpus] * len(values)
+        else:
+            return unpack(self._value, values, dict)
+        each = iter(unpack(self._value, frames, dict))
+        return [list(islice(each, size)) for size in sizes]
+
+    def names(self) -> tuple[list[str], list[str]]:
+        """The names of the key's and the value's columns in a DataFrame: those they share, told apart."""
+        sides = [[column.name for column in shown(side.columns)] for side in (self._key, self._value)]
+        shared = set(sides[0]) & set(sides[1]) | ({"cpu"} if self.per_cpu else set())
+        keys, values = (
+            [f"{side}.{name}" if name in shared else name for name in names]
+            for side, names in zip(("key", "value"), sides, strict=True)
+        )
+        return keys, values
+
+    def _each_cpu(self, values: Rows) -> Rows:
+        return values.reshape(-1, self._info.value_stride)
+
+    def _stacks(self, keys: Rows, values: Rows) -> pd.DataFrame:
+        owner, depth, frames = stack_frames(values, self._value.size)
+        table = pd.DataFrame({"stack": keys.view(np.int32)[:, 0][owner], "depth": depth})
+        rest = self._columns([column.name for column in self._value.columns], self._value, frames)
+        return pd.concat([table, rest], axis=1)
+
+    def _columns(self, names: list[str], schema: Schema, rows: Rows) -> pd.DataFrame:
+        columns = {name: decoded(column, rows) for name, column in zip(names, shown(schema.columns), strict=True)}
+        return pd.DataFrame(columns, index=pd.RangeIndex(len(rows)))
+
+
+def stack_frames(values: Rows, size: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int16], Rows]:
+    """The frames of stack traces, each ``size`` bytes: whose each is (its row in ``values``), its depth, its bytes.
+
+    A stack ends where only zeros follow.
+    """
+    most = values.shape[1] // size
+    frames = values[:, : most * size].reshape(len(values), most, size)
+    filled = np.asarray(frames.any(axis=2))
+    used = np.flip(np.logical_or.accumulate(np.flip(filled, 1), axis=1), 1)
+    owner, depth = np.nonzero(used)
+    return owner, depth.astype(np.int16), frames[used]
