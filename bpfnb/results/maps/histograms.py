@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bpfnb.errors import ProgramError, near_or_all
+from bpfnb.results.buckets import power_of_two
 from bpfnb.results.columns.text import text_dtype
 
 __all__ = ["histogram"]
@@ -92,13 +93,7 @@ def _log2_low(bucket: int) -> int:
 
 
 def _label(low: int, high: int) -> str:
-    return f"[{low}]" if high - low == 1 else f"[{_rounded(low)}, {_rounded(high)})"
-
-
-def _rounded(power: int) -> str:
-    """A power of two as bpftrace writes it: 1024 is 1K."""
-    thousands = (power.bit_length() - 1) // 10 if power else 0
-    return f"{power >> 10 * thousands}{' KMGTPE'[thousands].strip()}"
+    return f"[{low}]" if high - low == 1 else f"[{power_of_two(low)}, {power_of_two(high)})"
 
 
 def _counts(frame: pd.DataFrame, bucket: str, groups: Sequence[str], value: str) -> pd.DataFrame:

@@ -1,0 +1,61 @@
+"""Arguments of df.bpf's methods, checked: columns that are there, words that are known, masks that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bpfnb.errors import near_or_all
+
+__all__ = ["Names", "fitting_mask", "names_of", "numbered", "require_columns", "require_known", "require_once"]
+
+Names: TypeAlias = str | Sequence[str]
+
+
+def names_of(names: Names | None) -> list[str]:
+    if names is None:
+        return []
+    return list(names) if isinstance(names, Iterable) and not isinstance(names, (str, bytes)) else [names]
+
+
+def numbered(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same data with its rows numbered: an index may have duplicates, or a column's name."""
+    numbered = frame.copy(deep=False)
+    numbered.index = pd.RangeIndex(len(frame))
+    return numbered
+
+
+def fitting_mask(mask: Any, frame: pd.DataFrame, what: str) -> npt.NDArray[np.bool_]:
+    """A mask as an array, checked to say true or false of each row. Missing is false, as in pandas."""
+    if isinstance(mask, pd.DataFrame) or len(flags := pd.Series(mask)) != len(frame):
+        raise ValueError(f"{what} must be true or false for each of the {len(frame)} rows")
+    if isinstance(mask, pd.Series) and not mask.index.equals(frame.index):
+        raise ValueError(f"{what} has another index than the frame")
+    if len(flags) and not pd.api.types.is_bool_dtype(flags.dtype):
+        raise ValueError(f"{what} must be true or false for each row, not {flags.dtype}")
+    return flags.to_numpy(np.bool_, na_value=False)
+
+
+def require_columns(frame: pd.DataFrame, names: Iterable[str]) -> None:
+    for name in names:
+        if not isinstance(name, Hashable):
+            raise ValueError(f"here a single column's name is meant, not {name!r}")
+        if name not in frame.columns:
+            raise ValueError(f"no column {name!r}{near_or_all(str(name), frame.columns)}")
+
+
+def require_once(names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"the result would have two columns {name!r}")
+        seen.add(name)
+
+
+def require_known(what: str, word: str, words: Iterable[str]) -> None:
+    if word not in list(words):
+        raise ValueError(f"no {what} {word!r}{near_or_all(str(word), words)}")
