@@ -197,38 +197,45 @@ class TestConfiguration:
         assert "apt install linux-image-6.1.0-25-amd64" in row.remedy
 
 
+def os_release(**fields: str) -> Callable[[], dict[str, str]]:
+    """Reads this os-release, as platform.freedesktop_os_release does: with its defaults."""
+    return lambda: {"NAME": "Linux", "ID": "linux", "PRETTY_NAME": "Linux", **fields}
+
+
+def no_os_release() -> dict[str, str]:
+    raise OSError("Unable to read files /etc/os-release, /usr/lib/os-release")
+
+
 class TestDistributions:
     @pytest.mark.parametrize(
-        ("text", "bcc", "kernel"),
+        ("fields", "bcc", "kernel"),
         [
             (
-                'ID=debian\nPRETTY_NAME="Debian GNU/Linux 12"',
+                {"ID": "debian", "PRETTY_NAME": "Debian GNU/Linux 12"},
                 "apt install python3-bpfcc",
                 "apt install linux-image-amd64",
             ),
-            ("ID=ubuntu\nID_LIKE=debian", "apt install python3-bpfcc", "apt install linux-image-generic"),
-            ('ID=linuxmint\nID_LIKE="ubuntu debian"', "apt install python3-bpfcc", ""),
-            ("ID=raspbian\nID_LIKE=debian", "apt install python3-bpfcc", ""),
-            ("ID=fedora", "dnf install python3-bcc", "dnf install kernel"),
-            ('ID="rhel"\nID_LIKE="fedora"', "dnf install python3-bcc", "dnf install kernel"),
-            ('ID="rocky"\nID_LIKE="rhel centos fedora"', "dnf install python3-bcc", ""),
-            ("ID=arch", "pacman -S python-bcc", "pacman -S linux"),
+            ({"ID": "ubuntu", "ID_LIKE": "debian"}, "apt install python3-bpfcc", "apt install linux-image-generic"),
+            ({"ID": "linuxmint", "ID_LIKE": "ubuntu debian"}, "apt install python3-bpfcc", ""),
+            ({"ID": "raspbian", "ID_LIKE": "debian"}, "apt install python3-bpfcc", ""),
+            ({"ID": "fedora"}, "dnf install python3-bcc", "dnf install kernel"),
+            ({"ID": "rhel", "ID_LIKE": "fedora"}, "dnf install python3-bcc", "dnf install kernel"),
+            ({"ID": "rocky", "ID_LIKE": "rhel centos fedora"}, "dnf install python3-bcc", ""),
+            ({"ID": "arch"}, "pacman -S python-bcc", "pacman -S linux"),
             (
-                'ID="opensuse-tumbleweed"\nID_LIKE="opensuse suse"',
+                {"ID": "opensuse-tumbleweed", "ID_LIKE": "opensuse suse"},
                 "zypper install python3-bcc",
                 "zypper install kernel-default",
             ),
-            ('ID="opensuse-microos"\nID_LIKE="opensuse suse"', "", ""),
-            ('ID="sles"\nID_LIKE="suse"', "", ""),
-            ("ID=nixos", "", ""),
-            ("", "", ""),
-            ("ID='unclosed\nnonsense\n=\n", "", ""),
+            ({"ID": "opensuse-microos", "ID_LIKE": "opensuse suse"}, "", ""),
+            ({"ID": "sles", "ID_LIKE": "suse"}, "", ""),
+            ({"ID": "nixos"}, "", ""),
+            ({}, "", ""),
+            ({"ID": "'unclosed"}, "", ""),
         ],
     )
-    def test_each_with_its_own_commands(self, tmp_path: Path, text: str, bcc: str, kernel: str) -> None:
-        (tmp_path / "usr/lib").mkdir(parents=True)
-        (tmp_path / "usr/lib/os-release").write_text(text)
-        found = distribution.here(tmp_path)
+    def test_each_with_its_own_commands(self, tmp_path: Path, fields: dict[str, str], bcc: str, kernel: str) -> None:
+        found = distribution.here(tmp_path, os_release(**fields))
         assert (found.install_bcc(), found.install_kernel("x86_64")) == (bcc, kernel)
         assert found.name
 
@@ -251,15 +258,13 @@ class TestDistributions:
     def test_headers_only_of_a_kernel_that_is_its_own(
         self, tmp_path: Path, vendor: str, release: str, package: str
     ) -> None:
-        (tmp_path / "etc").mkdir()
-        (tmp_path / "etc/os-release").write_text(f"ID={vendor}")
-        found = distribution.here(tmp_path)
+        found = distribution.here(tmp_path, os_release(ID=vendor))
         command = found.install_headers(release)
         assert command.split()[-1:] == ([package] if package else [])
         assert found.owns_kernel(release) == bool(package)
 
     def test_no_os_release(self, tmp_path: Path) -> None:
-        assert distribution.here(tmp_path) == Distribution("unknown", "", "", tmp_path)
+        assert distribution.here(tmp_path, no_os_release) == Distribution("unknown", "", "", tmp_path)
 
     @pytest.mark.parametrize(
         ("user", "sudo_uid", "path", "command"),

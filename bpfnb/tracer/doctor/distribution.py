@@ -1,22 +1,23 @@
-"""Whose distribution this is, and its own commands for what may be missing: only those that are certain.
+"""Name the distribution, and its commands that install what is missing. Commands are given only when certain.
 
-A command is certain where the distribution is known by name, and, for what belongs to a kernel (its headers, its
-configuration), where the running kernel is one that the distribution itself built, by its release's shape.
+A command is certain where the distribution is known by name. A command for a kernel's headers or configuration is
+certain where also the kernel's release looks like one that the distribution itself built.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import re
-import shlex
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 __all__ = ["Distribution", "as_root", "here"]
 
-# The family whose packages a distribution has, by ID or ID_LIKE of os-release(5). openSUSE by ID alone: others that
-# are like it have another installer (MicroOS) or no package of bcc (SLES).
+# The family whose packages a distribution has, by ID or ID_LIKE of os-release(5). openSUSE only by ID: of those like
+# it, MicroOS has another installer and SLES no package of bcc.
 _FAMILIES = {
     "debian": "debian", "ubuntu": "debian",
     "fedora": "fedora", "rhel": "fedora", "centos": "fedora",
@@ -32,7 +33,7 @@ _KERNELS = {"ubuntu": "linux-image-generic", "fedora": "kernel", "rhel": "kernel
 _ROOT = Path("/")
 _CONTAINERS = (".dockerenv", "run/.containerenv", "run/systemd/container", "proc/sys/fs/binfmt_misc/WSLInterop")
 
-# What the release of a distribution's own kernel looks like, and the package of its headers.
+# Patterns of the releases of a distribution's own kernels, and the packages of their headers.
 _HEADERS = {
     "debian": [(r"-(cloud-|rt-)?(amd64|arm64)$", "linux-headers-{}")],
     "ubuntu": [(r"^\d+\.\d+\.\d+-\d+-[a-z]", "linux-headers-{}")],
@@ -48,9 +49,9 @@ _HEADERS = {
 
 
 class Distribution(NamedTuple):
-    """``name`` for a person, ``id`` as os-release has it, ``family``: debian, fedora, arch, suse, or "" for others.
+    """A distribution. ``name`` is for people, ``id`` is os-release's.
 
-    ``root``: the folder it is in.
+    ``family``: debian, fedora, arch, suse, or "" for others. ``root``: the folder it is installed in.
     """
 
     name: str
@@ -59,23 +60,23 @@ class Distribution(NamedTuple):
     root: Path = _ROOT
 
     def install_bcc(self) -> str:
-        """The command that installs iovisor's bcc for Python; "" where it is not known."""
+        """Return the command that installs iovisor's bcc for Python; "" where it is not known."""
         return self._install(_BCC.get(self.family, ""))
 
     def install_headers(self, release: str) -> str:
-        """The command that installs a kernel's headers; "" where that kernel is not the distribution's own."""
+        """Return the command that installs a kernel's headers; "" where the kernel is not the distribution's own."""
         vendor = "ubuntu" if self.id == "ubuntu" else self.family
-        for shape, package in _HEADERS.get(vendor, ()):
-            if re.search(shape, release):
+        for pattern, package in _HEADERS.get(vendor, ()):
+            if re.search(pattern, release):
                 return self._install(package.format(release))
         return ""
 
     def owns_kernel(self, release: str) -> bool:
-        """Whether a kernel is one of the distribution's own."""
+        """Return whether a kernel is one of the distribution's own."""
         return bool(self.install_headers(release))
 
     def install_kernel(self, machine: str) -> str:
-        """The command that installs the distribution's own kernel; "" where it is not known, or would not be booted."""
+        """Return the command that installs the distribution's own kernel; "" where it is unknown or would not boot."""
         if any((self.root / mark).exists() for mark in _CONTAINERS):
             return ""
         if self.id == "debian" and machine in _DEBIAN_MACHINES:
@@ -83,45 +84,35 @@ class Distribution(NamedTuple):
         return self._install("kernel-default" if self.family == "suse" else _KERNELS.get(self.id, ""))
 
     def install_configuration(self, release: str) -> str:
-        """The command that brings /boot/config-RELEASE; "" where it is not known. Others have it with the kernel."""
+        """Return the command that installs /boot/config-RELEASE; "" where it is not known, or comes with the kernel."""
         packages = {"debian": f"linux-image-{release}", "ubuntu": f"linux-modules-{release}"}
         return self._install(packages.get(self.id, "")) if self.owns_kernel(release) else ""
 
     def _install(self, package: str) -> str:
-        if not package or (self.root / "run/ostree-booted").exists():  # where packages are layered onto an image
+        if not package or (self.root / "run/ostree-booted").exists():  # packages are layered onto an image there
             return ""
         return as_root(f"{_INSTALL[self.family]} {package}")
 
 
-def here(root: Path = _ROOT) -> Distribution:
-    """The distribution we run on, of the first of os-release's two places that can be read."""
-    for place in ("etc/os-release", "usr/lib/os-release"):
-        try:
-            return _read((root / place).read_text(errors="replace"))._replace(root=root)
-        except OSError:
-            continue
-    return Distribution("unknown", "", "", root)
+def here(
+    root: Path = _ROOT, os_release: Callable[[], Mapping[str, str]] = platform.freedesktop_os_release
+) -> Distribution:
+    """Return the distribution that this system runs. Its name is "unknown" where os-release(5) cannot be read.
+
+    ``root``: the folder it is installed in. ``os_release``: reads os-release(5).
+    """
+    try:
+        fields = os_release()
+    except (OSError, UnicodeDecodeError):
+        return Distribution("unknown", "", "", root)
+    identity = fields["ID"]
+    alike = [identity, *fields.get("ID_LIKE", "").split()]
+    family = "suse" if identity in _SUSE else next((_FAMILIES[name] for name in alike if name in _FAMILIES), "")
+    return Distribution(fields["PRETTY_NAME"], identity, family, root)
 
 
 def as_root(command: str) -> str:
-    """A command as to be typed: with sudo for those who need it and have it."""
+    """Return a command as a user types it: with sudo for those who need it and have it."""
     if os.geteuid() == 0 and "SUDO_UID" not in os.environ:
         return command
     return f"sudo {command}" if shutil.which("sudo") else f"as root: {command}"
-
-
-def _read(text: str) -> Distribution:
-    fields = dict(line.split("=", 1) for line in text.splitlines() if re.match(r"\w+=", line))
-    values = {key: " ".join(_words(value)) for key, value in fields.items()}
-    identity = values.get("ID", "")
-    alike = [identity, *values.get("ID_LIKE", "").split()]
-    family = "suse" if identity in _SUSE else next((_FAMILIES[name] for name in alike if name in _FAMILIES), "")
-    return Distribution(values.get("PRETTY_NAME") or values.get("NAME") or identity or "unknown", identity, family)
-
-
-def _words(value: str) -> list[str]:
-    """A value of os-release, which is quoted as for a shell."""
-    try:
-        return shlex.split(value)
-    except ValueError:  # no closing quotation
-        return [value]

@@ -73,7 +73,7 @@ LINES = Schema(
 
 
 class LineWriter(SegmentWriter):
-    """Takes the rows that RingSource makes of ``LINES``, and writes them as PRINTK_ROWs."""
+    """Takes the rows that RingSource makes of ``LINES``, and writes them as PRINTK_LINES describes."""
 
     _read: Schema
 
