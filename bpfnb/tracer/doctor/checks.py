@@ -1,12 +1,12 @@
-"""What this machine and this process can do for tracing: tried out, not inferred from a version.
+"""Check what this machine and this process can do for tracing, by trying it, not by versions.
 
-``run`` gives the doctor's rows about the machine. The tracer answers with them; where no tracer can start, the doctor
-runs this module as a program of its own, which prints them as JSON:
+``run`` returns the doctor's rows about the machine. The tracer answers the notebook with them. Where no tracer can
+start, the doctor runs this module as a program, which prints the rows as JSON:
 
     python -m bpfnb.tracer.doctor.checks
 
-It then says what can be said with the rights it has. The kernel's configuration is told beside what was tried, never
-instead of it: a configuration may be another build's, and what is built in may be forbidden.
+It then reports what can be found out with the rights it has. The kernel's configuration is shown next to what was
+tried, never instead of it: the configuration may be that of another build, and what is built in may be forbidden.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _MIN_LOCKED = 64 << 20  # bytes
 
 
 class Outcome(NamedTuple):
-    """How a try came out. ``works``: None where it could not be tried; ``why`` says so, or why it failed."""
+    """The result of a try. ``works``: None where it could not be tried. ``why``: why not, or why it failed."""
 
     works: bool | None
     why: str = ""
@@ -51,15 +51,18 @@ class Outcome(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """What the checks look at. ``attempt`` tries one of the functions of features.py. ``root``: the folder whose
-    /proc, /sys and /lib/modules are read."""
+    """What the checks look at.
+
+    ``attempt`` tries one of the functions of features.py. ``root``: the folder whose /proc, /sys and /lib/modules are
+    read.
+    """
 
     release: str
     architecture: str
     distribution: Distribution
     config: Config
     attempt: Callable[[Callable[[], object]], Outcome]
-    alone: bool = False  # no tracer, and bcc is not to be bothered
+    alone: bool = False  # there is no tracer, and bcc is not called
     root: Path = Path("/")
 
     @classmethod
@@ -69,28 +72,28 @@ class Machine(NamedTuple):
         return cls(release, platform.machine(), distribution.here(), kconfig.read(release), try_once, alone)
 
     def kernel_with(self, option: str) -> str:
-        """How to come by a kernel that has an option."""
-        own = self.distribution.owns_kernel(self.release)  # then it is that kernel which has it not
+        """Return how to get a kernel with this option."""
+        own = self.distribution.owns_kernel(self.release)  # then that kernel is the one without the option
         command = "" if own else self.distribution.install_kernel(self.architecture)
         other = f", such as the distribution's own: {command}" if command else ""
         return f"boot a kernel built with {option} (make menuconfig){other}"
 
 
 def run(alone: bool = False) -> tuple[Check, ...]:
-    """Every row. ``alone``: outside of a tracer."""
+    """Return every row. ``alone``: this is not a tracer."""
     return tuple(checks(Machine.here(alone)))
 
 
 def checks(machine: Machine, rows: Sequence[Row] = ()) -> Iterator[Check]:
-    """One row a fact, the required ones first. ``rows``: other ones than ROWS."""
-    told = [*map(partial(_guarded, machine), rows or ROWS), *_feature_rows(machine), *option_rows(machine)]
-    found = [row for row in told if row]
+    """Yield one row for each fact, required ones first. ``rows`` replaces ROWS."""
+    rows_or_none = [*map(partial(_guarded, machine), rows or ROWS), *_feature_rows(machine), *option_rows(machine)]
+    found = [row for row in rows_or_none if row]
     for level in ("required", "optional", "info"):
         yield from (row for row in found if row.level == level)
 
 
 class Row(NamedTuple):
-    """A row, and what finds it out: None where it is no matter of this machine."""
+    """A row and its check, which returns None where the row does not apply to this machine."""
 
     name: str
     level: CheckLevel
@@ -98,7 +101,7 @@ class Row(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What a check found. ``ok``: None where it is unknown."""
+    """The result of a check. ``ok``: None where it is unknown."""
 
     ok: bool | None
     found: str
@@ -106,7 +109,7 @@ class Finding(NamedTuple):
 
 
 def _guarded(machine: Machine, row: Row) -> Check | None:
-    """A row, or that it could not be had: one check that goes wrong must not cost the others."""
+    """Return a row, or that it cannot be checked: a check that raises must not prevent the others."""
     try:
         finding = row.check(machine)
     except BpfnbError as error:
@@ -124,7 +127,7 @@ def _as_check(name: str, level: CheckLevel, finding: Finding) -> Check:
 
 
 def _forbidden() -> str:
-    """Why nothing that needs rights can be tried here; "" when it can."""
+    """Return why nothing that needs rights can be tried here; "" when it can."""
     try:
         capabilities.require()
     except PrivilegeError:
@@ -133,7 +136,7 @@ def _forbidden() -> str:
 
 
 def attempt(forbidden: str, act: Callable[[], object]) -> Outcome:
-    """Try something, unless it is ``forbidden``, which says why. Never raises."""
+    """Try something, unless ``forbidden`` gives a reason not to. Never raises."""
     if forbidden:
         return Outcome(None, forbidden)
     try:
@@ -148,7 +151,7 @@ def attempt(forbidden: str, act: Callable[[], object]) -> Outcome:
 
 
 class _Feature(NamedTuple):
-    """Something a cell may ask for. ``options``: of the kernel's configuration, without which it is not there."""
+    """A kernel feature that a cell may use. ``options``: the kernel options that it needs."""
 
     name: str
     act: Callable[[], object]
@@ -196,13 +199,13 @@ def _feature(machine: Machine, feature: _Feature) -> Finding:
 
 
 def _permission(machine: Machine, outcome: Outcome) -> str:
-    """The remedy where it is the setting of kernel.perf_event_paranoid that forbids a perf event."""
+    """Return the remedy where kernel.perf_event_paranoid is what forbids a perf event."""
     tight = _number(machine, "kernel/perf_event_paranoid") > 2 and _SYS_ADMIN not in _capabilities(machine)
     return as_root("sysctl kernel.perf_event_paranoid=2") if tight and outcome.errno in (EACCES, EPERM) else ""
 
 
 def _asked(machine: Machine, finding: Finding) -> Finding:
-    """LSM programs attach without BPF among the active security modules, and are never run."""
+    """Check that LSM programs run: without BPF among the active security modules they attach and never run."""
     try:
         active = (machine.root / "sys/kernel/security/lsm").read_text().strip()
     except OSError:
@@ -214,7 +217,7 @@ def _asked(machine: Machine, finding: Finding) -> Finding:
 
 # --- the kernel's configuration -----------------------------------------------------------------------------------
 
-# What was tried that shows whether an option has its effect, and how that is said with "no" or without.
+# Which try shows whether an option has its effect, and how success and failure are said.
 _EFFECTS: dict[str, tuple[Callable[[], object], str, str]] = {
     "CONFIG_BPF": (features.socket_program, "a program loads", "no program loads"),
     "CONFIG_BPF_SYSCALL": (features.socket_program, "a program loads", "no program loads"),
@@ -226,7 +229,7 @@ _EFFECTS: dict[str, tuple[Callable[[], object], str, str]] = {
 
 
 def option_rows(machine: Machine) -> Iterator[Check]:
-    """What BPF and bcc ask of the kernel's configuration, beside its effect where that could be tried."""
+    """Yield the kernel options that BPF and bcc need, each with its effect where that could be tried."""
     for option in kconfig.options(machine.release):
         readable = bool(machine.config.source)
         yield _as_check(option.name, option.level if readable else "info", _option(machine, option))
@@ -279,7 +282,7 @@ def _bcc(machine: Machine) -> Finding:
 
 def _kernel_headers(machine: Machine) -> Finding:
     if machine.alone and btf_of(machine.root).exists():
-        return Finding(True, "can be made from the kernel's BTF")  # the tracer makes them, and keeps them
+        return Finding(True, "can be made from the kernel's BTF")  # the tracer makes and caches them
     try:
         generated = headers.kernel_source(machine.root)
     except SetupError as error:
@@ -315,7 +318,7 @@ def _tracefs(machine: Machine) -> Finding:
 
 
 def _syscalls(machine: Machine) -> Finding:
-    """As attach.py attaches them."""
+    """Check that probes on system calls attach, in the way that attach.py attaches them."""
     mode = attach.syscall_mode()
     outcome = machine.attempt(features.kprobe if mode == "kprobe" else features.syscall_tracepoint)
     if outcome.works is not False:
@@ -326,11 +329,11 @@ def _syscalls(machine: Machine) -> Finding:
 
 
 def _lockdown(machine: Machine) -> Finding:
-    """Confidentiality forbids reading the kernel's memory, kprobes, perf events and tracefs."""
+    """Check for lockdown "confidentiality", which forbids reading kernel memory, kprobes, perf events, tracefs."""
     try:
         mode = re.findall(r"\[(\w+)\]", (machine.root / "sys/kernel/security/lockdown").read_text())[0]
     except FileNotFoundError:
-        mode = ""  # no such security module, or securityfs is not mounted: then what was tried has to tell
+        mode = ""  # no such security module, or securityfs is not mounted; only trying can tell
     outcome = machine.attempt(features.read_kernel_memory)
     strict = mode == "confidentiality"
     if outcome.works is False or strict:
@@ -381,8 +384,11 @@ def _jit(machine: Machine) -> Finding:
 
 
 def _locked_memory(machine: Machine) -> Finding | None:
-    """Linux v5.11 counts it as the control group's memory: commit 97306be45fbe ("Merge branch 'switch to memcg-based
-    memory accounting'")."""
+    """Check the limit of locked memory on kernels before v5.11, which count maps and programs against it.
+
+    Newer ones count them as the control group's memory: Linux commit 97306be45fbe ("Merge branch 'switch to memcg-based
+    memory accounting'").
+    """
     if kconfig.version(machine.release) >= (5, 11):
         return None
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
@@ -394,7 +400,7 @@ def _locked_memory(machine: Machine) -> Finding | None:
 
 
 def _cost(machine: Machine) -> Finding:
-    """What programs cost is known where the kernel times them."""
+    """Check that the kernel times programs, so that their cost is known."""
     outcome = machine.attempt(features.run_statistics)
     if outcome.works is None:
         return Finding(None, outcome.why)
@@ -454,7 +460,7 @@ _UNREADABLE = -1000
 
 
 def _number(machine: Machine, name: str) -> int:
-    """A setting of /proc/sys; _UNREADABLE where it cannot be read."""
+    """Return a setting of /proc/sys; _UNREADABLE where it cannot be read."""
     try:
         return int((machine.root / "proc/sys" / name).read_text())
     except (OSError, ValueError):
@@ -462,14 +468,14 @@ def _number(machine: Machine, name: str) -> int:
 
 
 def _capabilities(machine: Machine) -> set[int]:
-    """Those this process has, in force or at hand."""
+    """Return this thread's permitted capabilities."""
     text = (machine.root / "proc/thread-self/status").read_text()
     mask = int(re.findall(r"^CapPrm:\s*(\w+)", text, re.M)[0], 16)
     return {number for number in range(64) if mask >> number & 1}
 
 
 def _mounted(machine: Machine, kind: str) -> str:
-    """Where a file system of this kind is mounted; "" where none is."""
+    """Return where a file system of this kind is mounted; "" where none is."""
     for line in (machine.root / "proc/self/mounts").read_text(errors="replace").splitlines():
         _, place, type_, *_ = line.split(" ")
         if type_ == kind:

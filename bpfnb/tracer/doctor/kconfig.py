@@ -1,4 +1,4 @@
-"""The configuration this kernel was built with, and what BPF and bcc ask of it.
+"""Read the configuration that this kernel was built with, and list the options that BPF and bcc need.
 
 The options are those of bcc's INSTALL.md, section "Kernel Configuration".
 """
@@ -18,7 +18,7 @@ __all__ = ["Config", "Option", "options", "read", "version"]
 
 
 class Option(NamedTuple):
-    """``since``, ``until``: the first and the last version of the kernel that has it."""
+    """A kernel option. ``since``, ``until``: the first and the last kernel version that has it."""
 
     name: str
     level: CheckLevel  # "required" for tracing, or "optional"
@@ -48,41 +48,41 @@ _OPTIONS = (
 
 
 def options(release: str) -> list[Option]:
-    """What BPF and bcc ask of the kernel of this release."""
+    """Return the options that BPF and bcc need of a kernel of this release."""
     return [option for option in _OPTIONS if option.since <= version(release) <= option.until]
 
 
 def version(release: str) -> tuple[int, int]:
-    """(6, 18) of "6.18.44-fc"; (7, 0) of "7.0-rc1"."""
+    """Return the version of a release: (6, 18) for "6.18.44-fc", (7, 0) for "7.0-rc1"."""
     found = re.match(r"(\d+)\.(\d+)", release)
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 class Config(NamedTuple):
-    """``source``: the file it was read from; "" where there was none, and ``why`` says so."""
+    """A kernel's configuration. ``source``: the file it was read from; "" where there was none, and ``why`` says so."""
 
     source: str
     values: Mapping[str, str]
     why: str = ""
 
     def is_set(self, option: str) -> bool:
-        """Built in, or as a module."""
+        """Return whether an option is built in or a module."""
         return self.values.get(option) in ("y", "m")
 
     def say(self, option: str) -> str:
-        """``CONFIG_BPF=y``, ``CONFIG_DUMMY is not set``; "" where it cannot be read."""
+        """Return ``CONFIG_BPF=y`` or ``CONFIG_DUMMY is not set``; "" where the configuration cannot be read."""
         if not self.source:
             return ""
         return f"{option}={self.values[option]}" if option in self.values else f"{option} is not set"
 
 
 def read(release: str, root: Path = Path("/")) -> Config:
-    """The configuration of the running kernel, whose release this is."""
+    """Read the configuration of the running kernel, which is of this release."""
     why = []
     for path in (
         root / "proc/config.gz",
         root / f"boot/config-{release}",
-        root / f"lib/modules/{release}/config",  # Fedora's own place
+        root / f"lib/modules/{release}/config",  # Fedora
     ):
         try:
             data = path.read_bytes()
@@ -92,6 +92,6 @@ def read(release: str, root: Path = Path("/")) -> Config:
         except (OSError, EOFError, zlib.error) as error:
             why.append(f"{path}: {getattr(error, 'strerror', None) or error}")
             continue
-        # An option that is not set has a comment for a line, or none where what it depends on is not set either.
+        # An option that is not set has a comment, or no line at all where what it depends on is not set either.
         return Config(str(path), dict(re.findall(r"^(CONFIG_\w+)=(.*)$", text, re.M)))
     return Config("", {}, "; ".join(why) or f"there is neither /proc/config.gz nor /boot/config-{release}")
