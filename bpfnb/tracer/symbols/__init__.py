@@ -1,1 +1,1 @@
-"""Addresses to names, names to addresses."""
+"""Look up names of addresses, and addresses of names."""

@@ -11,14 +11,14 @@ from bpfnb.tracer.symbols.demangle import Demangler
 
 __all__ = ["Signature", "find", "is_long", "related"]
 
-_MAX_CANDIDATES = 20_000  # names to demangle: a large library has some hundred thousand
-_MAX_TEXT = 3 << 20  # characters of them, demangled
-_DEEPEST = 32  # templates in templates
+_MAX_CANDIDATES = 20_000  # names to demangle; a large library has some hundred thousand
+_MAX_TEXT = 3 << 20  # characters of demangled names
+_MAX_NESTING = 32  # templates in templates
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
 class Signature(NamedTuple):
-    """``full``: "app::Order::total(int) const", without the type it returns. ``bare``: "app::Order::total"."""
+    """A demangled name. ``full``: "app::Order::total(int) const", no return type. ``bare``: "app::Order::total"."""
 
     mangled: str
     full: str
@@ -26,19 +26,19 @@ class Signature(NamedTuple):
 
 
 def is_long(name: str) -> bool:
-    """Whether a name is one of C++ or Rust, as people write it."""
+    """Return whether a name is written as in C++ or Rust, not mangled."""
     return "::" in name or "(" in name
 
 
 def find(name: str, mangled: Iterable[str]) -> list[Signature]:
-    """The functions of that name: just the one with its parameters, else all that have it before their parameters."""
+    """Return the function that is written exactly so, else all of this name, whatever their parameters."""
     found = _signatures(mangled, _identifiers(_split(name)[0])[-1:])
     exact = [s for s in found if _squeezed(s.full) == _squeezed(name)]
     return exact or [s for s in found if _squeezed(s.bare) == _squeezed(name)]
 
 
 def related(name: str, mangled: Iterable[str]) -> list[Signature]:
-    """Functions that may be meant: of the same last name, whatever their class; else those of the same namespace."""
+    """Return functions that may be meant: those of the same last name in any class, else of the same namespace."""
     names = list(mangled)
     identifiers = _identifiers(_split(name)[0])
     last = _signatures(names, identifiers[-1:])
@@ -47,7 +47,7 @@ def related(name: str, mangled: Iterable[str]) -> list[Signature]:
 
 
 def _signatures(mangled: Iterable[str], identifiers: list[str]) -> list[Signature]:
-    """Those of names that have the identifiers in them, which mangled names spell with their lengths."""
+    """Demangle the names that contain the identifiers, which mangled names write after their lengths."""
     spelt = [f"{len(identifier)}{identifier}" for identifier in identifiers if identifier != "std"]
     chosen = [name for name in mangled if name.startswith("_Z") and all(part in name for part in spelt)]
     chosen = list(dict.fromkeys(chosen))[:_MAX_CANDIDATES]
@@ -59,14 +59,14 @@ def _signatures(mangled: Iterable[str], identifiers: list[str]) -> list[Signatur
 
 def _signature(mangled: str, text: str) -> Signature:
     head, parameters = _split(text)
-    # Of a template's instance the type it returns stands before: "int app::convert<int>(int)".
+    # A template's instance has its return type before: "int app::convert<int>(int)".
     before = _last_space(head.partition("operator")[0] if "operator" in head else head)
     bare = head[before + 1 :]
     return Signature(mangled, bare + parameters, bare)
 
 
 def _split(name: str) -> tuple[str, str]:
-    """A name, and its parameters with what follows: the outermost brackets that end it."""
+    """Split a name from its parameters and what follows them: the outermost brackets at its end."""
     match = re.search(r"\)[\s\w&]*$", name)
     if not match:
         return name, ""
@@ -79,7 +79,7 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _last_space(head: str) -> int:
-    """The last space outside of all brackets, -1 where there is none."""
+    """Return the last space outside of all brackets, -1 where there is none."""
     depth = 0
     for at in range(len(head) - 1, -1, -1):
         depth += (head[at] in ")>") - (head[at] in "(<")
@@ -89,9 +89,9 @@ def _last_space(head: str) -> int:
 
 
 def _identifiers(bare: str) -> list[str]:
-    """The parts of a name that "::" separates, without the arguments of templates; of "~Order" and operators none."""
+    """Return the identifiers that "::" separates, without template arguments, destructors and operators."""
     plain = bare
-    for _ in range(_DEEPEST):
+    for _ in range(_MAX_NESTING):
         plain = re.sub(r"<[^<>]*>", "", plain)
     return [part for part in plain.split("::") if _IDENTIFIER.fullmatch(part) and not part.startswith("operator")]
 

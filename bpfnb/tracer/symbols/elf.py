@@ -1,8 +1,8 @@
-"""Functions in ELF files: by address, with what separate debug files add.
+"""Read functions by address, symbols by name and USDT probes from ELF files and their separate debug files.
 
-The files are other people's, and this process is privileged: see files.py and symbols.py. What a file says is numbers
-to numpy, which checks bounds; whatever is wrong with it is one of UNREADABLE. Each of its parts may be as large as any
-of its kind is, and no larger (the limits below), so that no file takes more than a second or two.
+The files belong to other users, and this process is privileged: see files.py and symbols.py. numpy decodes a file's
+numbers and checks bounds. Whatever is wrong with a file raises one of UNREADABLE. The limits below are as large as real
+files need, so that no file takes more than a second or two.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ __all__ = [
 Addresses = npt.NDArray[np.uint64]
 
 DEBUG_FOLDER = b"/usr/lib/debug"
-_LONGEST_NAME = 4096
-_MAX_SYMBOLS = 3_000_000  # a browser with all its symbols has half as many
+_MAX_NAME = 4096
+_MAX_SYMBOLS = 3_000_000  # twice as many as a browser with all its symbols has
 _MAX_NAMES = 1_000_000
 _MAX_NAMES_BYTES = 128 << 20
-_MAX_UNPACKED = 64 << 20  # of Fedora's MiniDebugInfo, which has function symbols alone
-_MAX_NOTE, _MAX_NOTES = 64 << 10, 64  # a build id is in one of 36 bytes, one of the first few
-_MAX_USDT, _MAX_PLACES = 4 << 20, 20_000  # of a program's USDT probes: libjvm has 600
+_MAX_UNPACKED = 64 << 20  # of Fedora's MiniDebugInfo, which has only function symbols
+_MAX_NOTE, _MAX_NOTES = 64 << 10, 64  # a build id's note has 36 bytes, and is one of the first few
+_MAX_USDT, _MAX_PLACES = 4 << 20, 20_000  # USDT probes' bytes, and places; libjvm has 600
 _MAX_USDT_NOTE = 4096
 _MAX_VARIABLES, _MAX_VARIABLES_BYTES = 64, 32 << 20
 
@@ -53,14 +53,14 @@ _MAX_VARIABLES, _MAX_VARIABLES_BYTES = 64, 32 << 20
 
 
 class Functions:
-    """Functions by address. Their names are parts of one text, each up to ``stop``, cut out when asked for.
+    """Functions by address. Their names are parts of one text, each up to ``stop``, and cut out on request.
 
-    ``sizes``: None where unknown: then a function reaches to the next, but no farther than any does. Of several names
-    for one address the least ``rank`` wins, after those with the fewest leading underscores.
+    ``sizes``: None where unknown; a function then reaches up to the next one, but at most 1 MiB. Of several names for
+    one address, the one with the fewest leading underscores is taken, and then the lowest ``rank``.
     """
 
-    _LARGEST = 1 << 20
-    _NESTING = 4  # functions that begin inside another one
+    _MAX_SIZE = 1 << 20
+    _MAX_NESTING = 4  # functions within functions
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Functions:
         self._starts, self._begins = starts[order], begins[order]
         if sizes is None:
             after = np.append(self._starts[1:], np.uint64(2**64 - 1))
-            self._ends = np.minimum(after, self._starts + np.uint64(self._LARGEST))
+            self._ends = np.minimum(after, self._starts + np.uint64(self._MAX_SIZE))
         else:
             self._ends = self._starts + sizes[order]
         self._text, self._stop = text, stop
@@ -90,22 +90,22 @@ class Functions:
         return sum(int(a.nbytes) for a in (self._starts, self._ends, self._begins)) + len(self._text)
 
     def names(self, addresses: Addresses) -> list[bytes]:
-        """The name of the function each address is in, or b""."""
+        """Return the name of the function that each address is in, or b""."""
         if not len(self):
             return [b""] * len(addresses)
         at = np.searchsorted(self._starts, addresses, "right") - 1
-        for _ in range(self._NESTING):
+        for _ in range(self._MAX_NESTING):
             at = np.where((at >= 0) & (addresses >= self._ends[at]), at - 1, at)
         inside = (at >= 0) & (addresses < self._ends[at])
         return [self._name(int(self._begins[i])) if ok else b"" for i, ok in zip(at, inside, strict=True)]
 
     def _name(self, begin: int) -> bytes:
-        end = self._text.find(self._stop, begin, begin + _LONGEST_NAME)
-        return self._text[begin : end if end >= 0 else begin + _LONGEST_NAME]
+        end = self._text.find(self._stop, begin, begin + _MAX_NAME)
+        return self._text[begin : end if end >= 0 else begin + _MAX_NAME]
 
 
 def _underscores(text: bytes, begins: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """How many underscores names begin with, at most 2: write is better known than __write."""
+    """Return how many underscores names begin with, at most 2: write is better known than __write."""
     if not len(begins):
         return begins
     characters = np.frombuffer(text, np.uint8)
@@ -118,7 +118,7 @@ def _underscores(text: bytes, begins: npt.NDArray[np.int64]) -> npt.NDArray[np.i
 
 
 class Image:
-    """A file of code: its functions, found by offset in the file."""
+    """The functions of a file of code, by offset in the file."""
 
     def __init__(self, elf: Elf, functions: Functions) -> None:
         self._segments = elf.code
@@ -126,6 +126,7 @@ class Image:
         self.nbytes = functions.nbytes
 
     def names(self, offsets: Addresses) -> list[bytes]:
+        """Return the name of the function at each offset, or b"". Symbol versions are cut off."""
         addresses = np.zeros(len(offsets), np.uint64)
         for start, end, address in self._segments:
             inside = (offsets >= start) & (offsets < end)
@@ -136,12 +137,16 @@ class Image:
 def read_image(
     read: Read, path: bytes, known_as: bytes = b"", privilege: Privilege = nullcontext, *, debug: bytes = DEBUG_FOLDER
 ) -> Image:
+    """Read the functions of a file and, where it is stripped, of its debug file.
+
+    ``path``: opens the file. ``known_as``: the path that the process has it by.
+    """
     elf = Elf(read)
     return Image(elf, _merged([table.functions() for table in _all_tables(elf, path, known_as, privilege, debug)]))
 
 
 def find_symbols(elf: Elf, path: bytes, name: str, privilege: Privilege = nullcontext) -> list[Symbol]:
-    """The code a file has by this name, each address once: functions where there are any, else labels."""
+    """Return the functions of this name, or else the labels of this name. Each address is returned once."""
     found = [symbol for table in _all_tables(elf, path, b"", privilege) for symbol in table.find(name.encode())]
     code = [symbol for symbol in found if elf.offset(symbol.address) is not None]
     functions = [symbol for symbol in code if symbol.kind in _FUNCTIONS] or code
@@ -149,7 +154,7 @@ def find_symbols(elf: Elf, path: bytes, name: str, privilege: Privilege = nullco
 
 
 def function_names(elf: Elf, path: bytes, privilege: Privilege = nullcontext) -> Iterator[str]:
-    """The names of all functions that a file and its debug file have."""
+    """Yield the names of all functions of a file and its debug file."""
     for table in _all_tables(elf, path, b"", privilege):
         yield from table.functions().names()
 
@@ -157,7 +162,7 @@ def function_names(elf: Elf, path: bytes, privilege: Privilege = nullcontext) ->
 def _all_tables(
     elf: Elf, path: bytes, known_as: bytes, privilege: Privilege, debug: bytes = DEBUG_FOLDER
 ) -> list[_Table]:
-    """A file's symbol tables and, where it is stripped, those of its debug file."""
+    """Return a file's symbol tables and, where it is stripped, those of its debug file."""
     if elf.all_tables is None:
         elf.all_tables = elf.tables()
         if not elf.has(_SYMTAB):
@@ -168,7 +173,7 @@ def _all_tables(
 
 
 def _merged(tables: list[_Table]) -> Functions:
-    """The functions of several symbol tables as one, their texts end to end."""
+    """Join the functions of several symbol tables, and their texts."""
     shift = np.cumsum([0, *(len(table.text) for table in tables[:-1])])
     rows = [t.symbols for t in tables] or [np.zeros(0, _SYMBOL["u8"])]
     starts = np.concatenate([r["value"].astype(np.uint64) for r in rows])
@@ -179,7 +184,7 @@ def _merged(tables: list[_Table]) -> Functions:
 
 
 def _debug_files(elf: Elf, path: bytes, known_as: bytes, privilege: Privilege, debug: bytes) -> Iterator[list[_Table]]:
-    """The symbol tables of a stripped file's separate debug files, where and as gdb looks for them."""
+    """Yield the symbol tables of a stripped file's separate debug files, which are found as gdb finds them."""
     build_id, (name, crc) = elf.build_id(), elf.debug_link()
     hexadecimal = build_id.hex().encode()
     places = [debug + b"/.build-id/%b/%b.debug" % (hexadecimal[:2], hexadecimal[2:])] if build_id else []
@@ -207,6 +212,7 @@ def _checksum(file: File) -> int:
 
 
 def reader(data: bytes) -> Read:
+    """Return a function that reads from bytes, for Elf."""
     return lambda offset, size: data[offset : offset + size]
 
 
@@ -216,7 +222,7 @@ _SYMTAB, _NOTE, _NOBITS, _DYNSYM = 2, 7, 8, 11  # section types
 _LOAD, _EXECUTABLE = 1, 1  # segment type and flag
 _IFUNC = 10  # symbol type STT_GNU_IFUNC
 _FUNCTIONS, _CODE = (2, _IFUNC), (0, 2, _IFUNC)  # STT_NOTYPE: a label
-_MOST_SEGMENTS = 64
+_MAX_SEGMENTS = 64
 
 _Records = npt.NDArray[np.void]
 
@@ -229,7 +235,7 @@ def _record(names: str, formats: str) -> np.dtype[np.void]:
     return np.dtype(list(zip(names.split(), formats.split(), strict=True)))
 
 
-# By the word of the file's class: 64 bits, or 32.
+# numpy's type of a word, by the file's class: 32 or 64 bits.
 _WORDS = {1: "u4", 2: "u8"}
 _HEADER = {
     word: _record(
@@ -256,7 +262,7 @@ _SYMBOL = {
 
 
 class Symbol(NamedTuple):
-    """A name in a file. ``address``: a virtual one, as nm prints it."""
+    """A symbol of a file. ``address``: its virtual address, as nm prints it."""
 
     name: str
     address: int
@@ -264,13 +270,15 @@ class Symbol(NamedTuple):
 
     @property
     def is_ifunc(self) -> bool:
-        """Whether the address is of a function that chooses one of several implementations, once a process."""
+        """Whether the function is a resolver, which chooses one of several implementations once a process."""
         return self.kind == _IFUNC
 
 
 class UsdtNote(NamedTuple):
-    """One place of a USDT probe: its virtual address, that of its semaphore (0: none), and its arguments as operands of
-    the assembler."""
+    """One place of a USDT probe.
+
+    ``address``: its virtual address. ``semaphore``: its semaphore's, or 0. ``arguments``: assembler operands.
+    """
 
     provider: str
     name: str
@@ -280,30 +288,30 @@ class UsdtNote(NamedTuple):
 
 
 class _Table(NamedTuple):
-    """Symbols that may be code, and the text that has their names."""
+    """Symbols that may be code, and the string table with their names."""
 
     symbols: _Records
     text: bytes
 
     def functions(self) -> _Table:
-        """The functions whose size is known."""
+        """Return the functions whose size is known."""
         kinds = np.isin(self.symbols["info"] & 15, _FUNCTIONS)
         return self._replace(symbols=self.symbols[kinds & (self.symbols["size"] > 0)])
 
     def find(self, name: bytes) -> list[Symbol]:
-        """The symbols of this name, of whatever version. A name may be the end of another one in the text."""
+        """Return the symbols of this name, of any version. In the text, a name may be the end of another."""
         at = np.fromiter(_starts(re.escape(name) + rb"[\0@]", self.text), np.int64)
         rows = self.symbols[np.isin(self.symbols["name"], at)]
         kinds = (rows["info"] & 15).tolist()
         return [Symbol(name.decode(), a, k) for a, k in zip(rows["value"].tolist(), kinds, strict=True)]
 
     def names(self) -> Iterator[str]:
-        """TooMuch where these are more than any file has."""
+        """Yield the symbols' names. Raises TooMuch where there are more than any real file has."""
         left = _MAX_NAMES_BYTES
         if len(self.symbols) > _MAX_NAMES:
             raise TooMuch(f"{len(self.symbols)} names are too many")
         for begin in self.symbols["name"].tolist():
-            end = self.text.find(b"\0", begin, begin + _LONGEST_NAME)
+            end = self.text.find(b"\0", begin, begin + _MAX_NAME)
             yield self.text[begin:end].partition(b"@")[0].decode(errors="replace")
             if (left := left - max(end - begin, 0)) < 0:
                 raise TooMuch("its names are too long")
@@ -317,7 +325,7 @@ def _starts(pattern: bytes, text: bytes) -> Iterator[int]:
 
 
 class Elf:
-    """What an ELF file of this machine's byte order says of its functions. ValueError, OSError when it is none."""
+    """An ELF file of this machine's byte order. Raises ValueError or OSError for any other file."""
 
     def __init__(self, read: Read) -> None:
         self._read = read
@@ -330,15 +338,16 @@ class Elf:
         self.machine = int(header["machine"])
         self._sections = self._records(int(header["shoff"]), int(header["shnum"]), _SECTION[self._word])
         self._names = self._content(int(header["shstrndx"]))
-        self.all_tables: list[_Table] | None = None  # with those of its debug file, once they were asked for
+        self.all_tables: list[_Table] | None = None  # including its debug file's; None until requested
         self._variables: dict[str, int | None] = {}
         self.code = self._segments_of(_LOAD, _EXECUTABLE)
 
     def has(self, kind: int) -> bool:
+        """Return whether there is a section of this type."""
         return bool((self._sections["type"] == kind).any())
 
     def section(self, name: bytes, most: int = MAX_READ) -> bytes:
-        """The content of a section, b"" when there is none. TooMuch when it is larger."""
+        """Return the content of a section, b"" when there is none. Raises TooMuch when it is larger than ``most``."""
         for index, begin in enumerate(self._sections["name"].tolist()):
             if self._names.startswith(name + b"\0", begin):
                 if self._sections["size"][index] > most:
@@ -347,32 +356,32 @@ class Elf:
         return b""
 
     def tables(self) -> list[_Table]:
-        """The first full symbol table and the first dynamic one, such as there are."""
+        """Return the first full symbol table and the first dynamic one, where there are any."""
         kinds = self._sections["type"].tolist()
         return [self._table(self._sections[kinds.index(kind)]) for kind in (_SYMTAB, _DYNSYM) if kind in kinds]
 
     def ifuncs(self) -> list[str]:
-        """The names of functions that choose among implementations, as programs that use the file find them."""
+        """Return the names of resolvers (IFUNC) among the dynamic symbols."""
         tables = [self._table(s) for s in self._sections if s["type"] == _DYNSYM]
         return [
             name for t in tables for name in t._replace(symbols=t.symbols[t.symbols["info"] & 15 == _IFUNC]).names()
         ]
 
     def offset(self, address: int) -> int | None:
-        """Where in the file the code for a virtual address is; None where there is none."""
+        """Return the offset in the file of the code at a virtual address; None where there is none."""
         return next((address - a + start for start, end, a in self.code if a <= address < a + end - start), None)
 
     def address(self, offset: int) -> int | None:
-        """The virtual address of code at an offset in the file: the other way."""
+        """Return the virtual address of the code at an offset in the file; None where there is none."""
         return next((offset - start + a for start, end, a in self.code if start <= offset < end), None)
 
     def data_offset(self, address: int) -> int | None:
-        """Where in the file something loaded at a virtual address is, code or data."""
+        """Return the offset in the file of code or data at a virtual address; None where there is none."""
         segments = self._segments_of(_LOAD)
         return next((address - a + start for start, end, a in segments if a <= address < a + end - start), None)
 
     def value(self, name: str) -> int | None:
-        """The virtual address of a variable; None where there is none, or beyond the limits."""
+        """Return the virtual address of a variable; None where there is none, or beyond the limits."""
         if name not in self._variables and len(self._variables) < _MAX_VARIABLES:
             self._variables[name] = self._find_value(name)
         return self._variables.get(name)
@@ -386,9 +395,10 @@ class Elf:
         return None
 
     def usdt(self) -> list[UsdtNote]:
-        """Every place of its USDT probes.
+        """Return every place of the file's USDT probes.
 
-        The note is not changed when the file is laid out anew (prelink): it says where .stapsdt.base was.
+        A note is not updated when the file is laid out anew (prelink). It says where .stapsdt.base was then, so the
+        difference is added.
         """
         notes, at = self.section(b".note.stapsdt", _MAX_USDT), 0
         base = self._address_of(b".stapsdt.base")
@@ -415,11 +425,12 @@ class Elf:
         return found
 
     def build_id(self) -> bytes:
+        """Return the file's build id, or b""."""
         for index in np.flatnonzero(self._sections["type"] == _NOTE)[:_MAX_NOTES].tolist():
             if self._sections["size"][index] > _MAX_NOTE:
                 continue
             notes = self._content(index)
-            # Its length and its type, NT_GNU_BUILD_ID, come before the owner's name.
+            # The length and the type, NT_GNU_BUILD_ID, precede the owner's name.
             at = notes.find((3).to_bytes(4, sys.byteorder) + b"GNU\0")
             if at >= 4:
                 length = int.from_bytes(notes[at - 4 : at], sys.byteorder)
@@ -427,20 +438,20 @@ class Elf:
         return b""
 
     def debug_link(self) -> tuple[bytes, int]:
-        """The name of the file with what was stripped, and its checksum."""
+        """Return the name and the checksum of the file that the symbols were stripped to."""
         link = self.section(b".gnu_debuglink", _MAX_NOTE)
         return link.partition(b"\0")[0], int.from_bytes(link[-4:], sys.byteorder)
 
     def _segments_of(self, kind: int, flag: int = 0) -> list[tuple[int, int, int]]:
-        """Where segments are: begin and end in the file, and the address they are meant for."""
+        """Return segments: start and end in the file, and virtual address."""
         offset, count = int(self._header["phoff"]), int(self._header["phnum"])
         rows = self._records(offset, count, _SEGMENT[self._word])
-        rows = rows[(rows["type"] == kind) & (rows["flags"] & flag == flag)][:_MOST_SEGMENTS]
+        rows = rows[(rows["type"] == kind) & (rows["flags"] & flag == flag)][:_MAX_SEGMENTS]
         begins, ends = rows["offset"].astype(np.uint64), rows["offset"].astype(np.uint64) + rows["size"]
         return list(zip(begins.tolist(), ends.tolist(), rows["vaddr"].tolist(), strict=True))
 
     def _address_of(self, section: bytes) -> int:
-        """Where a section is loaded, 0 when there is none."""
+        """Return the virtual address of a section, 0 when there is none."""
         for index, begin in enumerate(self._sections["name"].tolist()):
             if self._names.startswith(section + b"\0", begin):
                 return int(self._sections["addr"][index])

@@ -1,13 +1,14 @@
-"""The names of code addresses: the kernel's from /proc/kallsyms, a process's from the files it has mapped.
+"""Name code addresses: the kernel's by /proc/kallsyms, a process's by the files it has mapped.
 
-The files are other people's, and this process is privileged. bcc could do this (bcc_symcache_new), but not here: a long
-build id in a file overruns a buffer on its stack (find_buildid in bcc_elf.c, to this day), and all it can do without
-CAP_SYS_PTRACE is name the file. So a file is opened only when it is the one that is mapped, it is read and never mapped
-(one that shrinks under a mapping would end us with SIGBUS), and what it says is numbers to numpy, which checks bounds.
+The files belong to other users, and this process is privileged. bcc has a function for this (bcc_symcache_new), which
+is not safe here: a long build id in a file overruns a buffer on its stack (find_buildid in bcc_elf.c, to this day), and
+without CAP_SYS_PTRACE it can only name the file. So a file is opened only when it is the mapped one. It is read, never
+mapped, since a mapped file that shrinks would end this process with SIGBUS. numpy decodes its numbers and checks
+bounds.
 
-What it takes: /proc/kallsyms shows its addresses to those who had CAP_SYSLOG when they opened it. /proc/PID/maps of
-others can be read with CAP_PERFMON since Linux 6.15, before that with CAP_SYS_PTRACE; /proc/PID/root, for processes in
-mount namespaces of their own, with CAP_SYS_PTRACE alone.
+Rights: /proc/kallsyms shows its addresses to those who had CAP_SYSLOG when they opened it. /proc/PID/maps of other
+users can be read with CAP_PERFMON since Linux 6.15, before that with CAP_SYS_PTRACE. /proc/PID/root, which processes in
+mount namespaces of their own need, takes CAP_SYS_PTRACE.
 """
 
 from __future__ import annotations
@@ -45,22 +46,22 @@ __all__ = [
 UNKNOWN = "[unknown]"
 
 _MAX_PROCESSES = 256
-_MAX_BYTES = 512 << 20  # of symbols, over all processes
+_MAX_BYTES = 512 << 20  # of symbols, of all processes
 _MAX_IMAGES = 4096  # files of one process
 _MAX_MAPS = 64 << 20  # bytes of /proc/PID/maps; the kernel's limit is 65,530 lines unless it was raised
 _MAX_STATUS = 64 << 10
-_MAX_JIT, _MAX_JIT_FUNCTIONS = 16 << 20, 300_000  # of a perf map, from its end
-_TIMEOUT = 5.0  # seconds for one request; what was not named until then is unknown
-_FRESH = 2.0  # seconds for which modules' and BPF programs' symbols are believed
+_MAX_JIT, _MAX_JIT_FUNCTIONS = 16 << 20, 300_000  # at the end of a perf map
+_TIMEOUT = 5.0  # seconds for one request; addresses not named by then are unknown
+_MAX_AGE = 2.0  # seconds after which the symbols of modules and BPF programs are read again
 
 
 class Symbols:
-    """Names code addresses; from one thread.
+    """Names code addresses. For one thread only.
 
-    ``kallsyms``: /proc/kallsyms, opened before privileges were dropped (see above); closed with this object.
+    ``kallsyms``: /proc/kallsyms, opened before privileges were dropped (see above). ``close`` closes it.
     ``privilege``: a context manager, entered while something of another process is opened, to raise the capability.
-    ``debug``: the folder of separate debug files. ``start_time``: when a process began, in clock ticks
-    since boot, and 0 when it is gone; by default as /proc/PID/stat says.
+    ``debug``: the folder of separate debug files. ``start_time``: returns when a process began, in clock
+    ticks since boot, and 0 when it is gone; by default from /proc/PID/stat.
     """
 
     def __init__(
@@ -77,28 +78,31 @@ class Symbols:
         self._max_processes = max_processes
         self._debug = debug
         self._start_time = start_time or _start_time
-        self._processes: dict[int, _Process] = {}  # the one longest not asked for first
+        self._processes: dict[int, _Process] = {}  # the least recently used first
         self._images: WeakValueDictionary[tuple[int, ...], Image] = WeakValueDictionary()  # shared by processes
         self._demangler = Demangler()
 
     def find(self, pid: int, addresses: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Names, and modules or files, of addresses in a process, or in the kernel for ``pid`` 0."""
+        """Return the names, and the modules or files, of addresses in a process, or in the kernel for ``pid`` 0."""
         pairs = self.user(pid, addresses) if pid else self.kernel(addresses)
         return tuple(name for name, _ in pairs), tuple(module for _, module in pairs)
 
     def kernel(self, addresses: Sequence[int]) -> list[tuple[str, str]]:
-        """(function, module) of each address. The module is "[nf_tables]", "[bpf]" for BPF programs, "" for the kernel
-        itself; the function is "[unknown]" where there is none, or where the kernel hides them (``why``)."""
+        """Return (function, module) for each address.
+
+        The module is a name such as "[nf_tables]", "[bpf]" for BPF programs, "" for the kernel itself. The function is
+        "[unknown]" where there is none, or where the kernel hides its symbols (``why``).
+        """
         lines = self._kernel.names(np.array(addresses, np.uint64))
         pairs = [line.partition("\t") for line in map(_text, lines)]
         return [(name or UNKNOWN, module) for name, _, module in pairs]
 
     def user(self, pid: int, addresses: Sequence[int], *, timeout: float = _TIMEOUT) -> list[tuple[str, str]]:
-        """(function, file) of each address in a process or thread, C++ and Rust demangled.
+        """Return (function, file) for each address in a process or thread, with C++ and Rust names demangled.
 
-        The file is as in /proc/PID/maps, "[vdso]", or the perf map of JIT-compiled code. The function is "[unknown]"
-        where there is none, and everywhere when the process was gone before it was first asked for, or may not be
-        looked at (``why``), or when files were not read within ``timeout`` seconds.
+        The file is a path as in /proc/PID/maps, "[vdso]", or the perf map of JIT-compiled code. The function is
+        "[unknown]" where there is none, or its file was not read within ``timeout`` seconds. All are when the process
+        ended before the first request for it, or may not be inspected (``why``).
         """
         process = self._process(pid)
         if process is None or not addresses:
@@ -109,7 +113,7 @@ class Symbols:
         return [(name or UNKNOWN, _text(file)) for name, file in zip(readable, files, strict=True)]
 
     def why(self, pid: int) -> str:
-        """Why a process, or the kernel for 0, has no names; "" when it has."""
+        """Return why a process, or the kernel for 0, has no names; "" when it has."""
         if not pid:
             return self._kernel.why()
         if pid in self._processes and self._processes[pid].mappings:
@@ -123,10 +127,11 @@ class Symbols:
         return ""
 
     def close(self) -> None:
+        """Close /proc/kallsyms."""
         self._kernel.close()
 
     def _process(self, pid: int) -> _Process | None:
-        """A process as it is now, else as it last was; None for one that was never seen."""
+        """Return a process as it is now, or as it was before it ended; None for one that was never seen."""
         started = self._start_time(pid)
         process = self._processes.pop(pid, None)
         if started and (process is None or process.started != started):
@@ -134,13 +139,13 @@ class Symbols:
         if process is None:
             return None
         if started:
-            process.look(self._privilege)
+            process.read_mappings(self._privilege)
         self._processes[pid] = process
         self._trim()
         return process
 
     def _trim(self) -> None:
-        """Forget processes longest not asked for, until the rest is few and small enough."""
+        """Drop the least recently used processes, until the rest is few and small enough."""
         while len(self._processes) > 1:
             size = sum(image.nbytes for image in self._images.values())
             if len(self._processes) <= self._max_processes and size <= _MAX_BYTES:
@@ -160,7 +165,7 @@ class Symbols:
         return names, files
 
     def _in_jit(self, process: _Process, addresses: Sequence[int], names: list[bytes], files: list[bytes]) -> None:
-        """Fill in what is in no file, from /tmp/perf-PID.map."""
+        """Name the addresses that are in no file, from /tmp/perf-PID.map."""
         rows = [row for row, name in enumerate(names) if not name]
         jit = process.jit_map(self._privilege) if rows else None
         if jit is None:
@@ -170,8 +175,10 @@ class Symbols:
                 names[row], files[row] = name, jit.path
 
     def _image(self, process: _Process, mapping: _Mapping, until: float) -> Image | None:
-        """The functions of a mapped file, as it was when first asked for. None for files beyond the limits: they are a
-        process's own, which may have mapped many that are large for the sake of it."""
+        """Return the functions of a mapped file, as it was at the first request; None for files beyond the limits.
+
+        The limits are for each process, since one may have mapped many large files in order to use up memory.
+        """
         key = (mapping.inode, mapping.path)
         if key not in process.images:
             size = sum(image.nbytes for image in process.images.values() if image)
@@ -202,7 +209,7 @@ class Symbols:
 
 
 class _Kernel:
-    """/proc/kallsyms, read when first asked for, and again for what comes and goes: modules and BPF programs."""
+    """/proc/kallsyms, read at the first request, and again for modules and BPF programs, which come and go."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -211,10 +218,10 @@ class _Kernel:
         self._read_at = 0.0
 
     def names(self, addresses: Addresses) -> list[bytes]:
-        """ "function" or "function\\t[module]", or b""."""
+        """Return "function" or "function\\t[module]" for each address, or b""."""
         begin, end = self._core
         elsewhere = bool(((addresses < begin) | (addresses >= end)).any())
-        old = elsewhere and time.monotonic() - self._read_at > _FRESH
+        old = elsewhere and time.monotonic() - self._read_at > _MAX_AGE
         functions = self._read() if self._functions is None or old else self._functions
         return functions.names(addresses)
 
@@ -248,11 +255,11 @@ def _open_kallsyms() -> int:
     try:
         return os.open("/proc/kallsyms", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return -1  # a kernel without
+        return -1  # a kernel without it
 
 
 def parse_kallsyms(data: bytes) -> Functions:
-    """The functions in lines of "address type name[\\t[module]]", those with an address."""
+    """Return the functions that have an address, from lines of "address type name[\\t[module]]"."""
     characters = np.frombuffer(data, np.uint8)
     begins = np.flatnonzero(np.concatenate(([10], characters[:-1]))[: len(characters)] == 10)
     width = max(data.find(b" "), 0)
@@ -299,7 +306,7 @@ class _JitMap(NamedTuple):
 
 
 class _Process:
-    """A process, its executable mappings as they last were, and what was read for them."""
+    """A process, its executable mappings when last read, and the images read for them."""
 
     def __init__(self, pid: int, started: int) -> None:
         self.pid = pid
@@ -309,8 +316,8 @@ class _Process:
         self._starts = self._ends = np.zeros(0, np.uint64)
         self._jit: _JitMap | None = None
 
-    def look(self, privilege: Privilege) -> None:
-        """Take in the mappings as they are now: libraries come and go. One that is ending has none any more."""
+    def read_mappings(self, privilege: Privilege) -> None:
+        """Read the mappings again: libraries come and go. A process that is ending has none: keep the last ones."""
         with suppress(*UNREADABLE):
             lines = read_bytes(f"/proc/{self.pid}/maps", _MAX_MAPS, privilege, cut=True).split(b"\n")
             self.mappings = tuple(parse_mappings(lines)) or self.mappings
@@ -318,14 +325,14 @@ class _Process:
         self._ends = np.array([m.end for m in self.mappings], np.uint64)
 
     def where(self, addresses: Addresses) -> npt.NDArray[np.intp]:
-        """The index of the mapping each address is in, or -1."""
+        """Return the index of the mapping that each address is in, or -1."""
         if not self.mappings:
             return np.full(len(addresses), -1)
         at = np.searchsorted(self._starts, addresses, "right") - 1
         return np.where((at >= 0) & (addresses < self._ends[at]), at, -1)
 
     def jit_map(self, privilege: Privilege) -> _JitMap | None:
-        """What a JIT compiler says of the code it made; anybody may write to /tmp, so only the process's own word."""
+        """Return a JIT compiler's perf map. Anybody may write to /tmp, so root or the process's user must own it."""
         uid, tgid, inner = _identity(self.pid)
         paths = (b"/proc/%d/root/tmp/perf-%d.map" % (self.pid, inner), b"/tmp/perf-%d.map" % tgid)
         for path in paths if tgid else ():
@@ -341,7 +348,7 @@ class _Process:
 
 
 def mapped_files() -> dict[str, list[tuple[int, int, int]]]:
-    """The files whose code this process has mapped: each part's begin and end in memory, and its offset in the file."""
+    """Return the files whose code this process has mapped: (start, end, offset in the file) of each part."""
     found: dict[str, list[tuple[int, int, int]]] = {}
     for mapping in parse_mappings(Path("/proc/self/maps").read_bytes().split(b"\n")):
         if mapping.path.startswith(b"/"):
@@ -350,7 +357,7 @@ def mapped_files() -> dict[str, list[tuple[int, int, int]]]:
 
 
 def parse_mappings(lines: Iterable[bytes]) -> Iterator[_Mapping]:
-    """The executable ones of /proc/PID/maps: "start-end perms offset device inode    path"."""
+    """Yield the executable mappings of /proc/PID/maps: "start-end perms offset device inode    path"."""
     for line in lines:
         fields = line.split(None, 5)
         if len(fields) >= 5 and b"x" in fields[1]:
@@ -360,7 +367,7 @@ def parse_mappings(lines: Iterable[bytes]) -> Iterator[_Mapping]:
 
 
 def _start_time(pid: int) -> int:
-    """When a process began, in clock ticks since boot: what tells it from another of its number. 0 when it is gone."""
+    """Return when a process began, in clock ticks since boot, or 0 when it is gone. It identifies a reused number."""
     try:
         return parse_stat(read_bytes(f"/proc/{pid}/stat", _MAX_STATUS))
     except UNREADABLE:
@@ -368,13 +375,13 @@ def _start_time(pid: int) -> int:
 
 
 def parse_stat(stat: bytes) -> int:
-    """When a process began, of /proc/PID/stat; 0 where it does not say."""
-    fields = stat.rpartition(b")")[2].split()  # what is before is its name
-    return int(fields[19]) + 1 if len(fields) > 19 else 0  # what began with the kernel began at 0
+    """Return when a process began, from /proc/PID/stat; 0 where it does not say."""
+    fields = stat.rpartition(b")")[2].split()  # before it is the name
+    return int(fields[19]) + 1 if len(fields) > 19 else 0  # processes of the kernel began at 0
 
 
 def _identity(pid: int) -> tuple[int, int, int]:
-    """A process's effective user, its number, and its number in its own PID namespace; zeros when it is gone."""
+    """Return a process's effective user, its number, and its number in its own PID namespace; zeros when it is gone."""
     try:
         return parse_status(read_bytes(f"/proc/{pid}/status", _MAX_STATUS))
     except UNREADABLE:
@@ -382,8 +389,8 @@ def _identity(pid: int) -> tuple[int, int, int]:
 
 
 def parse_status(status: bytes) -> tuple[int, int, int]:
-    """Effective user, number, and number in its own PID namespace, of /proc/PID/status; zeros where it does not say."""
-    # Split at newlines alone, which the kernel escapes in the name.
+    """Return the same from the text of /proc/PID/status; zeros where it does not say."""
+    # Split at newlines only: the kernel escapes those in the name.
     fields = {name: value.split() for name, _, value in (line.partition(b":") for line in status.split(b"\n"))}
     users, numbers = fields.get(b"Uid", []), fields.get(b"Tgid", [])
     if len(users) < 2 or not numbers:
@@ -395,11 +402,11 @@ def _last_lines(file: File) -> bytes:
     before = file.stat.st_size - _MAX_JIT
     if before <= 0:
         return file.read(0, _MAX_JIT)
-    return file.read(before, _MAX_JIT).partition(b"\n")[2]  # the first may be the end of a line
+    return file.read(before, _MAX_JIT).partition(b"\n")[2]  # the first line may be incomplete
 
 
 def parse_perf_map(data: bytes, max_functions: int = _MAX_JIT_FUNCTIONS) -> Functions:
-    """A perf map's lines, "start size name", numbers in hex. Later ones replace earlier ones of the same start."""
+    """Return the functions of a perf map: lines of "start size name" in hex. The last of the same start is taken."""
     starts, sizes, begins = array("Q"), array("Q"), array("q")
     ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
     if len(ends) > max_functions:
@@ -417,7 +424,7 @@ def parse_perf_map(data: bytes, max_functions: int = _MAX_JIT_FUNCTIONS) -> Func
 
 @cache
 def _vdso() -> Image | None:
-    """The code the kernel lends every process; ours is that of all with our word size."""
+    """Return the vDSO, which the kernel maps into every process. Processes of our word size share it."""
     maps = Path("/proc/self/maps").read_bytes().split(b"\n")
     mine = [mapping for mapping in parse_mappings(maps) if mapping.path == b"[vdso]"]
     if not mine:
