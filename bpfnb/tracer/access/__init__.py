@@ -1,1 +1,1 @@
-"""Who may do what: the peer, the policy, its enforcement, the audit log."""
+"""Decide who may do what: the peer, the policy, its enforcement, the audit log."""

@@ -1,14 +1,15 @@
-"""The user who asks, and compiling with that user's permissions for files.
+"""Compile with the file permissions of the user who asks.
 
-clang opens what a cell's #include, -I, .incbin and __has_include name, and quotes lines of it in its messages; the
-tracer may read every file. So where another user asks, the compiling processes open files as that user: the kernel
-checks, whatever way a cell finds to name a file. (setfsuid(2): they stay user 0 otherwise, and go on loading programs.)
+clang opens the files that a cell names by #include, -I, .incbin and __has_include, and quotes their lines in its
+messages, while the tracer may read every file. So where another user asks, the compiling processes open files as that
+user (setfsuid(2)). The kernel then checks every open, however a cell names the file. The processes stay user 0
+otherwise, and can load programs.
 
-What bcc needs and that user may not read it is given in a mount namespace of those processes:
+What bcc needs, and the user may not read, is in a mount namespace of those processes:
 
-- bcc declares the arguments of a tracepoint by its format file in tracefs, which is root's alone. A tmpfs in its place
-  has those that the cell names (``show_formats``).
-- Maps are pinned in a bpffs, often root's alone as well. bcc gets one of its own with what is pinned there already
+- bcc declares a tracepoint's arguments from its format file in tracefs, which only root may read. A tmpfs in its place
+  has the files of the tracepoints that the cell names (``show_formats``).
+- Maps are pinned in a bpffs, which often only root may read. bcc gets its own bpffs with what is pinned there already
   (``show_pins``), and the worker pins what is new.
 """
 
@@ -38,14 +39,16 @@ User = peer.Peer
 
 
 def asking(sock: socket.socket) -> User | None:
-    """Who is at the other end of a socket; None where that is root, or whom this process runs as: there are nobody's
-    permissions to take on."""
+    """Return the user at the other end of a socket, or None where that is root or our own user.
+
+    There are no permissions to take on then.
+    """
     user = peer.of(sock)
     return None if user.uid in (0, os.geteuid()) else user
 
 
 def require(user: User | None) -> None:
-    """PrivilegeError where this process cannot take on a user's permissions."""
+    """Raise PrivilegeError where this process cannot take on a user's permissions."""
     if user and not capabilities.has(*capabilities.BECOMING):
         raise PrivilegeError(
             f"the tracer cannot compile with the file permissions of user {user.uid}",
@@ -54,7 +57,7 @@ def require(user: User | None) -> None:
 
 
 def take_on(user: User) -> None:
-    """Open files as this user from now on, for good: but for ``owning``, and what needs no permission."""
+    """Open files as this user from now on, for good, except inside ``owning``."""
     global _mounted
     with capabilities.with_sys_admin():
         _mounted = _mount_our_own()
@@ -63,13 +66,13 @@ def take_on(user: User) -> None:
         _libc.setfsgid(user.gid)
         _libc.setfsuid(user.uid)
     capabilities.forgo(*capabilities.BECOMING, *capabilities.READING)
-    if (_libc.setfsuid(-1), _libc.setfsgid(-1)) != (user.uid, user.gid):  # they do not say when they fail
+    if (_libc.setfsuid(-1), _libc.setfsgid(-1)) != (user.uid, user.gid):  # neither call reports a failure
         raise PermissionError(f"files are not opened as user {user.uid}")
 
 
 @contextmanager
 def owning() -> Iterator[None]:
-    """Files are opened as user 0 inside: what root owns is root's, and no more."""
+    """Open files as user 0 inside, with the permissions of an owner only."""
     before, mask = _libc.setfsuid(0), os.umask(0)
     try:
         yield
@@ -84,7 +87,7 @@ _mounted = False  # whether this process has mounts of its own
 
 
 def reachable(folder: str) -> str:
-    """A path by which the user reaches a folder of headers that root keeps, whatever is on the way."""
+    """Return a path by which the user reaches a folder of root's headers, even if a parent folder is not readable."""
     with suppress(OSError):
         Path(folder).stat()
         return folder
@@ -93,9 +96,9 @@ def reachable(folder: str) -> str:
 
 
 def _mount_our_own() -> bool:
-    """Mounts of this process and its children alone, with a tmpfs in the place of tracefs. False where we may not.
+    """Give this process and its children mounts of their own, with a tmpfs in place of tracefs.
 
-    What the system mounts later is seen here too.
+    Mounts that the system makes later appear here too. Return False where we may not mount.
     """
     if _libc.unshare(_CLONE_NEWNS) or _libc.mount(b"none", b"/", None, _MS_REC | _MS_SLAVE, None):
         return False
@@ -109,7 +112,10 @@ def _mount(kind: str, place: Path, options: str) -> bool:
 
 
 def show_formats(formats: Mapping[str, str]) -> None:
-    """Put format files where bcc looks for them: "sched/sched_switch" to text. ProgramError where that cannot be."""
+    """Put format files where bcc looks for them. ``formats``: text by event, such as "sched/sched_switch".
+
+    Raise ProgramError where that cannot be done.
+    """
     for event, text in formats.items():
         if not _mounted and not os.access(_TRACEFS / "events" / event / "format", os.R_OK, effective_ids=True):
             raise ProgramError(f"the fields of tracepoint {event.replace('/', ':')} cannot be shown to bcc: {_WHY}")
@@ -124,15 +130,18 @@ _WHY = "the tracer may not mount (CAP_SYS_ADMIN)"
 
 
 def show_pins(pinned: Mapping[str, int]) -> None:
-    """Have a bpffs of this process's own where maps are to be pinned: path to the descriptor of what is there already,
-    or -1. ProgramError where that cannot be."""
+    """Mount a bpffs of this process's own wherever maps are to be pinned.
+
+    ``pinned``: by path, the descriptor of the map that is pinned there already, or -1. Raise ProgramError where that
+    cannot be done.
+    """
     if not pinned:
         return
     with capabilities.with_sys_admin(), owning():
-        if not _mounted or _libc.unshare(_CLONE_NEWNS):  # what this cell pins is not there for the next
+        if not _mounted or _libc.unshare(_CLONE_NEWNS):  # the next cell does not see what this one pins
             raise ProgramError(f"maps cannot be pinned for a user other than root: {_WHY}")
         mounted: list[Path] = []
-        for place in sorted({_existing(path) for path in pinned}):  # an outer one before those in it
+        for place in sorted({_existing(path) for path in pinned}):  # outer folders first
             if not any(place.is_relative_to(outer) for outer in mounted):
                 if not _mount("bpf", place, "mode=777"):
                     raise ProgramError(f"maps cannot be pinned in {place}: {_WHY}")
@@ -145,5 +154,5 @@ def show_pins(pinned: Mapping[str, int]) -> None:
 
 
 def _existing(path: str) -> Path:
-    """The innermost folder on the way that is there."""
+    """Return the innermost folder of a path that exists."""
     return next(folder for folder in Path(os.path.normpath(path)).parents if folder.is_dir())

@@ -1,8 +1,8 @@
-"""The audit log: who traced what, where, and how it ended; to the journal, or to a file of root's.
+"""Write the audit log: who traced what, where, and how it ended; to the journal or to a file of root's.
 
-A record is what the kernel says of the user (policy.py), the program's hash and what became of it. To a file it goes as
-one line of JSON, in one write, so that nothing in it can begin another line; to the journal as fields, in the
-journal's own protocol (systemd: "Native Journal Protocol"), where every value has its length.
+A record has what the kernel says about the user (peer.py), the program's hash, and what became of the session. In a
+file it is one line of JSON, in one write, so that nothing in it can begin another line. In the journal it is fields, in
+systemd's "Native Journal Protocol", where every value has its length.
 
     event     session-started, session-refused, session-ended, tracer-died
     tracer, session                        numbers: the tracer's process, and its session
@@ -41,16 +41,19 @@ from bpfnb.tracer.access.peer import Peer
 __all__ = ["JOURNAL", "Audit", "AuditRules", "unwritable"]
 
 JOURNAL = "/run/systemd/journal/socket"
-_UNSET = 0xFFFFFFFF  # the loginuid of who has not logged in
+_UNSET = 0xFFFFFFFF  # the loginuid of a process without a login
 _PRIORITY = "5"  # notice
-# Lets a reader find records by what they are: `journalctl MESSAGE_ID=...`.
+# `journalctl MESSAGE_ID=...` finds our records.
 _MESSAGE_ID = "c3a4f0b1d5e84d0a9f0cbbf6b1a4d7e2"
 
 
 @dataclass(frozen=True)
 class AuditRules:
-    """``to``: "journal", a file's path from the root, or "" for nowhere. ``required``: what cannot be noted is not
-    done. ``source``: the cell's whole text, not only its hash."""
+    """Where and what to log.
+
+    ``to``: "journal", an absolute path, or "" for nowhere. ``required``: a session that cannot be logged may not run.
+    ``source``: log the cell's whole text, not only its hash.
+    """
 
     to: str = ""
     required: bool = False
@@ -58,7 +61,7 @@ class AuditRules:
 
 
 class Audit:
-    """Notes the sessions of one tracer. Any thread may call."""
+    """Logs the sessions of one tracer. Any thread may call."""
 
     def __init__(self, rules: AuditRules, peer: Peer, journal: str = JOURNAL) -> None:
         self._rules = rules
@@ -68,18 +71,19 @@ class Audit:
         self._lock = threading.Lock()
 
     def started(self, session: int, program: Program, probes: Sequence[ProbeInfo]) -> None:
-        """PrivilegeError where it cannot be noted and has to be: the session may then not run."""
+        """Log a start. Raise PrivilegeError where it cannot be logged but must be: the session may then not run."""
         what = self._of(session, program) | {"attached": [f"{probe.attached}={probe.function}" for probe in probes]}
         self._note("session-started", what)
         with self._lock:
             self._started[session] = time.monotonic(), {**what, "source": None}
 
     def refused(self, session: int, program: Program, error: Exception) -> None:
+        """Log that a session was refused, and why."""
         what = self._of(session, program) | {"attached": [f"{p.requested}={p.function}" for p in program.probes]}
         self._note("session-refused", what | {"reason": f"{type(error).__name__}: {error}"}, refusing=False)
 
     def ended(self, session: int, reason: str) -> None:
-        """Once a session that has started; what is not known, or has ended, is no error."""
+        """Log the end of a session, once. A session that never started or has ended already is ignored."""
         with self._lock:
             since, what = self._started.pop(session, (0.0, None))
         if what:
@@ -87,7 +91,7 @@ class Audit:
             self._note("session-ended", what | ran, refusing=False)
 
     def died(self, worker: int, status: int) -> None:
-        """The tracer has ended without a word: so have all its sessions."""
+        """Log that the tracer ended unexpectedly, and with it all its sessions."""
         self._note("tracer-died", {"tracer": worker, "reason": f"it ended with status {status}"}, refusing=False)
 
     def _of(self, session: int, program: Program) -> dict[str, Any]:
@@ -119,7 +123,7 @@ class Audit:
 
 
 def unwritable(to: str, journal: str = JOURNAL) -> str:
-    """Why nothing can be noted there, as far as one can tell without noting something; "" where it can."""
+    """Return why nothing can be logged there, as far as it shows without logging; "" where it can."""
     try:
         if to == "journal":
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
@@ -149,8 +153,8 @@ def _name(uid: int | None) -> str | None:
 
 
 def _append(path: Path, record: dict[str, Any]) -> None:
-    """A line at the end of a file that only root can write to; OSError. It is opened each time: logs are rotated."""
-    line = json.dumps(record).encode() + b"\n"  # ASCII, so that no character means anything to a terminal
+    """Append a line to a file that only root can write to. Raise OSError. Opened each time, since logs are rotated."""
+    line = json.dumps(record).encode() + b"\n"  # ASCII only: no terminal escapes
     fd = _opened(path)
     try:
         if os.write(fd, line) < len(line):
@@ -160,7 +164,7 @@ def _append(path: Path, record: dict[str, Any]) -> None:
 
 
 def _opened(path: Path) -> int:
-    """The file, made where there is none; OSError where others than root could write to it."""
+    """Open the file, or create it. Raise OSError where users other than root could write to it."""
     folder = path.parent.stat()
     if folder.st_uid or folder.st_mode & 0o022:
         raise PermissionError(f"others than root may write to {path.parent}")
@@ -177,7 +181,7 @@ def _opened(path: Path) -> int:
 
 
 def _send(journal: str, record: dict[str, Any]) -> None:
-    """One entry; OSError where nobody listens."""
+    """Send one entry. Raise OSError where nobody listens."""
     fields = {
         "MESSAGE": _sentence(record),
         "MESSAGE_ID": _MESSAGE_ID,
@@ -196,7 +200,7 @@ def _send(journal: str, record: dict[str, Any]) -> None:
 
 
 def _send_sealed(sock: socket.socket, data: bytes, journal: str) -> None:
-    """As the protocol has it for what is long: in a memfd that cannot change any more."""
+    """Send a long entry, as the protocol has it: in a sealed memfd."""
     fd = os.memfd_create("bpfnb-audit", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.write(fd, data)

@@ -1,13 +1,14 @@
-"""What a policy forbids programs, held in their instructions: no C, however it is written, gets around that.
+"""Enforce a policy on programs' instructions, so that no way of writing the C gets around it.
 
-Looked at after clang and before the program is attached, in what the kernel is given: the helpers it calls, kfuncs, and
-addresses of the kernel's variables. Without ``kernel_memory`` only helpers of a list are allowed, those that read no
-more than maps, the registers and what the running process itself could read.
+The instructions are checked after clang and before the program is attached, as the kernel is given them: the helpers
+they call, kfuncs, and addresses of the kernel's variables. Without ``kernel_memory`` only listed helpers are allowed,
+which read only maps, the registers and what the running process itself could read.
 
-Programs of one user's processes begin with a guard, which ends them wherever another task runs. It asks what ptrace
-asks (Linux: kernel/ptrace.c, __ptrace_may_access): all of the task's user and group ids have to be the user's, and it
-must have no capabilities. A setuid program that the user starts is somebody else's, then. Not asked for is whether the
-process may be dumped. The guard stands in front, where jumps need no change, and no jump of the program leads there.
+Programs confined to one user's processes begin with a guard, which returns wherever another task runs. It checks what
+ptrace checks (Linux: kernel/ptrace.c, __ptrace_may_access): all of the task's user and group ids are the user's, and
+the task has no capabilities. So a setuid program that the user starts does not count as the user's. Whether the process
+may be dumped is not checked. The guard stands before the program, so no jump changes, and no jump of the program leads
+to it.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from bpfnb.tracer.kernel.btf import KERNEL_BTF, STRUCT, Types
 
 __all__ = ["NO_LIMITS", "Confinement", "Forbidden", "Guard", "forbidden", "guard_for", "guarded"]
 
-# Linux: Documentation/bpf/standardization/instruction-set.rst. Registers share a byte; this is little-endian's order.
+# Linux: Documentation/bpf/standardization/instruction-set.rst. The registers' byte is in little-endian order.
 _INSTRUCTION = struct.Struct("<BBhi")
 _SIZE = 8
 _LDDW, _CALL, _EXIT, _GO = 0x18, 0x85, 0x95, 0x05
 _MOVE, _MOVE_NUMBER, _LOAD, _LOAD_WORD = 0xBF, 0xB7, 0x79, 0x61
-_UNLESS, _UNLESS_WORD = 0x55, 0x56  # jump where a register is not a number: of 64 bits, of 32
-_HELPER, _KFUNC, _OF_KERNEL = 0, 2, 3  # an instruction's source register: of a call; of an lddw, BPF_PSEUDO_BTF_ID
+_UNLESS, _UNLESS_WORD = 0x55, 0x56  # jump where a register is not a number: 64 bits, 32 bits
+_HELPER, _KFUNC, _OF_KERNEL = 0, 2, 3  # the source register of a call; of an lddw: BPF_PSEUDO_BTF_ID
 _GET_CURRENT_TASK_BTF, _PRINTK, _SNPRINTF = 158, 6, 165
 
 # Numbers of helpers: include/uapi/linux/bpf.h, ___BPF_FUNC_MAPPER.
@@ -43,18 +44,18 @@ _READING = {4: "bpf_probe_read", 45: "bpf_probe_read_str", 113: "bpf_probe_read_
             115: "bpf_probe_read_kernel_str", _GET_CURRENT_TASK_BTF: "bpf_get_current_task_btf",
             175: "bpf_task_pt_regs", _PRINTK: "bpf_trace_printk", 147: "bpf_d_path", 177: "bpf_trace_vprintk",
             191: "bpf_copy_from_user_task"}  # fmt: skip
-# Helpers that read no memory of the kernel's but maps. Stacks have addresses, no contents.
+# Helpers that read no kernel memory except maps. Stacks have addresses, not contents.
 _HARMLESS = frozenset(
     {1, 2, 3, 5, 7, 8, 12, 14, 15, 16, 22, 25, 27, 35, 37, 42, 55, 56, 67, 80, 87, 88, 89, 93, 94, 105, 106, 112, 114}
     | {118, 119, 120, 123, 125, 130, 131, 132, 133, 134, 148, 160, 164, 165, 169, 170, 171, 172, 174, 181, 182, 195}
     | {208, *_INTERFERING}
 )
-# What bpf_snprintf follows pointers for: kernel/trace/bpf_trace.c and helpers.c, bpf_bprintf_prepare().
+# Formats for which bpf_snprintf follows pointers: Linux, kernel/trace/bpf_trace.c and helpers.c, bpf_bprintf_prepare().
 _FOLLOWING = re.compile(rb"%[^a-zA-Z%]*[ps]")
 
 
-# Where bcc does not see the symbols of the kernel it makes bpf_probe_read of bpf_probe_read_user: these two stay what
-# they are called.
+# Where bcc does not see the kernel's symbols, it compiles bpf_probe_read_user to bpf_probe_read. These macros prevent
+# that.
 _USER_READS = """\
 #define bpf_probe_read_user(to, size, from) \\
     ((long (*)(void *, unsigned int, const void *))112)((void *)(to), size, (const void *)(from))
@@ -64,15 +65,15 @@ _USER_READS = """\
 
 
 class Guard(Struct, frozen=True):
-    """Whose processes programs run in, and where the kernel has what tells: offsets, and what is to be there."""
+    """The user whose processes programs run in: offsets in the kernel's structs, and the values expected there."""
 
-    cred: int  # of task_struct's pointer to its credentials
-    words: tuple[tuple[int, int], ...]  # of 32 bits in these: the offset, and the number
-    none: int  # of 64 bits that are to be zero: the capabilities; -1 where these do not matter
+    cred: int  # offset in task_struct of the pointer to its credentials
+    words: tuple[tuple[int, int], ...]  # (offset, value) of 32-bit words in the credentials
+    none: int  # offset of the capabilities, 64 bits that must be zero; -1 where they do not matter
 
 
 class Confinement(Struct, frozen=True):
-    """``guard``: None where programs run in everybody's processes. The others are as in policy.Rules."""
+    """What programs may do. ``guard``: None where they run in all processes. The rest is as in policy.Rules."""
 
     guard: Guard | None = None
     kernel_memory: bool = True
@@ -81,7 +82,7 @@ class Confinement(Struct, frozen=True):
 
     @property
     def prelude(self) -> str:
-        """C to put before a cell, so that what is allowed is told apart from what is not."""
+        """C to put before a cell, so that allowed calls stay distinguishable from forbidden ones."""
         return "" if self.kernel_memory else _USER_READS
 
 
@@ -89,14 +90,14 @@ NO_LIMITS = Confinement()
 
 
 class Forbidden(NamedTuple):
-    """What a program does that it may not, and by which instruction."""
+    """What a program does that is forbidden, and the index of the instruction."""
 
     what: str
     instruction: int
 
 
 def forbidden(code: bytes, confinement: Confinement, constants: bytes = b"") -> Forbidden | None:
-    """The first thing in a program that is not allowed. ``constants``: what its formats are among."""
+    """Return the first forbidden thing in a program. ``constants``: its constant memory, with its formats."""
     for at, source, number in _calls(code):
         if what := _forbidden_call(source, number, confinement, constants):
             return Forbidden(what, at)
@@ -107,23 +108,23 @@ def forbidden(code: bytes, confinement: Confinement, constants: bytes = b"") -> 
 
 
 def guarded(code: bytes, guard: Guard) -> bytes:
-    """The program, which now does nothing in other users' processes."""
-    asked = [
+    """Return the program with a guard before it, so that it does nothing in other users' processes."""
+    guard_code = [
         _put(_CALL, number=_GET_CURRENT_TASK_BTF),
         _put(_LOAD, 7, 0, guard.cred),
     ]
     tests = [(_LOAD_WORD, _UNLESS_WORD, offset, number) for offset, number in guard.words]
     tests += [(_LOAD, _UNLESS, guard.none, 0)] if guard.none >= 0 else []
-    # After the last test: two instructions that go on, then the two that end it.
+    # After the last test come two instructions that continue, then the two that return.
     for left, (load, unless, offset, number) in zip(range(len(tests) - 1, -1, -1), tests, strict=True):
-        asked += [_put(load, 1, 7, offset), _put(unless, 1, 0, 2 * left + 2, number)]
+        guard_code += [_put(load, 1, 7, offset), _put(unless, 1, 0, 2 * left + 2, number)]
     going_on = [_put(_MOVE, 1, 6), _put(_GO, offset=2)]
     ending = [_put(_MOVE_NUMBER), _put(_EXIT)]
-    return b"".join([_put(_MOVE, 6, 1), *asked, *going_on, *ending]) + code
+    return b"".join([_put(_MOVE, 6, 1), *guard_code, *going_on, *ending]) + code
 
 
 def guard_for(uid: int, gid: int) -> Guard:
-    """The guard of a user's processes. UnsupportedError where the kernel does not tell how its tasks look."""
+    """Return the guard for a user's processes. Raise UnsupportedError where the kernel has no BTF of its tasks."""
     places = _places()
     users, groups = ("uid", "euid", "suid", "fsuid"), ("gid", "egid", "sgid", "fsgid")
     try:
@@ -135,7 +136,7 @@ def guard_for(uid: int, gid: int) -> Guard:
 
 @cache
 def _places() -> Mapping[str, int]:
-    """Where members of the kernel's structs lie, in bytes."""
+    """Return the offsets of members of task_struct and cred, in bytes."""
     try:
         types = Types(KERNEL_BTF.read_bytes(), "the kernel's")
     except OSError:
@@ -177,7 +178,7 @@ def _calls(code: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _instructions(code: bytes) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
-    """Each with its number; an lddw's second half is none."""
+    """Yield each instruction with its index. The second half of an lddw is not an instruction."""
     skip = False
     for at, instruction in enumerate(_INSTRUCTION.iter_unpack(code)):
         if not skip:

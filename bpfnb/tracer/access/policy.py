@@ -1,24 +1,24 @@
-"""What the administrator lets whom trace: /etc/bpfnb/policy.conf, read and enforced by the tracer.
+"""Read and enforce the administrator's policy, /etc/bpfnb/policy.conf: who may trace what.
 
-The path is fixed: no environment variable and no option of the notebook's changes it. The file, and the folder it is
-in, must be root's and writable by nobody else. Lines are ``key = value``, in sections, ``#`` begins a line of comment::
+The path is fixed: no environment variable and no option of the notebook's changes it. The file and its folder must
+belong to root and be writable by nobody else. Lines are ``key = value``, in sections; ``#`` begins a comment line::
 
-    # who is in no other section
+    # for users in no other section
     [default]
     trace = no
 
-    # or [user NAME]; numbers will do
+    # or [user NAME]; numbers work too
     [group students]
     trace = yes
     probes = syscall sysret uprobe uretprobe usdt
     processes = own
 
-The first section in the file that names the user, or a group of theirs, holds; what it does not say, [default] says,
-and what that does not say is as without a file. [default] does not hold for root; [user root] does. A file with any
-mistake lets nobody trace, root included: what was meant by it is not known.
+The first section that names the user or one of the user's groups applies. Keys that it lacks are taken from [default],
+and keys that this lacks are as without a file. [default] does not apply to root; [user root] does. A file with any
+mistake lets nobody trace, root included, since it is not known what was meant.
 
-An INI file read here, not TOML: Python 3.10 has no reader for that. Not configparser's either, which does not say in
-which line a mistake is, and whose interpolation and continued lines nobody asked for.
+The file is INI, read here. Not TOML: Python 3.10 has no reader for it. Not configparser: it does not report the line of
+a mistake, and it has interpolation and continued lines, which are not wanted here.
 """
 
 from __future__ import annotations
@@ -52,13 +52,16 @@ _PINNED = re.compile(r"PINNED|maps/pinned")
 
 @dataclass(frozen=True)
 class Rules:
-    """What one user may. ``probes``: the kinds; None for all. ``own_files``: uprobes and USDT probes only in files that
-    belong to the user. ``own_processes``: programs run only while a process of the user's does (confine.py).
-    ``kernel_memory``: programs may read it, and in it everybody's data. ``interfere``: they may send signals, change
-    what functions return, and decide as a security module. ``pinned``: maps may be pinned, and pinned ones opened.
+    """What one user may do.
 
-    Of a session: ``max_time`` in seconds, and what the guard holds it to, whatever the notebook asks (``capped``):
-    ``max_memory`` in bytes, ``max_rate`` in events a second, ``max_cost`` as a share of all CPUs; None for no limit.
+    ``probes``: kinds of probes; None for all. ``own_files``: uprobes and USDT probes only in files that belong to the
+    user. ``own_processes``: programs do nothing outside the user's processes (confine.py). ``kernel_memory``: programs
+    may read the kernel's memory, which has everybody's data. ``interfere``: programs may send signals, change what
+    functions return, and decide as a security module. ``pinned``: maps may be pinned, and pinned maps opened.
+
+    The rest are limits of a session, None for no limit: ``max_time`` in seconds, and the guard's limits, whatever the
+    notebook asks (``capped``): ``max_memory`` in bytes, ``max_rate`` in events a second, ``max_cost`` as a share of all
+    CPUs.
     """
 
     trace: bool = True
@@ -75,16 +78,16 @@ class Rules:
     max_cost: float | None = None
 
 
-# Whoever comes by the service is trusted to look, not to meddle; root's own tracer and sudo's do what root may.
+# Users of the service may observe, not interfere. Tracers that root or sudo starts may do what root may.
 _SERVICE = Rules(interfere=False, pinned=False)
 _SERVICE_AUDIT = AuditRules("journal")
 
 
 class Policy:
-    """The rules that hold for whoever is at the other end of the socket.
+    """The rules for the user at the other end of the socket.
 
-    ``section``: where they are from, "" where no file says anything. ``service``: the tracer was started for anybody
-    who may connect, not by whoever may become root. SetupError for a file with a mistake.
+    ``service``: the tracer was started for any user who may connect, not by one who may become root. Raises SetupError
+    for a file with a mistake.
     """
 
     def __init__(self, peer: Peer, *, service: bool = False, path: Path = PATH) -> None:
@@ -99,13 +102,13 @@ class Policy:
 
     @cached_property
     def confinement(self) -> Confinement:
-        """What holds for the instructions of programs. UnsupportedError where this kernel cannot keep to it."""
+        """The rules for programs' instructions. Raises UnsupportedError where this kernel cannot enforce them."""
         rules = self.rules
         guard = guard_for(self.peer.uid, self.peer.gid) if rules.own_processes else None
         return Confinement(guard, rules.kernel_memory, rules.stacks, rules.interfere)
 
     def check_load(self, program: Program) -> None:
-        """PrivilegeError where a cell asks for what is not allowed, as far as its text and probes say."""
+        """Raise PrivilegeError where a cell's text or probes ask for something that is not allowed."""
         rules = self.rules
         if not rules.trace:
             raise self._refused("tracing")
@@ -125,7 +128,7 @@ class Policy:
                 raise self._refused("pinned maps")
 
     def capped(self, limits: Limits) -> Limits:
-        """What the guard holds a session to: the smaller of what its user and the policy say."""
+        """Return the guard's limits for a session: the lower of the user's and the policy's."""
         rules = self.rules
         memory = _smaller(limits.memory, rules.max_memory)
         return Limits(
@@ -136,23 +139,23 @@ class Policy:
         )
 
     def check_file(self, owner: int, path: str) -> None:
-        """PrivilegeError where probes may not be put into a file, or listed of it."""
+        """Raise PrivilegeError where a file's probes may not be attached or listed."""
         if self.rules.own_files and owner != self.peer.uid:
             raise self._refused(f"probes in files of others ({path})")
 
     def refused_instruction(self, what: str, line: int) -> PrivilegeError:
-        """The error for what confine.forbidden has found."""
+        """Return the error for what confine.forbidden found."""
         return self._refused(f"programs that {what}", line)
 
     def check_symbols(self, pid: int) -> None:
-        """PrivilegeError where the names of a process's functions, or the kernel's (0), are not to be told."""
+        """Raise PrivilegeError where the user may not see the names of a process's functions, or the kernel's (0)."""
         if not self.rules.stacks:
             raise self._refused("stacks")
         if pid and self.rules.own_processes and _owner(pid) not in (None, self.peer.uid):
             raise self._refused(f"the names of functions of others' processes ({pid})")
 
     def check(self) -> Check:
-        """The doctor's row: what holds for the user who asks."""
+        """Return the doctor's row: the rules for the user who asks."""
         who = f"user {_user_name(self.peer.uid)}"
         audit = f"; {_noted(self.audit)}" if self.audit.to else ""
         if not self.exists:
@@ -174,7 +177,10 @@ class Policy:
 
 
 def read_owned(path: Path) -> str | None:
-    """A file that only root can have written; None where there is none. SetupError where others could have."""
+    """Read a file that only root can have written. Return None where there is none.
+
+    Raise SetupError where other users could have written it.
+    """
     try:
         folder = path.parent.stat()
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -202,7 +208,7 @@ def read_owned(path: Path) -> str | None:
 
 @dataclass
 class _Section:
-    """``kind``: "default", "audit", "user" or "group"; ``number``: of the last two."""
+    """A section. ``kind``: "default", "audit", "user" or "group". ``number``: the user's or group's, else -1."""
 
     name: str
     kind: str
@@ -211,7 +217,7 @@ class _Section:
 
 
 def _chosen(sections: list[_Section], peer: Peer) -> tuple[str, Mapping[str, Any]]:
-    """The section that holds for a user, with [default] where that adds to it, and what is said for them."""
+    """Return the name of the section that applies to a user, and its values with those that [default] adds."""
     default = next((s for s in sections if s.kind == "default"), _Section("", "default"))
     if peer.uid == 0:
         default = _Section("", "default")
@@ -328,8 +334,7 @@ _rate = _amount({"": 1, "k": 1e3, "M": 1e6}, "100000 or 100k, events a second")
 _share = _amount({"%": 0.01}, "25%, of all CPUs", most=1)
 _time = _amount({"s": 1, "min": 60, "h": 3600}, "10min, 30s or 2h", most=1e7)
 
-# What a line may say, what it is called above, and how its value is read. "Kernel memory" and the like are what a
-# program could do: allowed or not.
+# Keys of the file: the name in Rules, and the function that reads the value.
 KEYS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "trace": ("trace", _yes),
     "probes": ("probes", _kinds),
@@ -384,7 +389,7 @@ def _limits(rules: Rules) -> Iterator[str]:
 
 
 def spoken_time(seconds: float) -> str:
-    """ "10 min", "30 s"."""
+    """Return a duration in words: "10 min", "30 s"."""
     return f"{seconds / 60:g} min" if seconds >= 60 and seconds % 60 == 0 else f"{seconds:g} s"
 
 
@@ -400,7 +405,7 @@ def _smaller(one: float | None, other: float | None) -> float | None:
 
 
 def _owner(pid: int) -> int | None:
-    """Whose a process is, root's where it may not be dumped; None where it is gone, and so are its names."""
+    """Return a process's user, which is root where it may not be dumped; None where it is gone."""
     try:
         return Path("/proc", str(pid)).stat().st_uid
     except OSError:
