@@ -1,12 +1,12 @@
-"""The tracer process. Its standard input is the socketpair to the one notebook it serves.
+"""Run the tracer: a supervisor and its worker. Standard input is the socketpair to the one notebook it serves.
 
-A supervisor that does nothing but wait, and the worker it forks, which does the work (and has a process of its own to
-compile in, compiler.py). Whichever of the two is killed, the other removes what the kernel would not remove by itself
-(a tracefs instance outlives its maker; programs, maps and links do not). The worker ends when the notebook does: at the
-socket's end of file, or, where a forked child of the notebook still holds the socket, at the death of its maker.
+The supervisor only waits. The worker, which it forks, does the work, and has a process of its own to compile in
+(compiler.py). If one of the two is killed, the other removes the tracefs instances, which outlive their process;
+programs, maps and links are removed by the kernel. The worker ends when the notebook does: at the socket's end of file,
+or, where a forked child of the notebook still holds the socket, when the process that made it ends.
 
-Signals are blocked in all of the worker's threads and read from a descriptor by its main one. A handler would be called
-wherever that thread is: in the middle of a conversation, or within a ``try`` that takes what it raises for its own.
+Signals are blocked in all of the worker's threads, and its main thread reads them from a descriptor. A handler could
+interrupt that thread anywhere: in the middle of a message, or inside a ``try`` that catches what the handler raises.
 """
 
 from __future__ import annotations
@@ -37,16 +37,19 @@ from bpfnb.tracer.service import Service
 
 __all__ = ["main"]
 
-_MAX_DESCRIPTORS = 1 << 16  # a probe takes two; the compiling process closes as many
-_POLITE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_PATIENCE = 1.0  # seconds for the notebook to read what is left at the end
-_LOOK_AGAIN = 0.05  # seconds, while there is no room for requests
+_MAX_DESCRIPTORS = 1 << 16  # a probe takes two; the compiling process closes that many
+_END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_CLOSE_TIMEOUT = 1.0  # seconds for the notebook to read the last messages
+_RETRY_SECONDS = 0.05  # while there is no room for requests
 
 
 def main(*, service: bool = False) -> int:
-    """``service``: it was started for whoever may connect (policy.py), as the launcher of ``bpfnb setup`` does."""
-    # Before there is a second process or thread: what comes from now on waits until somebody reads it.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _POLITE)
+    """Run the supervisor and, in a forked process, the worker. Return the exit status.
+
+    ``service``: the tracer was started for any user who may connect (policy.py), by the launcher of ``bpfnb setup``.
+    """
+    # Before there is a second process or thread. Signals now stay pending until they are read.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _END_SIGNALS)
     sock = socket.socket(fileno=os.dup(0))
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -66,23 +69,23 @@ def main(*, service: bool = False) -> int:
 
 
 def _supervise(worker: int, who: Peer, service: bool) -> int:
-    """Hand signals on, wait for the worker's end, and clean up after it: its exit status."""
+    """Forward signals, wait for the worker to end, clean up after it, and return its exit status."""
     pidfd = os.pidfd_open(worker)
     capabilities.drop()
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     while os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        number = signal.sigwait({*_POLITE, signal.SIGCHLD})
+        number = signal.sigwait({*_END_SIGNALS, signal.SIGCHLD})
         if number != signal.SIGCHLD:
             with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(pidfd, number)  # by its descriptor: a number may be another's by now
+                signal.pidfd_send_signal(pidfd, number)  # not by its number, which may be reused by now
     _, status = os.waitpid(worker, 0)
     tracefs.sweep()
     code = os.waitstatus_to_exitcode(status)
     if status:
-        with suppress(SetupError):  # the policy has a mistake: the worker has said so
+        with suppress(SetupError):  # the policy has a mistake, which the worker has reported
             Audit(Policy(who, service=service).audit, who).died(worker, code)
     if code == -signal.SIGKILL:
-        os.kill(os.getpid(), signal.SIGKILL)  # for whoever waits for us to see how it ended
+        os.kill(os.getpid(), signal.SIGKILL)  # show our parent how the worker ended
     return code & 0xFF
 
 
@@ -90,11 +93,12 @@ def _supervise(worker: int, who: Peer, service: bool) -> int:
 
 
 def _work(sock: socket.socket, supervisor: int, by_service: bool) -> None:
+    """Serve the notebook until it, the supervisor or the compiler ends, or a signal comes. Does not return."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, _MAX_DESCRIPTORS), most))
     try:
         ends = {_signals(), os.pidfd_open(supervisor), *filter(None, [peer.watch(sock)])}
-    except ProcessLookupError:  # one of them was quick to end
+    except ProcessLookupError:  # one of them has already ended
         return
     sock = _moved_up(sock)
     connection: Connection[ToTracer] = Connection(sock, ToTracer, descriptors=False)
@@ -105,24 +109,24 @@ def _work(sock: socket.socket, supervisor: int, by_service: bool) -> None:
         service = Service(outbox, peer.of(sock), asker.asking(sock), by_service)
     except BpfnbError as error:
         outbox.send(messages.Failed.of(0, error))
-        outbox.close(_PATIENCE)
+        outbox.close(_CLOSE_TIMEOUT)
         return
     status = 0
     try:
         _attend(poll, connection, service, {*ends, service.compiler.pidfd})
     except EOFError:
-        pass  # the notebook is gone, or is none
+        pass  # the peer is gone, or is not a notebook
     except BaseException:
         traceback.print_exc()
         status = 70
     service.close()
-    outbox.close(_PATIENCE)
+    outbox.close(_CLOSE_TIMEOUT)
     sys.stderr.flush()
-    os._exit(status)  # whatever the threads are at: with its descriptors the kernel lets go of all there is
+    os._exit(status)  # without waiting for threads: the kernel frees everything with our descriptors
 
 
 def _attend(poll: select.epoll, connection: Connection[ToTracer], service: Service, ends: Collection[int]) -> None:
-    """Take in requests until one of ``ends`` is readable, or the notebook has hung up."""
+    """Accept requests until one of ``ends`` is readable or the notebook has hung up."""
     for fd in {*ends, connection.fileno()}:
         poll.register(fd, select.EPOLLIN)
     while True:
@@ -131,17 +135,17 @@ def _attend(poll: select.epoll, connection: Connection[ToTracer], service: Servi
         if message is not None:
             service.accept(message, connection.size)
         poll.modify(connection.fileno(), select.EPOLLRDHUP | (select.EPOLLIN if accepting else 0))
-        ready = poll.poll(0 if message is not None else None if accepting else _LOOK_AGAIN)
+        ready = poll.poll(0 if message is not None else None if accepting else _RETRY_SECONDS)
         if any(fd in ends or event & ~select.EPOLLIN for fd, event in ready):
             return
 
 
 def _moved_up(sock: socket.socket) -> socket.socket:
-    """A socket at the highest descriptor there may be.
+    """Return the socket at the highest possible descriptor.
 
-    A process that is killed closes its descriptors from the last to the first (Linux puts each on a list of what is
-    left to do, and takes the newest off first). Each tracepoint's takes it some 40 ms: the notebook hears of the end
-    before.
+    The kernel closes the descriptors of a killed process from the last to the first: each is put on a list of pending
+    work, and the newest is taken off first. Closing a tracepoint takes some 40 ms, so the notebook now learns of the
+    end before those.
     """
     number = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 1
     with sock:
@@ -149,10 +153,10 @@ def _moved_up(sock: socket.socket) -> socket.socket:
 
 
 def _signals() -> int:
-    """A descriptor that is readable when a polite signal has come: signalfd(2)."""
+    """Return a descriptor that is readable when a signal to end has come: signalfd(2)."""
     libc = ctypes.CDLL(None, use_errno=True)
     mask = (ctypes.c_ulong * (1024 // (8 * ctypes.sizeof(ctypes.c_ulong))))()
-    for number in _POLITE:
+    for number in _END_SIGNALS:
         mask[0] |= 1 << (number - 1)
     fd: int = libc.signalfd(-1, ctypes.byref(mask), os.O_CLOEXEC | os.O_NONBLOCK)
     if fd < 0:

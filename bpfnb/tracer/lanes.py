@@ -1,4 +1,4 @@
-"""Threads that answer requests, so that a slow one holds up no other."""
+"""Run jobs in threads, so that a slow one delays only those of its own lane."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from collections.abc import Callable, Hashable
 
 __all__ = ["Lanes"]
 
-_IDLE = 2.0  # seconds after which a thread with nothing to do ends
+_IDLE_SECONDS = 2.0  # after which a thread with nothing to do ends
 
 Job = Callable[[], None]  # must not raise
 
 
 class Lanes:
-    """Runs jobs: those of a lane one after the other, as they came, those of different lanes side by side.
+    """Runs the jobs of a lane in order, and those of different lanes concurrently, at most ``threads`` at a time.
 
-    At most ``threads`` at a time. Capabilities are a thread's own: its threads have those of whoever calls ``put``.
+    Capabilities are per thread: its threads have those of the threads that call ``put``.
     """
 
     def __init__(self, name: str, threads: int) -> None:
         self._name = name
-        self._most = threads
+        self._max_threads = threads
         self._changed = threading.Condition()
-        self._jobs: dict[Hashable, deque[Job]] = {}  # of a lane that has any, or one at work
-        self._ready: deque[Hashable] = deque()  # lanes with a job, and none at work
+        self._jobs: dict[Hashable, deque[Job]] = {}  # by lane; the first job may be running
+        self._ready: deque[Hashable] = deque()  # lanes with a job, none of which is running
         self._threads = 0
         self._idle = 0
 
     def put(self, lane: Hashable, job: Job) -> None:
-        """Have a job run after all others of its lane."""
+        """Run a job after all others of its lane."""
         with self._changed:
             if lane in self._jobs:
                 self._jobs[lane].append(job)
                 return
             self._jobs[lane] = deque([job])
             self._ready.append(lane)
-            if len(self._ready) > self._idle and self._threads < self._most:
+            if len(self._ready) > self._idle and self._threads < self._max_threads:
                 self._threads += 1
                 threading.Thread(target=self._run, name=self._name, daemon=True).start()
             self._changed.notify()
@@ -53,11 +53,11 @@ class Lanes:
                     del self._jobs[lane]
 
     def _next(self) -> Hashable | None:
-        """A lane whose turn it is; None when there has been none for long."""
+        """Return the next lane with a job to run; None when there was none for ``_IDLE_SECONDS``."""
         with self._changed:
             self._idle += 1
             try:
-                if self._changed.wait_for(lambda: bool(self._ready), _IDLE):
+                if self._changed.wait_for(lambda: bool(self._ready), _IDLE_SECONDS):
                     return self._ready.popleft()
                 self._threads -= 1
                 return None

@@ -1,8 +1,8 @@
-"""The notebook's requests, and who answers them.
+"""Answer the notebook's requests.
 
-The worker's main thread takes requests in and hands them to threads: those of one session are answered in the order
-they came, those of different sessions side by side. ``Stop`` goes past all of them: whatever else goes on, a session
-that is stopped is off at once. What is taken in is bounded, and so are the threads.
+The worker's main thread accepts requests and passes them to threads. Requests of one session are answered in order,
+those of different sessions concurrently. ``Stop`` has threads of its own, so a session is detached at once, whatever
+else goes on. The number of bytes accepted and the number of threads are limited.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from bpfnb.tracer.outbox import Outbox
 __all__ = ["Numbers", "Service"]
 
 _MAX_THREADS = 32
-_MAX_STOPPING = 16
-_MAX_BYTES = 64 << 20  # of requests taken in and not answered yet
-_MIN_BYTES = 256 << 10  # what a request counts at least: it costs more than its text
+_MAX_STOP_THREADS = 16
+_MAX_BYTES = 64 << 20  # of requests accepted and not answered yet
+_MIN_BYTES = 256 << 10  # a request counts as at least so many: it costs more than its text
 _MAX_NUMBER = 1 << 63
 
 
 class Service:
-    """Answers requests. ``accept`` and ``close`` are for the main thread; neither waits for one that is under way.
+    """Answers requests. ``accept`` and ``close`` are for the main thread, and never wait for a request to be answered.
 
-    ``compiler``: has a process of its own, whose end is the worker's. ``user``: who asks, where that is another than
+    ``compiler``: has a process of its own; when that ends, the worker ends too. ``user``: the user who asks, None for
     root (asker.py).
     """
 
@@ -51,11 +51,11 @@ class Service:
         self._closing = False
         capabilities.require()
         asker.require(user)
-        # It shows the kernel's addresses to those who had CAP_SYSLOG when they opened it.
+        # It shows addresses to processes that had CAP_SYSLOG when they opened it.
         kallsyms = os.open("/proc/kallsyms", os.O_RDONLY | os.O_CLOEXEC)
         capabilities.drop(also=capabilities.BECOMING if user else ())
         tracefs.sweep_orphans()
-        # Imported only now: bcc brings LLVM, whose threads and memory are to begin without the dropped capabilities.
+        # Imported only now: bcc loads LLVM, whose threads must start without the dropped capabilities.
         from bpfnb.tracer.compile.compiler import Compiler
         from bpfnb.tracer.compile.engine import Engine
         from bpfnb.tracer.link import uprobe
@@ -64,23 +64,23 @@ class Service:
         from bpfnb.tracer.symbols.symbols import Symbols
 
         engine = Engine()
-        self.compiler = Compiler(engine, user)  # forks, so before there are threads
+        self.compiler = Compiler(engine, user)  # it forks, so there must be no threads yet
         capabilities.forgo(*capabilities.BECOMING)
         uprobe.restrict(self._policy.check_file)
         self._sessions = Sessions(engine, loaders(self.compiler), outbox, self._policy, Audit(self._policy.audit, who))
         self._symbols = Symbols(kallsyms, capabilities.with_sys_ptrace)
         self._requests = Lanes("bpfnb-request", _MAX_THREADS)
-        self._stops = Lanes("bpfnb-stop", _MAX_STOPPING)
+        self._stops = Lanes("bpfnb-stop", _MAX_STOP_THREADS)
         about = (engine.version, platform.release(), release.version(), release.build())
         outbox.send(messages.Hello(os.getpid(), *about))
 
     @property
     def accepting(self) -> bool:
-        """Whether there is room for another request: a notebook that asks and does not read is not heard any more."""
+        """Whether there is room for another request: none are accepted from a notebook that does not read replies."""
         return self._pending < _MAX_BYTES and not self._outbox.full
 
     def accept(self, message: ToTracer, size: int) -> None:
-        """Take in a request of so many bytes, to be answered by a thread."""
+        """Accept a request of ``size`` bytes, which a thread will answer."""
         if isinstance(message, messages.Received):
             self._sessions.received(message.session, message.segments)
             return
@@ -98,7 +98,7 @@ class Service:
         lanes.put(_lane(message), partial(self._run, message, weight))
 
     def close(self) -> None:
-        """End every session, and the compiling process. What is being answered is left alone: the process ends."""
+        """End every session and the compiling process. Requests under way are not waited for: this process ends."""
         self._closing = True
         self._sessions.stop_all()
         self.compiler.close()
@@ -126,16 +126,16 @@ class Service:
 
     def _fail(self, request: int, error: BpfnbError) -> None:
         if self._closing or self.compiler.ended:
-            return  # it failed because the worker ends, and that is what the notebook will hear
+            return  # it failed because the worker ends, which the notebook will be told
         failed = messages.Failed.of(request, error)
         try:
             self._outbox.send(failed)
-        except UnicodeEncodeError:  # names of files need not be text
+        except UnicodeEncodeError:  # file names need not be text
             message = failed.message.encode(errors="backslashreplace").decode()
             self._outbox.send(messages.Failed(request, failed.error, message, {}))
 
     def _reply(self, message: Request) -> FromTracer | None:
-        """The answer; None when it has been sent."""
+        """Answer a request. Return the reply, or None when it is sent elsewhere."""
         sessions = self._sessions
         match message:
             case messages.Load(request, program, folder, limits, keep):
@@ -177,7 +177,7 @@ class Service:
 
 
 def _lane(message: Request) -> Hashable:
-    """What requests are answered one after the other."""
+    """Return the lane of a request: requests of one lane are answered in order."""
     match message:
         case messages.Load(request):
             return request
@@ -195,9 +195,9 @@ def _require_addresses(pid: int, addresses: tuple[int, ...]) -> None:
 
 
 class Numbers:
-    """The numbers of requests: each is used once.
+    """Checks that each request's number is used once.
 
-    They rise, but callers may overtake each other a little, so the last ones are remembered.
+    Numbers rise, but concurrent callers may send them slightly out of order, so the latest ones are remembered.
     """
 
     _REMEMBERED = 4096
@@ -207,7 +207,7 @@ class Numbers:
         self._highest = 0
 
     def use(self, number: int) -> None:
-        """ProgramError for a number that was used, may have been, or is none."""
+        """Mark a number as used. Raise ProgramError where it was used, may have been, or is out of range."""
         if not 0 < number < _MAX_NUMBER:
             raise ProgramError(f"{number} is no number of a request")
         if number in self._used or number <= self._highest - self._REMEMBERED:
