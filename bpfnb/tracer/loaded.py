@@ -13,9 +13,6 @@ from bpfnb.protocol.messages import MapInfo
 from bpfnb.protocol.schema import Schema
 
 __all__ = [
-    "FENTRY",
-    "FEXIT",
-    "LSM_MAC",
     "Counters",
     "Loaded",
     "LoadedMap",
@@ -24,14 +21,12 @@ __all__ = [
     "ProgramSpec",
 ]
 
-FENTRY, FEXIT, LSM_MAC = 24, 25, 27  # enum bpf_attach_type: BPF_TRACE_FENTRY, BPF_TRACE_FEXIT, BPF_LSM_MAC
-
 
 class ProgramSpec(Struct, frozen=True):
     """A function, and what it is to be loaded as.
 
-    ``type``: enum bpf_prog_type. ``attach_type``, ``attach_to``: of programs that are loaded for one target (fentry,
-    fexit, lsm): enum bpf_attach_type, and the function, ``module:function`` or hook; 0 and "" for others. ``optional``:
+    ``type``: of uapi.ProgramType. ``attach_type``, ``attach_to``: of programs that are loaded for one target (fentry,
+    fexit, lsm): of uapi.AttachType, and the function, ``module:function`` or hook; 0 and "" for others. ``optional``:
     where the kernel rejects it, the rest is loaded without.
     """
 

@@ -75,7 +75,7 @@ def test_a_tracer_that_ends_before_a_large_map_was_read_says_so() -> None:
 def test_what_is_too_large_is_said_with_its_size(kind: int, size: int, limit: Limit, message: str) -> None:
     queue = kind == 22
     attributes = bpf.MapAttributes(kind, 0 if queue else 4, 8, size, 0, b"m", 0, 0, 0, 0, 0)
-    fd = bpf.make_map(attributes, 0)
+    fd = bpf.create_map(attributes, 0)
     try:
         for key in range(0 if kind == 2 else 20_000):
             bpf.update(fd, b"" if queue else key.to_bytes(4, "little"), bytes(8))

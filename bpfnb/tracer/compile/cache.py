@@ -29,10 +29,10 @@ from typing import Generic, NamedTuple, TypeVar
 
 from msgspec import Struct
 
-from bpfnb.tracer.compile import constants
 from bpfnb.tracer.compile.engine import Function
-from bpfnb.tracer.kernel import bpf, tracefs
+from bpfnb.tracer.kernel import bpf, tracefs, uapi
 from bpfnb.tracer.kernel.bpf import MapAttributes, ProgramAttributes
+from bpfnb.tracer.kernel.uapi import MapType, ProgramType
 
 __all__ = ["Kept", "Recipe", "decided", "formats", "write"]
 
@@ -106,9 +106,9 @@ class Recipe(Struct, frozen=True):
         try:
             if self.btf:
                 opened.append(bpf.load_btf(self.btf))
-            maps = [_opened(opened, bpf.make_map(made, opened[0] if self.btf else 0)) for made in self.maps]
+            maps = [_opened(opened, bpf.create_map(made, opened[0] if self.btf else 0)) for made in self.maps]
             if self.constants:
-                maps.append(_opened(opened, constants.make_map(self.constants)))
+                maps.append(_opened(opened, bpf.create_constants(self.constants)))
             programs = [
                 _opened(opened, bpf.load_program(code.attributes, code.filled(maps, tag.encode())))
                 for code in self.programs
@@ -127,13 +127,18 @@ def _opened(fds: list[int], fd: int) -> int:
 
 # --- writing ------------------------------------------------------------------------------------------------------
 
-# BPF_MAP_TYPE_ HASH, ARRAY, PERF_EVENT_ARRAY, PERCPU_HASH, PERCPU_ARRAY, STACK_TRACE, CGROUP_ARRAY, LRU_HASH,
-# LRU_PERCPU_HASH, LPM_TRIE, QUEUE, STACK, RINGBUF. The others have more to them than the kernel tells, or are not
-# begun empty.
-_PLAIN_MAPS = frozenset((1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 22, 23, 27))
-_NUMA_NODE = 4  # BPF_F_NUMA_NODE: which one, the kernel does not tell
-# BPF_PROG_TYPE_ KPROBE, TRACEPOINT, PERF_EVENT, RAW_TRACEPOINT. The others are loaded for what they attach to.
-_PLAIN_PROGRAMS = frozenset((2, 5, 7, 17))
+# The other types of maps have more to them than the kernel tells, or are not begun empty.
+_PLAIN_MAPS = frozenset(
+    (
+        *(MapType.HASH, MapType.LRU_HASH, MapType.PERCPU_HASH, MapType.LRU_PERCPU_HASH, MapType.LPM_TRIE),
+        *(MapType.ARRAY, MapType.PERCPU_ARRAY, MapType.PERF_EVENT_ARRAY, MapType.CGROUP_ARRAY, MapType.STACK_TRACE),
+        *(MapType.QUEUE, MapType.STACK, MapType.RINGBUF),
+    )
+)
+# The other types of programs are loaded for what they attach to.
+_PLAIN_PROGRAMS = frozenset(
+    (ProgramType.KPROBE, ProgramType.TRACEPOINT, ProgramType.PERF_EVENT, ProgramType.RAW_TRACEPOINT)
+)
 
 
 def write(
@@ -165,7 +170,8 @@ def write(
 
 
 def _is_plain(made: MapAttributes) -> bool:
-    return made.type in _PLAIN_MAPS and not made.flags & _NUMA_NODE and not (made.device or made.kernel_type)
+    # Which node of the memory a map is on, the kernel does not tell.
+    return made.type in _PLAIN_MAPS and not made.flags & uapi.NUMA_NODE and not (made.device or made.kernel_type)
 
 
 def _code(fd: int, function: Function, maps: Sequence[int], tag: bytes) -> Code | None:

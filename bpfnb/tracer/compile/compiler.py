@@ -647,7 +647,7 @@ class _Linked:
         references = self._object.references(section) if self._object else []
         if self._object and not self.constants and any(r.offset is not None for r in references):
             held = self._object.constants
-            self.constants = constants.make_map(held), held
+            self.constants = bpf.create_constants(held), held
         self.nowhere += [(name, r.instruction, r.name) for r in references if r.offset is None and not r.is_function]
         fd = self.constants[0] if self.constants else -1
         return function._replace(instructions=constants.placed(function.instructions, references, fd))

@@ -17,10 +17,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from bpfnb.tracer.diagnose.lineinfo import memory
-from bpfnb.tracer.kernel import bpf
-from bpfnb.tracer.kernel.bpf import MapAttributes
 
-__all__ = ["Object", "Reference", "find", "make_map", "placed", "unfilled"]
+__all__ = ["Object", "Reference", "find", "placed", "unfilled"]
 
 # Linux: Documentation/bpf/standardization/instruction-set.rst. Registers share a byte; this is little-endian's order.
 _INSTRUCTION = struct.Struct("<BBhi")
@@ -33,7 +31,6 @@ _SECTION, _SYMBOL, _RELOCATION = struct.Struct("<IIQQQQIIQQ"), struct.Struct("<I
 _NUMBER = struct.Struct("<i")
 _BPF, _REL, _NO_DATA, _EXECUTABLE, _DISTANCE = 247, 9, 8, 4, 3
 _ALIGNED, _MOST_BYTES = 16, 16 << 20
-_ARRAY, _READ_ONLY = 2, 1 << 7  # BPF_MAP_TYPE_ARRAY, BPF_F_RDONLY_PROG
 
 
 class Reference(NamedTuple):
@@ -71,14 +68,6 @@ def placed(code: bytes, references: Sequence[Reference], map_fd: int) -> bytes:
             _NUMBER.pack_into(filled, at + 4, map_fd)
             _NUMBER.pack_into(filled, at + _SIZE + 4, offset)
     return bytes(filled)
-
-
-def make_map(constants: bytes) -> int:
-    """A map whose one value are the constants, and that nobody can change: its descriptor."""
-    fd = bpf.make_map(MapAttributes(_ARRAY, 4, len(constants), 1, _READ_ONLY, b"bpfnb_const", 0, 0, 0, 0, 0), 0)
-    bpf.update(fd, bytes(4), constants)
-    bpf.freeze(fd)
-    return fd
 
 
 def find(section: str, code: bytes) -> Object | None:

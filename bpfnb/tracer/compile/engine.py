@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 from bpfnb.errors import SetupError, UnsupportedError
 from bpfnb.tracer.compile import headers
 from bpfnb.tracer.kernel.bpf import MapShape
-from bpfnb.tracer.loaded import FENTRY, FEXIT, LSM_MAC, ProgramSpec
+from bpfnb.tracer.kernel.uapi import AttachType
+from bpfnb.tracer.loaded import ProgramSpec
 
 __all__ = ["Compiled", "Engine", "Function", "find_bcc"]
 
@@ -68,7 +69,11 @@ def _import_bcc() -> ModuleType:
     return module
 
 
-_PREFIXES = {FENTRY: "kfunc__", FEXIT: "kretfunc__", LSM_MAC: "lsm__"}
+_PREFIXES: dict[int, str] = {
+    AttachType.TRACE_FENTRY: "kfunc__",
+    AttachType.TRACE_FEXIT: "kretfunc__",
+    AttachType.LSM_MAC: "lsm__",
+}
 
 # The verifier's log levels (include/linux/bpf_verifier.h): 1 follows every instruction, 4 is the verdict alone.
 _VERDICT = 4
@@ -117,7 +122,7 @@ class Engine:
         if not prefix:
             return spec.function
         owner, _, target = spec.attach_to.rpartition(":")
-        if spec.attach_type == LSM_MAC:
+        if spec.attach_type == AttachType.LSM_MAC:
             return prefix + target
         if self._number >= (0, 28):
             return f"{prefix}{owner or 'vmlinux'}__{target}"

@@ -21,6 +21,7 @@ from bpfnb.tracer.compile.submits import LOST_MAP, NO_STAMP, padded_maps
 from bpfnb.tracer.compile.updates import REFUSED_MAP, narrow_notes, shown_entries
 from bpfnb.tracer.kernel import bpf, features, pins, tracefs
 from bpfnb.tracer.kernel import maps as kernel_maps
+from bpfnb.tracer.kernel.uapi import MapType
 from bpfnb.tracer.link import attach, usdt
 from bpfnb.tracer.link.attach import Surroundings
 from bpfnb.tracer.loaded import Counters, Loaded, LoadedMap, LoadedOutput, ProgramSpec
@@ -29,8 +30,6 @@ from bpfnb.tracer.read.printk import new_tag
 from bpfnb.tracer.source_map import Payloads, Rewritten
 
 __all__ = ["BccLoader"]
-
-_PERF_EVENT_ARRAY = 4  # BPF_MAP_TYPE_
 
 
 class BccLoader:
@@ -149,7 +148,7 @@ def _output(
     lost: Counters,
 ) -> LoadedOutput:
     name, fd = output.name, maps[output.name].fd
-    if bpf.map_shape(fd).type == _PERF_EVENT_ARRAY:
+    if bpf.map_shape(fd).type == MapType.PERF_EVENT_ARRAY:
         padded = tuple(maps[more].fd for more in padded_maps(name)) if name in source.padded else ()
         return LoadedOutput(name, "perf", fd, what.schema, lost, what.sizes, padded, cpu=program.cpu)
     stamped = name in source.stamped

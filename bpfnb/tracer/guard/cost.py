@@ -10,7 +10,6 @@ from __future__ import annotations
 import mmap
 import os
 import random
-import struct
 import threading
 import time
 from collections import deque
@@ -26,7 +25,8 @@ from bpfnb.errors import few_descriptors
 from bpfnb.protocol.messages import COSTS_EACH, COSTS_HEAD, CostsAdded
 from bpfnb.tracer.guard import traps
 from bpfnb.tracer.kernel import bpf, capabilities
-from bpfnb.tracer.kernel.btf import KERNEL_BTF
+from bpfnb.tracer.kernel.btf import KERNEL_BTF, sections
+from bpfnb.tracer.kernel.uapi import ProgramType
 from bpfnb.tracer.link.link import Link
 from bpfnb.tracer.read.poller import Drain
 
@@ -38,9 +38,6 @@ _MAX_ON = 0.05  # seconds of any second that they may be on
 _SLOW = 1.0  # seconds between two looks at what takes longer to look at
 
 _TRAPPING = {"uprobe", "uretprobe", "usdt"}  # kinds of probes
-
-# enum bpf_prog_type
-_KPROBE, _TRACEPOINT, _PERF_EVENT = 2, 5, 7
 
 
 class Window(NamedTuple):
@@ -282,9 +279,9 @@ def _counts_missed(fd: int) -> bool:
     It does not where a perf event's overflow runs the program (kernel/events/core.c, bpf_overflow_handler).
     """
     kind = bpf.program_attributes(fd, b"", 0).type
-    if kind == _PERF_EVENT:
+    if kind == ProgramType.PERF_EVENT:
         return False
-    return kind not in (_KPROBE, _TRACEPOINT) or _counts_of_events(KERNEL_BTF)
+    return kind not in (ProgramType.KPROBE, ProgramType.TRACEPOINT) or _counts_of_events(KERNEL_BTF)
 
 
 @cache
@@ -299,10 +296,10 @@ def _counts_of_events(path: Path) -> bool:
         btf = path.read_bytes()
     except OSError:
         return False
-    header, types, types_size, strings, strings_size = struct.unpack_from("=IIIII", btf, 4)
-    names = btf[header + strings : header + strings + strings_size]
+    types, strings = sections(btf)
+    names = btf[strings.start : strings.stop]
     addr, missed = (names.find(b"\0%s\0" % name) + 1 for name in (b"addr", b"missed"))
-    words = np.frombuffer(btf, np.uint32, types_size // 4, header + types)
+    words = np.frombuffer(btf, np.uint32, len(types) // 4, types.start)
     # struct btf_member is name, type, offset in bits.
     at = np.flatnonzero(words[:-2] == missed)
     at = at[(at >= 3) & (words[at + 2] == 192)]

@@ -16,7 +16,6 @@ the tracer died of it). So the code is at a random place in its file, too.
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import platform
@@ -27,12 +26,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
-from pathlib import Path
 
 from bpfnb.errors import few_descriptors
-from bpfnb.tracer.kernel import bpf, capabilities
+from bpfnb.tracer.kernel import bpf, capabilities, perf
 from bpfnb.tracer.kernel.bpf import ProgramAttributes
-from bpfnb.tracer.link import link
+from bpfnb.tracer.kernel.instructions import RETURN_0
+from bpfnb.tracer.kernel.uapi import ProgramType
 
 __all__ = ["nanoseconds"]
 
@@ -46,9 +45,6 @@ _SAMPLES = {
     "other": [b"\x31\xc9", b"\x48\x89\xc9", b"\x48\x83\xec\x00"],  # xor %ecx,%ecx; mov %rcx,%rcx; sub $0,%rsp
     "aarch64": [b"\x1f\x20\x03\xd5"],  # nop; all but branches are stepped or emulated much alike
 }
-_RETURN_0 = bytes.fromhex("b700000000000000 9500000000000000")
-_KPROBE = 2  # BPF_PROG_TYPE_
-_TYPE = Path("/sys/bus/event_source/devices/uprobe/type")
 _PAGES = 1 << 20  # so many places the code can be at
 _TIMEOUT = 10.0  # seconds for some thousand calls
 
@@ -120,13 +116,15 @@ def _measure(code: bytes, returning: bool, stack: ExitStack) -> float:
     os.pwrite(file, code.ljust(mmap.PAGESIZE, b"\0"), place)
     caller = stack.enter_context(_calling(file, place))
     plain = _fastest(caller)
-    program = bpf.load_program(ProgramAttributes(_KPROBE, b"bpfnb_trap", b"GPL", _version()), _RETURN_0)
+    attributes = ProgramAttributes(ProgramType.KPROBE, b"bpfnb_trap", b"GPL", bpf.kernel_version())
+    program = bpf.load_program(attributes, RETURN_0)
     stack.callback(os.close, program)
-    path = ctypes.create_string_buffer(f"/proc/self/fd/{file}".encode())
     with capabilities.with_sys_admin():
-        event = link.open_event(int(_TYPE.read_text()), int(returning), config1=ctypes.addressof(path), config2=place)
+        event = perf.open_uprobe(f"/proc/self/fd/{file}", place, returning=returning)
         stack.callback(os.close, event)
-        stack.callback(os.close, bpf.link_perf_event(program, event))
+        link = perf.attach_program(event, program)
+        if link is not None:
+            stack.callback(os.close, link)
     return max(_fastest(caller) - plain, 0.0)
 
 
@@ -154,9 +152,3 @@ def _fastest(caller: subprocess.Popen[bytes]) -> float:
     if not answer:
         raise ChildProcessError("the process that runs the code with the uprobe on it has ended")
     return float(answer)
-
-
-def _version() -> int:
-    """LINUX_VERSION_CODE, which kernels before v5.0 want a kprobe's program to name."""
-    major, minor, patch = ([int(n) for n in platform.release().split("-")[0].split(".") if n.isdigit()] + [0] * 3)[:3]
-    return (major << 16) + (minor << 8) + min(patch, 255)

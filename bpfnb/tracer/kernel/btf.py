@@ -40,8 +40,10 @@ __all__ = [
     "Type",
     "Types",
     "btf_of",
+    "function_ids",
     "same",
     "schema_of",
+    "sections",
 ]
 
 KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
@@ -56,6 +58,7 @@ def btf_of(root: Path = Path("/")) -> Path:
 KERNELS = "bpfnb_kernel_"
 
 # What a type is (include/uapi/linux/btf.h).
+_MAGIC = 0xEB9F
 INT, PTR, ARRAY, STRUCT, UNION, ENUM, FWD, TYPEDEF, VOLATILE, CONST, RESTRICT, FUNC, FUNC_PROTO = range(1, 14)
 VAR, DATASEC, FLOAT, DECL_TAG, TYPE_TAG, ENUM64 = range(14, 20)
 
@@ -64,6 +67,7 @@ _FOLLOWING = {
     INT: (4, 0), ARRAY: (12, 0), STRUCT: (0, 12), UNION: (0, 12), ENUM: (0, 8), FUNC_PROTO: (0, 8),
     VAR: (4, 0), DATASEC: (0, 12), DECL_TAG: (4, 0), ENUM64: (0, 12),
 }  # fmt: skip
+_FOLLOWING_WORDS = [tuple(n // 4 for n in _FOLLOWING.get(kind, (0, 0))) for kind in range(32)]
 OTHER_NAMES = frozenset((TYPEDEF, VOLATILE, CONST, RESTRICT, TYPE_TAG))
 _SIZED = frozenset((INT, STRUCT, UNION, ENUM, FLOAT, ENUM64))
 _SIGNED, _BOOL = 1, 4  # an integer's encoding
@@ -114,12 +118,10 @@ class Types:
         return SetupError(f"{self._whose} BTF cannot be read: {why}")
 
     def _index(self, btf: bytes) -> None:
-        magic, _, _, header, type_off, type_len, str_off, str_len = struct.unpack_from("=HBBIIIII", btf)
-        if magic != 0xEB9F:
-            raise ValueError(f"its magic number is {magic:#x}")
-        self._strings = btf[header + str_off : header + str_off + str_len]
+        types, strings = sections(btf)
+        self._strings = btf[strings.start : strings.stop]
         self.all = [Type(0, "", 0, 0, 0, False)]
-        at, end = header + type_off, header + type_off + type_len
+        at, end = types.start, types.stop
         unpack, text = _THREE_WORDS.unpack_from, self._string
         while at < end:
             name, info, ref = unpack(btf, at)
@@ -211,6 +213,38 @@ class Types:
 
     def _following(self, type_: Type) -> bytes:
         return self._btf[type_.at : type_.at + _FOLLOWING[type_.kind][1] * type_.vlen]
+
+
+def sections(btf: bytes) -> tuple[range, range]:
+    """Return where a blob's types are, and where its strings. ValueError or struct.error where it is none."""
+    magic, _, _, header, type_off, type_len, str_off, str_len = struct.unpack_from("=HBBIIIII", btf)
+    if magic != _MAGIC:
+        raise ValueError(f"its magic number is {magic:#x}")
+    begin, strings = header + type_off, header + str_off
+    return range(begin, begin + type_len), range(strings, strings + str_len)
+
+
+def function_ids(btf: bytes, names: Iterable[str]) -> dict[str, int]:
+    """Return the numbers of the functions of these names, as far as there are such.
+
+    Passes over the records: Types, which keeps them all, takes ten times as long.
+    """
+    types, strings = sections(btf)
+    text = btf[strings.start : strings.stop]
+    wanted = {text.find(f"\0{name}\0".encode()) + 1: name for name in names}
+    wanted.pop(0, None)  # find's -1: there is no such name
+    words = memoryview(btf)[types.start : types.stop].cast("I")
+    found: dict[str, int] = {}
+    at, number = 0, 1
+    while at < len(words):
+        name, info = words[at], words[at + 1]
+        kind = info >> 24 & 0x1F
+        if kind == FUNC and name in wanted:
+            found[wanted[name]] = number
+        fixed, each = _FOLLOWING_WORDS[kind]
+        at += 3 + fixed + each * (info & 0xFFFF)
+        number += 1
+    return found
 
 
 def schema_of(types: Types, type_id: int, name: str = "value") -> Schema:

@@ -14,22 +14,32 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
+from functools import cache
 from pathlib import Path
 
-from bpfnb.tracer.link.link import open_event
+from bpfnb.tracer.kernel import perf, uapi
 
-__all__ = ["CpuWatch", "online_cpus"]
+__all__ = ["CpuWatch", "online_cpus", "possible_cpus"]
 
 Renew = Callable[[int], None]
 
-_ONLINE = Path("/sys/devices/system/cpu/online")
+_ONLINE, _POSSIBLE = Path("/sys/devices/system/cpu/online"), Path("/sys/devices/system/cpu/possible")
 _SECONDS = 1.0
-# include/uapi/linux/perf_event.h
-_TYPE_SOFTWARE, _DUMMY, _TOTAL_TIME_ENABLED = 1, 9, 1
 
 
 def online_cpus() -> set[int]:
-    ranges = _ONLINE.read_text().strip().split(",")
+    """Return the numbers of the CPUs that are online."""
+    return _listed(_ONLINE)
+
+
+@cache
+def possible_cpus() -> frozenset[int]:
+    """Return the numbers of the CPUs this machine could ever have: an entry of a per-CPU map has as many values."""
+    return frozenset(_listed(_POSSIBLE))
+
+
+def _listed(file: Path) -> set[int]:
+    ranges = file.read_text().strip().split(",")
     bounds = [(first, last or first) for first, _, last in (part.partition("-") for part in ranges)]
     return {cpu for first, last in bounds for cpu in range(int(first), int(last) + 1)}
 
@@ -38,7 +48,12 @@ class _Pulse:
     """An event that counts nothing, of one CPU."""
 
     def __init__(self, cpu: int) -> None:
-        self._fd = open_event(_TYPE_SOFTWARE, _DUMMY, cpu=cpu, read_format=_TOTAL_TIME_ENABLED)
+        self._fd = perf.open_event(
+            uapi.PERF_TYPE_SOFTWARE,
+            uapi.PERF_COUNT_SW_DUMMY,
+            cpu=cpu,
+            read_format=uapi.PERF_FORMAT_TOTAL_TIME_ENABLED,
+        )
         self._before = -1
 
     def beats(self) -> bool:

@@ -24,7 +24,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,8 +33,10 @@ from msgspec.structs import replace
 from bpfnb.errors import MapError, ProgramError, UnsupportedError
 from bpfnb.protocol.messages import MapInfo
 from bpfnb.protocol.schema import Bytes, Enum, Number, Rows, Schema, Tail
-from bpfnb.tracer.kernel import bpf
+from bpfnb.tracer.kernel import bpf, uapi
 from bpfnb.tracer.kernel.bpf import MapShape
+from bpfnb.tracer.kernel.cpus import possible_cpus
+from bpfnb.tracer.kernel.uapi import Command, MapType
 
 __all__ = [
     "NO_LIMIT",
@@ -52,14 +53,8 @@ __all__ = [
     "write",
 ]
 
-# include/uapi/linux/bpf.h, enum bpf_map_type, as bpftool spells them.
-_KINDS = (
-    "unspec", "hash", "array", "prog_array", "perf_event_array", "percpu_hash", "percpu_array", "stack_trace",
-    "cgroup_array", "lru_hash", "lru_percpu_hash", "lpm_trie", "array_of_maps", "hash_of_maps", "devmap", "sockmap",
-    "cpumap", "xskmap", "sockhash", "cgroup_storage", "reuseport_sockarray", "percpu_cgroup_storage", "queue", "stack",
-    "sk_storage", "devmap_hash", "struct_ops", "ringbuf", "inode_storage", "task_storage", "bloom_filter",
-    "user_ringbuf", "cgrp_storage", "arena", "insn_array",
-)  # fmt: skip
+# As bpftool spells them.
+_KINDS = {kind.value: kind.name.lower() for kind in MapType}
 _HASHES = ("hash", "percpu_hash", "lru_hash", "lru_percpu_hash")
 _ARRAYS = ("array", "percpu_array")
 _PER_CPU = ("percpu_hash", "lru_percpu_hash", "percpu_array")
@@ -67,7 +62,6 @@ _QUEUES = ("queue", "stack")
 _OF_MAPS = ("array_of_maps", "hash_of_maps")
 _READABLE = (*_HASHES, *_ARRAYS, *_QUEUES, *_OF_MAPS, "lpm_trie", "stack_trace")
 
-_BUILD_ID = 1 << 5  # BPF_F_STACK_BUILD_ID
 _FRAME = Schema((Number("address", 0, "<u8"),), 8)
 _BUILD_ID_STATUS = (("empty", 0), ("valid", 1), ("ip", 2))  # enum bpf_stack_build_id_status
 _BUILD_ID_FRAME = Schema(
@@ -80,10 +74,9 @@ _BUILD_ID_FRAME = Schema(
 )
 _MAP_ID = Schema((Number("map_id", 0, "<u4"),), 4)
 
-_NOT_SUPPORTED = 524  # ENOTSUPP: the kernel's own, in no errno.h
 # EINVAL: this kernel knows no batches, or no such for this kind. EINTR: before v6.14 a batch gave up over keys without
 # a value (Linux kernel commit 5644c6b50ffe "bpf: skip non exist keys in generic_map_lookup_batch").
-_NO_BATCH = (errno.EINVAL, errno.EOPNOTSUPP, _NOT_SUPPORTED, errno.EINTR)
+_NO_BATCH = (errno.EINVAL, errno.EOPNOTSUPP, uapi.ENOTSUPP, errno.EINTR)
 BATCH_BYTES = 4 << 20  # a call's buffers: enough to make calls few, and small enough to stay in a cache
 _ROUNDS = 8  # times its size that a map that changes under us may have us walk it
 
@@ -274,12 +267,12 @@ def _map(fd: int) -> _Map:
     shape = bpf.map_shape(fd)
     kind = _kind(shape)
     if kind in _PER_CPU:
-        return _Map(fd, kind, shape, _possible_cpus(), -(-shape.value_size // 8) * 8)
+        return _Map(fd, kind, shape, len(possible_cpus()), -(-shape.value_size // 8) * 8)
     return _Map(fd, kind, shape, 1, shape.value_size)
 
 
 def _kind(shape: MapShape) -> str:
-    return _KINDS[shape.type] if shape.type < len(_KINDS) else f"type {shape.type}"
+    return _KINDS.get(shape.type, f"type {shape.type}")
 
 
 def _readable(fd: int, calls: Calls = _CALLS) -> _Map:
@@ -289,20 +282,12 @@ def _readable(fd: int, calls: Calls = _CALLS) -> _Map:
     return m
 
 
-@cache
-def _possible_cpus() -> int:
-    """CPUs this machine could ever have: as many values has an entry of a per-CPU map."""
-    ranges = Path("/sys/devices/system/cpu/possible").read_text().strip().split(",")
-    bounds = [(first, last or first) for first, _, last in (r.partition("-") for r in ranges)]
-    return sum(int(last) - int(first) + 1 for first, last in bounds)
-
-
 def _schemas(m: _Map, key: Schema | None, value: Schema | None) -> tuple[Schema | None, Schema]:
     size = m.shape.key_size
     if m.kind in _QUEUES:
         return None, _fitting(value, "value", m.shape.value_size)
     if m.kind == "stack_trace":
-        return _plain("key", size), _BUILD_ID_FRAME if m.shape.flags & _BUILD_ID else _FRAME
+        return _plain("key", size), _BUILD_ID_FRAME if m.shape.flags & uapi.STACK_BUILD_ID else _FRAME
     if m.kind == "lpm_trie" and (key is None or len(key.columns) < 2):
         data = Bytes("data", 4, size - 4)
         key = Schema((Number("prefixlen", 0, "<u4"), data), size)
@@ -342,7 +327,7 @@ def _entries(m: _Map, limit: Limit) -> list[_Pairs]:
 
 def _copied(m: _Map, limit: Limit) -> list[_Pairs]:
     found, seen = [], 0
-    for keys, values in _batches(m, bpf.LOOKUP_BATCH):
+    for keys, values in _batches(m, Command.MAP_LOOKUP_BATCH):
         seen += len(keys)
         _require_within(m, seen, limit)
         _require_memory(m, seen)
@@ -350,7 +335,7 @@ def _copied(m: _Map, limit: Limit) -> list[_Pairs]:
     return found if m.kind in (*_HASHES, *_ARRAYS) else _distinct(found)
 
 
-def _batches(m: _Map, command: int) -> Iterator[_Pairs]:
+def _batches(m: _Map, command: Command) -> Iterator[_Pairs]:
     """All entries, some a system call; what is handed out is overwritten by the next."""
     rows = max(min(m.shape.max_entries, m.calls.batch_bytes // m.entry_bytes), 1)
     keys, values = _buffers(m, rows)
@@ -438,7 +423,7 @@ def _taken(m: _Map, over: Callable[[], bool]) -> Iterator[_Pairs]:
     """All entries of a hash, each as it was when it was deleted; no more than there is memory for, since what has been
     taken must be delivered: the rest stays."""
     room = m.calls.available_memory() // (4 * m.entry_bytes)  # here and in the notebook, twice each
-    for keys, values in _batches(m, bpf.LOOKUP_AND_DELETE_BATCH):
+    for keys, values in _batches(m, Command.MAP_LOOKUP_AND_DELETE_BATCH):
         room -= len(keys)
         yield keys.copy(), values.copy()
         if room < len(keys) or over():
@@ -496,7 +481,7 @@ def _zero(m: _Map) -> None:
 
 def _delete_all(m: _Map) -> None:
     try:
-        for _ in _batches(m, bpf.LOOKUP_AND_DELETE_BATCH):
+        for _ in _batches(m, Command.MAP_LOOKUP_AND_DELETE_BATCH):
             pass
     except _NoBatchError:
         for key in list(_keys(m)):  # all first: after a deleted key the walk would begin anew

@@ -52,8 +52,10 @@ def opened(maps: Sequence[MapDecl]) -> Iterator[dict[str, int]]:
 
 def pin_new(maps: Sequence[MapDecl], there: Mapping[str, int], tables: Mapping[str, int]) -> None:
     """Pin what was not there. ProgramError where that is refused."""
+    done = set(there)
     for declared in maps:
-        if declared.pinned and declared.pinned not in there and declared.name in tables:
+        if declared.pinned and declared.pinned not in done and declared.name in tables:
+            done.add(declared.pinned)  # two names of a cell's may be pinned to one file: they are one map
             try:
                 Path(declared.pinned).parent.mkdir(mode=0o700, exist_ok=True)
                 bpf.pin(tables[declared.name], declared.pinned)

@@ -35,7 +35,9 @@ __all__ = [
     "Instance",
     "Ints",
     "dynamic_fields",
+    "event_id",
     "fields_of",
+    "has_event",
     "hold",
     "is_writable",
     "join",
@@ -93,6 +95,16 @@ class Field(NamedTuple):
 def tracepoints() -> list[str]:
     """Every tracepoint of this kernel, as "category:event"."""
     return (root() / "available_events").read_text().split()
+
+
+def has_event(event: str) -> bool:
+    """Whether this kernel has a tracepoint "category/event", or a category."""
+    return (root() / "events" / event).is_dir()
+
+
+def event_id(event: str) -> int:
+    """Return the number of a tracepoint "category/event", by which perf events name it."""
+    return int((root() / "events" / event / "id").read_text())
 
 
 def fields_of(event: str) -> tuple[int, dict[str, Field]]:

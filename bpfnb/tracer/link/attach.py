@@ -7,9 +7,7 @@ has not; rewrite.py gives the program the same meaning in both.
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import os
 import platform
 import re
 import time
@@ -23,23 +21,18 @@ from msgspec.structs import replace
 from bpfnb.errors import AttachError, few_descriptors
 from bpfnb.language.probes import KINDS, SYSCALL_ENTRIES, Probe
 from bpfnb.tracer.compile.engine import Engine
-from bpfnb.tracer.kernel import capabilities, features, tracefs
+from bpfnb.tracer.kernel import bpf, capabilities, features, perf, tracefs, uapi
 from bpfnb.tracer.kernel.btf import FUNC, KERNEL_BTF, Types
 from bpfnb.tracer.kernel.cpus import online_cpus
+from bpfnb.tracer.kernel.uapi import AttachType, ProgramType
 from bpfnb.tracer.link import uprobe, usdt
-from bpfnb.tracer.link.link import Link, Place, made, near, on_events, open_event, reason, refused
+from bpfnb.tracer.link.link import Link, Place, made, near, on_events, reason, refused
 from bpfnb.tracer.link.usdt import Usdt
-from bpfnb.tracer.loaded import FENTRY, FEXIT, LSM_MAC, Loaded, ProgramSpec
+from bpfnb.tracer.loaded import Loaded, ProgramSpec
 
 __all__ = ["Surroundings", "attach", "has_kprobes", "require", "spec", "syscall_mode", "tail_call"]
 
-# BPF program types: include/uapi/linux/bpf.h, enum bpf_prog_type.
-_KPROBE, _TRACEPOINT, _PERF_EVENT, _RAW_TRACEPOINT, _TRACING, _LSM = 2, 5, 7, 17, 26, 29
-# Perf event types and defaults: include/uapi/linux/perf_event.h.
-_TYPE_HARDWARE, _TYPE_SOFTWARE, _TYPE_TRACEPOINT, _CPU_CLOCK = 0, 1, 2, 0
 _DEFAULT_COUNT = {"software": 1, "hardware": 1_000_000}  # events to a hit, as bpftrace has it
-
-_KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe")
 
 _SYSCALL_PREFIXES = {
     "x86_64": "__x64_sys_",
@@ -67,7 +60,7 @@ class Target(NamedTuple):
 def spec(probe: Probe) -> ProgramSpec:
     """Return what a probe needs its function loaded as."""
     if probe.kind in ("syscall", "sysret"):
-        return ProgramSpec(probe.function, _KPROBE if has_kprobes() else _TRACEPOINT)
+        return ProgramSpec(probe.function, ProgramType.KPROBE if has_kprobes() else ProgramType.TRACEPOINT)
     type_ = _PROGRAM_TYPES[probe.kind]
     if attach_type := _ATTACH_TYPES.get(probe.kind):
         return ProgramSpec(probe.function, type_, attach_type, probe.target)
@@ -97,7 +90,7 @@ def attach(engine: Engine, loaded: Loaded, probe: Probe, around: Surroundings) -
 @cache
 def has_kprobes() -> bool:
     """Whether this kernel has kprobes (CONFIG_KPROBE_EVENTS): it then offers them as a perf event source."""
-    return (_KPROBE_PMU / "type").exists()
+    return perf.has_pmu("kprobe")
 
 
 def syscall_mode() -> Literal["kprobe", "tracepoint"]:
@@ -111,7 +104,7 @@ def _syscall(target: Target, probe: Probe) -> Link:
     exit_ = probe.kind == "sysret"
     if has_kprobes():
         function = _syscall_function(probe)
-        place = Place(partial(_open_kprobe, function, exit_=exit_))
+        place = Place(partial(perf.open_kprobe, function, returning=exit_))
         return on_events(probe, target.program, [place], f"{'kretprobe' if exit_ else 'kprobe'}:{function}")
     event = f"syscalls:sys_{'exit' if exit_ else 'enter'}_{probe.target}"
     note = "this kernel has no kprobes: probes on syscalls are attached to their tracepoints, which see the same calls"
@@ -120,9 +113,9 @@ def _syscall(target: Target, probe: Probe) -> Link:
 
 def _require_syscall(probe: Probe) -> None:
     # Tracepoints are only those of the table of 64-bit calls.
-    if has_kprobes() and not (probe.target in _LIBRARY_CALLS and _has_tracepoint("syscalls")):
+    if has_kprobes() and not (probe.target in _LIBRARY_CALLS and tracefs.has_event("syscalls")):
         _syscall_function(probe)
-    elif not _has_tracepoint(f"syscalls/sys_enter_{probe.target}"):
+    elif not tracefs.has_event(f"syscalls/sys_enter_{probe.target}"):
         raise _no_syscall(probe)
 
 
@@ -221,7 +214,7 @@ def _require_kprobe(probe: Probe) -> None:
 
 def _kprobe(target: Target, probe: Probe) -> Link:
     function, _, offset = probe.target.partition("+")
-    place = Place(partial(_open_kprobe, function, int(offset or "0", 0), exit_=probe.kind == "kretprobe"))
+    place = Place(partial(perf.open_kprobe, function, int(offset or "0", 0), returning=probe.kind == "kretprobe"))
     return on_events(probe, target.program, [place], f"{probe.kind}:{probe.target}")
 
 
@@ -270,47 +263,33 @@ def _alternative(probe: Probe, function: str) -> str | None:
     if function in _SERVES:
         return f"the syscall it serves: -a syscall:{_SERVES[function]}={probe.function}"
     event = _TRACEPOINTS.get(function, "")
-    if not event or not _has_tracepoint(event.replace(":", "/")):
+    if not event or not tracefs.has_event(event.replace(":", "/")):
         return None
     return f"a tracepoint stands at this place: -a tracepoint:{event}={probe.function}"
 
 
-def _open_kprobe(function: str, offset: int = 0, *, exit_: bool) -> int:
-    name = ctypes.create_string_buffer(function.encode())
-    kind = int((_KPROBE_PMU / "type").read_text())
-    return open_event(kind, int(exit_), config1=ctypes.addressof(name), config2=offset)
+def _trampoline(target: Target, probe: Probe) -> Link:
+    return _by_link(probe, partial(bpf.attach_traced, target.program))
 
 
-def _fentry(target: Target, probe: Probe) -> Link:
-    return _by_link(probe, target.engine.lib.bpf_attach_kfunc(target.program), f"{probe.kind}:{probe.target}")
-
-
-def _lsm(target: Target, probe: Probe) -> Link:
-    return _by_link(probe, target.engine.lib.bpf_attach_lsm(target.program), f"lsm:{probe.target}")
-
-
-def _by_link(probe: Probe, fd: int, attached: str) -> Link:
-    """What bcc's C library opened: a BPF link, or a negative number."""
-    if fd < 0:
-        number = ctypes.get_errno() or -fd
-        raise reason(probe, OSError(number, os.strerror(number)))
-    return made(probe, [fd], attached)
+def _by_link(probe: Probe, attach: Callable[[], int]) -> Link:
+    """Attach by a BPF link alone."""
+    try:
+        return made(probe, [attach()], f"{probe.kind}:{probe.target}")
+    except OSError as error:
+        raise reason(probe, error) from None
 
 
 # --- tracepoints --------------------------------------------------------------------------------------------------
 
 
 def _require_tracepoint(probe: Probe) -> None:
-    if not _has_tracepoint(probe.target.replace(":", "/")):
+    if not tracefs.has_event(probe.target.replace(":", "/")):
         call = re.fullmatch(r"(syscalls:sys_(?:enter|exit)_)(\w+)", probe.target)
         entry = SYSCALL_ENTRIES.get(call[2]) if call else None
         close = f"did you mean tracepoint:{call[1]}{entry}?" if call and entry else None
         close = close or near(probe.target, tracefs.tracepoints(), "tracepoint:")
         raise refused(probe, f"this kernel has no tracepoint {probe.target}", hint=close)
-
-
-def _has_tracepoint(event: str) -> bool:
-    return (tracefs.root() / "events" / event).is_dir()
 
 
 def _tracepoint(target: Target, probe: Probe) -> Link:
@@ -320,14 +299,12 @@ def _tracepoint(target: Target, probe: Probe) -> Link:
 
 
 def _open_tracepoint(event: str) -> int:
-    number = int((tracefs.root() / "events" / event.replace(":", "/") / "id").read_text())
-    return open_event(_TYPE_TRACEPOINT, number)
+    return perf.open_tracepoint(tracefs.event_id(event.replace(":", "/")))
 
 
 def _raw_tracepoint(target: Target, probe: Probe) -> Link:
-    fd = target.engine.lib.bpf_attach_raw_tracepoint(target.program, probe.target.encode())
     try:
-        return _by_link(probe, fd, f"rawtracepoint:{probe.target}")
+        return _by_link(probe, partial(bpf.attach_raw_tracepoint, target.program, probe.target))
     except AttachError as error:
         if error.errno != errno.ENOENT:
             raise
@@ -358,15 +335,25 @@ def _profile(target: Target, probe: Probe) -> Link:
     if frequency > most:
         raise refused(probe, f"kernel.perf_event_max_sample_rate allows {most} times a second at most", errno.EINVAL)
     return _perf(
-        target, probe, partial(open_event, _TYPE_SOFTWARE, _CPU_CLOCK, period=nanoseconds, frequency=frequency)
+        target,
+        probe,
+        partial(
+            perf.open_event,
+            uapi.PERF_TYPE_SOFTWARE,
+            uapi.PERF_COUNT_SW_CPU_CLOCK,
+            period=nanoseconds,
+            frequency=frequency,
+        ),
     )
 
 
 def _counter(target: Target, probe: Probe) -> Link:
     event, _, count = probe.target.partition(":")
-    type_ = _TYPE_SOFTWARE if probe.kind == "software" else _TYPE_HARDWARE
+    type_ = uapi.PERF_TYPE_SOFTWARE if probe.kind == "software" else uapi.PERF_TYPE_HARDWARE
     config = list(KINDS[probe.kind].events).index(event)  # in the order of the kernel's enum
-    return _perf(target, probe, partial(open_event, type_, config, period=int(count or _DEFAULT_COUNT[probe.kind])))
+    return _perf(
+        target, probe, partial(perf.open_event, type_, config, period=int(count or _DEFAULT_COUNT[probe.kind]))
+    )
 
 
 def _perf(target: Target, probe: Probe, opening: Callable[..., int]) -> Link:
@@ -423,23 +410,27 @@ _kernel_functions = KernelFunctions()
 
 
 _PROGRAM_TYPES = {
-    "kprobe": _KPROBE,
-    "kretprobe": _KPROBE,
-    "fentry": _TRACING,
-    "fexit": _TRACING,
-    "lsm": _LSM,
-    "tracepoint": _TRACEPOINT,
-    "rawtracepoint": _RAW_TRACEPOINT,
-    "uprobe": _KPROBE,
-    "uretprobe": _KPROBE,
-    "usdt": _KPROBE,
-    "profile": _PERF_EVENT,
-    "software": _PERF_EVENT,
-    "hardware": _PERF_EVENT,
+    "kprobe": ProgramType.KPROBE,
+    "kretprobe": ProgramType.KPROBE,
+    "fentry": ProgramType.TRACING,
+    "fexit": ProgramType.TRACING,
+    "lsm": ProgramType.LSM,
+    "tracepoint": ProgramType.TRACEPOINT,
+    "rawtracepoint": ProgramType.RAW_TRACEPOINT,
+    "uprobe": ProgramType.KPROBE,
+    "uretprobe": ProgramType.KPROBE,
+    "usdt": ProgramType.KPROBE,
+    "profile": ProgramType.PERF_EVENT,
+    "software": ProgramType.PERF_EVENT,
+    "hardware": ProgramType.PERF_EVENT,
 }
 
 # Of programs that are loaded for one target.
-_ATTACH_TYPES = {"fentry": FENTRY, "fexit": FEXIT, "lsm": LSM_MAC}
+_ATTACH_TYPES = {
+    "fentry": AttachType.TRACE_FENTRY,
+    "fexit": AttachType.TRACE_FEXIT,
+    "lsm": AttachType.LSM_MAC,
+}
 
 _REQUIRED: dict[str, Callable[[Probe], None]] = {
     "syscall": _require_syscall,
@@ -457,9 +448,9 @@ _WAYS: dict[str, Callable[[Target, Probe], Link]] = {
     "sysret": _syscall,
     "kprobe": _kprobe,
     "kretprobe": _kprobe,
-    "fentry": _fentry,
-    "fexit": _fentry,
-    "lsm": _lsm,
+    "fentry": _trampoline,
+    "fexit": _trampoline,
+    "lsm": _trampoline,
     "tracepoint": _tracepoint,
     "rawtracepoint": _raw_tracepoint,
     "uprobe": _uprobe,

@@ -5,29 +5,23 @@ has those for perf events. Closing the link takes the program off. Closing a tra
 under a lock, so that 360 of them take many seconds; with links the programs are gone long before.
 
 Everything here closes by itself when the process dies.
-
-Linux: include/uapi/linux/perf_event.h, include/uapi/linux/bpf.h (BPF_LINK_CREATE); links for perf events: commit
-b89fbfbb854c ("bpf: Implement minimal BPF perf link") (in v5.15).
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import fcntl
 import os
-import platform
-import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from bpfnb.errors import AttachError, UnsupportedError, did_you_mean, few_descriptors
 from bpfnb.language.probes import Probe
 from bpfnb.protocol.messages import ProbeInfo
-from bpfnb.tracer.kernel import bpf
+from bpfnb.tracer.kernel import perf, syscall, uapi
+from bpfnb.tracer.kernel.uapi import ENOTSUPP
 
 __all__ = [
     "Closer",
@@ -37,19 +31,11 @@ __all__ = [
     "made",
     "near",
     "on_events",
-    "open_event",
     "reason",
     "refused",
     "silence",
 ]
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "loongarch64": 241, "s390x": 331, "ppc64le": 319}
-_MEMBARRIER = {"x86_64": 324, "aarch64": 283, "riscv64": 283, "loongarch64": 283, "s390x": 356, "ppc64le": 365}
-_MEMBARRIER_GLOBAL = 1
-_FLAG_FD_CLOEXEC = 8
-_FREQUENCY = 1 << 10  # a bit of struct perf_event_attr
-_IOC_SET_BPF = 0x40042408
 _MAX_THREADS = 64
 
 
@@ -81,31 +67,6 @@ class Place(NamedTuple):
     code: bytes = b""
 
 
-def open_event(
-    type_: int,
-    config: int,
-    *,
-    config1: int = 0,
-    config2: int = 0,
-    period: int = 0,
-    frequency: int = 0,
-    cpu: int = 0,
-    read_format: int = 0,
-) -> int:
-    """perf_event_open(2) for every process on a CPU. Probes run on all of them, whichever is named. OSError."""
-    attr = struct.pack(
-        "=IIQQQQQIIQQQQIi",
-        *(type_, 96, config, frequency or period, 0, read_format, _FREQUENCY if frequency else 0),
-        *(0, 0, config1, config2, 0, 0, 0, 0),
-    )
-    number = _PERF_EVENT_OPEN.get(platform.machine(), 298)
-    arguments = (ctypes.c_long(n) for n in (-1, cpu, -1, _FLAG_FD_CLOEXEC))
-    fd: int = _libc.syscall(number, attr, *arguments)
-    if fd < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return fd
-
-
 def on_events(probe: Probe, program: int, places: Iterable[Place], attached: str, note: str = "") -> Link:
     """Put a program on perf events. AttachError, with nothing left, when the kernel refuses one of them."""
     link = made(probe, [], attached, note)
@@ -125,18 +86,18 @@ def on_events(probe: Probe, program: int, places: Iterable[Place], attached: str
 
 
 def _give(link: Link, program: int, event: int, cookie: int) -> None:
+    """Have the program run at the last of the link's events."""
     try:
-        link.links.append(bpf.link_perf_event(program, event, cookie))
+        by_link = perf.attach_program(event, program, cookie)
     except OSError as error:
-        if error.errno != errno.EINVAL:
+        if error.errno != errno.EINVAL or not cookie:
             raise
-        if cookie:
-            raise UnsupportedError(
-                f"{link.info.requested}: its arguments lie elsewhere in each of its places, and telling these apart "
-                "takes Linux 5.15"
-            ) from None
-        fcntl.ioctl(event, _IOC_SET_BPF, program)
-        link.links.append(link.events.pop())  # closing the event is all there is
+        raise UnsupportedError(
+            f"{link.info.requested}: its arguments lie elsewhere in each of its places, and telling these apart takes "
+            "Linux 5.15"
+        ) from None
+    # Without a BPF link closing the event is all there is.
+    link.links.append(link.events.pop() if by_link is None else by_link)
 
 
 def made(probe: Probe, links: list[int], attached: str, note: str = "") -> Link:
@@ -161,7 +122,8 @@ def silence(links: Sequence[Link]) -> None:
         close_all(fds)
     if fds:
         # Older kernels do not wait for programs that are running just now; this waits for an RCU grace period.
-        _libc.syscall(_MEMBARRIER.get(platform.machine(), 324), _MEMBARRIER_GLOBAL, 0, 0)
+        with suppress(OSError):
+            syscall.invoke(uapi.SYSCALLS.membarrier, uapi.MEMBARRIER_CMD_GLOBAL, 0, 0)
 
 
 class Closer:
@@ -215,7 +177,7 @@ _REASONS = {
     **dict.fromkeys((("kprobe", errno.EINVAL), ("kretprobe", errno.EINVAL)), _NOT_TRACEABLE),
     ("kprobe", errno.EILSEQ): "no instruction begins at this offset",
     **dict.fromkeys(
-        ((kind, number) for kind in ("uprobe", "uretprobe") for number in (errno.EINVAL, errno.EOPNOTSUPP, 524)),
+        ((kind, number) for kind in ("uprobe", "uretprobe") for number in (errno.EINVAL, errno.EOPNOTSUPP, ENOTSUPP)),
         "no instruction that can be traced begins there",
     ),
     ("tracepoint", errno.EACCES): _TOO_FAR,

@@ -20,15 +20,14 @@ from pathlib import Path
 
 from bpfnb.errors import ProgramError, UnsupportedError, near_or_all
 from bpfnb.language import probes
-from bpfnb.tracer.kernel import bpf, capabilities
+from bpfnb.tracer.kernel import bpf, capabilities, perf, uapi
 from bpfnb.tracer.kernel.cpus import online_cpus
-from bpfnb.tracer.link.link import open_event
 from bpfnb.tracer.loaded import Loaded
 
 __all__ = ["KINDS", "close_all", "empty", "open_counters", "program_at", "set_cgroup", "set_program"]
 
 KINDS = ("prog_array", "cgroup_array")
-_TYPES = {"hardware": 0, "software": 1}  # enum perf_type_id
+_TYPES = {"hardware": uapi.PERF_TYPE_HARDWARE, "software": uapi.PERF_TYPE_SOFTWARE}
 _INDEX = struct.Struct("=I")
 
 
@@ -125,7 +124,7 @@ def _open(kind: str, event: str, cpu: int) -> int:
     number = list(probes.KINDS[kind].events).index(event)  # in the order of the kernel's enum
     try:
         with capabilities.with_sys_admin():
-            return open_event(_TYPES[kind], number, cpu=cpu)
+            return perf.open_event(_TYPES[kind], number, cpu=cpu)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.ENODEV):
             raise UnsupportedError(f"this machine has no counter {kind}:{event} ({error.strerror})") from None

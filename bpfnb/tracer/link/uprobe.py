@@ -13,14 +13,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 from bpfnb.errors import PrivilegeError, UnsupportedError, few_descriptors
 from bpfnb.language.probes import Probe, split_symbol
-from bpfnb.tracer.kernel import capabilities
+from bpfnb.tracer.kernel import capabilities, perf
 from bpfnb.tracer.kernel.files import UNREADABLE, File, TooMuch, opened
-from bpfnb.tracer.link.link import Link, Place, near, on_events, open_event, refused
+from bpfnb.tracer.link.link import Link, Place, near, on_events, refused
 from bpfnb.tracer.link.locate import find_file
 from bpfnb.tracer.symbols import cxx
 from bpfnb.tracer.symbols.elf import Elf, Symbol, find_symbols, function_names
@@ -33,7 +32,6 @@ _FEW = 4  # names in a hint
 _MAX_KNOWN = 20_000  # names to compare with one that is not there
 _NO_CODE = "no instruction that can be traced begins there"
 _CODE = 4  # bytes that tell instructions apart as far as traps.py does
-_PMU = Path("/sys/bus/event_source/devices/uprobe")
 
 
 class Target(NamedTuple):
@@ -97,19 +95,13 @@ def uprobe(probe: Probe, program: int, folder: str) -> Link:
 
 
 def place(target: Target, offset: int, semaphore: int = 0, *, exit_: bool = False) -> int:
-    """Open a perf event on an instruction, given by its offset in the file. OSError.
-
-    ``semaphore``: the offset of a counter that the kernel raises in every process that maps the file, for as long as
-    the event is open. Linux kernel commit 1cc33161a83d ("uprobes: Support SDT markers having reference count
-    (semaphore)") (in v4.20).
-    """
-    if not _PMU.exists():
+    """Open a perf event on an instruction, given by its offset in the file. OSError. ``semaphore``: see
+    perf.open_uprobe."""
+    if not perf.has_pmu("uprobe"):
         raise UnsupportedError("this kernel has no uprobes (CONFIG_UPROBE_EVENTS is off)")
-    path = ctypes.create_string_buffer(b"/proc/self/fd/%d" % target.file.fd)
-    kind = int((_PMU / "type").read_text())
-    if semaphore and not (_PMU / "format/ref_ctr_offset").exists():
+    if semaphore and not perf.has_format("uprobe", "ref_ctr_offset"):
         raise UnsupportedError("a USDT probe with a semaphore takes Linux 4.20")
-    return open_event(kind, int(exit_) | semaphore << 32, config1=ctypes.addressof(path), config2=offset)
+    return perf.open_uprobe(f"/proc/self/fd/{target.file.fd}", offset, returning=exit_, semaphore=semaphore)
 
 
 def code(target: Target, offset: int) -> bytes:

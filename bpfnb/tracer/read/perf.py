@@ -12,12 +12,9 @@ the source.
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import fcntl
 import mmap
 import os
-import platform
 import resource
 import struct
 import time
@@ -31,7 +28,7 @@ import numpy as np
 
 from bpfnb.errors import BpfnbError, PrivilegeError, SetupError
 from bpfnb.protocol.schema import Schema, Tail
-from bpfnb.tracer.kernel import bpf, capabilities
+from bpfnb.tracer.kernel import bpf, capabilities, perf, uapi
 from bpfnb.tracer.kernel.cpus import online_cpus
 from bpfnb.tracer.read.poller import HIGH_WATER, HIGH_WATER_PART
 from bpfnb.tracer.read.records import (
@@ -53,17 +50,6 @@ from bpfnb.tracer.read.records import (
 __all__ = ["MAX_BYTES", "MIN_BYTES", "PERF_TURN", "CpuBuffer", "PerfBuffers", "PerfSource"]
 
 MIN_BYTES, MAX_BYTES, _ALL_BYTES = 64 << 10, 16 << 20, 32 << 20  # for a CPU, for a CPU, for all CPUs
-
-_NUMBERS = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "loongarch64": 241, "s390x": 331, "ppc64le": 319}
-_SYS_PERF_EVENT_OPEN = _NUMBERS.get(platform.machine(), 298)
-_libc = ctypes.CDLL(None, use_errno=True)
-
-_TYPE_SOFTWARE, _COUNT_SW_BPF_OUTPUT = 1, 10
-_SAMPLE_TIME, _SAMPLE_ID, _SAMPLE_RAW = 1 << 2, 1 << 6, 1 << 10
-_WATERMARK, _USE_CLOCKID = 1 << 14, 1 << 25  # bits of struct perf_event_attr
-_FLAG_FD_CLOEXEC = 8
-_IOC_SET_OUTPUT, _IOC_ID = 0x2405, 0x80082407  # PERF_EVENT_IOC_...
-_HEAD, _TAIL = 1024 // 8, 1032 // 8  # of struct perf_event_mmap_page, in 64-bit words
 
 PERF_TURN = 8 << 20  # bytes of all CPUs' buffers read in one drain
 _MAX_RECORD = 1 << 16  # bytes: a record's size is a u16
@@ -93,10 +79,10 @@ class CpuBuffer:
                 memory = mmap.mmap(self.fd, mmap.PAGESIZE + size)
             for other in more_maps:
                 self._fds[other] = _open_event(cpu, shared)
-                fcntl.ioctl(self._fds[other], _IOC_SET_OUTPUT, self.fd)
+                perf.redirect_output(self._fds[other], self.fd)
             for map_, fd in self._fds.items():
                 bpf.update(map_, struct.pack("i", cpu), struct.pack("i", fd))
-            self.ids = [_id(fd) for fd in self._fds.values()] if shared else []
+            self.ids = [perf.event_id(fd) for fd in self._fds.values()] if shared else []
         except BaseException:
             self._close_events()
             raise
@@ -105,7 +91,7 @@ class CpuBuffer:
 
     def head(self) -> int:
         """Return the total bytes written so far."""
-        return self._words[_HEAD]
+        return self._words[uapi.PERF_MMAP_DATA_HEAD]
 
     def copy(self, out: Bytes) -> None:
         """Copy the bytes from ``tail`` on into ``out``, and fill it."""
@@ -116,7 +102,7 @@ class CpuBuffer:
 
     def release(self, tail: int) -> None:
         """Release the space before ``tail``, which has been copied."""
-        self.tail = self._words[_TAIL] = tail
+        self.tail = self._words[uapi.PERF_MMAP_DATA_TAIL] = tail
 
     def close(self) -> None:
         """Take the buffer out of the map and free it. Idempotent."""
@@ -219,31 +205,22 @@ class PerfBuffers:
         return buffer
 
 
-def _id(fd: int) -> int:
-    """What the records of a perf event bear with PERF_SAMPLE_ID."""
-    return int(struct.unpack("Q", fcntl.ioctl(fd, _IOC_ID, bytes(8)))[0])
-
-
 def _open_event(cpu: int, with_id: bool) -> int:
     # The watermark stays 0: the kernel then takes half of the buffer, however large that can be made.
-    attr = struct.pack(
-        "=IIQQQQQIIQQQQIi",
-        *(_TYPE_SOFTWARE, 96, _COUNT_SW_BPF_OUTPUT),
-        *(1, _SAMPLE_TIME | _SAMPLE_RAW | (_SAMPLE_ID if with_id else 0), 0, _WATERMARK | _USE_CLOCKID),
-        *(0, 0, 0, 0, 0, 0, 0, time.CLOCK_MONOTONIC),
-    )
-    any_process, no_group = ctypes.c_long(-1), ctypes.c_long(-1)
-    flags = ctypes.c_long(_FLAG_FD_CLOEXEC)
-    fd: int = _libc.syscall(_SYS_PERF_EVENT_OPEN, attr, any_process, ctypes.c_long(cpu), no_group, flags)
-    if fd >= 0:
-        return fd
-    number = ctypes.get_errno()
-    if number in (errno.EACCES, errno.EPERM):
-        raise PrivilegeError(
-            f"user {os.geteuid()} may not open perf events, which BPF_PERF_OUTPUT is read through: "
-            f"{os.strerror(number)}"
+    try:
+        return perf.open_event(
+            uapi.PERF_TYPE_SOFTWARE,
+            uapi.PERF_COUNT_SW_BPF_OUTPUT,
+            cpu=cpu,
+            period=1,
+            sample_type=uapi.PERF_SAMPLE_TIME | uapi.PERF_SAMPLE_RAW | (uapi.PERF_SAMPLE_ID if with_id else 0),
+            flags=uapi.PERF_ATTR_WATERMARK | uapi.PERF_ATTR_USE_CLOCKID,
+            clock=time.CLOCK_MONOTONIC,
         )
-    raise OSError(number, os.strerror(number))
+    except PermissionError as error:
+        raise PrivilegeError(
+            f"user {os.geteuid()} may not open perf events, which BPF_PERF_OUTPUT is read through: {error.strerror}"
+        ) from None
 
 
 def _first_size(cpus: int, max_bytes: int) -> int:
