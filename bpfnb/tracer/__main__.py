@@ -81,6 +81,8 @@ def _supervise(worker: int, who: Peer, service: bool) -> int:
     _, status = os.waitpid(worker, 0)
     tracefs.sweep()
     code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        print(f"the tracer's worker {_ended(code)}", file=sys.stderr)
     if status:
         with suppress(SetupError):  # the policy has a mistake, which the worker has reported
             Audit(Policy(who, service=service).audit, who).died(worker, code)
@@ -114,6 +116,8 @@ def _work(sock: socket.socket, supervisor: int, by_service: bool) -> None:
     status = 0
     try:
         _attend(poll, connection, service, {*ends, service.compiler.pidfd})
+        if service.compiler.ended:
+            print(f"the tracer's compiler {_ended(service.compiler.status)}", file=sys.stderr)
     except EOFError:
         pass  # the peer is gone, or is not a notebook
     except BaseException:
@@ -150,6 +154,10 @@ def _moved_up(sock: socket.socket) -> socket.socket:
     number = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 1
     with sock:
         return socket.socket(fileno=fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, number))
+
+
+def _ended(code: int) -> str:
+    return f"was ended by signal {-code}" if code < 0 else f"ended with exit status {code}"
 
 
 def _signals() -> int:

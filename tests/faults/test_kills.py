@@ -20,12 +20,14 @@ from bpfnb.hosts import default_host
 from bpfnb.tracer.kernel import tracefs
 
 
+@pytest.mark.ends_tracer
 @pytest.mark.timeout(600)
 def test_whoever_is_killed_nothing_stays_and_no_row_is_gone() -> None:
     report = kills.run(int(os.environ.get("BPFNB_KILLS", "15")), seed=os.getpid())
     assert not report.wrong, "\n".join(report.wrong)
 
 
+@pytest.mark.ends_tracer
 def test_a_session_that_starts_leaves_no_instance_when_the_supervisor_is_killed() -> None:
     """GIVEN a worker that has just made its first tracefs instance WHEN its supervisor, who would remove what is left,
     is killed THEN it removes them itself."""

@@ -61,6 +61,7 @@ def test_exit_does_not_wait_for_a_stopped_tracer(how: str) -> None:
     assert not bpf_ids("program") & set(programs)
 
 
+@pytest.mark.ends_tracer
 def test_exit_leaves_a_stopped_tracer_that_is_not_ours_to_continue(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -290,6 +290,7 @@ def container() -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+@pytest.mark.ends_tracer
 def test_tracers_of_containers_with_equal_pids_do_not_meet() -> None:
     """Nor do those that start meanwhile, in another container or none, sweep away what living ones use."""
     with container() as first, container() as second:

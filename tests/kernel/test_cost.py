@@ -100,6 +100,7 @@ def test_costs_are_the_kernels_own_figures() -> None:
     assert cost.missed[0] in (0, pd.NA)
 
 
+@pytest.mark.ends_tracer
 def test_it_stays_as_it_was_at_the_end() -> None:
     session = bpfnb.trace(COUNTS, attach={"syscall:getpgid": "count"}, cflags=flags())
     with calling():

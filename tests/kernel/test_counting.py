@@ -369,6 +369,7 @@ def test_a_full_lru_map_says_so() -> None:
         assert "evicted" in session.maps["lru"]._repr_html_()
 
 
+@pytest.mark.ends_tracer
 def test_the_count_outlives_the_tracer() -> None:
     session = trace("m.increment(who);", "BPF_HASH(m, u32, u64, 1);")
     call(range(5))

@@ -162,6 +162,7 @@ def test_a_killed_notebook_with_a_living_child_leaves_nothing() -> None:
             os.kill(child, signal.SIGKILL)
 
 
+@pytest.mark.ends_tracer
 @pytest.mark.parametrize("victim", ["worker", "supervisor", "both politely", "compiler"])
 def test_a_dead_tracer_is_one_clear_error(victim: str) -> None:
     session = bpfnb.trace(COUNT, name="s", attach=ATTACH)
@@ -185,6 +186,7 @@ def test_a_dead_tracer_is_one_clear_error(victim: str) -> None:
     assert tracer() != worker
 
 
+@pytest.mark.ends_tracer
 def test_a_request_to_a_dead_tracer_raises() -> None:
     """Killed in the middle of a request: whoever waits hears of it."""
     dying = default_host.connect()
@@ -236,6 +238,7 @@ def test_a_forked_child_does_not_touch_the_parents_tracer() -> None:
     assert (session.state, mine(session)) == ("stopped", 1)
 
 
+@pytest.mark.ends_tracer
 def test_closing_ends_both_processes() -> None:
     worker = tracer()
     all_of_it = processes(worker)

@@ -155,6 +155,7 @@ def test_a_semaphore_is_raised_while_a_session_runs(programs: dict[str, Path]) -
             assert [before.ask("sem"), later.ask("sem")] == ["0", "0"]
 
 
+@pytest.mark.ends_tracer
 def test_a_killed_tracer_leaves_no_semaphore_raised(programs: dict[str, Path]) -> None:
     path = programs["semaphores"]
     with Running(path) as program:

@@ -157,6 +157,13 @@ class Compiler:
         """Whether the compiling process has ended."""
         return bool(select.select([self.pidfd], [], [], 0)[0])
 
+    @property
+    def status(self) -> int:
+        """How the compiling process, which has ended, did: its exit status, or minus the signal."""
+        ended = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        assert ended
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
     def close(self) -> None:
         """End the compiling process, and what it compiles."""
         self._connection.close()
