@@ -35,7 +35,7 @@ from bpfnb.tracer.compile import compiler, headers
 from bpfnb.tracer.compile.compiler import CELL_PATH
 from bpfnb.tracer.compile.engine import Engine
 from bpfnb.tracer.compile.rewrite import rewrite
-from bpfnb.tracer.link import attach, usdt
+from bpfnb.tracer.link import syscall, usdt
 
 WANTED = 1.3  # times what real headers cost, at most
 
@@ -186,7 +186,7 @@ def _job(recording: Recording) -> Job:
     program, _ = _parse(recording)
     tag = "measured" if program.prints else ""
     readers = usdt.readers(program, usdt.find_all(program))
-    source = rewrite(program, tag=tag, syscall_mode=attach.syscall_mode(), path=CELL_PATH, readers=readers)
+    source = rewrite(program, tag=tag, syscall_mode=syscall.mode(), path=CELL_PATH, readers=readers)
     return Job(source.text, source.cell, (*compiler._WARNINGS, *program.cflags))
 
 

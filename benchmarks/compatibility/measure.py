@@ -35,7 +35,7 @@ from bpfnb.tracer.compile import compiler, headers
 from bpfnb.tracer.compile.compiler import CELL_PATH, Compiler
 from bpfnb.tracer.compile.engine import Engine
 from bpfnb.tracer.compile.rewrite import rewrite
-from bpfnb.tracer.link import attach, usdt
+from bpfnb.tracer.link import kinds, syscall, usdt
 
 __all__ = ["MARK", "Plain", "Result", "Tried", "measure"]
 
@@ -174,10 +174,10 @@ class _Bench:
         program, tried.idle = _parse(recording)
         tried.probes = len(program.probes)
         tag = "measured" if program.prints else ""
-        around = attach.Surroundings(usdt=usdt.find_all(program))
-        readers = usdt.readers(program, around.usdt)
-        source = rewrite(program, tag=tag, syscall_mode=attach.syscall_mode(), path=CELL_PATH, readers=readers)
-        loads = dict.fromkeys(attach.spec(probe) for probe in program.probes)
+        files = kinds.Files(usdt=usdt.find_all(program))
+        readers = usdt.readers(program, files.usdt)
+        source = rewrite(program, tag=tag, syscall_mode=syscall.mode(), path=CELL_PATH, readers=readers)
+        loads = dict.fromkeys(kinds.spec(probe) for probe in program.probes)
         tables = [output.name for output in program.outputs] + [map_.name for map_ in program.maps]
         began = time.monotonic()
         loaded, _ = self._compiler.build(source, program.cflags, list(loads), list(dict.fromkeys(tables)))
@@ -186,12 +186,12 @@ class _Bench:
         links = []
         try:
             for probe in program.probes:
-                if attach.spec(probe) not in loaded.programs:
+                if kinds.spec(probe) not in loaded.programs:
                     tried.probes -= 1  # under an #if that came out false
                     continue
                 try:
-                    attach.require(probe)
-                    links.append(attach.attach(self._engine, loaded, probe, around))
+                    kinds.require(probe)
+                    links.append(kinds.attach(loaded, probe, files))
                     tried.attached += 1
                 except (AttachError, UnsupportedError) as error:
                     tried.why = tried.why or str(error)
@@ -224,7 +224,7 @@ class _Bench:
             program, _ = _parse(recording)
             compiled = self._engine.compile(recording.text, recording.cflags, usdt=self._usdt(program))
             plain.compiled = True
-            for spec in dict.fromkeys(attach.spec(probe) for probe in program.probes):
+            for spec in dict.fromkeys(kinds.spec(probe) for probe in program.probes):
                 if compiled.has(spec.function):
                     compiled.load(spec)
             plain.loaded = True

@@ -10,7 +10,7 @@ from bpfnb.tracer.access.confine import Confinement
 from bpfnb.tracer.cancel import Cancel
 from bpfnb.tracer.compile.compiler import Compiler
 from bpfnb.tracer.compile.loader import BccLoader
-from bpfnb.tracer.link.attach import Surroundings
+from bpfnb.tracer.link.kinds import Files
 from bpfnb.tracer.loaded import Loaded
 
 __all__ = ["Loader", "Loaders", "loaders"]
@@ -19,10 +19,10 @@ __all__ = ["Loader", "Loaders", "loaders"]
 class Loader(Protocol):
     """Makes programs and maps of a Program; for any thread."""
 
-    def load(self, program: Program, around: Surroundings, confinement: Confinement, cancel: Cancel) -> Loaded:
+    def load(self, program: Program, files: Files, confinement: Confinement, cancel: Cancel) -> Loaded:
         """Load a program whose probes are there.
 
-        ``around``: the notebook's folder and the USDT probes found. ``confinement``: what its programs may not do;
+        ``files``: the notebook's folder and the USDT probes found. ``confinement``: what its programs may not do;
         NotAllowed where one does. ``cancel``: ends the wait, with CancelledError. A BpfnbError where it cannot be
         loaded; then nothing stays.
         """

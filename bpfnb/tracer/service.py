@@ -67,7 +67,7 @@ class Service:
         self.compiler = Compiler(engine, user)  # it forks, so there must be no threads yet
         capabilities.forgo(*capabilities.BECOMING)
         uprobe.restrict(self._policy.check_file)
-        self._sessions = Sessions(engine, loaders(self.compiler), outbox, self._policy, Audit(self._policy.audit, who))
+        self._sessions = Sessions(loaders(self.compiler), outbox, self._policy, Audit(self._policy.audit, who))
         self._symbols = Symbols(kallsyms, capabilities.with_sys_ptrace)
         self._requests = Lanes("bpfnb-request", _MAX_THREADS)
         self._stops = Lanes("bpfnb-stop", _MAX_STOP_THREADS)

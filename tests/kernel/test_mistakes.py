@@ -15,8 +15,8 @@ import pytest
 import bpfnb
 from bpfnb.errors import CompileError, ProgramError, VerifierError
 from bpfnb.hosts import default_host
-from bpfnb.tracer.link import attach
-from bpfnb.tracer.link.attach import has_kprobes
+from bpfnb.tracer.link import functions
+from bpfnb.tracer.link.kprobe import has_kprobes
 
 ROUND = "int g(u32 i, u64 *sum) { *sum += i; return 0; }"
 EACH = "static long g(void *map, u32 *key, u64 *value, void *sum) { return 0; }\n"
@@ -523,7 +523,7 @@ def test_who_follows_the_hint_of_a_probe_attaches(probe: str) -> None:
 def test_who_follows_the_hint_of_a_kernel_function_attaches() -> None:
     """Every tracepoint and system call that stands for a function, where this kernel has it."""
     told = 0
-    for function in [*attach._TRACEPOINTS, *attach._SERVES]:
+    for function in [*functions.TRACEPOINTS, *functions.SYSCALLS]:
         with pytest.raises(bpfnb.AttachError) as caught:
             bpfnb.trace("int f(void *ctx) { return 0; }", attach={f"kprobe:{function}": "f"})
         if found := re.search(r"-a (\S+)=f", caught.value.hint or ""):

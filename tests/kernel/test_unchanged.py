@@ -273,7 +273,7 @@ def test_an_error_is_as_clear_the_second_time() -> None:
 WORKER = """
 import os, sys
 from bpfnb.language.program import parse
-from bpfnb.tracer.link import attach
+from bpfnb.tracer.link import kinds, syscall
 from bpfnb.tracer.compile.compiler import CELL_PATH, Compiler
 from bpfnb.tracer.compile.engine import Engine
 from bpfnb.tracer.compile.rewrite import rewrite
@@ -284,8 +284,8 @@ compiler = Compiler(engine)
 
 def build(source, tag):
     program = parse(source, ATTACH, FLAGS)
-    text = rewrite(program, tag=tag if program.prints else "", syscall_mode=attach.syscall_mode(), path=CELL_PATH)
-    loads = dict.fromkeys(attach.spec(probe) for probe in program.probes)
+    text = rewrite(program, tag=tag if program.prints else "", syscall_mode=syscall.mode(), path=CELL_PATH)
+    loads = dict.fromkeys(kinds.spec(probe) for probe in program.probes)
     tables = [table.name for table in (*program.outputs, *program.maps)]
     return compiler.build(text, FLAGS, list(loads), tables)[0]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bpfnb.tracer.link.attach import KernelFunctions
+from bpfnb.tracer.link.functions import KernelFunctions
 
 
 def test_functions_of_a_module_loaded_later_are_known(tmp_path: Path) -> None:

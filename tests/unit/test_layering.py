@@ -42,7 +42,6 @@ TRACER = [
 PENDING = {
     ("bpfnb.testing", "bpfnb.tracer.read.clock"),
     ("bpfnb.tracer.diagnose.clang", "bpfnb.tracer.compile.submits"),
-    ("bpfnb.tracer.link.attach", "bpfnb.tracer.compile.engine"),
 }
 SHARED = set(release.SHARED)  # with the tracer
 

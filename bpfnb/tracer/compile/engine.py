@@ -1,6 +1,6 @@
 """The sole importer of bcc: finding it, compiling with it, loading programs through it.
 
-The worker has an Engine to attach with; compiling happens in processes of their own (compiler.py).
+Cells are compiled in processes of their own (compiler.py); nothing is attached through bcc.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Engine:
 
         class WithoutAutoload(self.bcc.BPF):  # type: ignore[misc, name-defined]
             def _trace_autoload(self) -> None:
-                """bcc would attach by name here; attach.py does, and can fall back."""
+                """bcc would attach by name here; bpfnb does, and can fall back."""
 
         self._bpf: Any = WithoutAutoload
 

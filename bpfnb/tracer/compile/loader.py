@@ -22,8 +22,8 @@ from bpfnb.tracer.compile.updates import REFUSED_MAP, narrow_notes, shown_entrie
 from bpfnb.tracer.kernel import bpf, features, pins, tracefs
 from bpfnb.tracer.kernel import maps as kernel_maps
 from bpfnb.tracer.kernel.uapi import MapType
-from bpfnb.tracer.link import attach, usdt
-from bpfnb.tracer.link.attach import Surroundings
+from bpfnb.tracer.link import kinds, syscall, usdt
+from bpfnb.tracer.link.kinds import Files
 from bpfnb.tracer.loaded import Counters, Loaded, LoadedMap, LoadedOutput, ProgramSpec
 from bpfnb.tracer.read import lines
 from bpfnb.tracer.read.printk import new_tag
@@ -38,7 +38,7 @@ class BccLoader:
     def __init__(self, compiler: Compiler) -> None:
         self._compiler = compiler
 
-    def load(self, program: Program, around: Surroundings, confinement: Confinement, cancel: Cancel) -> Loaded:
+    def load(self, program: Program, files: Files, confinement: Confinement, cancel: Cancel) -> Loaded:
         """Compile and load a program whose probes are there.
 
         NotAllowed, CancelledError, and as Compiler.build. ``around``: what probes in files depend on.
@@ -48,9 +48,9 @@ class BccLoader:
             program,
             tag=new_tag() if program.prints and not into_ring else "",
             lines=into_ring,
-            syscall_mode=attach.syscall_mode(),
+            syscall_mode=syscall.mode(),
             path=CELL_PATH,
-            readers=confinement.prelude + usdt.readers(program, around.usdt),
+            readers=confinement.prelude + usdt.readers(program, files.usdt),
             late=_can(features.late_allocation),
             counting=_can(features.mapped_array),
         )
@@ -83,8 +83,8 @@ class BccLoader:
 
 
 def _specs(program: Program) -> list[ProgramSpec]:
-    specs = dict.fromkeys(attach.spec(probe) for probe in program.probes)
-    specs |= dict.fromkeys(attach.tail_call(name, caller) for name in program.tail_calls for caller in list(specs))
+    specs = dict.fromkeys(kinds.spec(probe) for probe in program.probes)
+    specs |= dict.fromkeys(kinds.tail_call(name, caller) for name in program.tail_calls for caller in list(specs))
     return list(specs)
 
 

@@ -33,7 +33,7 @@ from bpfnb.tracer.doctor.distribution import Distribution, as_root
 from bpfnb.tracer.doctor.kconfig import Config, Option
 from bpfnb.tracer.kernel import capabilities, features, tracefs
 from bpfnb.tracer.kernel.btf import btf_of
-from bpfnb.tracer.link import attach
+from bpfnb.tracer.link import syscall
 
 __all__ = ["ROWS", "Finding", "Machine", "Outcome", "Row", "attempt", "checks", "run"]
 
@@ -318,8 +318,8 @@ def _tracefs(machine: Machine) -> Finding:
 
 
 def _syscalls(machine: Machine) -> Finding:
-    """Check that probes on system calls attach, in the way that attach.py attaches them."""
-    mode = attach.syscall_mode()
+    """Check that probes on system calls attach, in the way that sessions attach them."""
+    mode = syscall.mode()
     outcome = machine.attempt(features.kprobe if mode == "kprobe" else features.syscall_tracepoint)
     if outcome.works is not False:
         return Finding(outcome.works, outcome.why or f"attach as {mode}s")

@@ -17,22 +17,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from bpfnb.errors import AttachError, UnsupportedError, did_you_mean, few_descriptors
+from bpfnb.errors import UnsupportedError
 from bpfnb.language.probes import Probe
 from bpfnb.protocol.messages import ProbeInfo
 from bpfnb.tracer.kernel import perf, syscall, uapi
-from bpfnb.tracer.kernel.uapi import ENOTSUPP
+from bpfnb.tracer.link.errors import explained
 
 __all__ = [
     "Closer",
     "Link",
     "Place",
+    "by_link",
     "close_all",
-    "made",
-    "near",
+    "new_link",
     "on_events",
-    "reason",
-    "refused",
     "silence",
 ]
 
@@ -68,8 +66,13 @@ class Place(NamedTuple):
 
 
 def on_events(probe: Probe, program: int, places: Iterable[Place], attached: str, note: str = "") -> Link:
-    """Put a program on perf events. AttachError, with nothing left, when the kernel refuses one of them."""
-    link = made(probe, [], attached, note)
+    """Attach a program to perf events. AttachError, with nothing left, when the kernel refuses one of them.
+
+    Each place takes two descriptors, and its event is closed by itself. BPF links for many functions (kprobe.multi,
+    commit 0dcac2725406, in v5.18; uprobe.multi, commit 89ae89f53d20, in v6.6) would take one for all, but programs have
+    to be loaded for them, and run at nothing else; most probes have one place.
+    """
+    link = new_link(probe, [], attached, note)
     try:
         for place in places:
             event = place.open()
@@ -78,7 +81,7 @@ def on_events(probe: Probe, program: int, places: Iterable[Place], attached: str
             _give(link, program, event, place.cookie)
     except OSError as error:
         link.close()
-        raise reason(probe, error) from None
+        raise explained(probe, error) from None
     except BaseException:
         link.close()
         raise
@@ -100,7 +103,16 @@ def _give(link: Link, program: int, event: int, cookie: int) -> None:
     link.links.append(link.events.pop() if by_link is None else by_link)
 
 
-def made(probe: Probe, links: list[int], attached: str, note: str = "") -> Link:
+def by_link(probe: Probe, attach: Callable[[], int]) -> Link:
+    """Attach a program by a BPF link alone, which ``attach`` opens. AttachError when the kernel refuses."""
+    try:
+        return new_link(probe, [attach()], f"{probe.kind}:{probe.target}")
+    except OSError as error:
+        raise explained(probe, error) from None
+
+
+def new_link(probe: Probe, links: list[int], attached: str, note: str = "") -> Link:
+    """Return the Link of a probe that is ``attached`` as it is named there."""
     return Link(ProbeInfo(probe.requested, attached, attached.partition(":")[0], note, probe.function), links, [], [])
 
 
@@ -167,43 +179,3 @@ class Closer:
 def close_all(fds: list[int]) -> None:
     while fds:
         os.close(fds.pop())
-
-
-# --- what went wrong ----------------------------------------------------------------------------------------------
-
-_NOT_TRACEABLE = "the kernel does not let this function be traced (notrace, or part of tracing itself)"
-_TOO_FAR = "the function reads beyond this tracepoint's fields, or may not be attached to it"
-_REASONS = {
-    **dict.fromkeys((("kprobe", errno.EINVAL), ("kretprobe", errno.EINVAL)), _NOT_TRACEABLE),
-    ("kprobe", errno.EILSEQ): "no instruction begins at this offset",
-    **dict.fromkeys(
-        ((kind, number) for kind in ("uprobe", "uretprobe") for number in (errno.EINVAL, errno.EOPNOTSUPP, ENOTSUPP)),
-        "no instruction that can be traced begins there",
-    ),
-    ("tracepoint", errno.EACCES): _TOO_FAR,
-    ("", errno.EBUSY): "it is in use by another tracer",
-    ("", errno.EPERM): "not permitted",
-    ("", errno.EACCES): "not permitted",
-}
-
-
-def reason(probe: Probe, error: OSError) -> Exception:
-    """Why a probe could not be attached."""
-    if few := few_descriptors(error):  # that says nothing of the probe
-        return few
-    number = error.errno or 0
-    why = _REASONS.get((probe.kind, number)) or _REASONS.get(("", number)) or os.strerror(number)
-    if probe.kind == "hardware" and number in (errno.ENOENT, errno.EOPNOTSUPP):
-        return UnsupportedError(f"{probe.requested}: this machine has no such hardware counter ({why})")
-    return refused(probe, why, number)
-
-
-def refused(probe: Probe, why: str, number: int = errno.ENOENT, hint: str | None = None) -> AttachError:
-    # A probe that was asked for beside the cell has no place in it.
-    line = probe.line if ":" not in probe.requested else 0
-    return AttachError(f"{probe.requested}: {why}", probe=probe.requested, errno=number, hint=hint, line=line or None)
-
-
-def near(name: str, known: Iterable[str], prefix: str) -> str | None:
-    """Near names as a hint, each with what it is called by in full."""
-    return did_you_mean(name, known, 0.75).replace("mean ", f"mean {prefix}").replace(" or ", f" or {prefix}") or None

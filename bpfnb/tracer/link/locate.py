@@ -17,7 +17,7 @@ from bpfnb.errors import near_names
 from bpfnb.language.probes import Probe
 from bpfnb.tracer.kernel import capabilities
 from bpfnb.tracer.kernel.files import UNREADABLE, opened
-from bpfnb.tracer.link.link import near, refused
+from bpfnb.tracer.link.errors import near, rejection
 from bpfnb.tracer.symbols.elf import Elf
 
 __all__ = ["find_file", "parse_cache"]
@@ -46,28 +46,28 @@ def find_file(probe: Probe, name: str, folder: str) -> str:
         kind = "a library and a program" if program else "several libraries"
         rest = probe.target.removeprefix(name)
         hint = f"write {' or '.join(f'{probe.kind}:{path}{rest}' for path in candidates[:3])}"
-        raise refused(probe, f"{name} is {kind}: {', '.join(candidates)}", hint=hint)
+        raise rejection(probe, f"{name} is {kind}: {', '.join(candidates)}", hint=hint)
     if folder and Path(folder, name).is_file():
         hint = f"a file of the notebook's folder is {probe.kind}:./{probe.target}"
     else:
         rest = probe.target.removeprefix(name)
         names = [f"{probe.kind}:{n}{rest}" for n in near_names(name, {*_short_names(), *_programs(name[:1])}, 0.75)]
         hint = f"did you mean {' or '.join(names)}?" if names else "write its whole path"
-    raise refused(probe, f"there is no library or program {name}", hint=hint)
+    raise rejection(probe, f"there is no library or program {name}", hint=hint)
 
 
 def _at_path(probe: Probe, name: str, folder: str) -> str:
     if not folder and not name.startswith("/"):
-        raise refused(probe, f"there is no file {name}", hint="write its whole path")
+        raise rejection(probe, f"there is no file {name}", hint="write its whole path")
     path = os.path.normpath(Path(folder, name)) if not name.startswith("/") else name
     with capabilities.with_sys_ptrace():  # through another process's /proc/PID/root
         file = Path(path)
         with suppress(OSError):
             if file.is_dir():
-                raise refused(probe, f"{name} is a directory")
+                raise rejection(probe, f"{name} is a directory")
             if file.is_file():
                 return path
-        raise refused(probe, f"there is no file {name}", hint=_near_file(file, name))
+        raise rejection(probe, f"there is no file {name}", hint=_near_file(file, name))
 
 
 def _near_file(file: Path, name: str) -> str | None:

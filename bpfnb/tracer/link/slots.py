@@ -20,14 +20,14 @@ from pathlib import Path
 
 from bpfnb.errors import ProgramError, UnsupportedError, near_or_all
 from bpfnb.language import probes
-from bpfnb.tracer.kernel import bpf, capabilities, perf, uapi
+from bpfnb.tracer.kernel import bpf, capabilities
 from bpfnb.tracer.kernel.cpus import online_cpus
+from bpfnb.tracer.link.perf_event import open_counter
 from bpfnb.tracer.loaded import Loaded
 
 __all__ = ["KINDS", "close_all", "empty", "open_counters", "program_at", "set_cgroup", "set_program"]
 
 KINDS = ("prog_array", "cgroup_array")
-_TYPES = {"hardware": uapi.PERF_TYPE_HARDWARE, "software": uapi.PERF_TYPE_SOFTWARE}
 _INDEX = struct.Struct("=I")
 
 
@@ -121,10 +121,9 @@ def open_counters(fd: int, kind: str, event: str) -> list[int]:
 
 
 def _open(kind: str, event: str, cpu: int) -> int:
-    number = list(probes.KINDS[kind].events).index(event)  # in the order of the kernel's enum
     try:
         with capabilities.with_sys_admin():
-            return perf.open_event(_TYPES[kind], number, cpu=cpu)
+            return open_counter(kind, event, cpu=cpu)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.ENODEV):
             raise UnsupportedError(f"this machine has no counter {kind}:{event} ({error.strerror})") from None

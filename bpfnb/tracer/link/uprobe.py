@@ -8,6 +8,7 @@ files: its reader of debug links writes past the end of its buffer where a build
 from __future__ import annotations
 
 import ctypes
+import fnmatch
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -19,13 +20,14 @@ from bpfnb.errors import PrivilegeError, UnsupportedError, few_descriptors
 from bpfnb.language.probes import Probe, split_symbol
 from bpfnb.tracer.kernel import capabilities, perf
 from bpfnb.tracer.kernel.files import UNREADABLE, File, TooMuch, opened
-from bpfnb.tracer.link.link import Link, Place, near, on_events, refused
+from bpfnb.tracer.link.errors import near, rejection
+from bpfnb.tracer.link.link import Link, Place, on_events
 from bpfnb.tracer.link.locate import find_file
 from bpfnb.tracer.symbols import cxx
 from bpfnb.tracer.symbols.elf import Elf, Symbol, find_symbols, function_names
 from bpfnb.tracer.symbols.symbols import mapped_files
 
-__all__ = ["Target", "code", "open_target", "place", "require", "restrict", "uprobe"]
+__all__ = ["Target", "as_pattern", "attach", "code", "names_in_file", "open_target", "place", "require", "restrict"]
 
 _MAX_PLACES = 64  # functions of one name
 _FEW = 4  # names in a hint
@@ -63,14 +65,14 @@ def open_target(probe: Probe, name: str, folder: str) -> Iterator[Target]:
     except PrivilegeError:  # which is an OSError, too
         raise
     except TooMuch as error:
-        raise refused(probe, f"{path} cannot be read: {error}") from None
+        raise rejection(probe, f"{path} cannot be read: {error}") from None
     except UNREADABLE as error:
         if few_descriptors(error):
             raise
         why = (
             "a script: name the program it runs" if _is_script(path) else "no program or library (ELF) of this machine"
         )
-        raise refused(probe, f"{path} is {why}") from None
+        raise rejection(probe, f"{path} is {why}") from None
 
 
 def _is_script(path: str) -> bool:
@@ -79,12 +81,25 @@ def _is_script(path: str) -> bool:
     return False
 
 
+def names_in_file(kind: str, target: str, folder: str, requested: str) -> list[str]:
+    """Probes of a kind on the functions of a file. ``target``: its path, and a pattern of names."""
+    path, _, name = target.rpartition(":")
+    with open_target(Probe(kind, target, "", requested, 0), path, folder) as file:
+        known = set(function_names(file.elf, file.path.encode(), capabilities.with_sys_ptrace))
+    return [f"{kind}:{path}:{found}" for found in sorted(fnmatch.filter(known, as_pattern(name)))]
+
+
+def as_pattern(text: str) -> str:
+    """Return the shell pattern of what matches a text, or contains it where it has no wildcard."""
+    return text if any(c in text for c in "*?[") else f"*{text}*"
+
+
 def require(probe: Probe, folder: str) -> None:
     """AttachError where there is no such function."""
     _resolved(probe, folder)
 
 
-def uprobe(probe: Probe, program: int, folder: str) -> Link:
+def attach(probe: Probe, program: int, folder: str) -> Link:
     """Attach to all functions of that name: several files of a program may each have a static one."""
     name, symbol, plus = split_symbol(probe.target)
     with open_target(probe, name, folder) as target:
@@ -132,7 +147,7 @@ def _find(probe: Probe, target: Target, name: str, plus: str) -> _Found:
     places = [target.elf.offset(address + int(plus or "0", 0)) for address in addresses]
     offsets = [offset for offset in places if offset is not None]
     if len(offsets) < len(places):
-        raise refused(probe, _NO_CODE, hint=_of_addresses(target) if name[:2] in ("0x", "0X") else None)
+        raise rejection(probe, _NO_CODE, hint=_of_addresses(target) if name[:2] in ("0x", "0X") else None)
     return _Found(offsets, note)
 
 
@@ -140,7 +155,7 @@ def _number(probe: Probe, text: str) -> int:
     try:
         return int(text, 16)
     except ValueError:
-        raise refused(probe, f"{text} is no address") from None
+        raise rejection(probe, f"{text} is no address") from None
 
 
 def _of_addresses(target: Target) -> str:
@@ -156,7 +171,7 @@ def _addresses(probe: Probe, target: Target, name: str) -> tuple[list[int], str]
         raise _no_symbol(probe, target, name)
     if len(symbols) > _MAX_PLACES:
         hint = f"give one's address, as nm prints it: {probe.kind}:{target.path}:{symbols[0].address:#x}"
-        raise refused(probe, f"{target.path} has {len(symbols)} functions {name}", hint=hint)
+        raise rejection(probe, f"{target.path} has {len(symbols)} functions {name}", hint=hint)
     chosen = [_implementation(probe, target, symbol) if symbol.is_ifunc else (symbol.address, "") for symbol in symbols]
     addresses = list(dict.fromkeys(address for address, _ in chosen))
     notes = list(dict.fromkeys(note for _, note in chosen if note))
@@ -171,7 +186,7 @@ def _by_long_name(probe: Probe, target: Target, name: str) -> list[Symbol]:
     found = cxx.find(name, function_names(target.elf, path, capabilities.with_sys_ptrace))
     full = list(dict.fromkeys(signature.full for signature in found))
     if len(full) > 1 or len(found) > _MAX_PLACES:
-        raise refused(probe, f"{target.path} has {len(full)} functions {name}", hint=_one_of(probe, full))
+        raise rejection(probe, f"{target.path} has {len(full)} functions {name}", hint=_one_of(probe, full))
     symbols = [s for f in found for s in find_symbols(target.elf, path, f.mangled, capabilities.with_sys_ptrace)]
     return list({symbol.address: symbol for symbol in symbols}.values())
 
@@ -185,14 +200,14 @@ def _one_of(probe: Probe, names: Sequence[str]) -> str:
 def _no_symbol(probe: Probe, target: Target, symbol: str) -> Exception:
     if "*" in symbol and not cxx.is_long(symbol):
         hint = f"name one function; %bpf probes '{probe.kind}:{target.path}:{symbol}' lists those that match"
-        return refused(probe, "wildcards are not understood", hint=hint)
+        return rejection(probe, "wildcards are not understood", hint=hint)
     names = list(function_names(target.elf, target.path.encode(), capabilities.with_sys_ptrace))
     if likely := dict.fromkeys(s.full for s in cxx.related(symbol, names) if cxx.is_long(symbol) or s.bare != s.full):
         close = _likely(probe, symbol, list(likely))
     else:
         known = (name for name in names if name[:1] == symbol[:1] and len(name) < 2 * len(symbol))
         close = near(symbol, itertools.islice(known, _MAX_KNOWN), f"{probe.kind}:{split_symbol(probe.target)[0]}:")
-    return refused(probe, f"{target.path} has no function {symbol}", hint=close)
+    return rejection(probe, f"{target.path} has no function {symbol}", hint=close)
 
 
 def _likely(probe: Probe, symbol: str, names: Sequence[str]) -> str | None:
@@ -217,7 +232,7 @@ def _implementation(probe: Probe, target: Target, symbol: Symbol) -> tuple[int, 
         why = (
             "this machine uses an implementation outside of the file, where nothing can be attached (the kernel's vDSO)"
         )
-        raise refused(probe, f"{symbol.name} is only chosen at run time (IFUNC), and {why}")
+        raise rejection(probe, f"{symbol.name} is only chosen at run time (IFUNC), and {why}")
     same = [name for name in target.elf.ifuncs() if name != symbol.name and loaded.address(name) == address]
     shared = f", which also serves {', '.join(sorted(set(same)))}" if same else ""
     note = f"{symbol.name} has several implementations (IFUNC); this machine uses the one at {address:#x}{shared}"
@@ -232,7 +247,7 @@ def _not_known(probe: Probe, target: Target, symbol: Symbol) -> Exception:
         few = ", ".join(parts[:4])
         hint = f"{few}{' ...' if len(parts) > 4 else ''} may be such: {probe.kind}:{target.path}:{parts[0]}"
     why = "a program chooses one of its implementations when it starts (IFUNC), and which is not known of this file"
-    return refused(probe, f"{symbol.name} is only chosen at run time: {why}", hint=hint)
+    return rejection(probe, f"{symbol.name} is only chosen at run time: {why}", hint=hint)
 
 
 class _Loaded:

@@ -10,6 +10,7 @@ The format: https://sourceware.org/systemtap/wiki/UserSpaceProbeImplementation
 
 from __future__ import annotations
 
+import fnmatch
 import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -23,11 +24,22 @@ from bpfnb.language.probes import Probe
 from bpfnb.language.program import Program
 from bpfnb.language.scan import scan
 from bpfnb.language.tokens import Token, arguments
-from bpfnb.tracer.link.link import Link, Place, near, on_events, refused
-from bpfnb.tracer.link.uprobe import Target, code, open_target, place
+from bpfnb.tracer.link.errors import near, rejection
+from bpfnb.tracer.link.link import Link, Place, on_events
+from bpfnb.tracer.link.uprobe import Target, as_pattern, code, open_target, place
 from bpfnb.tracer.symbols.elf import Elf, UsdtNote
 
-__all__ = ["OPERANDS", "Usdt", "attach", "find", "find_all", "parse_arguments", "readers", "split_target"]
+__all__ = [
+    "OPERANDS",
+    "Usdt",
+    "attach",
+    "find",
+    "find_all",
+    "names_in_file",
+    "parse_arguments",
+    "readers",
+    "require",
+]
 
 
 _MAX_SPOTS = 1000  # of one probe
@@ -60,7 +72,7 @@ class Usdt(NamedTuple):
 
 def find(probe: Probe, folder: str) -> Usdt:
     """The probe PATH:PROVIDER:NAME or PATH:NAME. AttachError, naming what there is, when it is not exactly one."""
-    name, provider, wanted = split_target(probe.target)
+    name, provider, wanted = _split_target(probe.target)
     with open_target(probe, name, folder) as target:
         notes = target.elf.usdt()
         found = [note for note in notes if _matches(note, provider, wanted)]
@@ -68,11 +80,16 @@ def find(probe: Probe, folder: str) -> Usdt:
         if not found:
             raise _none(probe, target, name, notes, f"{provider}:{wanted}" if provider else wanted)
         if len(found) > _MAX_SPOTS:
-            raise refused(probe, f"{target.path} has {wanted} at {len(found)} places: more than {_MAX_SPOTS}")
+            raise rejection(probe, f"{target.path} has {wanted} at {len(found)} places: more than {_MAX_SPOTS}")
         if len(labels) > 1:
             hint = f"write {' or '.join(f'usdt:{name}:{label}' for label in labels[:_FEW])}"
-            raise refused(probe, f"{target.path} has several probes {wanted}", hint=hint)
+            raise rejection(probe, f"{target.path} has several probes {wanted}", hint=hint)
         return Usdt(target.path, labels[0], tuple(_spot(probe, target.elf, note) for note in found), _version(target))
+
+
+def require(probe: Probe, folder: str) -> None:
+    """AttachError where there is no such probe."""
+    find(probe, folder)
 
 
 def find_all(program: Program, folder: str = "") -> dict[Probe, Usdt]:
@@ -86,12 +103,21 @@ def find_all(program: Program, folder: str = "") -> dict[Probe, Usdt]:
     return found
 
 
-def attach(probe: Probe, program: int, found: Mapping[Probe, Usdt], folder: str) -> Link:
+def names_in_file(kind: str, target: str, folder: str, requested: str) -> list[str]:
+    """The USDT probes of a file. ``target``: its path, and a pattern of PROVIDER:NAME or NAME."""
+    path, provider, name = _split_target(target)
+    pattern = as_pattern(f"{provider}:{name}") if provider else f"*:{as_pattern(name)}"
+    with open_target(Probe(kind, target, "", requested, 0), path, folder) as file:
+        labels = sorted({f"{note.provider}:{note.name}" for note in file.elf.usdt()})
+    return [f"{kind}:{path}:{label}" for label in fnmatch.filter(labels, pattern)]
+
+
+def attach(probe: Probe, program: int, folder: str, found: Mapping[Probe, Usdt]) -> Link:
     """Attach to every place of a probe of those ``found``, whose readers the program was compiled with."""
     usdt, ways = found[probe], _layouts(found)[probe.function]
     with open_target(probe, usdt.path, folder) as target:
         if _version(target) != usdt.version:
-            raise refused(probe, f"{usdt.path} has changed while the cell was compiled")
+            raise rejection(probe, f"{usdt.path} has changed while the cell was compiled")
         places = [
             Place(
                 partial(place, target, spot.offset, spot.semaphore),
@@ -103,7 +129,7 @@ def attach(probe: Probe, program: int, found: Mapping[Probe, Usdt], folder: str)
         return on_events(probe, program, places, f"usdt:{usdt.path}:{usdt.label}")
 
 
-def split_target(target: str) -> tuple[str, str, str]:
+def _split_target(target: str) -> tuple[str, str, str]:
     """File, provider or "", and name: a path may have colons of its own."""
     path, _, name = target.rpartition(":")
     shorter, _, provider = path.rpartition(":")
@@ -117,18 +143,18 @@ def _matches(note: UsdtNote, provider: str, name: str) -> bool:
 
 def _none(probe: Probe, target: Target, name: str, notes: Sequence[UsdtNote], wanted: str) -> Exception:
     if not notes:
-        return refused(probe, f"{target.path} has no probe {wanted}: it was built without USDT probes")
+        return rejection(probe, f"{target.path} has no probe {wanted}: it was built without USDT probes")
     known = dict.fromkeys(f"{note.provider}:{note.name}" for note in notes)
     if ":" not in wanted:
         known = {label.partition(":")[2]: None for label in known}
     hint = near(wanted, known, f"usdt:{name}:") or f"%bpf probes 'usdt:{name}:*' lists them"
-    return refused(probe, f"{target.path} has no probe {wanted}", hint=hint)
+    return rejection(probe, f"{target.path} has no probe {wanted}", hint=hint)
 
 
 def _spot(probe: Probe, elf: Elf, note: UsdtNote) -> Spot:
     offset, semaphore = elf.offset(note.address), elf.data_offset(note.semaphore) if note.semaphore else 0
     if offset is None or semaphore is None:
-        raise refused(probe, f"its note gives an address that is not in the file: {note.address:#x}")
+        raise rejection(probe, f"its note gives an address that is not in the file: {note.address:#x}")
     return Spot(offset, semaphore, parse_arguments(elf, note))
 
 

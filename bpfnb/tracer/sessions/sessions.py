@@ -15,7 +15,6 @@ from bpfnb.protocol.messages import Detached, Ended, Limits
 from bpfnb.tracer.access.audit import Audit
 from bpfnb.tracer.access.policy import Policy
 from bpfnb.tracer.cancel import CancelledError
-from bpfnb.tracer.compile.engine import Engine
 from bpfnb.tracer.kernel import capabilities
 from bpfnb.tracer.link.link import Closer, silence
 from bpfnb.tracer.loaded import NotAllowed
@@ -34,12 +33,12 @@ _LEAVING_TIMEOUT = 2.0  # seconds for sessions that are starting or ending when 
 class Sessions:
     """The sessions, by number, and what they share; for any thread. ``maps``: requests for their maps."""
 
-    def __init__(self, engine: Engine, loaders: Loaders, outbox: Outbox, policy: Policy, audit: Audit) -> None:
+    def __init__(self, loaders: Loaders, outbox: Outbox, policy: Policy, audit: Audit) -> None:
         self._policy = policy
         self._audit = audit
         self._outbox = outbox
         self._closer = Closer()
-        self._starter = Starter(engine, loaders, outbox, policy, audit, self._closer, self.end)
+        self._starter = Starter(loaders, outbox, policy, audit, self._closer, self.end)
         self._last_maps = LastMaps(outbox)
         self._lock = threading.Lock()  # for bookkeeping, never held while waiting
         self._running: dict[int, Session] = {}

@@ -14,12 +14,11 @@ from bpfnb.protocol.messages import CountersAdded, Limits, Noted, ProbeInfo
 from bpfnb.tracer.access.audit import Audit
 from bpfnb.tracer.access.policy import Policy, spoken_time
 from bpfnb.tracer.cancel import Cancel
-from bpfnb.tracer.compile.engine import Engine
 from bpfnb.tracer.guard.guard import Guard
 from bpfnb.tracer.kernel import bpf, capabilities, features
 from bpfnb.tracer.kernel.cpus import CpuWatch
-from bpfnb.tracer.link import attach, usdt
-from bpfnb.tracer.link.attach import Surroundings
+from bpfnb.tracer.link import kinds, usdt
+from bpfnb.tracer.link.kinds import Files
 from bpfnb.tracer.link.link import Closer, Link, silence
 from bpfnb.tracer.loaded import Loaded
 from bpfnb.tracer.loaders import Loaders
@@ -35,7 +34,6 @@ class Starter:
 
     def __init__(
         self,
-        engine: Engine,
         loaders: Loaders,
         outbox: Outbox,
         policy: Policy,
@@ -43,7 +41,6 @@ class Starter:
         closer: Closer,
         end: Callable[[int, str], None],
     ) -> None:
-        self._engine = engine
         self._loaders = loaders
         self._outbox = outbox
         self._policy = policy
@@ -61,15 +58,15 @@ class Starter:
 
         What is begun first ends last: links, then the last drains, then what they read from, then the programs.
         """
-        around = Surroundings(folder, usdt.find_all(program, folder))
-        _require(program, around)
-        loaded = self._loaders[program.kind].load(program, around, self._policy.confinement, starting.cancel)
+        files = Files(folder, usdt.find_all(program, folder))
+        _require(program, files)
+        loaded = self._loaders[program.kind].load(program, files, self._policy.confinement, starting.cancel)
         session = Session(number, loaded)
         try:
             with self._closer.paused():
                 starting.attach()
                 self.readers.read(session, keep)
-                probes = self._attach(session, program, around, starting.cancel)
+                probes = self._attach(session, program, files, starting.cancel)
             self._send_counters(session)
             self._limit_time(session)
             session.meter.reached_by(session.links)
@@ -83,9 +80,7 @@ class Starter:
         warnings = (*loaded.warnings, *_unguarded(limits))
         return session, messages.Loaded(number, probes, warnings, loaded.map_infos, loaded.notes)
 
-    def _attach(
-        self, session: Session, program: Program, around: Surroundings, cancel: Cancel
-    ) -> tuple[ProbeInfo, ...]:
+    def _attach(self, session: Session, program: Program, files: Files, cancel: Cancel) -> tuple[ProbeInfo, ...]:
         links = session.links
         # First of all at the end, so that no probe sees events when another, its counterpart, sees none any more.
         session.stack.callback(silence, links)
@@ -93,9 +88,9 @@ class Starter:
         for probe in _compiled(program, session.loaded):
             cancel.check()
             if probe.function in unsure:  # now it is sure; the others were asked for before they were compiled
-                attach.require(probe, around.folder)
+                kinds.require(probe, files.folder)
             with capabilities.with_sys_admin():
-                link = attach.attach(self._engine, session.loaded, probe, around)
+                link = kinds.attach(session.loaded, probe, files)
             links.append(link)
             if link.renew:
                 session.follow_cpus(self._cpus, partial(self._renew, session.number, link))
@@ -127,13 +122,13 @@ class Starter:
             session.stack.callback(timer.cancel)
 
 
-def _require(program: Program, around: Surroundings) -> None:
+def _require(program: Program, files: Files) -> None:
     """AttachError, before anything is compiled, where a probe is not there. What stands under an #if may not be asked
     for."""
     unsure = _conditional(program)
     for probe in program.probes:
-        if probe.function not in unsure and probe not in around.usdt:
-            attach.require(probe, around.folder)
+        if probe.function not in unsure and probe not in files.usdt:
+            kinds.require(probe, files.folder)
 
 
 def _compiled(program: Program, loaded: Loaded) -> list[Probe]:
@@ -141,7 +136,7 @@ def _compiled(program: Program, loaded: Loaded) -> list[Probe]:
     conditional = _conditional(program)
     probes = []
     for probe in program.probes:
-        if attach.spec(probe) in loaded.programs:
+        if kinds.spec(probe) in loaded.programs:
             probes.append(probe)
         elif probe.function not in conditional:
             raise ProgramError(f"there is no function {probe.function} in the compiled program")
