@@ -8,7 +8,7 @@ import struct
 import weakref
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpfnb.protocol.schema import BitField, Bytes, Column, Enum, Number, NumberArray, Rows, Tail, Text, Wide
+from bpfnb.results.columns import kinds
 from bpfnb.results.columns.base import Batch, ColumnBuffer
 from bpfnb.results.columns.buffers import Codes
 from bpfnb.results.columns.categories import EnumColumn, TextColumn
@@ -227,6 +228,10 @@ def test_a_part_lets_the_whole_go(kind: str) -> None:
     gc.collect()
     assert whole() is None
     assert len(series(part)) == 200
+
+
+def test_every_kind_of_column_is_decoded_and_packed() -> None:
+    assert set(kinds.KINDS) == set(get_args(Column))
 
 
 def test_an_unknown_kind_is_named() -> None:

@@ -1,4 +1,4 @@
-"""From the schema's columns to the columns of a DataFrame."""
+"""From the schema's columns to the columns of a DataFrame: a row a kind in ``KINDS``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,11 +17,19 @@ from bpfnb.results.columns.buffers import Array
 from bpfnb.results.columns.categories import EnumColumn, TextColumn
 from bpfnb.results.columns.numeric import NumberColumn, WideColumn
 from bpfnb.results.columns.strings import BytesColumn, StringColumn
+from bpfnb.results.columns.values import pack_array, pack_bits, pack_number, pack_tail, pack_text, pack_wide
 from bpfnb.results.columns.words import word_of
 
-__all__ = ["column_buffer", "shown"]
+__all__ = ["KINDS", "Kind", "column_buffer", "shown"]
 
 _MAX_ELEMENTS = 1024  # of an array that has a column an element
+
+
+class Kind(NamedTuple):
+    """A kind of column: ``decode`` makes the column that takes its values in, ``pack`` a value's bytes (values.py)."""
+
+    decode: Callable[[Any], ColumnBuffer]
+    pack: Callable[[Any, Any, bytearray], bytes]
 
 
 def shown(columns: Iterable[schema.Column]) -> tuple[schema.Column, ...]:
@@ -44,24 +53,16 @@ def _elements(column: schema.Column) -> Sequence[schema.Column]:
 
 def column_buffer(column: schema.Column) -> ColumnBuffer:
     """The column that takes what the schema describes, of ``shown`` columns."""
-    match column:
-        case schema.Number():
-            return NumberColumn(_numbers(column), column.dtype)
-        case schema.Enum():
-            return _constants(column, _numbers(column))
-        case schema.BitField():
-            read = partial(_bits, column)
-            return _constants(column, read) if column.labels else NumberColumn(read, column.dtype)
-        case schema.Text():
-            return TextColumn(column)
-        case schema.Bytes():
-            return BytesColumn(column)
-        case schema.Wide():
-            return WideColumn(column)
-        case schema.Tail():
-            return StringColumn(binary=not column.text, cut=column.text)
-        case schema.NumberArray():
-            raise ValueError(f"array {column.name} has a column an element")
+    return KINDS[type(column)].decode(column)
+
+
+def _bit_field(column: schema.BitField) -> ColumnBuffer:
+    read = partial(_bits, column)
+    return _constants(column, read) if column.labels else NumberColumn(read, column.dtype)
+
+
+def _array(column: schema.NumberArray) -> ColumnBuffer:
+    raise ValueError(f"array {column.name} has a column an element")
 
 
 def _constants(column: schema.Enum | schema.BitField, read: Callable[[Rows], Array]) -> EnumColumn:
@@ -94,3 +95,15 @@ def _bits(column: schema.BitField, rows: Rows) -> Array:
         sign = np.uint64(1 << (width - 1))
         value = ((value ^ sign) - sign).view(np.int64)
     return value.astype(dtype)
+
+
+KINDS: dict[type[schema.Column], Kind] = {
+    schema.Number: Kind(lambda column: NumberColumn(_numbers(column), column.dtype), pack_number),
+    schema.Enum: Kind(lambda column: _constants(column, _numbers(column)), pack_number),
+    schema.BitField: Kind(_bit_field, pack_bits),
+    schema.Text: Kind(TextColumn, pack_text),
+    schema.Bytes: Kind(BytesColumn, pack_text),
+    schema.Wide: Kind(WideColumn, pack_wide),
+    schema.NumberArray: Kind(_array, pack_array),
+    schema.Tail: Kind(lambda column: StringColumn(binary=not column.text, cut=column.text), pack_tail),
+}

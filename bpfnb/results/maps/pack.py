@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from bpfnb.errors import ProgramError, near_or_all
-from bpfnb.protocol.schema import BitField, Bytes, Column, Enum, Number, NumberArray, Rows, Schema, Tail, Text, Wide
+from bpfnb.protocol.schema import Column, NumberArray, Rows, Schema
 from bpfnb.results.columns.base import Batch
-from bpfnb.results.columns.kinds import column_buffer
+from bpfnb.results.columns.kinds import KINDS, column_buffer
 
 __all__ = ["decoded", "pack", "unpack"]
 
@@ -26,7 +23,7 @@ def pack(schema: Schema, value: object, what: str = "value") -> bytes:
     row = bytearray(schema.size)
     for column, part in _members(schema, value, what):
         begin = column.offset
-        data = _packed(column, part, row)
+        data = KINDS[type(column)].pack(column, part, row)
         row[begin : begin + len(data)] = data
     return bytes(row)
 
@@ -43,94 +40,6 @@ def _members(schema: Schema, value: object, what: str) -> Iterable[tuple[Column,
     if not isinstance(value, (tuple, list)) or len(value) != len(columns):
         raise ProgramError(f"the {what} is a dict of, or a tuple with, {', '.join(columns)}; not {value!r}")
     return zip(schema.columns, value, strict=True)
-
-
-def _packed(column: Column, value: Any, row: bytearray) -> bytes:
-    """The bytes of one member, from ``column.offset`` on. ``row``: the bytes of those before."""
-    match column:
-        case Number() | Enum():
-            return _number(column, value)
-        case BitField():
-            return _bits(column, value, row)
-        case Text() | Bytes():
-            return _text(column, value)
-        case Wide():
-            return _wide(column, value)
-        case NumberArray():
-            return _array(column, value)
-        case Tail():
-            raise ProgramError(f"{column.name} follows the {column.offset} bytes that a map has room for")
-
-
-def _number(column: Number | Enum | NumberArray, value: Any) -> bytes:
-    dtype = np.dtype(column.dtype)
-    if dtype.kind == "f":
-        try:
-            return np.array(float(value), dtype).tobytes()
-        except (TypeError, ValueError):
-            raise ProgramError(f"{column.name} is a number, not {value!r}") from None
-    return np.array(_integer(column, value, *_limits(dtype)), dtype).tobytes()
-
-
-def _bits(column: BitField, value: Any, row: bytearray) -> bytes:
-    """The bytes a bit-field lies in, with the bits of its neighbours."""
-    first, width = column.first, column.width
-    signed = np.dtype(column.dtype).kind == "i"
-    low, high = (-(1 << (width - 1)), (1 << (width - 1)) - 1) if signed else (0, (1 << width) - 1)
-    mask = ((1 << width) - 1) << first
-    bits = _integer(column, value, low, high) << first
-    word = int.from_bytes(row[column.offset : column.offset + column.size], "little")
-    return (word & ~mask | bits & mask).to_bytes(column.size, "little")
-
-
-def _wide(column: Wide, value: Any) -> bytes:
-    bits = 8 * column.size
-    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if column.signed else (0, (1 << bits) - 1)
-    return _integer(column, value, low, high).to_bytes(column.size, "little", signed=column.signed)
-
-
-def _text(column: Text | Bytes, value: Any) -> bytes:
-    data = value.encode() if isinstance(value, str) else value
-    if not isinstance(data, (bytes, bytearray)):
-        raise ProgramError(f"{column.name} is text or bytes, not {value!r}")
-    if len(data) > column.size:
-        raise ProgramError(f"{column.name} has room for {column.size} bytes, not for {len(data)}: {value!r}")
-    return bytes(data).ljust(column.size, b"\0")
-
-
-def _array(column: NumberArray, value: Any) -> bytes:
-    elements = np.array(value, dtype=object)
-    if elements.shape != column.shape:
-        raise ProgramError(f"{column.name} has {_sized(column.shape)} elements, not {_sized(elements.shape)}")
-    return b"".join(_number(column, element) for element in elements.ravel())
-
-
-def _integer(column: Column, value: Any, low: int, high: int) -> int:
-    """A whole number within its type's limits; for a constant's name its value."""
-    labels = column.labels if isinstance(column, Enum | BitField) else ()
-    if isinstance(value, str) and labels:
-        constants = dict(labels)
-        if value not in constants:
-            raise ProgramError(f"{column.name} has no constant {value!r}{near_or_all(value, constants)}")
-        return (constants[value] - low) % (high - low + 1) + low  # BTF may have a constant of 32 bits as signed
-    try:
-        number = int(value) if isinstance(value, np.bool_) else operator.index(value)
-    except TypeError:
-        raise ProgramError(f"{column.name} is a whole number, not {value!r}") from None
-    if not low <= number <= high:
-        raise ProgramError(f"{column.name} goes from {low} to {high}; {number} does not fit")
-    return number
-
-
-def _limits(dtype: np.dtype[Any]) -> tuple[int, int]:
-    if dtype.kind == "b":
-        return 0, 1
-    limits = np.iinfo(dtype)
-    return int(limits.min), int(limits.max)
-
-
-def _sized(shape: Sequence[int]) -> str:
-    return " by ".join(map(str, shape)) or "no"
 
 
 def unpack(schema: Schema, rows: Rows, make: Callable[..., Any]) -> list[Any]:
