@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Hashable, Iterable, Sequence
+from itertools import zip_longest
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Polygon
 from matplotlib.text import Text
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from bpfnb.errors import printable
 
@@ -38,6 +40,9 @@ _LEFT, _RIGHT, _LEGEND, _TOP, _BOTTOM = 52, 12, 186, 28, 26  # margins; _LEGEND:
 COLOURS = ("#3b8eea", "#f08c2e", "#2fa866", "#c06ad6", "#e5534b", "#14a5b8", "#b39a1e", "#8b7cf0", "#e06a9c")
 _OTHER = "#8b9099"
 _INK = "#828891"
+
+_LEVELS = MaxNLocator(nbins=5, steps=[1, 2, 5, 10], integer=True)
+_SHORT = EngFormatter(sep="", usetex=False, useMathText=False)
 
 
 class Curve(NamedTuple):
@@ -115,14 +120,14 @@ class RatesFigure:
         self._axes.set_xlim(-SECONDS, 0)
 
     def _draw_scale(self, most: int, until: float) -> None:
-        step, top = scale(most)
-        self._axes.set_ylim(0, top)
-        for i, (line, text) in enumerate(zip(self._grid, self._levels, strict=True)):
-            level = i * step
-            line.set_visible(level <= top)
-            line.set_data([-SECONDS, 0], [level, level])
-            text.set_text(short(level) if level <= top else "")
-            self._put(text, _LEFT - 8, _BOTTOM + level / top * (HEIGHT - _TOP - _BOTTOM))
+        scale = levels(most)
+        self._axes.set_ylim(0, scale[-1])
+        for line, text, level in zip_longest(self._grid, self._levels, scale):
+            line.set_visible(level is not None)
+            text.set_text("" if level is None else short(level))
+            if level is not None:
+                line.set_data([-SECONDS, 0], [level, level])
+                self._put(text, _LEFT - 8, _BOTTOM + level / scale[-1] * (HEIGHT - _TOP - _BOTTOM))
         for i, text in enumerate(self._times):
             ago = SECONDS - i * SECONDS // 4
             text.set_text(f"{ago} s ago" if ago else time.strftime("%H:%M:%S", time.localtime(until)))
@@ -189,22 +194,11 @@ class RatesFigure:
         return text if len(text) <= 22 else text[:21] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def scale(most: int) -> tuple[int, int]:
-    """The step between levels, a whole round number, and the top of the scale: at most five steps."""
-    step = 1
-    while step * 5 < most:
-        step = _next_round(step)
-    return step, max(step * -(-most // step), step * 2)
-
-
-def _next_round(step: int) -> int:
-    """1, 2, 5, 10, 20, 50, ..."""
-    return step * 5 // 2 if str(step)[0] == "2" else step * 2
+def levels(most: int) -> list[int]:
+    """The levels of the scale: whole round numbers from 0 to ``most`` or above, in two to five steps."""
+    return [round(level) for level in _LEVELS.tick_values(0, max(most, 2))]
 
 
 def short(level: int) -> str:
     """A level of the scale: ``0``, ``250``, ``20k``, ``1.5M``."""
-    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if level >= 10 * size or (level >= size and level % (size // 10) == 0):
-            return f"{level / size:g}{letter}"
-    return str(level)
+    return _SHORT(level)

@@ -33,7 +33,7 @@ from bpfnb.results.table import RateMeter
 from bpfnb.views import html as pages
 from bpfnb.views import panel, plots, refresh
 from bpfnb.views.notebook import Notebook
-from bpfnb.views.plots import Curve, RatesFigure, pick, scale, short
+from bpfnb.views.plots import Curve, RatesFigure, levels, pick, short
 
 HOSTILE = "<script>alert('1')</script>\"&amp;\x1b[2J\u202e\udc80\n$x_$\\frac{"
 
@@ -354,6 +354,7 @@ def test_picture_is_the_same_whatever_style_the_person_chose() -> None:
     styles = {
         "text.usetex": True, "lines.linestyle": ":", "lines.marker": "o", "figure.facecolor": "red", "font.size": 30,
         "figure.autolayout": True, "axes.grid": True, "savefig.dpi": 30, "savefig.facecolor": "red",
+        "axes.formatter.use_mathtext": True, "axes.formatter.limits": (0, 0), "axes.formatter.useoffset": True,
     }  # fmt: skip
     with rc_context(styles):
         assert RatesFigure().paint([curve("clones", 3)], 0.0) == plain
@@ -361,7 +362,9 @@ def test_picture_is_the_same_whatever_style_the_person_chose() -> None:
 
 @pytest.mark.parametrize("most", [0, 1, 2, 3, 5, 6, 9, 11, 99, 1_234, 10**7 + 1])
 def test_scale_is_round_whole_and_high_enough(most: int) -> None:
-    step, top = scale(most)
+    scale = levels(most)
+    step, top = scale[1], scale[-1]
+    assert scale == list(range(0, top + step, step))
     assert str(step).rstrip("0") in ("1", "2", "5")
     assert top >= most
     assert top % step == 0
