@@ -1,8 +1,9 @@
-"""``bpfnb setup``: a way to trace for the members of a group that makes none of them root.
+"""``bpfnb setup``: let the members of a group trace without becoming root.
 
-Root gets a copy of the tracer of its own, in /opt/bpfnb/VERSION, which nobody else can change. systemd starts it for
-whoever connects to a socket that only root and the group may connect to; where there is no systemd, sudo does. All that
-was made is recorded (ways.Record) before it is made, so that ``undo`` removes it, and nothing else, however this ended.
+Root gets its own copy of the tracer, in /opt/bpfnb/VERSION, which nobody else can change. systemd starts it for every
+connection to a socket that only root and the group may connect to. Where there is no systemd, sudo starts it.
+Everything is recorded (ways.Record) before it is made. So ``undo`` removes exactly that, even if ``install`` was
+interrupted.
 """
 
 from __future__ import annotations
@@ -30,22 +31,22 @@ from bpfnb.setup import environment, texts
 
 __all__ = ["Step", "install", "run", "undo"]
 
-_BOOTED = Path("/run/systemd/system")  # there where systemd runs the machine: sd_booted(3)
+_BOOTED = Path("/run/systemd/system")  # exists where systemd is init: sd_booted(3)
 _UNITS = Path("/etc/systemd/system")
 _RULES = Path("/etc/sudoers.d")
 _MODES = {_UNITS: 0o644, _RULES: 0o440}
-_WAIT = 10  # seconds for tracers that are asked to end
+_END_TIMEOUT = 10  # seconds for tracers to end
 
 
 class Step(NamedTuple):
-    """Something to do, in words, a line or several, and how."""
+    """Something to do: a description of one or more lines, and a function that does it."""
 
     words: str
     do: Callable[[], None]
 
 
 def run(steps: list[Step], say: Callable[[str], None], *, dry: bool = False) -> None:
-    """Take the steps, saying each before it is taken; with ``dry`` only say them."""
+    """Do the steps, and describe each with ``say`` before it is done. With ``dry`` only describe them."""
     if not dry and os.geteuid() != 0:
         raise PrivilegeError("this needs root: run it with sudo (--dry-run shows what it would do)")
     os.umask(0o022)
@@ -56,10 +57,10 @@ def run(steps: list[Step], say: Callable[[str], None], *, dry: bool = False) -> 
 
 
 def install(group: str, *, by: str = "", wheels: Path | None = None) -> list[Step]:
-    """What is to be done, of what is not as it should be: [] where all is. SetupError where it cannot be done.
+    """Return the steps that are still needed to install; [] where nothing is. Raise SetupError where it is impossible.
 
-    ``by``: "systemd" or "sudo", "" for whichever there is. ``wheels``: a folder with the packages' wheels, else they
-    are downloaded.
+    ``by``: "systemd" or "sudo"; "" for the one that is there. ``wheels``: a folder with the packages' wheels; without
+    it they are downloaded.
     """
     if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", group):
         raise SetupError(f"{group!r} is no name for a group: small letters, digits, - and _")
@@ -90,7 +91,7 @@ def install(group: str, *, by: str = "", wheels: Path | None = None) -> list[Ste
 
 
 def undo() -> list[Step]:
-    """What is to be done to remove everything that ``install`` ever made here."""
+    """Return the steps that remove everything that ``install`` ever made here."""
     record = ways.installed()
     steps: list[Step] = []
     for version, there in record.versions.items():
@@ -105,7 +106,7 @@ def undo() -> list[Step]:
 
 
 def _manager() -> str:
-    """What starts tracers here: systemd where it runs the machine, else sudo."""
+    """Return what starts tracers here: "systemd" where it is init, else "sudo"."""
     if _BOOTED.is_dir():
         return "systemd"
     if shutil.which("sudo") and shutil.which("visudo", path="/usr/sbin:/usr/bin:/sbin:/bin") and _RULES.is_dir():
@@ -116,16 +117,16 @@ def _manager() -> str:
 
 
 def _made(one: Installed | None) -> tuple[str, ...]:
-    """What decides an environment's contents."""
+    """Return what an environment's contents depend on."""
     return (one.build, one.lock, one.python) if one else ()
 
 
 def _files(by: str, group: str) -> dict[Path, str]:
-    """What is written outside of our folder, and where."""
+    """Return the files to write outside of our folder: text by path."""
     version = release.version()
     unit, launcher = ways.unit_of(version), ways.launcher_of(version)
     if by == "sudo":
-        name = unit.replace(".", "_")  # sudo passes over names with a dot
+        name = unit.replace(".", "_")  # sudo ignores names with a dot
         return {_RULES / name: texts.RULE.format(launcher=launcher, group=group)}
     socket = texts.SOCKET.format(version=version, group=group, socket=ways.socket_of(version))
     return {
@@ -156,7 +157,7 @@ def _make_environment(folder: Path, wheels: Path | None, wanted: Installed) -> N
 
 
 def _put_files(version: str, wanted: Installed) -> Iterator[Step]:
-    """Write the files, and have the manager take them up."""
+    """Write the files, and make systemd load them."""
     files = _files(wanted.by, wanted.group)
     unit = ways.unit_of(version)
 
@@ -180,7 +181,7 @@ def _put_files(version: str, wanted: Installed) -> Iterator[Step]:
 
 
 def _retire(version: str, before: Installed | None, wanted: Installed | None) -> Iterator[Step]:
-    """Remove the files of an installation that are not wanted any more."""
+    """Remove the files of an installation that are no longer wanted."""
     gone = [path for path in (before.files if before else []) if not wanted or path not in wanted.files]
     if not gone or not before:
         return
@@ -195,7 +196,7 @@ def _retire(version: str, before: Installed | None, wanted: Installed | None) ->
 
 
 def _stop_units(unit: str) -> None:
-    with suppress(SetupError):  # a unit that is not there any more
+    with suppress(SetupError):  # the unit is gone
         _systemctl("disable", f"{unit}.socket")
     if _BOOTED.is_dir():
         for what in (f"{unit}.socket", f"{unit}@*.service"):
@@ -220,7 +221,7 @@ def _remove_version(version: str) -> None:
     _end_tracers(folder)
     environment.remove(folder)
     ways.socket_of(version).unlink(missing_ok=True)
-    with suppress(OSError):  # another version's is there
+    with suppress(OSError):  # another version's socket is there
         ways.SOCKETS.rmdir()
     record = ways.installed()
     del record.versions[version]
@@ -228,10 +229,10 @@ def _remove_version(version: str) -> None:
 
 
 def _end_tracers(folder: Path) -> None:
-    """Ask tracers of this version to end, which sudo started: the files they run from go."""
+    """Ask tracers of this version that sudo started to end, since their files will be removed."""
     program = os.fsencode(folder / "bin" / "python3")
-    for _ in range(_WAIT * 10):
-        # Not by Path.glob, which raises where a process ends meanwhile.
+    for _ in range(_END_TIMEOUT * 10):
+        # Path.glob is not used: it raises when a process ends meanwhile.
         processes = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
         running = [pid for pid in processes if _words(pid)[:1] == [program]]
         if not running:
@@ -284,8 +285,8 @@ def _write_record(record: Record) -> None:
 
 
 def _write(path: Path, text: str, mode: int, *, check: bool = False) -> None:
-    """Put a file in its place in one step, whole. ``check``: only if visudo has nothing against it."""
-    fd, name = tempfile.mkstemp(prefix=".bpfnb-", dir=path.parent)  # sudo and systemd pass over such names
+    """Write a file atomically. ``check``: only if visudo accepts it."""
+    fd, name = tempfile.mkstemp(prefix=".bpfnb-", dir=path.parent)  # sudo and systemd ignore such names
     os.close(fd)
     new = Path(name)
     try:

@@ -1,4 +1,4 @@
-"""Root's own Python environment, with the tracer and what it imports, and nothing else."""
+"""Make root's own Python environment, with only the tracer and what it imports."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from bpfnb.setup import texts
 
 __all__ = ["LOCK", "PYTHON", "Command", "lock_digest", "make", "plan", "python_version", "remove", "run", "strangers"]
 
-PYTHON = "/usr/bin/python3"  # the distribution's: root's, and kept up to date
+PYTHON = "/usr/bin/python3"  # the distribution's: it belongs to root and is kept up to date
 LOCK = Path(__file__).with_name("tracer.lock")
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
-_MAX_WHEEL = 1 << 28
-_TIMEOUT = 600  # seconds; of a command that may download
+_MAX_WHEEL = 1 << 28  # bytes
+_TIMEOUT = 600  # seconds, for a command that may download
 
 _INIT = '"""The tracer of bpfnb, without its notebook side: installed by `bpfnb setup`."""\n'
 _METADATA = "Metadata-Version: 2.1\nName: bpfnb\nVersion: {version}\n"
-# Everything the tracer will import, found before anybody relies on it; and bcc, which is the distribution's.
+# Imports every module of the tracer before anybody relies on them, and finds the distribution's bcc.
 _TRY = """\
 import pkgutil
 import bpfnb.tracer, bpfnb.tracer.compile.engine
@@ -44,9 +44,9 @@ Command = Sequence[str | Path]
 
 
 def run(command: Command, what: str = "") -> str:
-    """Run a command as if nobody had called us: a clean environment, from /. What it wrote.
+    """Run a command in a clean environment, in /, and return its output. Raise SetupError if it fails.
 
-    SetupError if it fails. ``what``: the command in words, where its own are many.
+    ``what``: what to call the command in the error; by default its own words.
     """
     words = [str(word) for word in command]
     try:
@@ -66,11 +66,12 @@ def run(command: Command, what: str = "") -> str:
 
 
 def lock_digest() -> str:
+    """Return a digest of the lock file."""
     return hashlib.blake2b(LOCK.read_bytes(), digest_size=8).hexdigest()
 
 
 def python_version() -> str:
-    """Of the distribution's Python, as "3.11". SetupError where there is none, or an older one than bpfnb needs."""
+    """Return the version of the distribution's Python, as "3.11". Raise SetupError where it is missing or too old."""
     try:
         version = run([PYTHON, "-I", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"])
     except SetupError:
@@ -87,7 +88,7 @@ def python_version() -> str:
 
 
 def plan(folder: Path, wheels: Path | None) -> list[str]:
-    """What ``make`` does, a line a step, for people."""
+    """Describe what ``make`` does, one line for each step."""
     packages = f"the wheels in {wheels}" if wheels else "the package index"
     source = LOCK.parent.parent
     return [
@@ -100,7 +101,7 @@ def plan(folder: Path, wheels: Path | None) -> list[str]:
 
 
 def make(folder: Path, wheels: Path | None) -> None:
-    """Make the environment, in the place of one that is there. Until all is done, that stays as it is."""
+    """Make the environment. It replaces an existing one only when it is complete."""
     new, old, tools = _made_meanwhile(folder)
     _remove(new, old, tools)
     try:
@@ -115,7 +116,7 @@ def make(folder: Path, wheels: Path | None) -> None:
         launcher.chmod(0o755)
         run(
             [python, "-I", "-c", _TRY], "importing the tracer"
-        )  # which also compiles what it imports: the tracer may not write here
+        )  # this also compiles the modules, since the tracer may not write here
         if found := next(strangers(new), ""):
             raise SetupError(found)
         if folder.exists():
@@ -126,7 +127,7 @@ def make(folder: Path, wheels: Path | None) -> None:
 
 
 def strangers(folder: Path, *, inside: bool = True) -> Iterator[str]:
-    """Whatever lets somebody other than root change a folder, in words: on the way to it, and ``inside`` it."""
+    """Yield, in words, what lets users other than root change a folder: its parents, and what is ``inside`` it."""
     for path in (*folder.parents, folder, *(folder.rglob("*") if inside else ())):
         if not path.exists() and not path.is_symlink():
             continue
@@ -138,7 +139,7 @@ def strangers(folder: Path, *, inside: bool = True) -> Iterator[str]:
 
 
 def remove(folder: Path) -> None:
-    """Remove an environment, and what is left of making one."""
+    """Remove an environment, and leftovers of making one."""
     _remove(folder, *_made_meanwhile(folder))
 
 
@@ -149,7 +150,7 @@ def _remove(*folders: Path) -> None:
 
 
 def _made_meanwhile(folder: Path) -> list[Path]:
-    """Where a new environment is made, where the old one waits, and pip's own, which is not kept."""
+    """Return where a new environment is made, where the old one is moved to, and where pip's own is made."""
     return [folder.with_name(f".{what}-{folder.name}") for what in ("new", "old", "pip")]
 
 
@@ -159,7 +160,7 @@ def _who(source: Path) -> str:
 
 
 def _install_packages(python: Path, site: Path, wheels: Path | None) -> None:
-    """Packages of the lock file; pip takes none whose hash is another. Of its settings only /etc/pip.conf counts."""
+    """Install the lock file's packages. pip checks their hashes. Of pip's settings only /etc/pip.conf applies."""
     command: list[str | Path] = [python, "-I", "-m", "pip", "--isolated", "install", "-qq", "--no-input"]
     command += ["--disable-pip-version-check", "--no-cache-dir", "--no-deps", "--only-binary", ":all:"]
     command += ["--no-compile", "--target", site]
@@ -167,7 +168,7 @@ def _install_packages(python: Path, site: Path, wheels: Path | None) -> None:
         copied = Path(name)
         shutil.copyfile(LOCK, copied / LOCK.name)
         if wheels:
-            # pip reads a wheel twice, to check its hash and to unpack it: nobody may change it in between.
+            # pip reads a wheel twice, to check its hash and to unpack it. Copies cannot be changed in between.
             _copy_wheels(wheels, copied)
             command += ["--no-index", "--find-links", copied]
         run([*command, "--require-hashes", "-r", copied / LOCK.name], "pip install")

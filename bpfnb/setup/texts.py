@@ -1,11 +1,11 @@
-"""What ``bpfnb setup`` writes: the program that starts the tracer, systemd's units, the rule for sudo."""
+"""The files that ``bpfnb setup`` writes: the tracer's launcher, systemd's units, the rule for sudo."""
 
 from __future__ import annotations
 
 __all__ = ["LAUNCHER", "RULE", "SERVICE", "SOCKET"]
 
-# Runs as root for members of the group. sudo has cleaned the environment before; whatever an administrator lets
-# through, the tracer gets none of it. Descriptor 3 would be systemd's second one of the connection.
+# Runs as root for members of the group. sudo has cleaned the environment, and the launcher drops what an administrator
+# lets through. Descriptor 3 would be systemd's second copy of the connection.
 LAUNCHER = """\
 #!{folder}/bin/python3 -I
 import os, runpy, sys
@@ -19,14 +19,14 @@ sys.argv[1:] = ["--service"]
 runpy.run_module("bpfnb.tracer", run_name="__main__", alter_sys=True)
 """
 
-# With sudo: this program alone, without arguments, and nothing of the caller's environment, whatever is set elsewhere.
+# sudo's rule: only this program, without arguments and without the caller's environment, whatever is set elsewhere.
 RULE = """\
 # Made by `bpfnb setup`; `bpfnb setup --undo` removes it.
 Defaults!{launcher} env_reset, !env_keep, !env_check, !setenv, !requiretty
 %{group} ALL=(root) NOPASSWD: {launcher} ""
 """
 
-# Without a limit on how often one connects: beyond it systemd would close the socket to everybody.
+# There is no limit on how often users connect: beyond it, systemd would close the socket for everybody.
 SOCKET = """\
 # Made by `bpfnb setup`; `bpfnb setup --undo` removes it.
 [Unit]
@@ -48,10 +48,10 @@ TriggerLimitIntervalSec=0
 WantedBy=sockets.target
 """
 
-# Why each capability: bpfnb/tracer/kernel/capabilities.py. CAP_SYSLOG: to read the kernel's addresses once.
-# CAP_SETUID, CAP_SETGID, a mount namespace: to compile with the permissions of who asks (bpfnb/tracer/access/asker.py).
-# Not ProtectKernelTunables (tracefs is written to), ProtectKernelModules (it hides the kernel's headers), ProtectProc,
-# PrivateTmp or ProtectHome=yes (programs are traced wherever they lie, and perf maps are in /tmp).
+# bpfnb/tracer/kernel/capabilities.py says what each capability is for. CAP_SYSLOG: to read the kernel's addresses,
+# once. CAP_SETUID, CAP_SETGID and a mount namespace: to compile with the asking user's permissions
+# (bpfnb/tracer/access/asker.py). Not set: ProtectKernelTunables (tracefs is written to), ProtectKernelModules (it hides
+# the kernel's headers), ProtectProc, PrivateTmp, ProtectHome=yes (programs are traced anywhere; perf maps are in /tmp).
 SERVICE = """\
 # Made by `bpfnb setup`; `bpfnb setup --undo` removes it.
 [Unit]
