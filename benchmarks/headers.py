@@ -31,6 +31,7 @@ from benchmarks.compatibility.measure import _Bench, _parse, _processes
 from benchmarks.compatibility.record import Recorder, Recording
 from benchmarks.compatibility.tools import runs
 from bpfnb.errors import BpfnbError
+from bpfnb.language.scan import scan
 from bpfnb.tracer.compile import compiler, headers
 from bpfnb.tracer.compile.compiler import CELL_PATH
 from bpfnb.tracer.compile.engine import Engine
@@ -185,9 +186,9 @@ def programs(
 def _job(recording: Recording) -> Job:
     program, _ = _parse(recording)
     tag = "measured" if program.prints else ""
-    readers = usdt.readers(program, usdt.find_all(program))
+    readers = usdt.readers(scan(program.source, program.cflags), usdt.find_all(program))
     source = rewrite(program, tag=tag, syscall_mode=syscall.mode(), path=CELL_PATH, readers=readers)
-    return Job(source.text, source.cell, (*compiler._WARNINGS, *program.cflags))
+    return Job(source.text, program.source, (*compiler._WARNINGS, *program.cflags))
 
 
 # --- compiling ----------------------------------------------------------------------------------------------------

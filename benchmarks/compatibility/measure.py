@@ -31,6 +31,7 @@ from bpfnb.errors import (
 from bpfnb.language import program as programs
 from bpfnb.language.probes import Probe
 from bpfnb.language.program import Program, parse
+from bpfnb.language.scan import scan
 from bpfnb.tracer.compile import compiler, headers
 from bpfnb.tracer.compile.compiler import CELL_PATH, Compiler
 from bpfnb.tracer.compile.engine import Engine
@@ -175,7 +176,7 @@ class _Bench:
         tried.probes = len(program.probes)
         tag = "measured" if program.prints else ""
         files = kinds.Files(usdt=usdt.find_all(program))
-        readers = usdt.readers(program, files.usdt)
+        readers = usdt.readers(scan(program.source, program.cflags), files.usdt)
         source = rewrite(program, tag=tag, syscall_mode=syscall.mode(), path=CELL_PATH, readers=readers)
         loads = dict.fromkeys(kinds.spec(probe) for probe in program.probes)
         tables = [output.name for output in program.outputs] + [map_.name for map_ in program.maps]

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from bpfnb.errors import Diagnostic
+from bpfnb.language.cell import Cell
+from bpfnb.language.scan import scan
 from bpfnb.protocol.schema import Schema
 
 __all__ = ["Edit", "Handed", "Payloads", "Rewritten", "Submit", "assemble"]
@@ -45,13 +47,13 @@ Payloads = dict[int, Handed] | None
 
 @dataclasses.dataclass(frozen=True)
 class Rewritten:
-    """``text``: what bcc compiles. ``cell``: what the user wrote. ``submits``: where it submits to which output.
+    """``text``: what bcc compiles. ``cell``: what the user wrote, read. ``submits``: where it submits to which output.
     ``tag``: what every printk format in ``text`` begins with. ``stamped``, ``padded``: outputs, as in submits.py.
     ``counted``: the maps that have counters of refused updates, in the order of these. ``notes``: on what is left as it
     is (updates.py)."""
 
     text: str
-    cell: str
+    cell: Cell
     # For each line of the cell the pieces it is compiled from: (column of the first byte, offset in the cell, bytes).
     # An inserted piece has no bytes: all of it stands for one place.
     _lines: tuple[tuple[tuple[int, int, bytes], ...], ...] = ()
@@ -66,7 +68,7 @@ class Rewritten:
     @classmethod
     def plain(cls, text: str) -> Rewritten:
         """The text as it is."""
-        return assemble(text, [], "", "")
+        return assemble(scan(text), [], "", "")
 
     def is_inserted(self, line: int, column: int) -> bool:
         """Whether a place of the compiled text (see to_cell) is in text the user did not write."""
@@ -81,7 +83,7 @@ class Rewritten:
         line = min(max(line, 1), len(self._lines))
         at, offset, copied = self._piece(line, column)
         inside = copied[: max(column - 1 - at, 0)].decode(errors="ignore")
-        start = self.cell.rfind("\n", 0, offset) + 1
+        start = self.cell.source.rfind("\n", 0, offset) + 1
         return line, offset + len(inside) - start + 1
 
     def reaches(self, line: int) -> bool:
@@ -108,8 +110,9 @@ class Edit:
     reset: bool = False
 
 
-def assemble(cell: str, edits: Sequence[Edit], prelude: str, path: str) -> Rewritten:
-    out = _Output(cell)
+def assemble(cell: Cell, edits: Sequence[Edit], prelude: str, path: str) -> Rewritten:
+    """Apply the edits to the cell's text. ``prelude``: C to put before it. ``path``: the file that messages name."""
+    out = _Output(cell.source)
     if prelude:
         out.text.append(f'#line 1 "/virtual/bpfnb.h"\n{prelude}')
     out.text.append(f'#line 1 "{path or _MAIN}"\n')
@@ -122,7 +125,7 @@ def assemble(cell: str, edits: Sequence[Edit], prelude: str, path: str) -> Rewri
         out.insert(edit.start, edit.text)
         out.newlines(edit.start, edit.end)
         at = edit.end
-    out.copy(at, len(cell))
+    out.copy(at, len(cell.source))
     return Rewritten("".join(out.text), cell, tuple(tuple(line) for line in out.lines))
 
 

@@ -8,6 +8,7 @@ import os
 import pytest
 
 from bpfnb.errors import CompileError, PrivilegeError, ProgramError, VerifierError
+from bpfnb.language.scan import scan
 from bpfnb.tracer.diagnose.errors import compile_error, crash_error, load_error
 from bpfnb.tracer.diagnose.lineinfo import Lines
 from bpfnb.tracer.source_map import Rewritten, assemble
@@ -23,7 +24,7 @@ int f(void *ctx) {
 
 
 def source() -> Rewritten:
-    return assemble(CELL, [], "", FILE)
+    return assemble(scan(CELL), [], "", FILE)
 
 
 # --- LLVM ---------------------------------------------------------------------------------------------------------

@@ -432,7 +432,7 @@ def test_forks_and_others_in_one_function(probes: list[str], says: str) -> None:
 def test_plain_text_maps_to_itself() -> None:
     rewritten = Rewritten.plain("int a;\nint é, b;")
     assert rewritten.text.endswith("int a;\nint é, b;")
-    assert rewritten.cell == "int a;\nint é, b;"
+    assert rewritten.cell.source == "int a;\nint é, b;"
     assert rewritten.to_cell(1, 5) == (1, 5)
     assert rewritten.to_cell(2, 9) == (2, 8)  # the ninth byte is the eighth character
 
@@ -513,7 +513,7 @@ def test_lines_never_change_and_the_way_back_is_exact(
 ) -> None:
     """GIVEN any edits THEN each word that was copied is on its line, and its place maps to its place in the cell."""
     rewritten = rewrite(program, tag=tag, syscall_mode=mode)
-    assert rewritten.cell == program.source
+    assert rewritten.cell.source == program.source
     lines = program.source.split("\n")
     seen = set()
     for word, line, column in places(rewritten):

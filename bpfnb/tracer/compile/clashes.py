@@ -7,7 +7,7 @@ text and for this cell alone, and the cell is compiled again.
 
     find(log, source)            which names clash, by what clang said
     replacements(tree, clashes)  the files of the tree that change: name to text
-    warnings(source, clashes)    what the user has to know of it
+    warnings(cell, clashes)      what the user has to know of it
 
 A file of the tree is replaced by a macro that names another (headers.py, _replaceable), which lives in memory. Only
 what clang complains of is renamed: a struct that the headers just declare and the cell completes (``struct
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bpfnb.errors import Diagnostic
+from bpfnb.language.cell import Cell
 from bpfnb.language.scan import scan
 from bpfnb.language.syntax import declared
 from bpfnb.tracer.compile.headers import GENERATED, body
@@ -130,7 +131,7 @@ def _words(text: str, names: str, generated: bool) -> str:
 _RENAMINGS = ((("tag",), rename_tags), (("name", "macro"), rename_names), (("word",), _words))
 
 
-def warnings(source: str, clashes: Collection[Clash]) -> list[Diagnostic]:
+def warnings(cell: Cell, clashes: Collection[Clash]) -> list[Diagnostic]:
     """What the user has to know: a name of a header that the cell includes does not mean the kernel's.
 
     Nothing to say where the cell includes no header of the kernel's, or only one that does not have the name: there the
@@ -138,7 +139,6 @@ def warnings(source: str, clashes: Collection[Clash]) -> list[Diagnostic]:
     """
     if not clashes:
         return []
-    cell = scan(source)
     included = any(_HEADER.match(token.text) for token in cell.directives)
     found = []
     for clash in sorted(clashes) if included else ():

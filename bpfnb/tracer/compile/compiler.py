@@ -136,7 +136,7 @@ class Compiler:
         kept = not pinned and ours and recipes.decided(source.text, cflags)
         job = _Job(
             source.text,
-            source.cell,
+            source.cell.source,
             tree,
             flags,
             tuple(loads),

@@ -44,13 +44,15 @@ class BccLoader:
         NotAllowed, CancelledError, and as Compiler.build. ``around``: what probes in files depend on.
         """
         into_ring = program.prints and _prints_into_ring(confinement)
+        cell = scan(program.source, program.cflags)
         source = rewrite(
             program,
+            cell,
             tag=new_tag() if program.prints and not into_ring else "",
             lines=into_ring,
             syscall_mode=syscall.mode(),
             path=CELL_PATH,
-            readers=confinement.prelude + usdt.readers(program, files.usdt),
+            readers=confinement.prelude + usdt.readers(cell, files.usdt),
             late=_can(features.late_allocation),
             counting=_can(features.mapped_array),
         )
@@ -129,7 +131,7 @@ def _outputs(program: Program, source: Rewritten, loaded: Loaded, payloads: Payl
     if not program.outputs:
         return
     if payloads is None:
-        raise without_types(program)
+        raise without_types(source.cell)
     what = carried(program, source.submits, payloads)
     # Of those of one name the preprocessor has chosen one. They have the last one's counter (submits.py).
     outputs = {output.name: (index, output) for index, output in enumerate(program.outputs)}
@@ -163,18 +165,18 @@ def _output(
 
 def _map_infos(program: Program, source: Rewritten, loaded: Loaded) -> tuple[MapInfo, ...]:
     """The maps that are in the compiled text, each once."""
-    cell = scan(program.source, program.cflags)
     declared = {m.name: m for m in program.maps if m.name in loaded.maps}
-    return tuple(_map_info(m, source, loaded.maps[m.name], shown_entries(cell, m.name)) for m in declared.values())
+    return tuple(_map_info(m, source, loaded.maps[name]) for name, m in declared.items())
 
 
-def _map_info(declared: MapDecl, source: Rewritten, loaded: LoadedMap, shown: int) -> MapInfo:
+def _map_info(declared: MapDecl, source: Rewritten, loaded: LoadedMap) -> MapInfo:
     name = declared.name
     described = kernel_maps.describe(
         loaded.fd, name, declared.macro, loaded.key, loaded.value, declared.line, pinned=declared.pinned
     )
     counters = source.counted.index(name) * COUNTERS if name in source.counted else -1
-    return replace(described, counters=counters, shown=shown if described.kind == "array" else 0)
+    shown = shown_entries(source.cell, name) if described.kind == "array" else 0
+    return replace(described, counters=counters, shown=shown)
 
 
 def _refused(source: Rewritten, loaded: Loaded) -> Counters | None:

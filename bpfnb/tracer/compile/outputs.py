@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from bpfnb.errors import BpfnbError, ProgramError, SetupError, UnsupportedError
+from bpfnb.language.cell import Cell
 from bpfnb.language.program import Program
-from bpfnb.language.scan import scan
 from bpfnb.language.syntax import floating
 from bpfnb.protocol.schema import Column, Schema, Tail
 from bpfnb.protocol.segments import MAX_EVENT
@@ -58,9 +58,8 @@ def carried(program: Program, submits: Sequence[Submit], found: Mapping[int, Han
     return {name: _carried(schema, sizes[name], name in longer) for name, schema in schemas.items()}
 
 
-def without_types(program: Program) -> BpfnbError:
+def without_types(cell: Cell) -> BpfnbError:
     """Why no output of a cell can be read that bcc loaded without type information."""
-    cell = scan(program.source, program.cflags)
     for name, kind, at in floating(cell):
         line, column = cell.place(at)
         return UnsupportedError(
@@ -69,7 +68,7 @@ def without_types(program: Program) -> BpfnbError:
             line=line,
             column=column,
             hint="make it an integer: BPF programs cannot compute with other numbers",
-            source=program.source,
+            source=cell.source,
         )
     return SetupError("bcc gave the kernel no type information (BTF) of this cell, so its outputs cannot be read")
 

@@ -43,6 +43,7 @@ _MOST_VALUES = 3  # a helper takes five arguments, and the format is two of them
 
 def rewrite(
     program: Program,
+    cell: Cell | None = None,
     *,
     tag: str,
     lines: bool = False,
@@ -54,16 +55,16 @@ def rewrite(
 ) -> Rewritten:
     """The text to compile for this kernel.
 
-    ``tag``: put before every printk format; "" for none. ``lines``: what is printed goes through a ring buffer
-    (lines.py). ``path``: a file that holds the cell, for as long as the compiler runs; LLVM then copies the cell's
-    own lines into the program's line info, and diagnostics name this file. ``readers``: C to put before the cell
-    (usdt.py). ``late``, ``counting``: see updates.
+    ``cell``: the program's text, where it has been read before. ``tag``: put before every printk format; "" for none.
+    ``lines``: what is printed goes through a ring buffer (lines.py). ``path``: a file that holds the cell, for as long
+    as the compiler runs; LLVM then copies the cell's own lines into the program's line info, and diagnostics name this
+    file. ``readers``: C to put before the cell (usdt.py). ``late``, ``counting``: see updates.
     Raises UnsupportedError or ProgramError where a function on a syscall does what cannot mean the same everywhere.
     """
     for text in (tag, path):
         if re.search(r'["\\%\n]', text):
             raise ValueError(f"quotes, backslashes, percent signs and newlines have no place in {text!r}")
-    cell = scan(program.source, program.cflags)
+    cell = cell or scan(program.source, program.cflags)
     edits = [*_printk(cell, tag, lines), *_line_directives(cell), *_resets(cell)]
     portable = _Portable(cell, program, syscall_mode)
     edits += portable.edits()
@@ -72,7 +73,7 @@ def rewrite(
     made = updates(cell, late=late, in_tasks=in_tasks, counting=counting)
     prelude = (LINES_PRELUDE if lines else "") + portable.prelude() + made.prelude + handed.prelude + readers
     # An increment begins where a submit does that gives its key: what is around it comes first.
-    rewritten = assemble(program.source, [*edits, *made.edits, *handed.edits], prelude, path)
+    rewritten = assemble(cell, [*edits, *made.edits, *handed.edits], prelude, path)
     return dataclasses.replace(
         rewritten,
         submits=handed.calls,

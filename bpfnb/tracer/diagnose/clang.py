@@ -15,7 +15,6 @@ from typing import NamedTuple, cast
 
 from bpfnb.errors import Diagnostic, Severity, did_you_mean
 from bpfnb.language.cell import Cell
-from bpfnb.language.scan import scan
 from bpfnb.language.tokens import arguments
 from bpfnb.tracer.compile.submits import WHOLE_POINTER
 from bpfnb.tracer.kernel import tracefs
@@ -128,7 +127,7 @@ class _Reader:
 
     def __init__(self, source: Rewritten) -> None:
         self.source = source
-        self.cell = scan(source.cell)
+        self.cell = source.cell
         self.tables = {m.name for m in self.cell.maps} | {output.name for output in self.cell.outputs}
         self.words = {token.text for token in self.cell.tokens}
         self.formats = dict(_formats(self.cell))

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from bpfnb.errors import CompileError, Diagnostic, PrivilegeError, ProgramError, SetupError, VerifierError
 from bpfnb.language.cell import Cell
-from bpfnb.language.scan import scan
 from bpfnb.tracer.diagnose import hints, verifier
 from bpfnb.tracer.diagnose.clang import diagnostics
 from bpfnb.tracer.diagnose.lineinfo import Lines
@@ -31,7 +30,7 @@ def compile_error(source: Rewritten, log: str, reason: str) -> CompileError | Pr
     refused = _NO_MAP.search(log)
     if refused:
         return _map_error(source, refused[1], refused[2])
-    cell = scan(source.cell)
+    cell = source.cell
     found = diagnostics(source, log)
     misspelt = hints.misspelt_macro(cell, found)
     if misspelt:
@@ -59,7 +58,7 @@ def _compile_error(
         log=log,
         line=main.line or None,
         column=main.column or None,
-        source=source.cell,
+        source=source.cell.source,
         hint=hint,
     )
 
@@ -69,7 +68,7 @@ def _flags_error(source: Rewritten, said: str, log: str) -> CompileError:
     if said.startswith("unable to handle compilation, expected exactly one compiler job"):
         main = Diagnostic(0, 0, "error", "the flags ask clang for something else than to compile the cell")
         return _compile_error(source, main, [main], log, "flags are such as -DX=1 or -Wall, and no files")
-    return CompileError(f"clang: {said}", log=log, source=source.cell)
+    return CompileError(f"clang: {said}", log=log, source=source.cell.source)
 
 
 _IN_A_MAP = "keep it in a map, BPF_ARRAY(counter, u64, 1);, or make it const if nothing changes it"
@@ -79,7 +78,7 @@ def address_error(source: Rewritten, function: str, line: int, name: str, compil
     """A program works with an address that is none, and the kernel cannot tell. ``line`` 0, ``name`` "": not known."""
     what = f"the variable {name}" if name else "a variable that is outside of functions"
     message = f"{function} wants the address of {what}, and bcc gives it none"
-    read = scan(source.cell)
+    read = source.cell
     columns = [column for t in read.tokens if t.text == name for at, column in [read.place(t.start)] if at == line]
     main = Diagnostic(line, columns[0] if columns else 0, "error", message)
     return _compile_error(source, main, [main, *diagnostics(source, compiling)], compiling, _IN_A_MAP)
@@ -125,14 +124,16 @@ def crash_error(
 ) -> CompileError | ProgramError | SetupError:
     """LLVM ended the process: it said why, and sometimes where. ``status`` None: it took longer than ``patience``."""
     if status is None:
-        return CompileError(f"compiling took more than {patience:g} s and was ended", log=log, source=source.cell)
+        return CompileError(
+            f"compiling took more than {patience:g} s and was ended", log=log, source=source.cell.source
+        )
     found = diagnostics(source, log)
     if any(d.severity == "error" for d in found):  # what clang refuses bcc goes on with, and may fall over it
         return compile_error(source, log, "")
     said = _BACKEND.search(log)
     if not said:
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
-        return CompileError(f"the compiler crashed ({how})", log=log, source=source.cell)
+        return CompileError(f"the compiler crashed ({how})", log=log, source=source.cell.source)
     message, hint = _reason(said[4])
     line, column = _crash_place(source, log, said, found)
     main = Diagnostic(line, column, "error", f"{said[3]}: {message}" if said[3] else message)
@@ -153,23 +154,22 @@ def _crash_place(source: Rewritten, log: str, said: re.Match[str], found: Sequen
     if place and int(place[0]):
         return source.to_cell(int(place[0]), int(place[1]))
     assembly = _ASSEMBLY.search(log)
-    if assembly and source.cell.count(assembly[1]) == 1:
-        return scan(source.cell).place(source.cell.index(assembly[1]))
+    if assembly and source.cell.source.count(assembly[1]) == 1:
+        return source.cell.place(source.cell.source.index(assembly[1]))
     array = next((d for d in found if "variable length array" in d.message), None)
     return (array.line, array.column) if array else (_line_of(source.cell, said[3]) or 0, 0)
 
 
-def _line_of(cell: str, function: str | None) -> int | None:
+def _line_of(cell: Cell, function: str | None) -> int | None:
     """Where a function begins; None where the cell has none of that name."""
-    read = scan(cell)
-    return next((read.place(f.name_at)[0] for f in read.functions if f.name == function), None)
+    return next((cell.place(f.name_at)[0] for f in cell.functions if f.name == function), None)
 
 
 # --- maps ---------------------------------------------------------------------------------------------------------
 
 
 def _map_error(source: Rewritten, name: str, reason: str) -> ProgramError:
-    read = scan(source.cell)
+    read = source.cell
     declared = {m.name: m.line for m in read.maps} | {output.name: output.line for output in read.outputs}
     places = [read.place(t.start) for t in read.tokens if t.text == name]
     column = next((column for line, column in places if line == declared.get(name)), None)
@@ -184,7 +184,7 @@ def _map_error(source: Rewritten, name: str, reason: str) -> ProgramError:
     if ring and reason == os.strerror(errno.EINVAL):
         why = "a ring buffer's size must be a power of two of pages, and less than 4 GiB"
     message = f"the kernel will not make {name}: {why}"
-    return ProgramError(message, line=declared.get(name), column=column, source=source.cell)
+    return ProgramError(message, line=declared.get(name), column=column, source=source.cell.source)
 
 
 # --- the verifier -------------------------------------------------------------------------------------------------
@@ -204,9 +204,11 @@ def load_error(
 ) -> VerifierError | PrivilegeError:
     """Why the kernel did not take a program. ``lines``: which line each instruction comes from. ``compiling``: what
     clang had said."""
-    found = _known_of_bcc(verifier.read(log, number, source.cell, lines), log, source.cell)
+    found = _known_of_bcc(verifier.read(log, number, source.cell.source, lines), log, source.cell)
     if number == errno.EPERM and not found.kind:
-        return PrivilegeError(f"the kernel refused to load {function}: {os.strerror(number)}", source=source.cell)
+        return PrivilegeError(
+            f"the kernel refused to load {function}: {os.strerror(number)}", source=source.cell.source
+        )
     return VerifierError(
         f"the verifier refused {function}: {found.summary}",
         kind=found.kind,
@@ -216,7 +218,7 @@ def load_error(
         diagnostics=diagnostics(source, compiling),
         line=found.line,
         hint=found.hint,
-        source=source.cell,
+        source=source.cell.source,
     )
 
 
@@ -234,28 +236,27 @@ _READ_ONLY = {
 }
 
 
-def _known_of_bcc(found: Refusal, log: str, cell: str) -> Refusal:
+def _known_of_bcc(found: Refusal, log: str, cell: Cell) -> Refusal:
     """What the verifier cannot know: bcc leaves what a linker would fill in empty."""
     register = re.match(r"R(\d+) ", found.summary)
     helper = re.findall(r": \(85\) call (\w+)#", log)[-1:]
-    read = scan(cell)
     if register and helper and helper[0] in _READ_ONLY and " type=" in found.summary:
         why = f"{helper[0]} takes a text that nothing can change, such as a string literal."
         return found._replace(kind="read-only memory", explanation=why, hint=_READ_ONLY[helper[0]])
     if register and re.search(rf"\(18\) r{register[1]} = 0x0\b", log):
-        return _without_address(found, read, helper[0] if helper else "")
-    if _BEYOND.search(found.summary) and _POINTERS.search(read.masked):
+        return _without_address(found, cell, helper[0] if helper else "")
+    if _BEYOND.search(found.summary) and _POINTERS.search(cell.masked):
         return found._replace(
             explanation="Which text it is shows only when the program runs, and the verifier cannot follow that.",
             hint='give each text the same room: static const char names[][16] = {"a", "b"};',
         )
     calls_itself = "call stack of" in found.summary or found.kind == "call of a function"
-    if calls_itself and any(t.text.strip("_") == "noinline" for t in read.tokens):
+    if calls_itself and any(t.text.strip("_") == "noinline" for t in cell.tokens):
         why = "bcc puts functions into those that call them, and cannot call one that is declared noinline."
         return found._replace(kind="call of a function", explanation=why, hint="remove noinline")
     if found.kind == "call of a function":
-        calls = [t for t in read.tokens if _LIBRARY.fullmatch(t.text)]
-        places = {read.place(t.start)[0] for t in calls}
+        calls = [t for t in cell.tokens if _LIBRARY.fullmatch(t.text)]
+        places = {cell.place(t.start)[0] for t in calls}
         compares = calls and all(t.text.endswith("cmp") for t in calls)
         found = found._replace(hint=f"compare byte by byte: {hints.BYTE_BY_BYTE}" if compares else found.hint)
         if not found.line:

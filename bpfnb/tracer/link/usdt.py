@@ -22,7 +22,6 @@ from bpfnb.errors import AttachError, ProgramError
 from bpfnb.language.cell import Body, Cell
 from bpfnb.language.probes import Probe
 from bpfnb.language.program import Program
-from bpfnb.language.scan import scan
 from bpfnb.language.tokens import Token, arguments
 from bpfnb.tracer.link.errors import near, rejection
 from bpfnb.tracer.link.link import Link, Place, on_events
@@ -291,10 +290,9 @@ def _layouts(found: Mapping[Probe, Usdt]) -> dict[str, list[tuple[Argument, ...]
     return ways
 
 
-def readers(program: Program, found: Mapping[Probe, Usdt]) -> str:
+def readers(cell: Cell, found: Mapping[Probe, Usdt]) -> str:
     """The functions that read arguments. ProgramError, at its place, for a call that asks for one that is not there."""
-    cell = scan(program.source, program.cflags)
-    if not found or not any(name in program.source for name in _READS):
+    if not found or not any(name in cell.source for name in _READS):
         return ""
     ways = _layouts(found)
     for function in cell.functions:
