@@ -10,7 +10,9 @@ Nobody's syntax errors are reported here: clang says it better. A cell with text
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import operator
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -41,7 +43,7 @@ def scan(source: str, cflags: Sequence[str] = ()) -> Cell:
             cell.tokens.append(token)
     conditionals.finish(len(source))
     hidden = conditionals.hidden(cell.tokens)
-    visible = [t for t in cell.tokens if not _within(t.start, hidden)]
+    visible = [t for t in cell.tokens if not _within(t.start, hidden)] if hidden else cell.tokens
     _Structure(cell, visible, conditionals.maybe).read()
     cell.functions.sort(key=lambda f: f.name_at)
     return cell
@@ -57,6 +59,9 @@ def _defined(cflags: Sequence[str]) -> set[str]:
 
 
 _QUALIFIERS = frozenset({"static", "inline", "const", "volatile", "extern", "register"})
+
+
+_START = operator.attrgetter("start")
 
 
 class _Made(NamedTuple):
@@ -81,11 +86,14 @@ class _Structure:
         self.braces: dict[int, int] = {}  # the index of a top-level "{" among the tokens, by offset
         self.made: dict[int, _Made] = {}
         self.statics: list[int] = []
+        self.ends: list[int] = []  # where top-level items end: after a closing brace or a semicolon
 
     def read(self) -> None:
         self._mask()
         self._top_level()
-        root = parse_c("".join(self.text))
+        signatures = "".join(self.text)
+        self.ends = [match.end() for match in re.finditer(r"[;}]", signatures)]
+        root = parse_c(signatures)
         self.cell.doubtful |= root.has_error
         for node in walk(root):
             if node.type == "function_definition":
@@ -255,18 +263,16 @@ class _Structure:
 
     def _static(self, node: Node, declarator: Node) -> bool:
         words = {t.text for t in lex("".join(self.text[node.start_byte : declarator.start_byte]))}
-        since = max((end for end in self._ends() if end <= node.start_byte), default=0)
+        before = bisect.bisect_right(self.ends, node.start_byte)
+        since = self.ends[before - 1] if before else 0
         return "static" in words or any(since <= at < declarator.start_byte for at in self.statics)
-
-    def _ends(self) -> Iterator[int]:
-        """Where top-level items end: after a closing brace or a semicolon."""
-        return (m.end() for m in re.finditer(r"[;}]", "".join(self.text)))
 
     def _parameters(self, declarator: Node) -> tuple[str, ...]:
         parameters = declarator.child_by_field_name("parameters")
         assert parameters is not None  # the grammar gives every function_declarator one
-        inside = [t for t in self.cell.tokens if parameters.start_byte <= t.start < parameters.end_byte]
-        texts = [_text(self.cell, arg) for arg in arguments(inside, 0)]
+        tokens = self.cell.tokens
+        first, end = (bisect.bisect_left(tokens, at, key=_START) for at in (parameters.start_byte, parameters.end_byte))
+        texts = [_text(self.cell, arg) for arg in arguments(tokens[first:end], 0)]
         return () if texts in ([""], ["void"]) else tuple(texts)
 
 
@@ -294,4 +300,4 @@ def _blank(source: str) -> list[str]:
 
 
 def _fill(text: list[str], at: int, word: str) -> None:
-    text[at : at + len(word)] = ["\n" if c == "\n" else c if c.isascii() else "_" for c in word]
+    text[at : at + len(word)] = word if word.isascii() else [c if c.isascii() else "_" for c in word]
