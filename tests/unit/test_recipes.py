@@ -11,10 +11,11 @@ import pytest
 from bpfnb.language.program import parse
 from bpfnb.tracer.cancel import Cancel
 from bpfnb.tracer.compile import cache as recipes
-from bpfnb.tracer.compile.cache import Code, Kept, Recipe, begin_with_tag, decided, decode
+from bpfnb.tracer.compile.cache import Code, Kept, Recipe, begin_with_tag, decided
 from bpfnb.tracer.compile.compiler import Compiler, _Built, _Job
 from bpfnb.tracer.compile.rewrite import Rewritten, rewrite
 from bpfnb.tracer.kernel.bpf import ProgramAttributes
+from bpfnb.tracer.kernel.instructions import decode
 from bpfnb.tracer.loaded import ProgramSpec
 
 TAG = b"abcdEFGH"

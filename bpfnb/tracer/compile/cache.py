@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import os
 import re
-import struct
 import sys
 import threading
 from collections import OrderedDict
@@ -32,6 +31,30 @@ from msgspec import Struct
 from bpfnb.tracer.compile.engine import Function
 from bpfnb.tracer.kernel import bpf, tracefs, uapi
 from bpfnb.tracer.kernel.bpf import MapAttributes, ProgramAttributes
+from bpfnb.tracer.kernel.instructions import (
+    ADD_IMMEDIATE,
+    CALL,
+    EXIT,
+    FIRST_ARGUMENT,
+    FIRST_SAVED,
+    GOTO,
+    GOTO_FAR,
+    IMMEDIATE,
+    IMMEDIATE_AT,
+    JUMPS,
+    LDDW,
+    LOAD,
+    MOVE,
+    NUMBER,
+    PSEUDO_MAP_FD,
+    PSEUDO_MAP_VALUE,
+    SIZE,
+    STORE,
+    STORES,
+    Helper,
+    Instruction,
+    decode,
+)
 from bpfnb.tracer.kernel.uapi import MapType, ProgramType
 
 __all__ = ["Kept", "Recipe", "decided", "formats", "write"]
@@ -78,10 +101,10 @@ class Code(Struct, frozen=True):
         """The instructions with descriptors and a tag in their places."""
         code = bytearray(self.instructions)
         for index, which in self.maps:
-            _IMMEDIATE.pack_into(code, _SIZE * index + _AT, fds[which])
+            IMMEDIATE.pack_into(code, SIZE * index + IMMEDIATE_AT, fds[which])
         for index in self.tags:
             for half in range(2):  # an lddw takes the place of two instructions
-                at = _SIZE * (index + half) + _AT
+                at = SIZE * (index + half) + IMMEDIATE_AT
                 code[at : at + 4] = tag[4 * half : 4 * half + 4]
         return bytes(code)
 
@@ -177,9 +200,9 @@ def _is_plain(made: MapAttributes) -> bool:
 def _code(fd: int, function: Function, maps: Sequence[int], tag: bytes) -> Code | None:
     attributes = bpf.program_attributes(fd, function.licence, function.version)
     code = decode(function.instructions)
-    wide = [(at, i) for at, i in enumerate(code) if i.op == _LDDW]
-    of_maps = [(at, i.immediate) for at, i in wide if i.src in _OF_MAP]
-    plain = [at for at, i in wide if i.src == 0]
+    wide = [(at, i) for at, i in enumerate(code) if i.op == LDDW]
+    of_maps = [(at, i.immediate) for at, i in wide if i.src in _MAP_SOURCES]
+    plain = [at for at, i in wide if i.src == NUMBER]
     if attributes.type not in _PLAIN_PROGRAMS or len(of_maps) + len(plain) < len(wide):
         return None
     if not all(number in maps for _, number in of_maps):
@@ -192,40 +215,13 @@ def _code(fd: int, function: Function, maps: Sequence[int], tag: bytes) -> Code 
 
 # --- instructions -------------------------------------------------------------------------------------------------
 
-# Linux: Documentation/bpf/standardization/instruction-set.rst. Registers share a byte; this is little-endian's order.
-_INSTRUCTION = struct.Struct("<BBhi")
-_IMMEDIATE = struct.Struct("<i")
-_SIZE, _AT = _INSTRUCTION.size, 4
-
-_LDDW = 0x18  # load 64 bits; its number takes the next instruction's as well
-_OF_MAP = (1, 2)  # an lddw's source register: the number is a map's descriptor, for the map or for its value
-_LOAD, _STORE, _MOVE, _ADD_NUMBER = 0x79, 0x7B, 0xBF, 0x07  # of 64 bits
-_CALL, _EXIT, _GO, _GO_FAR = 0x85, 0x95, 0x05, 0x06
-_STORES, _JUMPS = (2, 3), (5, 6)  # classes: the lowest three bits of ``op``
+_MAP_SOURCES = (PSEUDO_MAP_FD, PSEUDO_MAP_VALUE)  # of an lddw that loads a map, or its value's address
 _WIDTHS = {0x00: 4, 0x08: 2, 0x10: 1, 0x18: 8}  # of a store, bytes
-_FORMAT, _FIRST_SAVED = 1, 6  # registers: a helper's first argument, the first one that outlives calls
-_PRINTK = 6  # the helper's number
-
-
-class Instruction(NamedTuple):
-    op: int
-    dst: int
-    src: int
-    offset: int
-    immediate: int
-
-
-def decode(code: bytes) -> list[Instruction]:
-    """One entry an instruction, and one for an lddw's second half."""
-    return [
-        Instruction(op, registers & 15, registers >> 4, offset, immediate)
-        for op, registers, offset, immediate in _INSTRUCTION.iter_unpack(code)
-    ]
 
 
 def _number(code: bytes, index: int) -> bytes:
     """An lddw's number, in the order of memory."""
-    low, high = (_SIZE * (index + half) + _AT for half in range(2))
+    low, high = (SIZE * (index + half) + IMMEDIATE_AT for half in range(2))
     return code[low : low + 4] + code[high : high + 4]
 
 
@@ -283,46 +279,46 @@ def begin_with_tag(code: Sequence[Instruction], tags: Sequence[int]) -> bool:
             if known.get(following) != reached:
                 known[following] = reached
                 todo.append(following)
-    calls = [(at, i) for at, i in enumerate(code) if i.op == _CALL]
+    calls = [(at, i) for at, i in enumerate(code) if i.op == CALL]
     if any(i.src for _, i in calls):
         return False  # functions of its own: which formats they are given is not followed
-    printing = [known[at] for at, i in calls if i.immediate == _PRINTK and at in known]
-    return all(k.is_tagged(_FORMAT) for k in printing)
+    printing = [known[at] for at, i in calls if i.immediate == Helper.TRACE_PRINTK and at in known]
+    return all(k.is_tagged(FIRST_ARGUMENT) for k in printing)
 
 
 def _following(code: Sequence[Instruction], at: int) -> list[int]:
     """The instructions that may come next."""
     i = code[at]
-    if i.op == _EXIT:
+    if i.op == EXIT:
         return []
-    if i.op in (_GO, _GO_FAR):
-        return [at + 1 + (i.offset if i.op == _GO else i.immediate)]
-    if i.op & 7 in _JUMPS and i.op != _CALL:
+    if i.op in (GOTO, GOTO_FAR):
+        return [at + 1 + (i.offset if i.op == GOTO else i.immediate)]
+    if i.op & 7 in JUMPS and i.op != CALL:
         return [at + 1, at + 1 + i.offset]
-    return [at + 2 if i.op == _LDDW else at + 1]
+    return [at + 2 if i.op == LDDW else at + 1]
 
 
 def _after(i: Instruction, is_tag: bool, known: _Known) -> _Known:
     """What is known after an instruction."""
     registers, kind = known.registers, i.op & 7
-    if kind in _STORES:
+    if kind in STORES:
         base = registers[i.dst]
         if not isinstance(base, int):
             return known
-        return known.stored(base + i.offset, _WIDTHS[i.op & 0x18], registers[i.src] if i.op == _STORE else None)
-    if i.op == _CALL:
-        return known._replace(registers=(None,) * _FIRST_SAVED + registers[_FIRST_SAVED:])
-    return known if kind in _JUMPS else known.assigned(i.dst, _TAG if is_tag else _value(i, known))
+        return known.stored(base + i.offset, _WIDTHS[i.op & 0x18], registers[i.src] if i.op == STORE else None)
+    if i.op == CALL:
+        return known._replace(registers=(None,) * FIRST_SAVED + registers[FIRST_SAVED:])
+    return known if kind in JUMPS else known.assigned(i.dst, _TAG if is_tag else _value(i, known))
 
 
 def _value(i: Instruction, known: _Known) -> _Value:
     """What an instruction puts into a register."""
     source, target = known.registers[i.src], known.registers[i.dst]
-    if i.op == _LOAD and isinstance(source, int):
+    if i.op == LOAD and isinstance(source, int):
         return known.held(source + i.offset)
-    if i.op == _MOVE and i.offset == 0:  # else it extends a sign
+    if i.op == MOVE and i.offset == 0:  # else it extends a sign
         return source
-    return target + i.immediate if i.op == _ADD_NUMBER and isinstance(target, int) else None
+    return target + i.immediate if i.op == ADD_IMMEDIATE and isinstance(target, int) else None
 
 
 # --- what decides the result --------------------------------------------------------------------------------------

@@ -17,12 +17,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from bpfnb.tracer.diagnose.lineinfo import memory
+from bpfnb.tracer.kernel.instructions import LDDW, NUMBER, SIZE, decode, load_map_value, operations
 
 __all__ = ["Object", "Reference", "find", "placed", "unfilled"]
 
-# Linux: Documentation/bpf/standardization/instruction-set.rst. Registers share a byte; this is little-endian's order.
-_INSTRUCTION = struct.Struct("<BBhi")
-_LDDW, _OF_MAP_VALUE, _SIZE = 0x18, 2, 8
 # ELF of 64 bits: of the header where the sections are, how many, and which has their names; a section, a symbol, a
 # relocation. Its types are those of llvm/BinaryFormat/ELFRelocs/BPF.def.
 _MAGIC = re.compile(rb"\x7fELF\x02\x01\x01")
@@ -47,15 +45,11 @@ class Reference(NamedTuple):
 
 def unfilled(code: bytes) -> list[int]:
     """The instructions that want an address: for a number of 31 bits LLVM has a shorter one than ``lddw``."""
-    found = []
-    index = 0
-    while index < len(code) // _SIZE - 1:
-        op, registers, _, low = _INSTRUCTION.unpack_from(code, _SIZE * index)
-        after = code[_SIZE * (index + 1) : _SIZE * (index + 2)]
-        if op == _LDDW and registers >> 4 == 0 and low >= 0 and not any(after):
-            found.append(index)
-        index += 2 if op == _LDDW else 1
-    return found
+    return [
+        at
+        for at, i in operations(code)
+        if i.op == LDDW and i.src == NUMBER and i.immediate >= 0 and not any(code[SIZE * (at + 1) : SIZE * (at + 2)])
+    ]
 
 
 def placed(code: bytes, references: Sequence[Reference], map_fd: int) -> bytes:
@@ -63,10 +57,9 @@ def placed(code: bytes, references: Sequence[Reference], map_fd: int) -> bytes:
     filled = bytearray(code)
     for instruction, offset, _, _ in references:
         if offset is not None:
-            at = _SIZE * instruction
-            filled[at + 1] = filled[at + 1] & 15 | _OF_MAP_VALUE << 4
-            _NUMBER.pack_into(filled, at + 4, map_fd)
-            _NUMBER.pack_into(filled, at + _SIZE + 4, offset)
+            at = SIZE * instruction
+            register = decode(code[at : at + SIZE])[0].dst
+            filled[at : at + 2 * SIZE] = load_map_value(register, map_fd, offset)
     return bytes(filled)
 
 
@@ -119,8 +112,8 @@ class Object:
         wanted = set(unfilled(code))
         found = []
         for at, symbol, _ in self._relocations(number):
-            if at // _SIZE in wanted:
-                found.append(self._reference(at // _SIZE, symbol, _NUMBER.unpack_from(code, at + 4)[0]))
+            if at // SIZE in wanted:
+                found.append(self._reference(at // SIZE, symbol, _NUMBER.unpack_from(code, at + 4)[0]))
         return found
 
     def _laid_out(self) -> bytearray:
@@ -191,7 +184,7 @@ def _string(text: bytes, at: int) -> str:
 def _without_numbers(code: bytes) -> bytes:
     """The instructions without what an ``lddw`` loads, and from where."""
     bare = bytearray(code)
-    for at in range(0, len(code) - _SIZE, _SIZE):
-        if code[at] == _LDDW:
-            bare[at + 1 : at + 2 * _SIZE] = bytes(2 * _SIZE - 1)
+    for at in range(0, len(code) - SIZE, SIZE):
+        if code[at] == LDDW:
+            bare[at + 1 : at + 2 * SIZE] = bytes(2 * SIZE - 1)
     return bytes(bare)

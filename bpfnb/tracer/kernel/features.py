@@ -25,7 +25,7 @@ from bpfnb.tracer.kernel.instructions import (
     RETURN_0,
     STACK,
     Helper,
-    instruction,
+    encode,
     load_map,
     load_map_value,
 )
@@ -97,8 +97,8 @@ def read_kernel_memory() -> None:
     """Load a program that reads the kernel's memory: refused where lockdown guards its confidentiality."""
 
     def read_with(helper: int) -> None:
-        source = instruction(MOVE_IMMEDIATE, 3)
-        call = instruction(CALL, immediate=helper)
+        source = encode(MOVE_IMMEDIATE, 3)
+        call = encode(CALL, immediate=helper)
         with _program(ProgramType.TRACEPOINT, _eight_bytes_of_stack() + source + call + RETURN_0):
             pass
 
@@ -131,8 +131,8 @@ def snprintf() -> None:
     """Load a program that formats text (Linux kernel commit 7b15523a989b "bpf: Add a bpf_snprintf helper", in
     v5.13)."""
     with _closing(bpf.create_constants(b"x".ljust(8, b"\0"))) as made:
-        no_values = instruction(MOVE_IMMEDIATE, 4) + instruction(MOVE_IMMEDIATE, 5)
-        call = instruction(CALL, immediate=Helper.SNPRINTF)
+        no_values = encode(MOVE_IMMEDIATE, 4) + encode(MOVE_IMMEDIATE, 5)
+        call = encode(CALL, immediate=Helper.SNPRINTF)
         code = _eight_bytes_of_stack() + load_map_value(3, made) + no_values + call + RETURN_0
         with _program(ProgramType.TRACEPOINT, code):
             pass
@@ -140,8 +140,8 @@ def snprintf() -> None:
 
 def _eight_bytes_of_stack() -> bytes:
     """The first two arguments of a helper that writes there."""
-    to = instruction(MOVE, 1, STACK) + instruction(ADD_IMMEDIATE, 1, immediate=-8)
-    return to + instruction(MOVE_IMMEDIATE, 2, immediate=8)
+    to = encode(MOVE, 1, STACK) + encode(ADD_IMMEDIATE, 1, immediate=-8)
+    return to + encode(MOVE_IMMEDIATE, 2, immediate=8)
 
 
 def perf_buffer() -> None:

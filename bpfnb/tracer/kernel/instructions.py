@@ -1,48 +1,113 @@
-"""The encoding of BPF instructions.
+"""The encoding of BPF instructions, and the numbers of helpers.
 
 Linux: Documentation/bpf/standardization/instruction-set.rst and include/uapi/linux/bpf_common.h for operations,
-include/uapi/linux/bpf.h for the numbers of helpers (___BPF_FUNC_MAPPER) and BPF_PSEUDO_*.
+include/uapi/linux/bpf.h for BPF_PSEUDO_* and ___BPF_FUNC_MAPPER.
 """
 
 from __future__ import annotations
 
 import struct
 import sys
+from collections.abc import Iterator
 from enum import IntEnum
+from typing import NamedTuple
 
 ENCODING = struct.Struct("=BBhi")  # operation, registers, offset, immediate
-SIZE = ENCODING.size
+IMMEDIATE = struct.Struct("=i")
+SIZE, IMMEDIATE_AT = ENCODING.size, 4
 
 LDDW = 0x18  # load 64 bits: the immediate's upper half is in the next instruction, which is no operation
+LOAD, LOAD_WORD, STORE = 0x79, 0x61, 0x7B  # of 64 bits, of 32, of 64, to or from where a register points
 MOVE, MOVE_IMMEDIATE, ADD_IMMEDIATE = 0xBF, 0xB7, 0x07  # of 64 bits
 CALL, EXIT = 0x85, 0x95
-# The source register of an lddw whose immediate is the descriptor of a map: load the map, or the address of its value
-PSEUDO_MAP_FD, PSEUDO_MAP_VALUE = 1, 2
-STACK = 10  # the register that points at the stack's end
+GOTO, GOTO_FAR = 0x05, 0x06  # by the offset, by the immediate
+JUMP_UNEQUAL, JUMP_UNEQUAL_WORD = 0x55, 0x56  # where a register is not the immediate: of 64 bits, of 32
+# Classes: the lowest three bits of an operation
+STORES, JUMPS = (2, 3), (5, 6)
+
+# The source register says what an immediate is. Of an lddw: a number; the descriptor of a map, to load the map or the
+# address of its value; a type of the kernel's, to load the address of a variable. Of a call: a helper, or a kfunc.
+NUMBER, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, PSEUDO_BTF_ID = 0, 1, 2, 3
+HELPER_CALL, KFUNC_CALL = 0, 2
+# Registers: a helper's first argument, the first that outlives calls, the one that points at the stack's end
+FIRST_ARGUMENT, FIRST_SAVED, STACK = 1, 6, 10
 
 
 class Helper(IntEnum):
-    """Helpers that are called by programs written here."""
+    """Helpers that are called, or looked for, in programs."""
 
     PROBE_READ = 4
+    TRACE_PRINTK = 6
+    GET_STACKID = 27
+    PROBE_WRITE_USER = 36
+    PROBE_READ_STR = 45
+    OVERRIDE_RETURN = 58
+    GET_STACK = 67
+    SEND_SIGNAL = 109
     PROBE_READ_KERNEL = 113
+    PROBE_READ_KERNEL_STR = 115
+    SEND_SIGNAL_THREAD = 117
+    GET_TASK_STACK = 141
+    D_PATH = 147
+    GET_CURRENT_TASK_BTF = 158
     SNPRINTF = 165
+    TIMER_INIT = 169
+    TIMER_SET_CALLBACK = 170
+    TIMER_START = 171
+    TASK_PT_REGS = 175
+    TRACE_VPRINTK = 177
+    COPY_FROM_USER_TASK = 191
 
 
-def instruction(operation: int, target: int = 0, source: int = 0, offset: int = 0, immediate: int = 0) -> bytes:
-    """Encode an instruction for this machine, in whose byte order the registers share a byte."""
-    low, high = (target, source) if sys.byteorder == "little" else (source, target)
-    return ENCODING.pack(operation, low | high << 4, offset, immediate)
+def helper_name(number: int) -> str:
+    """Return what programs call a helper, where its name is in Helper, else its number in words."""
+    return f"bpf_{Helper(number).name.lower()}" if number in set(Helper) else f"the helper of number {number}"
+
+
+class Instruction(NamedTuple):
+    """``dst``, ``src``: registers."""
+
+    op: int
+    dst: int
+    src: int
+    offset: int
+    immediate: int
+
+
+def decode(code: bytes) -> list[Instruction]:
+    """Return one entry an instruction, and one for an lddw's second half."""
+    first, second = (0, 4) if sys.byteorder == "little" else (4, 0)
+    return [
+        Instruction(op, registers >> first & 15, registers >> second & 15, offset, immediate)
+        for op, registers, offset, immediate in ENCODING.iter_unpack(code)
+    ]
+
+
+def operations(code: bytes) -> Iterator[tuple[int, Instruction]]:
+    """Yield each instruction with its index; an lddw's second half is none."""
+    skip = False
+    for at, instruction in enumerate(decode(code)):
+        if not skip:
+            yield at, instruction
+        skip = not skip and instruction.op == LDDW
+
+
+def encode(operation: int, dst: int = 0, src: int = 0, offset: int = 0, immediate: int = 0) -> bytes:
+    """Return an instruction for this machine, in whose byte order the registers share a byte. ``immediate``: 32 bits,
+    signed or not."""
+    low, high = (dst, src) if sys.byteorder == "little" else (src, dst)
+    signed = immediate - (1 << 32) if immediate >> 31 == 1 else immediate
+    return ENCODING.pack(operation, low | high << 4, offset, signed)
 
 
 def load_map(register: int, fd: int) -> bytes:
-    """Load a map into a register."""
-    return instruction(LDDW, register, PSEUDO_MAP_FD, immediate=fd) + bytes(SIZE)
+    """Return what loads a map into a register."""
+    return encode(LDDW, register, PSEUDO_MAP_FD, immediate=fd) + bytes(SIZE)
 
 
-def load_map_value(register: int, fd: int) -> bytes:
-    """Load the address of a map's first value into a register."""
-    return instruction(LDDW, register, PSEUDO_MAP_VALUE, immediate=fd) + bytes(SIZE)
+def load_map_value(register: int, fd: int, offset: int = 0) -> bytes:
+    """Return what loads the address of a map's first value, or of what is in it at an offset, into a register."""
+    return encode(LDDW, register, PSEUDO_MAP_VALUE, immediate=fd) + encode(0, immediate=offset)
 
 
-RETURN_0 = instruction(MOVE_IMMEDIATE) + instruction(EXIT)
+RETURN_0 = encode(MOVE_IMMEDIATE) + encode(EXIT)
