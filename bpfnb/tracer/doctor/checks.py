@@ -33,12 +33,15 @@ from bpfnb.tracer.doctor.distribution import Distribution, as_root
 from bpfnb.tracer.doctor.kconfig import Config, Option
 from bpfnb.tracer.kernel import capabilities, features, tracefs
 from bpfnb.tracer.kernel.btf import btf_of
+from bpfnb.tracer.kernel.uapi import Capability
 from bpfnb.tracer.link import syscall
 
 __all__ = ["ROWS", "Finding", "Machine", "Outcome", "Row", "attempt", "checks", "run"]
 
-_SYS_ADMIN = 21
-_CAPABILITIES = {2: "CAP_DAC_READ_SEARCH", _SYS_ADMIN: "CAP_SYS_ADMIN", 38: "CAP_PERFMON", 39: "CAP_BPF"}
+_CAPABILITIES = {
+    capability: f"CAP_{capability.name}"
+    for capability in (Capability.DAC_READ_SEARCH, Capability.SYS_ADMIN, Capability.PERFMON, Capability.BPF)
+}
 _MIN_LOCKED = 64 << 20  # bytes
 
 
@@ -200,7 +203,7 @@ def _feature(machine: Machine, feature: _Feature) -> Finding:
 
 def _permission(machine: Machine, outcome: Outcome) -> str:
     """Return the remedy where kernel.perf_event_paranoid is what forbids a perf event."""
-    tight = _number(machine, "kernel/perf_event_paranoid") > 2 and _SYS_ADMIN not in _capabilities(machine)
+    tight = _number(machine, "kernel/perf_event_paranoid") > 2 and Capability.SYS_ADMIN not in _capabilities(machine)
     return as_root("sysctl kernel.perf_event_paranoid=2") if tight and outcome.errno in (EACCES, EPERM) else ""
 
 

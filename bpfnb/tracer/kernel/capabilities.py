@@ -24,6 +24,7 @@ from pathlib import Path
 
 from bpfnb.errors import PrivilegeError, SetupError
 from bpfnb.tracer.kernel import tracefs
+from bpfnb.tracer.kernel.uapi import Capability
 
 __all__ = [
     "drop",
@@ -38,10 +39,9 @@ __all__ = [
     "with_sys_ptrace",
 ]
 
-_DAC_READ_SEARCH, _SETGID, _SETUID, _IPC_LOCK, _SYS_PTRACE, _SYS_ADMIN, _PERFMON, _BPF = 2, 6, 7, 14, 19, 21, 38, 39
-_KEPT = (_DAC_READ_SEARCH, _PERFMON, _BPF)
-BECOMING = (_SETGID, _SETUID)  # to take on another user's file permissions (asker.py)
-READING = (_DAC_READ_SEARCH, _SYS_PTRACE)  # to read what others may not
+_KEPT = (Capability.DAC_READ_SEARCH, Capability.PERFMON, Capability.BPF)
+BECOMING = (Capability.SETGID, Capability.SETUID)  # to take on another user's file permissions (asker.py)
+READING = (Capability.DAC_READ_SEARCH, Capability.SYS_PTRACE)  # to read what others may not
 
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 23, 24, 38, 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
@@ -53,7 +53,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def require() -> None:
     """Raise PrivilegeError when this process may not trace."""
     held, _ = _held()
-    if _SYS_ADMIN not in held and not {_PERFMON, _BPF} <= held:
+    if Capability.SYS_ADMIN not in held and not {Capability.PERFMON, Capability.BPF} <= held:
         raise PrivilegeError(
             f"user {os.geteuid()} may not load BPF programs: CAP_BPF and CAP_PERFMON are missing",
             hint="run as root, allow `sudo -n`, or give this process CAP_BPF, CAP_PERFMON and CAP_DAC_READ_SEARCH",
@@ -82,9 +82,9 @@ def drop(also: Collection[int] = ()) -> None:
     """
     held, _ = _held()
     effective = [c for c in _KEPT if c in held]
-    keep = [*effective, *({_IPC_LOCK, _SYS_PTRACE, _SYS_ADMIN, *also} & held)]
-    if _SYS_ADMIN in held and not {_PERFMON, _BPF} <= held:
-        effective.append(_SYS_ADMIN)  # kernels before 5.8 have only this one
+    keep = [*effective, *({Capability.IPC_LOCK, Capability.SYS_PTRACE, Capability.SYS_ADMIN, *also} & held)]
+    if Capability.SYS_ADMIN in held and not {Capability.PERFMON, Capability.BPF} <= held:
+        effective.append(Capability.SYS_ADMIN)  # kernels before 5.8 have only this one
     capability = 0
     while _libc.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0) >= 0:
         if capability not in keep:
@@ -110,21 +110,21 @@ def has(*capabilities: int) -> bool:
 @contextmanager
 def with_sys_admin() -> Iterator[None]:
     """Make CAP_SYS_ADMIN effective inside, if it was kept. Capabilities are per thread: only for this thread."""
-    with raised(_SYS_ADMIN):
+    with raised(Capability.SYS_ADMIN):
         yield
 
 
 @contextmanager
 def with_ipc_lock() -> Iterator[None]:
     """Make CAP_IPC_LOCK effective inside, if it was kept, for this thread: memory may be locked beyond the limits."""
-    with raised(_IPC_LOCK):
+    with raised(Capability.IPC_LOCK):
         yield
 
 
 @contextmanager
 def with_sys_ptrace() -> Iterator[None]:
     """Make CAP_SYS_PTRACE effective inside, if it was kept, for this thread: it may inspect other users' processes."""
-    with raised(_SYS_PTRACE):
+    with raised(Capability.SYS_PTRACE):
         yield
 
 

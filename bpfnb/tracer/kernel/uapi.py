@@ -2,11 +2,12 @@
 
     include/uapi/linux/bpf.h                bpf(2): Command, ProgramType, MapType, AttachType, flags, union bpf_attr
     include/uapi/linux/perf_event.h         perf_event_open(2): PerfEventAttr, PERF_*
+    include/uapi/linux/capability.h         Capability
     include/uapi/linux/membarrier.h         membarrier(2)
     arch/*/entry/syscalls, asm-generic      numbers of system calls
 
 Structures end where the tracer's use of them ends: the kernel takes shorter ones, and fills in what there is room for.
-Instructions of programs are in instructions.py, BTF in btf.py, capabilities in capabilities.py.
+Instructions of programs are in instructions.py, BTF in btf.py, what only one module needs is there.
 """
 
 from __future__ import annotations
@@ -41,6 +42,20 @@ _SYSCALLS = {
 SYSCALLS = _SYSCALLS.get(platform.machine(), _SYSCALLS["x86_64"])
 
 MEMBARRIER_CMD_GLOBAL = 1
+
+
+class Capability(IntEnum):
+    """CAP_*, those that are used."""
+
+    DAC_READ_SEARCH = 2
+    SETGID = 6
+    SETUID = 7
+    IPC_LOCK = 14
+    SYS_PTRACE = 19
+    SYS_ADMIN = 21
+    PERFMON = 38
+    BPF = 39
+
 
 # --- bpf.h --------------------------------------------------------------------------------------------------------
 
