@@ -33,8 +33,8 @@ from benchmarks.compatibility.tools import runs
 from bpfnb.errors import BpfnbError
 from bpfnb.language.scan import scan
 from bpfnb.tracer.compile import compiler, headers
-from bpfnb.tracer.compile.compiler import CELL_PATH
 from bpfnb.tracer.compile.engine import Engine
+from bpfnb.tracer.compile.jobs import CELL_FD, CELL_PATH
 from bpfnb.tracer.compile.rewrite import rewrite
 from bpfnb.tracer.link import syscall, usdt
 
@@ -188,7 +188,7 @@ def _job(recording: Recording) -> Job:
     tag = "measured" if program.prints else ""
     readers = usdt.readers(scan(program.source, program.cflags), usdt.find_all(program))
     source = rewrite(program, tag=tag, syscall_mode=syscall.mode(), path=CELL_PATH, readers=readers)
-    return Job(source.text, program.source, (*compiler._WARNINGS, *program.cflags))
+    return Job(source.text, program.source, (*compiler.WARNINGS, *program.cflags))
 
 
 # --- compiling ----------------------------------------------------------------------------------------------------
@@ -295,7 +295,7 @@ def _compile(engine: Engine, tree: headers.Tree, job: Job, log: int, writer: int
     try:
         cell = os.memfd_create("cell")
         os.write(cell, job.cell.encode())
-        os.dup2(cell, compiler._CELL_FD)
+        os.dup2(cell, CELL_FD)
         os.write(writer, f"{time.process_time()} {time.monotonic()}".encode())
         engine.compile(job.text, job.cflags, tree)
         os._exit(0)

@@ -274,7 +274,8 @@ WORKER = """
 import os, sys
 from bpfnb.language.program import parse
 from bpfnb.tracer.link import kinds, syscall
-from bpfnb.tracer.compile.compiler import CELL_PATH, Compiler
+from bpfnb.tracer.compile.compiler import Compiler
+from bpfnb.tracer.compile.jobs import CELL_PATH
 from bpfnb.tracer.compile.engine import Engine
 from bpfnb.tracer.compile.rewrite import rewrite
 from msgspec.structs import replace

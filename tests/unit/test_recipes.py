@@ -12,7 +12,8 @@ from bpfnb.language.program import parse
 from bpfnb.tracer.cancel import Cancel
 from bpfnb.tracer.compile import cache as recipes
 from bpfnb.tracer.compile.cache import Code, Kept, Recipe, begin_with_tag, decided
-from bpfnb.tracer.compile.compiler import Compiler, _Built, _Job
+from bpfnb.tracer.compile.compiler import Compiler
+from bpfnb.tracer.compile.jobs import Built, Job
 from bpfnb.tracer.compile.rewrite import Rewritten, rewrite
 from bpfnb.tracer.kernel.bpf import ProgramAttributes
 from bpfnb.tracer.kernel.instructions import decode
@@ -237,12 +238,12 @@ class Recorder(Compiler):
         self._generated = False
         self._kept = Kept(2)
         self._recipe = recipe or Cooked((), (), (), b"")
-        self.jobs: list[_Job] = []
+        self.jobs: list[Job] = []
 
-    def _compile(self, source: Rewritten, job: _Job, cancel: Cancel) -> tuple[_Built, list[int]]:
+    def _compile(self, source: Rewritten, job: Job, cancel: Cancel) -> tuple[Built, list[int]]:
         self.jobs.append(job)
         recipe = self._recipe if job.kept else None
-        return _Built((), (), None, "", recipe), []
+        return Built((), (), None, "", recipe), []
 
 
 CELL = 'BPF_HASH(m, u32);\nint f(void *ctx) { bpf_trace_printk("x\\n"); return 0; }'

@@ -14,7 +14,8 @@ from bpfnb.protocol.messages import COUNTERS, MapInfo
 from bpfnb.protocol.schema import PRINTK_LINES
 from bpfnb.tracer.access.confine import Confinement
 from bpfnb.tracer.cancel import Cancel
-from bpfnb.tracer.compile.compiler import CELL_PATH, Compiler
+from bpfnb.tracer.compile.compiler import Compiler
+from bpfnb.tracer.compile.jobs import CELL_PATH
 from bpfnb.tracer.compile.outputs import Carried, carried, without_types
 from bpfnb.tracer.compile.rewrite import rewrite
 from bpfnb.tracer.compile.submits import LOST_MAP, NO_STAMP, padded_maps
