@@ -36,6 +36,7 @@ from bpfnb.tracer.compile import compiler, headers
 from bpfnb.tracer.compile.engine import Engine
 from bpfnb.tracer.compile.jobs import CELL_FD, CELL_PATH
 from bpfnb.tracer.compile.rewrite import rewrite
+from bpfnb.tracer.kernel.btf import KERNEL_BTF
 from bpfnb.tracer.link import syscall, usdt
 
 WANTED = 1.3  # times what real headers cost, at most
@@ -140,7 +141,7 @@ def prepared(kernel: str) -> tuple[str, Path, Path]:
     with tempfile.TemporaryDirectory(dir=STORE) as temporary:
         new = Path(temporary)
         if not btf.exists():
-            command = [str(ROOT / "scripts/vm"), "run", kernel, "--", "cat", str(headers.KERNEL_BTF)]
+            command = [str(ROOT / "scripts/vm"), "run", kernel, "--", "cat", str(KERNEL_BTF)]
             with (new / "btf").open("wb") as file:
                 subprocess.run(command, check=True, stdout=file)
             (new / "btf").rename(btf)

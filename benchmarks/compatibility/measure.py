@@ -32,9 +32,10 @@ from bpfnb.language import program as programs
 from bpfnb.language.probes import Probe
 from bpfnb.language.program import Program, parse
 from bpfnb.language.scan import scan
-from bpfnb.tracer.compile import headers, jobs
+from bpfnb.tracer.compile import jobs
 from bpfnb.tracer.compile.compiler import Compiler
 from bpfnb.tracer.compile.engine import Engine
+from bpfnb.tracer.compile.headers import choice
 from bpfnb.tracer.compile.jobs import CELL_PATH
 from bpfnb.tracer.compile.rewrite import rewrite
 from bpfnb.tracer.link import kinds, syscall, usdt
@@ -81,7 +82,7 @@ def measure(
 ) -> None:
     """``headers_there``: /lib/modules has this kernel's real headers, to compare with."""
     if headers_there:
-        headers._has_real_headers = lambda *_: False
+        choice.has_real_headers = lambda *_: False
     jobs.TIMEOUT = 400.0  # a guest's processor is emulated
     engine = Engine()
     bench = _Bench(engine, headers_there)

@@ -18,7 +18,9 @@ import pytest
 
 from bpfnb.errors import SetupError
 from bpfnb.tracer.compile import headers
-from bpfnb.tracer.kernel.btf import btf_of
+from bpfnb.tracer.compile.headers.kernel_types import KernelTypes
+from bpfnb.tracer.compile.headers.trees import write_tree
+from bpfnb.tracer.kernel.btf import KERNEL_BTF, btf_of
 
 PYTHON = "/usr/bin/python3"  # the one that the distribution's bcc belongs to
 
@@ -211,8 +213,8 @@ def lacking() -> str:
         return "BPFNB_KERNEL_TESTS=0"
     if os.geteuid() != 0:
         return "needs root"
-    if not headers.KERNEL_BTF.exists():
-        return f"no {headers.KERNEL_BTF}"
+    if not KERNEL_BTF.exists():
+        return f"no {KERNEL_BTF}"
     if subprocess.run([PYTHON, "-c", "from bcc import BPF"], capture_output=True).returncode:
         return f"{PYTHON} has no bcc"
     return ""
@@ -301,8 +303,8 @@ def test_short_names_of_a_sockets_fields_come_with_its_headers_alone(tree: Path)
 
 
 def offset_in_btf(name: str, field: str) -> int:
-    btf = headers.KERNEL_BTF.read_bytes()
-    types = headers.KernelTypes(btf)
+    btf = KERNEL_BTF.read_bytes()
+    types = KernelTypes(btf)
     (found, *_) = (t for t in types.all if t.name == name and t.vlen)
     for at in range(found.at, found.at + 12 * found.vlen, 12):
         text, _, bits = struct.unpack_from("=III", btf, at)
@@ -383,7 +385,7 @@ def test_a_folder_that_others_can_write_is_refused(tree: Path, tmp_path: Path, w
 
 
 def test_a_process_that_comes_second_uses_what_is_there(tree: Path) -> None:
-    assert headers.write_tree(tree, {"include/linux/kconfig.h": "#error half a tree"}) == tree
+    assert write_tree(tree, {"include/linux/kconfig.h": "#error half a tree"}) == tree
     assert "#error" not in (tree / "include/linux/kconfig.h").read_text()
     assert not list(tree.parent.glob(".new-*"))
 
@@ -417,7 +419,7 @@ def test_real_headers_are_used_when_they_are_this_kernels(tmp_path: Path) -> Non
 def test_real_headers_of_another_kernel_are_not_used(tmp_path: Path, tree: Path) -> None:
     btf = btf_of(tmp_path)
     btf.parent.mkdir(parents=True)
-    btf.symlink_to(headers.KERNEL_BTF)
+    btf.symlink_to(KERNEL_BTF)
     real_headers(tmp_path / "lib/modules" / os.uname().release, "6.1.0-other")
     assert headers.kernel_source(tmp_path, [tree.parent]) == tree
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bpfnb.tracer.compile import clashes
-from bpfnb.tracer.compile.clashes import Clash, find, replacements
-from bpfnb.tracer.compile.headers import GENERATED, _guarded, body
+from bpfnb.tracer.compile.headers import clashes
+from bpfnb.tracer.compile.headers.clashes import Clash, find, replacements
+from bpfnb.tracer.compile.headers.contents import GENERATED, body, guarded
 
 STRUCT = """\
 /proc/self/fd/200:2:8: error: redefinition of 'request'
@@ -131,6 +131,6 @@ def test_only_files_with_the_name_are_replaced_and_no_guard_is_in_the_way(tmp_pa
     folder = tmp_path / "include/bpfnb"
     folder.mkdir(parents=True)
     for file in GENERATED:
-        (folder / file).write_text(_guarded(file, "struct request;\n" if file == "all.h" else "struct other;\n"))
+        (folder / file).write_text(guarded(file, "struct request;\n" if file == "all.h" else "struct other;\n"))
     assert replacements(tmp_path, [Clash("request", "tag", "all.h")]) == {"all.h": "struct bpfnb_kernel_request;\n\n"}
     assert body((folder / "core.h").read_text()) == "struct other;\n\n"

@@ -32,9 +32,10 @@ from bpfnb.tracer.access import asker, confine
 from bpfnb.tracer.access.asker import User
 from bpfnb.tracer.access.confine import Guard
 from bpfnb.tracer.compile import cache as recipes
-from bpfnb.tracer.compile import clashes as clashing
 from bpfnb.tracer.compile import constants, headers, jobs
 from bpfnb.tracer.compile.engine import Compiled, Engine, Function
+from bpfnb.tracer.compile.headers import clashes as clashing
+from bpfnb.tracer.compile.headers.contents import replaced
 from bpfnb.tracer.compile.jobs import (
     CELL_FD,
     CELL_PATH,
@@ -304,7 +305,7 @@ def _other_headers(job: Job) -> list[str]:
                 other.write(f'#line 1 "include/bpfnb/{file}"\n{text}')
             os.dup2(fd, CELL_FD + number)
             os.close(fd)
-            flags.append(headers.replaced(file, f"/proc/self/fd/{CELL_FD + number}"))
+            flags.append(replaced(file, f"/proc/self/fd/{CELL_FD + number}"))
     return flags
 
 

@@ -38,11 +38,11 @@ from bpfnb.tracer.access.asker import User
 from bpfnb.tracer.access.confine import NO_LIMITS, Confinement
 from bpfnb.tracer.cancel import Cancel
 from bpfnb.tracer.compile import cache as recipes
-from bpfnb.tracer.compile import clashes as clashing
 from bpfnb.tracer.compile import headers, jobs
 from bpfnb.tracer.compile.cache import Kept
 from bpfnb.tracer.compile.child import serve
 from bpfnb.tracer.compile.engine import Engine
+from bpfnb.tracer.compile.headers import clashes as clashing
 from bpfnb.tracer.compile.jobs import (
     Answer,
     Bug,

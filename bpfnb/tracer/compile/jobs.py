@@ -12,7 +12,7 @@ from bpfnb.protocol.schema import Schema
 from bpfnb.tracer.access.confine import NO_LIMITS, Confinement
 from bpfnb.tracer.compile import headers
 from bpfnb.tracer.compile.cache import Recipe
-from bpfnb.tracer.compile.clashes import Clash
+from bpfnb.tracer.compile.headers.clashes import Clash
 from bpfnb.tracer.diagnose.lineinfo import Lines
 from bpfnb.tracer.loaded import ProgramSpec
 from bpfnb.tracer.source_map import Payloads

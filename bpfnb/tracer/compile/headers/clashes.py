@@ -9,7 +9,7 @@ text and for this cell alone, and the cell is compiled again.
     replacements(tree, clashes)  the files of the tree that change: name to text
     warnings(cell, clashes)      what the user has to know of it
 
-A file of the tree is replaced by a macro that names another (headers.py, _replaceable), which lives in memory. Only
+A file of the tree is replaced by a macro that names another (contents.py, _replaceable), which lives in memory. Only
 what clang complains of is renamed: a struct that the headers just declare and the cell completes (``struct
 mnt_namespace``) stays one type.
 """
@@ -25,7 +25,7 @@ from bpfnb.errors import Diagnostic
 from bpfnb.language.cell import Cell
 from bpfnb.language.scan import scan
 from bpfnb.language.syntax import declared
-from bpfnb.tracer.compile.headers import GENERATED, body
+from bpfnb.tracer.compile.headers.contents import GENERATED, body
 from bpfnb.tracer.kernel.btf import KERNELS
 
 __all__ = ["Clash", "find", "rename_names", "rename_tags", "replacements", "warnings"]
