@@ -238,6 +238,22 @@ def test_a_forked_child_does_not_touch_the_parents_tracer() -> None:
     assert (session.state, mine(session)) == ("stopped", 1)
 
 
+def test_two_hosts_trace_side_by_side() -> None:
+    """Each with a tracer of its own; closing one leaves the other."""
+    with bpfnb.trace(COUNT, name="s", attach=ATTACH) as here:
+        with bpfnb.Host() as host:
+            there = host.trace(COUNT, name="s", attach=ATTACH)
+            second = host.connect().hello().pid
+            assert second != tracer()
+            _libc.getpgid(0)
+            ending = processes(second)
+        assert (there.state, mine(there)) == ("stopped", 1)
+        assert gone_within(2, ending, {}, second) == []
+        assert here.state == "running"
+        _libc.getpgid(0)
+    assert mine(here) == 2
+
+
 @pytest.mark.ends_tracer
 def test_closing_ends_both_processes() -> None:
     worker = tracer()

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import bpfnb
+from bpfnb.hosts import default_host
 from bpfnb.session import Session
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -229,6 +230,18 @@ def test_a_misspelt_usdt_probe_has_the_near_ones_offered(program: Path) -> None:
 
 
 @pytest.mark.portable
+def test_the_kernels_probes_are_a_frame_of_what_can_be_attached() -> None:
+    df = bpfnb.probes("*getpgid*")
+    assert tuple(df.probe) == default_host.connect().find_probes("*getpgid*", 1 << 20)[0]
+    assert {"syscall:getpgid", "sysret:getpgid", "tracepoint:syscalls:sys_enter_getpgid"} <= set(df.probe)
+    assert set(df.kind) >= {"syscall", "sysret", "tracepoint"}
+    with bpfnb.trace(HIT, attach={df.probe[df.kind == "syscall"].item(): "hit"}) as session:
+        os.getpgid(0)
+    assert (session.df.pid == os.getpid()).sum() == 1
+    with pytest.raises(bpfnb.AttachError, match="there is no file"):
+        bpfnb.probes("usdt:/no/such/file:*")
+
+
 def test_sampling() -> None:
     probes = {"profile:199": "hz", "profile:ms:5": "ms", "software:cpu-clock:1000000": "clock"}
     source = "".join(HIT.replace("hit", name) for name in probes.values())
