@@ -7,8 +7,9 @@ import builtins
 import inspect
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import ModuleType
+from typing import NamedTuple
 
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
@@ -27,12 +28,11 @@ from bpfnb.session import Session
 from bpfnb.views import html
 from magics.options import insert, parse_define, parse_duration, parse_rate, parse_share, parse_size, split
 
-__all__ = ["COMMANDS", "BpfMagics", "help_alone"]
+__all__ = ["COMMANDS", "BpfMagics", "Command", "help_alone", "option_names"]
 
-COMMANDS = ("list", "stop", "doctor", "probes", "show", "help")
 _HELP = ("--help", "-h", "help")
-_MOST_PROBES = 60
-_TICK = 0.1
+_MAX_PROBES = 60
+_PERIOD = 0.1  # seconds between two looks at the time
 
 
 @magics_class
@@ -112,7 +112,7 @@ class BpfMagics(Magics):
     def _run(self, line: str, cell: str) -> Session | None:
         args = _parsed(type(self).bpf.parser, self._words(line))
         if args.help:
-            self._help()
+            _print_help()
             return None
         if args.name is not None:
             self._check_name(args.name)
@@ -149,11 +149,8 @@ class BpfMagics(Magics):
     # --- both ---
 
     def _words(self, line: str) -> list[str]:
-        """The line's words, with the notebook's values in them: each stays one word, whatever a value holds."""
+        """Return the line's words, with the notebook's values in them: each stays one word, whatever a value holds."""
         return [insert(word, self.shell.user_ns) for word in split(line)]
-
-    def _help(self) -> None:
-        print(inspect.cleandoc(type(self).bpf.__doc__ or ""))
 
     def _check_name(self, name: str) -> None:
         """ProgramError for a name whose binding would take something from the notebook that is no session."""
@@ -174,39 +171,20 @@ class BpfMagics(Magics):
 
     def _command(self, line: str) -> Session | None:
         words = self._words(line)
-        command, rest = (words[0], words[1:]) if words else ("list", [])
-        if command in _HELP or any(word in _HELP[:2] for word in rest):
-            self._help()
+        name, rest = (words[0], words[1:]) if words else ("list", [])
+        if name in _HELP or any(word in _HELP[:2] for word in rest):
+            _print_help()
             return None
-        if command not in COMMANDS:
-            near = did_you_mean(command.lstrip("-"), COMMANDS)
+        command = COMMANDS.get(name)
+        if not command:
+            near = did_you_mean(name.lstrip("-"), list(COMMANDS))
             raise UsageError(
-                f"%bpf {command}: no such command{near and f'; {near}'} "
+                f"%bpf {name}: no such command{near and f'; {near}'} "
                 f"(there are {', '.join(COMMANDS)}; a cell of C starts with %%bpf)"
             )
-        if command == "list":
-            _expect(command, rest, 0)
-            snapshots = [session.snapshot() for session in default_host.sessions().values()]
-            snapshots += [replace(session.snapshot(), state="detaching") for session in default_host.detaching()]
-            _show(html.sessions_text(snapshots), html.sessions_table(snapshots))
-        elif command == "doctor":
-            _expect(command, rest, 0)
-            report = default_host.doctor()
-            _show(repr(report), report._repr_html_())
-        elif command == "probes":
-            _expect(command, rest, 1)
-            names, more = default_host.connect().find_probes(rest[0], _MOST_PROBES)
-            print("\n".join(map(printable, names)) or f"no probe matches {rest[0]!r}")
-            if more:
-                print(f"... and {more} more: narrow the pattern")
-        elif command == "show":
-            _expect(command, rest, 1)
-            return _find(rest[0])
-        elif rest == ["--all"]:
-            default_host.stop_all()
-        else:
-            _stop(rest)
-        return None
+        if command.takes is not None and len(rest) != (1 if command.takes else 0):
+            raise UsageError(f"%bpf {name} takes {command.takes or 'nothing'}, not {' '.join(rest) or 'nothing'}")
+        return command.run(*rest)
 
 
 # IPython opens the text with the mark of a literal block, and takes %bpf for the name of both magics.
@@ -221,17 +199,17 @@ def _parsed(parser: MagicArgumentParser, words: list[str]) -> argparse.Namespace
     for at in [i for i, word in enumerate(words) if word in ("-a", "--attach")][::-1]:
         while len(words) > at + 2 and words[at + 1].count("(") > words[at + 1].count(")"):
             words[at + 1 : at + 3] = [f"{words[at + 1]} {words[at + 2]}"]
-    options = [option for option in parser._option_string_actions if option.startswith("--")]
+    options = option_names()
     for word in words:
         if f"-{word}" in options:  # argparse would take -time for -t ime
             raise UsageError(f"%%bpf: there is no option {word}; did you mean -{word}?")
     try:
         return parser.parse_args(words)
     except UsageError as error:
-        said = str(error)
-    unknown = re.match(r"unrecognized arguments: (-[\w-]+)", said)
+        message = str(error)
+    unknown = re.match(r"unrecognized arguments: (-[\w-]+)", message)
     near = did_you_mean(unknown[1], options) if unknown else ""
-    raise UsageError(f"%%bpf: {said}{near and f'; {near}'}  (%%bpf? lists the options)")
+    raise UsageError(f"%%bpf: {message}{near and f'; {near}'}  (%%bpf? lists the options)")
 
 
 def _limits(args: argparse.Namespace) -> Limits:
@@ -266,7 +244,7 @@ def _trace_for(session: Session, seconds: float) -> None:
     bar.display()
     begun = time.monotonic()
     try:
-        while (passed := time.monotonic() - begun) < seconds and not session.wait(min(_TICK, seconds - passed)):
+        while (passed := time.monotonic() - begun) < seconds and not session.wait(min(_PERIOD, seconds - passed)):
             bar.progress = int(1000 * passed / seconds)
         bar.progress = 1000
     except KeyboardInterrupt:
@@ -281,23 +259,47 @@ def help_alone(lines: list[str]) -> list[str]:
     return ["%bpf --help\n"] if re.fullmatch(rf"%%bpf\s+({'|'.join(_HELP)})", text) else lines
 
 
-def _expect(command: str, rest: list[str], count: int) -> None:
-    if len(rest) != count:
-        wanted = {"probes": "one pattern", "show": "one name"}.get(command, "nothing")
-        raise UsageError(f"%bpf {command} takes {wanted}, not {' '.join(rest) or 'nothing'}")
+def option_names() -> list[str]:
+    """Return the long names of %%bpf's options, in alphabetical order."""
+    parser: MagicArgumentParser = BpfMagics.bpf.parser
+    return sorted(option for option in parser._option_string_actions if option.startswith("--"))
 
 
-def _stop(rest: list[str]) -> None:
+# --- the commands of %bpf -----------------------------------------------------------------------------------------
+
+
+def _list() -> None:
+    snapshots = [session.snapshot() for session in default_host.sessions().values()]
+    snapshots += [replace(session.snapshot(), state="detaching") for session in default_host.detaching()]
+    _show(html.sessions_text(snapshots), html.sessions_table(snapshots))
+
+
+def _stop(*rest: str) -> None:
+    if rest == ("--all",):
+        return default_host.stop_all()
     running = default_host.sessions()
     if not rest and len(running) > 1:
         raise UsageError(f"%bpf stop: which one? Running: {', '.join(running)}; or --all")
-    if len(rest) > 1 or (rest[:1] and rest[0].startswith("-")):
+    if len(rest) > 1 or (rest and rest[0].startswith("-")):
         raise UsageError("%bpf stop takes one name, or --all")
     if not rest and not running:
         print("no session is running")
     for session in [_find(rest[0])] if rest else list(running.values()):
         session.stop()
         print(repr(session).splitlines()[0])
+    return None
+
+
+def _doctor() -> None:
+    report = default_host.doctor()
+    _show(repr(report), report._repr_html_())
+
+
+def _probes(pattern: str) -> None:
+    names, more = default_host.connect().find_probes(pattern, _MAX_PROBES)
+    print("\n".join(map(printable, names)) or f"no probe matches {pattern!r}")
+    if more:
+        print(f"... and {more} more: narrow the pattern")
 
 
 def _find(name: str) -> Session:
@@ -310,3 +312,24 @@ def _find(name: str) -> Session:
 
 def _show(text: str, markup: str) -> None:
     display({"text/plain": text, "text/html": markup}, raw=True)
+
+
+def _print_help() -> None:
+    print(inspect.cleandoc(BpfMagics.bpf.__doc__ or ""))
+
+
+class Command(NamedTuple):
+    """A command of %bpf. ``takes``: its one word, "" where it takes none, None where it looks by itself."""
+
+    run: Callable[..., Session | None]
+    takes: str | None = ""
+
+
+COMMANDS = {
+    "list": Command(_list),
+    "stop": Command(_stop, None),
+    "doctor": Command(_doctor),
+    "probes": Command(_probes, "one pattern"),
+    "show": Command(_find, "one name"),
+    "help": Command(_print_help, None),
+}

@@ -9,27 +9,11 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from bpfnb.errors import BpfnbError
 from bpfnb.hosts import default_host
+from magics.bpf import COMMANDS, option_names
 
 __all__ = ["install", "remove"]
 
-_OPTIONS = (
-    "--attach",
-    "--cflags",
-    "--cpu",
-    "--define",
-    "--dry-run",
-    "--headers",
-    "--help",
-    "--keep",
-    "--live",
-    "--max-cost",
-    "--max-memory",
-    "--max-rate",
-    "--no-guard",
-    "--time",
-)
-_COMMANDS = ("doctor", "help", "list", "probes", "show", "stop")
-_MOST = 200
+_MAX_PROBES = 200
 _LINE = re.compile(r"\s*(%%?)bpf\s+(.*)")
 
 
@@ -48,7 +32,7 @@ def _bpf_matcher(context: CompletionContext) -> SimpleMatcherResult:
 
 def _for_cell(words: list[str]) -> list[str]:
     if words[-1].startswith("-"):
-        return list(_OPTIONS)
+        return option_names()
     if len(words) > 1 and words[-2] in ("-a", "--attach") and words[-1]:
         return _probes(words[-1])
     return []
@@ -56,7 +40,7 @@ def _for_cell(words: list[str]) -> list[str]:
 
 def _for_line(words: list[str]) -> list[str]:
     if len(words) == 1:
-        return list(_COMMANDS)
+        return sorted(COMMANDS)
     if words[0] in ("stop", "show"):
         return list(default_host.sessions())
     return []
@@ -64,7 +48,7 @@ def _for_line(words: list[str]) -> list[str]:
 
 def _probes(start: str) -> list[str]:
     try:
-        return list(default_host.connect().find_probes(f"{start}*", _MOST)[0])
+        return list(default_host.connect().find_probes(f"{start}*", _MAX_PROBES)[0])
     except BpfnbError:
         return []  # no tracer, no names: a Tab is no place for an error
 

@@ -18,6 +18,7 @@ import bpfnb
 from bpfnb.protocol.messages import Limits
 from bpfnb.session import Session
 from bpfnb.testing import FakeTracer
+from magics.bpf import BpfMagics
 
 HELLO = 'int kprobe__sys_clone(void *ctx) { bpf_trace_printk("Hello, World!\\n"); return 0; }'
 CLONE = 'int hello(void *ctx) { bpf_trace_printk("my bcc program\\n"); return 0; }'
@@ -456,6 +457,10 @@ def test_completion(shell: Shell) -> None:
     assert {"--max-cost", "--max-memory", "--max-rate"} <= offered("%%bpf x --max")
     assert "--no-guard" in offered("%%bpf x --no")
     assert "doctor" in offered("%bpf do")
+    assert offered("%%bpf x --") >= {
+        word for word in re.findall(r"--[a-z-]+", BpfMagics.bpf.__doc__) if word != "--all"
+    }
+    assert offered("%bpf ") >= {"list", "stop", "doctor", "probes", "show", "help"}
     shell.run(f"%%bpf clones\n{HELLO}")
     assert "clones" in offered("%bpf stop cl")
 
