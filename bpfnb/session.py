@@ -165,8 +165,8 @@ class Session:
     def rate(self, every: str = "1s", by: str | Sequence[str] | None = None) -> pd.DataFrame:
         """Events per second (float64) of the main output, in intervals of ``every``, indexed by time (UTC).
 
-        One column for each value of column ``by`` ("comm", "pid", ...), else the column "rate". ValueError for an
-        unknown column or interval.
+        One column for each value of column ``by`` ("comm", "pid", ...), else the column "rate". ProgramError for a
+        session without output, ValueError for an unknown column or interval.
         """
         return table.rate(self.df, every, by)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 from collections.abc import Callable
 
-from bpfnb.errors import PrivilegeError
+from bpfnb.errors import BpfnbError
 from bpfnb.host.tracer import Tracer
 from bpfnb.interrupts import forget_after_fork, new_lock, uninterrupted
 
@@ -45,7 +45,7 @@ class Connector:
             if self._tracer is None:
                 try:
                     self._start()
-                except PrivilegeError:
+                except BpfnbError:
                     return  # connect() raises it again, to somebody who asked
 
     @uninterrupted

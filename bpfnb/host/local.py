@@ -23,7 +23,10 @@ _LAST_WORDS = 1 << 16  # bytes
 
 
 def launch(way: ways.Way | None = None) -> Client:
-    """Start a tracer; it imports bcc and warms LLVM while we return. PrivilegeError when there is no way to."""
+    """Start a tracer; it imports bcc and warms LLVM while we return.
+
+    PrivilegeError or SetupError where there is no way to start one, SetupError where a socket for it does not answer.
+    """
     way = way or ways.choose()
     if way.socket:
         return Client(ways.connect(way), LocalTracer(way))

@@ -56,6 +56,20 @@ def test_a_tracer_that_died_is_followed_by_another(default: FakeTracer) -> None:
     assert (first.state, second.state) == ("failed", "running")
 
 
+@pytest.mark.parametrize("kind", [bpfnb.SetupError, bpfnb.PrivilegeError])
+def test_what_keeps_a_tracer_from_starting_is_said_to_who_needs_it(kind: type[bpfnb.BpfnbError]) -> None:
+    """Not to %load_ext, which only starts it early."""
+
+    def launch() -> Tracer:
+        raise kind("no")
+
+    host = bpfnb.Host(launch)
+    host.warm_up()
+    with pytest.raises(kind, match="no"):
+        host.trace(HELLO)
+    assert not host.doctor().ok
+
+
 def test_the_tracer_before_a_fake_one_lives_on(default: FakeTracer) -> None:
     session = bpfnb.trace(HELLO, name="s")
     before = default_host.connect()
