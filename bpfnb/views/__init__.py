@@ -9,7 +9,8 @@ from bpfnb.errors import ProgramError
 from bpfnb.interrupts import uninterrupted
 
 if TYPE_CHECKING:
-    from bpfnb.views.panel import Panel, Traced
+    from bpfnb.views.panel import Panel
+    from bpfnb.views.pictures import Traced
 
 __all__ = ["live"]
 

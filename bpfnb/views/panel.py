@@ -15,46 +15,22 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 from uuid import uuid4
 
 import ipywidgets
-import numpy as np
-import numpy.typing as npt
 
 from bpfnb.errors import escape, printable
 from bpfnb.interrupts import Flag, start_new_thread, undoing
-from bpfnb.results.snapshot import SessionState, Snapshot
-from bpfnb.results.table import RateMeter
 from bpfnb.views import html, refresh
 from bpfnb.views.notebook import Bundle, Notebook, notebook
-from bpfnb.views.plots import HEIGHT, SECONDS, WIDTH, Curve, RatesFigure
+from bpfnb.views.pictures import Picture, RatesPicture, Traced, ended
+from bpfnb.views.plots import HEIGHT, WIDTH
 
-__all__ = ["Panel", "Traced", "show"]
+__all__ = ["Panel", "show"]
 
 _STILL_EVERY = 2.0  # seconds
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-
-
-class Traced(Protocol):
-    """What a panel needs of a session: bpfnb.session.Session."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def state(self) -> SessionState: ...
-    def snapshot(self) -> Snapshot: ...
-    def meter(self, by: str | None = None) -> RateMeter: ...
-    def stop(self) -> None: ...
-
-
-class _Moment(NamedTuple):
-    """What the sessions had when they were last looked at."""
-
-    until: float  # end of the newest second painted, seconds since 1970
-    snapshots: list[Snapshot]
-    rates: list[int]  # events in that second, for each session
-    curves: list[Curve]
 
 
 def show(sessions: Sequence[Traced], by: str | None = None) -> Panel:
@@ -62,12 +38,10 @@ def show(sessions: Sequence[Traced], by: str | None = None) -> Panel:
 
     Raises what a session's meter raises: ProgramError without an output, ValueError for an unknown column.
     """
-    meters = [session.meter(by) for session in sessions]
-    for meter in meters:
-        meter.update()  # what is wrong with it shows here, in the person's cell
+    picture = RatesPicture(sessions, by)
     panel = None
     try:
-        panel = Panel(list(zip(sessions, meters, strict=True)), by)
+        panel = Panel(sessions, picture)
         refresh.add(panel)
         return panel
     except:
@@ -84,24 +58,23 @@ class Panel:
     ``closed``   whether the panel has ended
     """
 
-    def __init__(self, tracks: Sequence[tuple[Traced, RateMeter]], by: str | None) -> None:
-        self._tracks = list(tracks)
-        self._grouped = by is not None
-        self._figure = RatesFigure()
-        self._drawn: object = None
-        self.png = b""
+    def __init__(self, sessions: Sequence[Traced], picture: Picture) -> None:
+        self._sessions = list(sessions)
+        self._picture = picture
         self._error = ""
         self._stop_asked = self._close_asked = self._paused = False
         self._closed = Flag()
-        self._over_before = self._ended()
-        self._moment = self._read()
-        self._draw()
+        self._read()
         self._widgets = _Widgets(self._ask_stop, self._toggle_pause)
         self._page = self._totals()
         self._widgets.write(self.png, self._status(), self._page)
         self._notebook = notebook()
         self._shown_in = self._show(self._notebook) if self._notebook else None
         self._still_due = time.monotonic() + _STILL_EVERY
+
+    @property
+    def png(self) -> bytes:
+        return self._painted.png
 
     @property
     def closed(self) -> bool:
@@ -145,7 +118,7 @@ class Panel:
     def _settle(self, _: object) -> None:
         """At a cell's end: a panel whose sessions have ended closes now, so that a notebook run to its end and saved
         at once has the last picture."""
-        if self._ended():
+        if ended(self._sessions):
             self._finish()
 
     def _finish(self) -> None:
@@ -163,18 +136,17 @@ class Panel:
     def act(self) -> None:
         if self._stop_asked:
             self._widgets.stopping()
-            for session, _ in self._tracks:
+            for session in self._sessions:
                 session.stop()
             self._stop_asked = False
 
     def paint(self) -> bool:
         if self.closed:
             return False
-        over = self._close_asked or self._ended()  # looked at before reading: what comes later is not missed
+        over = self._close_asked or ended(self._sessions)  # looked at before reading: what comes later is not missed
         self._widgets.show_paused(self._paused)
         if over or not self._paused:
-            self._moment = self._read(over)
-            self._draw()
+            self._read(over)
         self._page = self._totals(final=over)
         self._widgets.write(self.png, self._status(), self._page)
         if over:
@@ -194,45 +166,10 @@ class Panel:
             # Not even the notebook can be reached; there is nobody left to tell.
             self._closed.set()
 
-    def _ended(self) -> bool:
-        return all(session.state not in ("starting", "running") for session, _ in self._tracks)
-
-    def _read(self, over: bool = False) -> _Moment:
-        """Take in what the sessions have now."""
-        for _, meter in self._tracks:
-            meter.update()
-        moment = _Moment(self._until(over), [session.snapshot() for session, _ in self._tracks], [], [])
-        for number, (session, meter) in enumerate(self._tracks):
-            frame = meter.rates(moment.until)
-            counts = frame.to_numpy(np.int64).T if len(frame.columns) else np.zeros((0, SECONDS), np.int64)
-            moment.rates.append(int(counts[:, -1].sum()))
-            moment.curves.extend(self._lines((number, session.name), [str(name) for name in frame.columns], counts))
-        return moment
-
-    def _until(self, over: bool) -> float:
-        """The end of the newest second painted: it is whole, or nothing more will come."""
-        if not self._over_before:
-            return int(time.time()) + int(over)
-        return max((meter.last for _, meter in self._tracks if meter.last is not None), default=int(time.time())) + 1
-
-    def _lines(self, session: tuple[int, str], groups: list[str], counts: npt.NDArray[np.int64]) -> list[Curve]:
-        """A session's curves: one, or with ``by`` one for each group seen in this minute."""
-        if not self._grouped:
-            return [Curve(session, session[1], counts.sum(axis=0))]
-        prefix = f"{session[1]}: " if len(self._tracks) > 1 else ""
-        return [
-            Curve((session, group), prefix + (group or "(empty)"), row)
-            for group, row in zip(groups, counts, strict=True)
-            if row.any()
-        ]
-
-    def _draw(self) -> None:
-        """The picture, painted anew if it has changed: mostly once a second."""
-        moment = self._moment
-        content = (moment.until, [(curve.label, curve.counts.tobytes()) for curve in moment.curves])
-        if content != self._drawn:
-            self.png = self._figure.paint(moment.curves, moment.until)
-            self._drawn = content
+    def _read(self, last: bool = False) -> None:
+        """Take in what the sessions have now, and paint it."""
+        self._painted = self._picture.paint(last)
+        self._snapshots = [session.snapshot() for session in self._sessions]
 
     def _leave(self) -> None:
         """Put the picture in the widgets' place and let go of everything."""
@@ -244,15 +181,15 @@ class Panel:
                 self._second.replace(picture, {"image/png": {"width": WIDTH, "height": HEIGHT}})
         finally:
             self._widgets.close()
-            self._tracks.clear()  # the notebook's Out[] may hold on to us, but not through us to all rows
-            del self._figure
+            self._sessions.clear()  # the notebook's Out[] may hold on to us, but not through us to all rows
+            del self._picture
             self._closed.set()
 
     # --- what is written ---
 
     def _text(self) -> str:
         facts = []
-        for s in self._moment.snapshots:
+        for s in self._snapshots:
             name = printable(s.name)
             facts.append(f"{name}: {s.state}, {html.average(s)} rows/s, {html.count(s.rows, 'row')}, {s.lost:,} lost")
         return f"<Panel {'; '.join(facts)}>"
@@ -267,11 +204,10 @@ class Panel:
 
     def _totals(self, final: bool = False) -> str:
         """A line a session: in the colour of its line, where it has one."""
-        dropped = any(s.dropped for s in self._moment.snapshots)
+        dropped = any(s.dropped for s in self._snapshots)
         heads = ["session", "state", "rows/s on average" if final else "rows/s", "rows", "lost"]
         rows = []
-        for number, (s, now) in enumerate(zip(self._moment.snapshots, self._moment.rates, strict=True)):
-            colour = "" if self._grouped else self._figure.colour((number, s.name))
+        for s, now, colour in zip(self._snapshots, self._painted.rates, self._painted.colours, strict=True):
             rate = html.average(s) if final else f"{now:,}"
             row = [html.swatch(s.name, colour), html.badge(s.state), rate, f"{s.rows:,}", html.lost_cell(s.lost)]
             rows.append([*row, f"{s.dropped:,}"] if dropped else row)

@@ -556,20 +556,20 @@ def test_panel_by_group_has_a_line_each() -> None:
     session = FakeSession()
     session.event("bash", "bash", "", "<b>", ago=3)
     shown = bpfnb.live(session, by="comm")
-    assert sorted(c.label for c in shown._moment.curves) == sorted(["bash", "(empty)", "<b>"])
-    assert {c.label: int(c.counts.sum()) for c in shown._moment.curves}["bash"] == 2
+    assert sorted(c.label for c in shown._painted.curves) == sorted(["bash", "(empty)", "<b>"])
+    assert {c.label: int(c.counts.sum()) for c in shown._painted.curves}["bash"] == 2
     shown.close()
     other = FakeSession("syncs")
     other.event("sync", ago=3)
     both = bpfnb.live(session, other, by="comm")
-    assert {"clones: bash", "syncs: sync"} < {c.label for c in both._moment.curves}
+    assert {"clones: bash", "syncs: sync"} < {c.label for c in both._painted.curves}
     both.close()
 
 
 def test_two_sessions_of_one_name_are_two_lines() -> None:
     old, new = FakeSession(), FakeSession()
     shown = bpfnb.live(old, new)
-    assert len({shown._figure.colour(c.key) for c in shown._moment.curves}) == 2
+    assert len(set(shown._painted.colours)) == 2
     shown.close()
 
 
@@ -579,8 +579,8 @@ def test_session_that_ended_long_ago_shows_its_last_minute() -> None:
     session.state = "stopped"
     shown = bpfnb.live(session)
     assert shown.wait(5)
-    assert int(shown._moment.curves[0].counts.sum()) == 9
-    assert math.isclose(shown._moment.until, time.time() - 1_000, abs_tol=5)
+    assert int(shown._painted.curves[0].counts.sum()) == 9
+    assert math.isclose(shown._painted.until, time.time() - 1_000, abs_tol=5)
 
 
 def test_error_is_shown_and_other_panels_go_on() -> None:
