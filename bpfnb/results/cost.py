@@ -15,11 +15,11 @@ from bpfnb.results.columns.text import text_dtype
 __all__ = ["Costs", "no_costs"]
 
 _TRIES = 200
-_LEAST = 0.001
+_MIN_SHARE = 0.001  # of a CPU that is worth mentioning
 
 
 class Costs:
-    """A session's costs as they stand; ``keep`` makes them what they are then, and lets go of the memory."""
+    """A session's costs, as they are now. ``keep`` freezes them and lets go of the memory."""
 
     def __init__(self, message: CostsAdded, fd: int) -> None:
         self._names = message.programs
@@ -35,7 +35,7 @@ class Costs:
         return _frame(self._names, self._read())
 
     def line(self) -> str:
-        """All programs together, for the card: "1.3 % of a CPU, 240 ns a run", and what else takes a share worth
+        """Sum up all programs for the card: "1.3 % of a CPU, 240 ns a run", and what else takes a share worth
         mentioning; "" where nothing was timed yet."""
         words = self._read()
         measured, passed, reading = (int(word) for word in words[1:4])
@@ -46,10 +46,10 @@ class Costs:
         text = f"{_percent(nanoseconds / measured)} of a CPU"
         text += f", {nanoseconds / runs:,.0f} ns a run" if runs else ""
         more = ((trapped / measured, "the uprobes' traps"), (reading / passed, "reading the events"))
-        return text + "".join(f"; {what} {_percent(share)}" for share, what in more if share >= _LEAST)
+        return text + "".join(f"; {what} {_percent(share)}" for share, what in more if share >= _MIN_SHARE)
 
     def _read(self) -> npt.NDArray[np.int64]:
-        """A copy that was not being written meanwhile."""
+        """Return a copy that was not being written meanwhile."""
         for _ in range(_TRIES):
             before = int(self._words[0])
             words = self._words.copy()
@@ -60,7 +60,7 @@ class Costs:
 
 
 def no_costs() -> pd.DataFrame:
-    """The frame of a session of which nothing is known."""
+    """Return the frame of a session of which nothing is known."""
     return _frame((), np.zeros(COSTS_HEAD, np.int64))
 
 

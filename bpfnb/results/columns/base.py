@@ -1,4 +1,4 @@
-"""What every column is: rows appended in batches, decoded into a buffer, handed out as what pandas takes."""
+"""The base of all columns: rows are appended in batches, decoded into a buffer, and handed to pandas from there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Batch", "ColumnBuffer", "FixedColumn"]
 
 
 class Batch(NamedTuple):
-    """Rows to append, and the text that belongs to them: row i owns ``text[offsets[i]:offsets[i + 1]]``."""
+    """Rows to append, and their text: row i owns ``text[offsets[i]:offsets[i + 1]]``."""
 
     rows: Rows
     text: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
@@ -26,7 +26,7 @@ class Batch(NamedTuple):
 
 
 class ColumnBuffer(ABC):
-    """A column's values, from row ``begin`` on, as rows are counted from the first ever appended."""
+    """A column's decoded values. ``begin``: the number of its first row, counted from the first ever appended."""
 
     begin = 0
 
@@ -36,22 +36,22 @@ class ColumnBuffer(ABC):
 
     @abstractmethod
     def reserve(self, more: int) -> None:
-        """Make room for so many more rows."""
+        """Make room for ``more`` rows."""
 
     @abstractmethod
     def append(self, batch: Batch) -> None:
-        """Decode the column's values in ``batch``, whose memory is not kept."""
+        """Decode the column's values in ``batch``. Its memory is not kept."""
 
     @abstractmethod
     def values(self) -> Any:
-        """What a DataFrame takes as this column; it never changes afterwards."""
+        """Return the values as a DataFrame takes them. They never change afterwards."""
 
     @abstractmethod
     def groups(self, start: int) -> pd.Categorical[Any]:
-        """The values from row ``begin`` + ``start`` on, as categories."""
+        """Return the values from row ``begin`` + ``start`` on as categories."""
 
     def part(self: AnyColumn, begin: int, end: int) -> AnyColumn:
-        """A column of its own with only the rows from ``begin`` to ``end``; this one is not used any more."""
+        """Return a new column with only the rows from ``begin`` to ``end``. This one must not be used any more."""
         new = copy.copy(self)
         new._take(self, begin - self.begin, end - self.begin)
         new.begin = begin
@@ -66,7 +66,7 @@ AnyColumn = TypeVar("AnyColumn", bound=ColumnBuffer)
 
 
 class FixedColumn(ColumnBuffer):
-    """Values that all take the same space. ``read`` takes them out of rows, and holds on to no column: see part()."""
+    """A column of values of one size. ``read`` takes them out of rows. It must not refer to the column: see part()."""
 
     def __init__(self, read: Callable[[Rows], Array], dtype: npt.DTypeLike, shape: tuple[int, ...] = ()) -> None:
         self._read = read

@@ -1,4 +1,4 @@
-"""Buffers that grow at their end, whose memory is looked at and not copied: of numbers, codes, runs of bytes."""
+"""Buffers that grow at their end: of numbers, codes, byte strings. pandas and Arrow read their memory uncopied."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Buffer:
         return self.all[start : self._size]
 
     def reserve(self, more: int) -> None:
-        """Make room for so many more values, and three times as many again: untouched memory costs nothing."""
+        """Make room for ``more`` values and three times as many again: untouched memory costs nothing."""
         needed = self._size + more
         if needed > len(self.all):
             self._move(4 * needed, self.all.dtype)
@@ -59,20 +59,20 @@ class Buffer:
         self._size = end
 
     def part(self: AnyBuffer, start: int, stop: int) -> AnyBuffer:
-        """A buffer of its own with some of the values, and as much room."""
+        """Return a new buffer with the values from ``start`` to ``stop``, and as much room."""
         new = copy.copy(self)
         new._take(len(self.all), self.all.dtype, self.all[start:stop])
         return new
 
     def leave(self) -> None:
-        """Leave the memory to whoever still looks at it, and take other."""
+        """Move to other memory. Frames made before keep the old."""
         self._move(len(self.all), self.all.dtype)
 
     def _move(self, capacity: int, dtype: npt.DTypeLike) -> None:
         self._take(capacity, dtype, self.view())
 
     def _take(self, capacity: int, dtype: npt.DTypeLike, values: Array) -> None:
-        """Move to other memory, with these values. All at once: a process forked amid this has the one or the other."""
+        """Move to other memory, with these values. All at once: a process forked meanwhile has the old or the new."""
         shape = values.shape[1:]
         size = capacity * math.prod(shape) * np.dtype(dtype).itemsize
         memory = Memory(size) if size > _MIN_MEMORY else None
@@ -87,7 +87,7 @@ AnyBuffer = TypeVar("AnyBuffer", bound=Buffer)
 
 
 class Codes(Buffer):
-    """Numbers below some count that may grow, in the smallest type pandas would choose for as many categories."""
+    """Category codes, in the smallest type pandas would choose for as many categories; it widens as they come."""
 
     def __init__(self) -> None:
         super().__init__(np.int8)
@@ -100,7 +100,7 @@ class Codes(Buffer):
 
 
 class VarBuffer:
-    """Runs of bytes, end to end: strings, or what is one value a row but not of one length."""
+    """Byte strings of any length, end to end, as Arrow has them: the data, and where each string ends."""
 
     def __init__(self) -> None:
         self._ends, self._data = Buffer(np.int64), Buffer(np.uint8)
@@ -117,7 +117,7 @@ class VarBuffer:
         self._ends.reserve(more)
 
     def append(self, data: npt.NDArray[np.uint8], offsets: Ints) -> None:
-        """Add runs: ``data[offsets[0]:offsets[1]]`` and so on, ``offsets[0]`` being 0."""
+        """Add strings: ``data[offsets[0]:offsets[1]]`` and so on. ``offsets[0]`` is 0."""
         self._data.append(data)
         self._ends.append(offsets[1:] + self._ends.view()[-1])
 
@@ -129,5 +129,5 @@ class VarBuffer:
         return new
 
     def since(self, start: int = 0) -> tuple[Ints, Array]:
-        """The runs from ``start`` on: where the first begins and each ends, and the data."""
+        """Return the strings from ``start`` on: where the first begins and each ends, and the data."""
         return self._ends.view(start), self._data.view()

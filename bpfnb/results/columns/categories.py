@@ -1,4 +1,4 @@
-"""Columns of categories: enumerations, char arrays, and what is shown by name."""
+"""Columns of categories: enumerations, char arrays, numbers shown by name."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _category_dtype: Callable[[Any, bool], Any] = getattr(pd.CategoricalDtype, "_fro
 class CategoryColumn(ColumnBuffer):
     """A category of strings. Each different value of a row's bytes has a code, and each code a name.
 
-    Two values may have one name, as byte strings that differ behind their NUL. As long as none do, the codes of the
-    values are those of the names; then both are kept.
+    Two values may have one name: byte strings that differ behind their NUL. Only then are codes of values and codes of
+    names kept apart.
     """
 
     def __init__(self, words: int) -> None:
@@ -72,7 +72,7 @@ class CategoryColumn(ColumnBuffer):
         return pd.Categorical.from_codes(self._shown.view(start), dtype=self._categories(), validate=False)
 
     def raw(self) -> pd.Categorical[Any]:
-        """The rows' values before they were given names: a category of ``bytes``, or of numbers."""
+        """Return the rows' values before they were given names: a category of ``bytes``, or of numbers."""
         raw = pd.Index(self._values(self._distinct.keys.view()), dtype=object)
         category = pd.Categorical.from_codes(self._codes.view().copy(), raw, validate=False)
         return category.remove_unused_categories()  # TextColumn notes values that no row has
@@ -82,7 +82,7 @@ class CategoryColumn(ColumnBuffer):
 
     @abstractmethod
     def _values(self, keys: Words) -> list[Any]:
-        """Values as Python's, from the keys they are known by."""
+        """Return values as Python objects, from their keys in the index."""
 
     @abstractmethod
     def _name(self, first: int) -> None:
@@ -105,21 +105,21 @@ class CategoryColumn(ColumnBuffer):
             self._name_codes.put(self._name_of.view()[codes], len(self._names))
 
     def _codes_of(self, names: Sequence[str]) -> npt.NDArray[np.int32]:
-        """The codes of names that may be there already; those that are not are added."""
+        """Return the codes of names; add those that are new."""
         new = [name for name in dict.fromkeys(names) if name not in self._by_name]
         self._by_name.update({name: len(self._names) + n for n, name in enumerate(new)})
         self._names.append(*joined([name.encode() for name in new]))
         return np.array([self._by_name[name] for name in names], np.int32)
 
     def _categories(self) -> Any:
-        """The dtype, the same object as long as there are no new names."""
+        """Return the dtype: the same object as long as there are no new names."""
         if self._dtype is None or len(self._dtype.categories) < len(self._names):
             names = string_array(*self._names.since())
             self._dtype = _category_dtype(pd.Index(names, copy=False), False)
         return self._dtype
 
     def _take(self: _AnyCategory, other: _AnyCategory, start: int, stop: int) -> None:
-        """Values and names that no row kept has are forgotten: in a long session they would be most."""
+        """Become some rows of ``other``. Values and names of no row are dropped: in a long session most of them."""
         codes = other._codes.view()[start:stop]
         used = np.zeros(len(other._distinct), np.bool_)
         used[codes] = True
@@ -133,8 +133,8 @@ _AnyCategory = TypeVar("_AnyCategory", bound=CategoryColumn)
 
 
 class EnumColumn(CategoryColumn):
-    """Integers shown by name: ``name`` makes it of a number seen for the first time. ``first``: the first categories,
-    whether seen or not."""
+    """Integers shown by name. ``name`` is called once for each different number. ``first``: names that come first among
+    the categories, whether seen or not."""
 
     def __init__(
         self, read: Callable[[Rows], Array], dtype: str, name: Callable[[int], str], first: Sequence[str] = ()
@@ -214,7 +214,7 @@ class TextColumn(CategoryColumn):
         self._name_of.append(name_of)
 
     def _add(self, characters: npt.NDArray[np.uint8]) -> Array:
-        """The codes of the names of tidy values, new ones all of them but for those with U+FFFD."""
+        """Return the codes of the names of tidy values. All names are new but those with U+FFFD."""
         inside = characters != 0
         text, offsets = valid_utf8(characters[inside], offsets_of(np.count_nonzero(inside, axis=1)))
         if _REPLACED.encode() in text.tobytes():

@@ -1,4 +1,4 @@
-"""The different values of a column, numbered: a hash table for whole batches."""
+"""An index of a column's different values: a hash table for whole batches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Places = npt.NDArray[np.intp]
 class ValueIndex:
     """The different values of a column (``keys``, as 64-bit words), numbered in the order they first came.
 
-    An open hash table, probed for a whole batch at a time. Found is what is equal, not what has the same hash.
+    An open hash table, probed for a whole batch at a time. Values are compared, not only their hashes.
     """
 
     def __init__(self, words: int) -> None:
@@ -34,7 +34,7 @@ class ValueIndex:
         return self.keys.nbytes + self._table.nbytes
 
     def codes(self, words: Words) -> Places:
-        """The number of each value; one that was not there gets the next."""
+        """Return the number of each value. New values get the next numbers."""
         codes = self._find(words)
         missing = np.flatnonzero(codes < 0)
         if len(missing):
@@ -57,7 +57,7 @@ class ValueIndex:
         return slots
 
     def _find(self, words: Words) -> Places:
-        """The number of each value, -1 for those not there."""
+        """Return the number of each value, -1 for those that are not there."""
         if not len(self):
             return np.full(words.shape[1], -1)
         slots = self._slots(words)
@@ -76,7 +76,7 @@ class ValueIndex:
         return equal
 
     def _file(self) -> None:
-        """Give slots to the keys that have none, in a table that stays half empty."""
+        """Enter the new keys into the table, which stays half empty."""
         if 2 * len(self) > len(self._table):
             self._clear((4 * len(self)).bit_length() - 1)
         slots = self._slots(self.keys.view(self._filed).T)
@@ -90,7 +90,7 @@ class ValueIndex:
 
 
 def _unique(words: Words) -> tuple[Words, npt.NDArray[np.int32]]:
-    """The different values, in the order they first come, one a row; and which of them each value is."""
+    """Return the different values, one a row, in the order they first come; and which of them each value is."""
     keys = np.ascontiguousarray(words.T)
     binary = pa.Array.from_buffers(pa.binary(8 * len(words)), len(keys), [None, pa.py_buffer(keys)])
     encoded = binary.dictionary_encode()

@@ -26,16 +26,16 @@ _MAX_ELEMENTS = 1024  # of an array that has a column an element
 
 
 class Kind(NamedTuple):
-    """A kind of column: ``decode`` makes the column that takes its values in, ``pack`` a value's bytes (values.py)."""
+    """What is done with a kind of column: ``decode`` makes its ColumnBuffer, ``pack`` a value's bytes (values.py)."""
 
     decode: Callable[[Any], ColumnBuffer]
     pack: Callable[[Any, Any, bytearray], bytes]
 
 
 def shown(columns: Iterable[schema.Column]) -> tuple[schema.Column, ...]:
-    """The columns as a DataFrame has them: arrays ("list") as a column an element, of more than 1,024 as bytes.
+    """Return the columns as a DataFrame has them: for an array a column an element, for more than 1,024 one of bytes.
 
-    A column of lists nothing but pickle gives back as it was: not files, not drop_duplicates(), not describe().
+    A column of lists would not do: files, drop_duplicates() and describe() fail on it.
     """
     return tuple(itertools.chain.from_iterable(map(_elements, columns)))
 
@@ -52,7 +52,7 @@ def _elements(column: schema.Column) -> Sequence[schema.Column]:
 
 
 def column_buffer(column: schema.Column) -> ColumnBuffer:
-    """The column that takes what the schema describes, of ``shown`` columns."""
+    """Make the column that decodes what the schema describes, for one of the ``shown`` columns."""
     return KINDS[type(column)].decode(column)
 
 
@@ -66,7 +66,7 @@ def _array(column: schema.NumberArray) -> ColumnBuffer:
 
 
 def _constants(column: schema.Enum | schema.BitField, read: Callable[[Rows], Array]) -> EnumColumn:
-    """The names of an enum's constants, in their order; of two with one number the first. Others are numbers."""
+    """Make a column of constants' names, in their order; of two with one number the first. Others are numbers."""
     dtype = np.dtype(column.dtype)
     names: dict[int, str] = {}
     for name, number in column.labels:
@@ -76,14 +76,14 @@ def _constants(column: schema.Enum | schema.BitField, read: Callable[[Rows], Arr
 
 
 def _numbers(column: schema.Number | schema.Enum) -> Callable[[Rows], Array]:
-    """What takes a column's numbers out of rows."""
+    """Return a function that takes the column's numbers out of rows."""
     if np.dtype(column.dtype).kind == "b":
         return lambda rows: rows[:, column.offset] != 0
     return column.values
 
 
 def _bits(column: schema.BitField, rows: Rows) -> Array:
-    """A bit-field's values: of up to 64 bits, which may lie in nine bytes."""
+    """Return a bit-field's values, of up to 64 bits, which may lie in nine bytes."""
     dtype = np.dtype(column.dtype)
     first, width, offset = column.first, column.width, column.offset + column.first // 8
     shift = first % 8

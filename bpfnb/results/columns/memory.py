@@ -1,4 +1,4 @@
-"""Memory for what grows: reserved in plenty, and taken from the kernel a piece at a time, just before it is written.
+"""Memory for growing buffers: reserved in plenty, and populated piece by piece just before it is written.
 
 Most of what decoding events costs is memory that was not touched before. Pages of 2 MiB are the cheapest where the
 kernel has them at hand. In a virtual machine whose host takes free memory back (free page reporting: only large blocks)
@@ -18,10 +18,8 @@ __all__ = ["Memory", "PageChoice"]
 
 _PIECE = 2 << 20  # a large page
 _SLOW_NS = 1_000_000  # for a large page; small ones for as much memory take about 0.7 ms, a large one at hand 0.1
-_MIN_SMALL, _MAX_SMALL = (
-    4,
-    64,
-)  # pieces in small pages before a large one is tried again: twice as many each time it was slow
+# Pieces in small pages before a large one is tried again: twice as many each time it was slow.
+_MIN_SMALL, _MAX_SMALL = 4, 64
 
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE (since 5.14; uapi/asm-generic/mman-common.h)
 _NORESERVE = 0x4000  # MAP_NORESERVE
@@ -39,13 +37,13 @@ class PageChoice:
         self.next = _MIN_SMALL
 
     def take(self) -> bool:
-        """Choose for one piece: whether in small pages."""
+        """Choose for one piece. Return whether it is taken in small pages."""
         small = self.small > 0
         self.small -= small
         return small
 
     def learn(self, took_ns: int) -> None:
-        """Take in how long a large page took."""
+        """Learn from how long a large page took."""
         slow = took_ns > self.slow_ns
         self.small = self.next if slow else 0
         self.next = min(2 * self.next, _MAX_SMALL) if slow else _MIN_SMALL
@@ -69,7 +67,7 @@ class Memory:
         self._ready = 0
 
     def prepare(self, end: int) -> None:
-        """Take from the kernel what is to be written, up to byte ``end``."""
+        """Populate the memory up to byte ``end``, which is about to be written."""
         while self._ready < end:
             self._take(self._begin + self._ready)
             self._ready += _PIECE

@@ -19,10 +19,10 @@ _UTC = pd.DatetimeTZDtype("ns", "UTC")
 
 
 class NumberColumn(FixedColumn):
-    """Numbers and truth values: a numpy column of their own type."""
+    """Numbers and truth values, as a numpy column of their own type."""
 
     def since(self, start: int) -> Array:
-        """The numbers from row ``begin`` + ``start`` on, read-only."""
+        """Return the numbers from row ``begin`` + ``start`` on, read-only."""
         numbers = self._buffer.view(start)
         numbers.flags.writeable = False
         return numbers
@@ -40,7 +40,7 @@ class NumberColumn(FixedColumn):
 
 
 class TimeColumn(NumberColumn):
-    """datetime64[ns, UTC], of nanoseconds on another clock plus what ``epoch_ns`` says."""
+    """datetime64[ns, UTC]: nanoseconds of another clock, plus ``epoch_ns()``."""
 
     def __init__(self, column: Column, epoch_ns: Callable[[], int]) -> None:
         super().__init__(lambda rows: column.values(rows).view(np.int64) + epoch_ns(), np.int64)
@@ -50,7 +50,7 @@ class TimeColumn(NumberColumn):
 
 
 class WideColumn(FixedColumn):
-    """128-bit integers: an object column of Python's, made anew for every frame."""
+    """128-bit integers, as an object column of Python integers, made anew for every frame."""
 
     def __init__(self, column: Wide) -> None:
         self._signed = column.signed

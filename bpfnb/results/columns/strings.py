@@ -25,7 +25,7 @@ class ByteStrings(pd.arrays.ArrowExtensionArray):
     """
 
     def isin(self, values: Any) -> npt.NDArray[np.bool_]:
-        """Which are among the values. Of a list whose values differ in length, NULs at a value's end make no
+        """Return which are among the values. Of a list whose values differ in length, NULs at a value's end make no
         difference, up to the longest's length: numpy does not tell how many there were."""
         if isinstance(values, np.ndarray) and values.dtype.kind == "S":
             longest = values.dtype.itemsize

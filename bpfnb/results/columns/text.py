@@ -1,4 +1,4 @@
-"""Runs of bytes as text: Arrow's arrays over memory of ours, cut at NULs, invalid UTF-8 replaced."""
+"""Byte strings as text: Arrow arrays over our memory, cut at NULs, invalid UTF-8 replaced."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PANDAS = tuple(int(n) for n in pd.__version__.split(".")[:2])
 
 
 def text_dtype() -> Any:
-    """The dtype of strings: pandas 3's default, backed by Arrow."""
+    """Return the dtype of strings: pandas 3's default, backed by Arrow."""
     return pd.StringDtype("pyarrow", na_value=np.nan) if PANDAS >= (2, 3) else pd.StringDtype("pyarrow")
 
 
@@ -38,7 +38,7 @@ def string_array(ends: Ints, data: Array) -> Any:
 
 
 def arrow_array(dtype: pa.DataType, ends: Ints, data: Array) -> pa.Array:
-    """Runs of bytes as Arrow's, over this memory: run i is data[ends[i]:ends[i + 1]]."""
+    """Return an Arrow array over this memory. String i is data[ends[i]:ends[i + 1]]."""
     return pa.Array.from_buffers(dtype, len(ends) - 1, [None, pa.py_buffer(ends), pa.py_buffer(data)])
 
 
@@ -51,7 +51,7 @@ def joined(pieces: Sequence[bytes]) -> tuple[npt.NDArray[np.uint8], Ints]:
 
 
 def before_nul(characters: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    """Which bytes of each row come before its first NUL."""
+    """Return which bytes of each row come before its first NUL."""
     nul = characters == 0
     length = np.where(nul.any(axis=1), nul.argmax(axis=1), characters.shape[1])
     inside: npt.NDArray[np.bool_] = np.arange(characters.shape[1]) < length[:, None]
@@ -59,7 +59,7 @@ def before_nul(characters: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
 
 
 def cut_at_nul(text: npt.NDArray[np.uint8], offsets: Ints) -> tuple[npt.NDArray[np.uint8], Ints]:
-    """The runs up to their first NUL."""
+    """Cut each string at its first NUL."""
     nul = np.flatnonzero(text == 0)
     if not len(nul):
         return text, offsets
@@ -70,7 +70,7 @@ def cut_at_nul(text: npt.NDArray[np.uint8], offsets: Ints) -> tuple[npt.NDArray[
 
 
 def valid_utf8(text: npt.NDArray[np.uint8], offsets: Ints) -> tuple[npt.NDArray[np.uint8], Ints]:
-    """The runs as UTF-8: themselves, mostly; in those that are not, what is invalid is replaced."""
+    """Return the strings as valid UTF-8: mostly unchanged, else with what is invalid replaced."""
     data = text.tobytes()
     if data.isascii():
         return text, offsets

@@ -1,4 +1,4 @@
-"""A value as Python has it into the bytes of its column. ``row``: the whole row's, for bits that share bytes.
+"""Python values into the bytes of a column. ``row``: the bytes of the row so far, for bits that share bytes.
 
 ProgramError, naming the column, for what does not fit exactly.
 """
@@ -28,7 +28,7 @@ def pack_number(column: Number | Enum | NumberArray, value: Any, row: bytearray)
 
 
 def pack_bits(column: BitField, value: Any, row: bytearray) -> bytes:
-    """The bytes a bit-field lies in, with the bits of its neighbours."""
+    """Return the bytes a bit-field lies in, with the bits of its neighbours."""
     first, width = column.first, column.width
     signed = np.dtype(column.dtype).kind == "i"
     low, high = (-(1 << (width - 1)), (1 << (width - 1)) - 1) if signed else (0, (1 << width) - 1)
@@ -61,7 +61,7 @@ def pack_array(column: NumberArray, value: Any, row: bytearray) -> bytes:
 
 
 def _integer(column: Column, value: Any, low: int, high: int) -> int:
-    """A whole number within its type's limits; for a constant's name its value."""
+    """Return a whole number within its type's limits; for a constant's name its value."""
     labels = column.labels if isinstance(column, Enum | BitField) else ()
     if isinstance(value, str) and labels:
         constants = dict(labels)

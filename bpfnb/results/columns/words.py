@@ -13,7 +13,7 @@ Words = npt.NDArray[np.uint64]  # two-dimensional: a value's 64-bit words one be
 
 
 def words_of(rows: Rows, offset: int, width: int) -> Words:
-    """So many bytes of each row as little-endian 64-bit words, the last filled up with zeros."""
+    """Return ``width`` bytes of each row as little-endian 64-bit words, the last filled up with zeros."""
     words = np.empty((max(-(-width // 8), 1), len(rows)), np.uint64)
     for n, word in enumerate(words):
         word[:] = word_of(rows, offset + 8 * n, min(width - 8 * n, 8))
@@ -21,7 +21,7 @@ def words_of(rows: Rows, offset: int, width: int) -> Words:
 
 
 def word_of(rows: Rows, offset: int, width: int) -> npt.NDArray[np.uint64]:
-    """Up to eight bytes of each row as a little-endian number."""
+    """Return ``width`` bytes of each row, at most eight, as a little-endian number."""
     size = rows.shape[1]
     if size < 8:
         rows, size = np.pad(rows, ((0, 0), (0, 8 - size))), 8

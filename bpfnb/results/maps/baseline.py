@@ -1,4 +1,4 @@
-"""What a map's values have grown by since they were last drained.
+"""The baseline of a drain: what a map's values have grown by since they were last drained.
 
 Taking counters out of a map loses counts: a program may have looked an entry up before it is deleted or set to zero,
 and add to it after. Reading changes nothing. So a drain reads, and what it read is subtracted from what is read later:
@@ -29,7 +29,7 @@ Counter = Number | NumberArray | Wide
 
 
 def counters(schema: Schema, as_is: Sequence[str] = ()) -> tuple[Counter, ...]:
-    """The columns that count: integers, of any width, and arrays of them. Not bit-fields and enumerations, and none of
+    """Return the columns that count: integers of any width, and arrays of them. Bit-fields and enumerations do not, nor
     those named in ``as_is``."""
     return tuple(column for column in schema.columns if column.name not in as_is and _is_integer(column))
 
@@ -56,7 +56,7 @@ class Baseline:
     def since(
         self, keys: Rows, values: Rows, array: bool, columns: Sequence[Counter] | None = None
     ) -> tuple[Rows, Rows]:
-        """The entries that are new or have changed, with what their numbers have grown by; of an array, all entries.
+        """Return the entries that are new or have changed, with what their numbers have grown by; of an array, all of them.
 
         ``columns``: those that count, if others than at the last drain.
         """
@@ -72,12 +72,12 @@ class Baseline:
         return keys[shown], grown[shown]
 
     def without(self, key: bytes) -> Baseline:
-        """The same, but for an entry that has been set since."""
+        """Return a baseline without an entry that has been set since."""
         kept = (self._keys != np.frombuffer(key, np.uint8)).any(axis=1)
         return Baseline(self._keys[kept], self._values[kept], self._columns, self._cpus, self._stride)
 
     def _place(self, key: Rows) -> npt.NDArray[np.intp]:
-        """Where one key is, without sorting them all."""
+        """Find one key, without sorting them all."""
         if self._scalars is None:
             self._scalars = _scalars(self._keys)
         return np.append(np.flatnonzero(self._scalars == _scalars(key)), -1)[:1]
@@ -99,7 +99,7 @@ class Baseline:
 
 
 def positions(keys: Rows, among: Rows) -> npt.NDArray[np.intp]:
-    """Where each key is among others, -1 for those that are not."""
+    """Return where each key is among others, -1 for those that are not."""
     if keys.shape == among.shape and np.array_equal(keys, among):
         return np.arange(len(keys))
     both = _scalars(np.concatenate([among, keys]))
@@ -110,7 +110,7 @@ def positions(keys: Rows, among: Rows) -> npt.NDArray[np.intp]:
 
 
 def _scalars(keys: Rows) -> np.ndarray:
-    """Keys as one value each; short ones as integers, which sort faster."""
+    """Return keys as one value each; short ones as integers, which sort faster."""
     size = keys.shape[1]
     if size > _WORD.itemsize:
         return np.ascontiguousarray(keys).view(f"V{size}")[:, 0]
@@ -124,7 +124,7 @@ _Difference = tuple[Rows, _Flags]
 
 
 def _difference(new: Rows, old: Rows, dtype: np.dtype[np.integer]) -> _Difference:
-    """New minus old, and whether it went down otherwise than by wrapping. Signed numbers may go either way."""
+    """Return new minus old, and whether it fell other than by wrapping. Signed numbers may go either way."""
     now, then = (np.ascontiguousarray(part).view(f"<u{dtype.itemsize}") for part in (new, old))
     grown = now - then
     half = 1 << (8 * dtype.itemsize - 1)

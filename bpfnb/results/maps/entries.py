@@ -23,20 +23,20 @@ __all__ = ["Entries", "MapAccess", "Taking"]
 
 
 class MapAccess(Protocol):
-    """How a map is reached. ``running``: whether it is in the kernel still; else it is what it was at its session's
-    end, and can only be read."""
+    """Access to a map. ``running``: whether it is still in the kernel; else it is what it was at its session's end, and
+    can only be read."""
 
     @property
     def running(self) -> bool: ...
 
     def read(self) -> tuple[int, bytes]:
-        """How many entries there are, and their bytes as protocol.MapRead lays them out."""
+        """Return how many entries there are, and their bytes as protocol.MapRead lays them out."""
 
     def look_up(self, key: bytes) -> bytes | None:
-        """A key's value, all CPUs'; None where there is none."""
+        """Return a key's value, all CPUs'; None where there is none."""
 
     def take(self, most: int = 0) -> tuple[int, bytes]:
-        """Take entries out: all, or at most so many. As ``read`` gives them."""
+        """Take entries out: all, or at most ``most``. Return them as ``read`` does."""
 
     def write(self, key: bytes, value: bytes | None) -> bool:
         """Set an entry; delete it where ``value`` is None: False where there is none. ProgramError when that cannot
@@ -49,7 +49,7 @@ class MapAccess(Protocol):
         """Fill a perf array with a counter."""
 
     def symbols(self, pid: int, addresses: Sequence[int]) -> tuple[Sequence[str], Sequence[str]]:
-        """Names and modules of code addresses (bpfnb.results.stacks.Resolve)."""
+        """Return names and modules of code addresses (bpfnb.results.stacks.Resolve)."""
 
 
 class Taking:
@@ -84,7 +84,7 @@ class Entries:
 
     @uninterrupted
     def read(self) -> tuple[Rows, Rows]:
-        """All keys and all values, a row each; of a per-CPU map, a row has all CPUs' values. Since the last drain."""
+        """Return all keys and all values, a row each, as they have grown since the last drain."""
         with self._lock:
             return self._trimmed(*self._since(*self._read_all()))
 
@@ -100,7 +100,7 @@ class Entries:
 
     @uninterrupted
     def find(self, key: bytes) -> Rows:
-        """The value of a key, as a row; none where there is none."""
+        """Return the value of a key, as a row; none where there is none."""
         with self._lock:
             trie = self._info.kind == "lpm_trie"
             if not self._access.running or (trie and self._drained):  # of a trie's value one does not learn the key
@@ -123,7 +123,7 @@ class Entries:
 
     @uninterrupted
     def peek(self) -> Rows:
-        """The value that would be taken next, as a row; none where there is none."""
+        """Return the value that would be taken next, as a row; none where there is none."""
         with self._lock:
             if self._left:
                 return self._left[0][1][:1]
@@ -134,7 +134,7 @@ class Entries:
 
     @uninterrupted
     def take(self, taking: Taking, most: int = 0) -> None:
-        """Take entries, at most so many, which nobody else gets."""
+        """Take entries, all or at most ``most``. Nobody else gets them."""
         with self._lock:
             if not self._may_take(taking):
                 return
@@ -162,7 +162,7 @@ class Entries:
             taking.baselines = before, self._drained
 
     def _may_take(self, taking: Taking) -> bool:
-        """Whether its caller still waits; then what was taken for another, who did not get it, is there again."""
+        """Return whether its caller still waits. If so, first give back what another caller did not get."""
         if taking.abandoned:
             return False
         if (last := self._taking()) and last.abandoned:
@@ -171,7 +171,7 @@ class Entries:
         return True
 
     def put_back(self, taking: Taking) -> None:
-        """Leave what was taken for somebody who did not get it to the next ``drain`` or ``pop``."""
+        """Give back what an interrupted caller did not get: the next ``drain`` or ``pop`` has it."""
         with self._lock:
             self._give_back(taking)
 
@@ -208,7 +208,7 @@ class Entries:
         return keys[self._gone :], values[self._gone :]
 
     def _rows(self, count: int, data: bytes) -> tuple[Rows, Rows]:
-        """Entries as MapRead has them."""
+        """Return the keys and values of MapRead's bytes."""
         info = self._info
         sizes = info.key_size, info.cpus * info.value_stride
         begin = -(-count * sizes[0] // 8) * 8
@@ -217,7 +217,7 @@ class Entries:
         return keys, values
 
     def _trimmed(self, keys: Rows, values: Rows) -> tuple[Rows, Rows]:
-        """Without the end of an array that is larger than the cell could expect, as far as it is zero."""
+        """Cut off the zeros at the end of an array that is larger than the cell could expect."""
         if not self._info.shown:
             return keys, values
         end = max(self._info.shown, int(np.flatnonzero(values.any(axis=1))[-1:].sum()) + 1)
@@ -225,13 +225,13 @@ class Entries:
 
 
 def _laid_out(key: bytes, value: bytes | None) -> bytes:
-    """One entry as MapRead has it."""
+    """Lay out one entry as MapRead does."""
     return b"" if value is None else key + bytes(-len(key) % 8) + value
 
 
 def _longest_prefix(keys: Rows, key: bytes) -> npt.NDArray[np.intp]:
-    """Where a trie's longest prefix of a key is, as the kernel finds it; nowhere if it has none. A key is the number of
-    bits that count, then the bits (struct bpf_lpm_trie_key)."""
+    """Find a trie's longest prefix of a key, as the kernel does. A key is the number of bits that count, then the bits
+    (struct bpf_lpm_trie_key)."""
     lengths = np.ascontiguousarray(keys[:, :4]).view(np.uint32)[:, 0].astype(np.int64)
     wanted = np.frombuffer(key, np.uint8)
     most = int(wanted[:4].view(np.uint32)[0])

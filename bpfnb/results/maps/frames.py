@@ -1,4 +1,4 @@
-"""A map's entries, rows of bytes, as DataFrames and as Python's own values."""
+"""A map's entries, rows of bytes, as DataFrames and as Python objects."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class EntryFrames:
         self._key, self._value = info.key or NO_SCHEMA, info.value or NO_SCHEMA
 
     def frame(self, keys: Rows, values: Rows) -> pd.DataFrame:
-        """A row an entry, of a per-CPU map a row for each CPU, of stacks one for each of their frames. See Map.df."""
+        """Make a DataFrame with a row an entry, of a per-CPU map a row a CPU, of stacks a row a frame. See Map.df."""
         if self._info.kind == "stack_trace":
             return self._stacks(keys, values)
         key_names, value_names = self.names()
@@ -44,7 +44,7 @@ class EntryFrames:
         return pd.concat([frame, rest], axis=1)
 
     def reduced(self, keys: Rows, values: Rows, how: str) -> pd.DataFrame:
-        """A row a key: a per-CPU map's numbers over all CPUs. ``how``: of REDUCTIONS."""
+        """Make a DataFrame with a row a key: a per-CPU map's numbers over all CPUs. ``how``: of REDUCTIONS."""
         if not self.per_cpu:
             return self.frame(keys, values)
         key_names, value_names = self.names()
@@ -56,11 +56,11 @@ class EntryFrames:
         return frame
 
     def keys(self, keys: Rows) -> list[Any]:
-        """Keys as Python's own: numbers, text or bytes; of a struct, tuples."""
+        """Return keys as Python objects: numbers, text or bytes; of a struct, tuples."""
         return unpack(self._key, keys, tuple)
 
     def values(self, values: Rows) -> list[Any]:
-        """Values as Python's own: of a struct a dict; of a per-CPU map and of stacks, a list of such."""
+        """Return values as Python objects: of a struct a dict; of a per-CPU map and of stacks, a list of them."""
         if self._info.kind == "stack_trace":
             owner, _, frames = stack_frames(values, self._value.size)
             sizes = np.bincount(owner, minlength=len(values)).tolist()
@@ -72,7 +72,7 @@ class EntryFrames:
         return [list(islice(each, size)) for size in sizes]
 
     def names(self) -> tuple[list[str], list[str]]:
-        """The names of the key's and the value's columns in a DataFrame: those they share, told apart."""
+        """Return the names of the key's and the value's columns in a DataFrame. Shared ones get "key." or "value."."""
         sides = [[column.name for column in shown(side.columns)] for side in (self._key, self._value)]
         shared = set(sides[0]) & set(sides[1]) | ({"cpu"} if self.per_cpu else set())
         keys, values = (
@@ -96,7 +96,7 @@ class EntryFrames:
 
 
 def stack_frames(values: Rows, size: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int16], Rows]:
-    """The frames of stack traces, each ``size`` bytes: whose each is (its row in ``values``), its depth, its bytes.
+    """Return the frames of stack traces: whose each is (its row in ``values``), its depth, its ``size`` bytes.
 
     A stack ends where only zeros follow.
     """

@@ -16,7 +16,7 @@ from bpfnb.results.columns.text import text_dtype
 __all__ = ["histogram"]
 
 _LAST_LOG2 = 64  # the greatest bucket of 64-bit values
-_MOST_LINEAR = 100_000  # buckets
+_MAX_LINEAR = 100_000  # buckets
 
 
 def histogram(
@@ -29,7 +29,7 @@ def histogram(
     bucket: str,
     by: str | Sequence[str] | None,
 ) -> pd.DataFrame:
-    """The histogram in a map's entries: see Map.hist. ``keys``, ``values``: the columns of either side."""
+    """Make a histogram of a map's entries: see Map.hist. ``keys``, ``values``: the names of its columns."""
     at = _bucket_column(name, keys, bucket)
     others = [key for key in keys if key != at]
     groups = others if by is None else [by] if isinstance(by, str) else list(by)
@@ -45,7 +45,7 @@ def histogram(
 
 
 def _bucket_column(name: str, keys: Sequence[str], wanted: str) -> str:
-    """The key's column that has the bucket."""
+    """Return the key's column that has the bucket."""
     if wanted and wanted not in keys:
         raise ProgramError(f"{name} has no key column {wanted!r}{near_or_all(wanted, keys)}")
     for candidate in (wanted, "slot", "bucket"):
@@ -64,7 +64,7 @@ def _is_whole(frame: pd.DataFrame, name: str) -> bool:
 
 
 def _buckets(name: str, kind: str, found: npt.NDArray[Any]) -> pd.DataFrame:
-    """The buckets up to the last of those found, their bounds and labels."""
+    """Return the buckets up to the last one found, with their bounds and labels."""
     if kind not in ("log2", "linear"):
         raise ProgramError(f"a histogram is log2 or linear, not {kind!r}")
     log2 = kind == "log2"
@@ -75,7 +75,7 @@ def _buckets(name: str, kind: str, found: npt.NDArray[Any]) -> pd.DataFrame:
             f"{name} has a bucket {stray}, and powers of two have those from 0 to {_LAST_LOG2}",
             hint="where buckets are the values themselves: hist('linear')",
         )
-    if len(buckets) > _MOST_LINEAR:
+    if len(buckets) > _MAX_LINEAR:
         raise ProgramError(f"{name} has buckets from {buckets[0]:,} to {buckets[-1]:,}: too many for a histogram")
     bounds = [(_log2_low(i), 1 << i) if log2 else (i, i + 1) for i in buckets]
     index = pd.Index(buckets, dtype=np.int64, name="bucket")
@@ -97,7 +97,7 @@ def _label(low: int, high: int) -> str:
 
 
 def _counts(frame: pd.DataFrame, bucket: str, groups: Sequence[str], value: str) -> pd.DataFrame:
-    """The counts by bucket, in a column a value of ``groups``."""
+    """Return the counts by bucket, in a column a value of ``groups``."""
     sums = frame.groupby([bucket, *groups], observed=True)[value].sum()
     if not groups:
         return sums.to_frame("count")

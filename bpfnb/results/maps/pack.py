@@ -1,4 +1,4 @@
-"""Keys and values as Python has them into the bytes the kernel has them in, and back."""
+"""Python objects into the bytes of keys and values, and back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["decoded", "pack", "unpack"]
 
 
 def pack(schema: Schema, value: object, what: str = "value") -> bytes:
-    """A key or value in the bytes the kernel has it in.
+    """Return the bytes of a key or value, as the kernel has them.
 
     A struct is a dict by column names, whose missing members are zero, or a tuple of all columns. A number is an int, a
     float or a bool, an enumeration a name or a number, a char array str or bytes, an array of numbers a sequence.
@@ -43,7 +43,7 @@ def _members(schema: Schema, value: object, what: str) -> Iterable[tuple[Column,
 
 
 def unpack(schema: Schema, rows: Rows, make: Callable[..., Any]) -> list[Any]:
-    """Rows as Python's own values: of one column just that, else what ``make`` (dict or tuple) makes of them."""
+    """Return rows as Python objects: of one column its values, of several a ``make`` (dict or tuple) each."""
     columns = [_listed(column, rows) for column in schema.columns]
     if len(columns) == 1:
         return columns[0]
@@ -54,7 +54,7 @@ def unpack(schema: Schema, rows: Rows, make: Callable[..., Any]) -> list[Any]:
 
 
 def _listed(column: Column, rows: Rows) -> list[Any]:
-    """A column's values as Python's; an array is a list."""
+    """Return a column's values as Python objects; an array is a list."""
     if not isinstance(column, NumberArray):
         values: list[Any] = decoded(column, rows).tolist()
         return values
@@ -63,7 +63,7 @@ def _listed(column: Column, rows: Rows) -> list[Any]:
 
 
 def decoded(column: Column, rows: Rows) -> Any:
-    """A column as events have it."""
+    """Decode one column, as events' columns are."""
     decoder = column_buffer(column)
     decoder.append(Batch(rows))
     return decoder.values()

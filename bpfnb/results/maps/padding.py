@@ -1,4 +1,4 @@
-"""What a DataFrame does not show of a row of bytes: padding, unused bits, and what follows the end of a text.
+"""Bytes of a row that a DataFrame does not show: padding, unused bits, and what follows the end of a text.
 
 A map tells keys apart by all their bytes. Where a program leaves some as they happened to be, one key is several.
 """
@@ -13,7 +13,7 @@ __all__ = ["count_twins", "hidden_places"]
 
 
 def count_twins(schema: Schema, rows: Rows) -> int:
-    """How many rows show what a row before shows as well, although all differ."""
+    """Return how many rows look the same as one before, although their bytes differ."""
     shown = _shown_bits(schema)
     plain = rows & shown
     for column in _texts(schema):
@@ -25,7 +25,7 @@ def count_twins(schema: Schema, rows: Rows) -> int:
 
 
 def hidden_places(schema: Schema) -> str:
-    """What is not shown, in words: "3 bytes of padding after c"; "" where all is."""
+    """Describe what is not shown: "3 bytes of padding after c"; "" where all is."""
     places = []
     gap = 0
     for at, bits in enumerate([*_shown_bits(schema), 0xFF]):
@@ -47,7 +47,7 @@ def _texts(schema: Schema) -> list[Text]:
 
 
 def _shown_bits(schema: Schema) -> np.ndarray:
-    """For each byte of a row the bits that are in some column."""
+    """Return for each byte of a row the bits that belong to a column."""
     shown = np.zeros(schema.size, np.uint8)
     for column in schema.columns:
         if isinstance(column, BitField):

@@ -22,13 +22,13 @@ _COUNTED = (0, *_FULL, *_BUSY, errno.ENOMEM, errno.EEXIST)
 
 
 class Counters:
-    """A session's counters, seen as they stand; ``keep`` makes them what they are then and lets go of the memory."""
+    """A session's counters, as they are now. ``keep`` freezes them and lets go of the memory."""
 
     def __init__(self, message: CountersAdded, fd: int) -> None:
         self._words = np.frombuffer(mmap.mmap(fd, 8 * message.words, prot=mmap.PROT_READ), np.uint64)
 
     def of(self, info: MapInfo) -> dict[int, int]:
-        """How many updates of a map failed, by errno; 0 where it is not known."""
+        """Return how many updates of a map failed, by errno; 0 where it is not known."""
         words = self._words[info.counters : info.counters + COUNTERS] if info.counters >= 0 else self._words[:0]
         return {int(number): int(words[number]) for number in np.flatnonzero(words)}
 
@@ -37,12 +37,12 @@ class Counters:
 
 
 def total(refused: dict[int, int]) -> int:
-    """How many updates of a map the kernel refused, of those that failed."""
+    """Return how many of the failed updates the kernel refused."""
     return sum(count for number, count in refused.items() if number in _COUNTED)
 
 
 def why(info: MapInfo, refused: dict[int, int], declared: str) -> str:
-    """What was refused and why: "276 updates of m were refused: it is full, with room for 1,024 entries; declare it
+    """Say what was refused and why: "276 updates of m were refused: it is full, with room for 1,024 entries; declare it
     larger (line 1)". ``declared``: where it is, or ""."""
     reasons: dict[str, int] = {}
     for number, count in refused.items():
@@ -58,7 +58,7 @@ def why(info: MapInfo, refused: dict[int, int], declared: str) -> str:
 
 
 def warn(info: MapInfo, refused: dict[int, int], declared: str) -> None:
-    """Say so, at the place outside this package that asked for the map."""
+    """Warn of it, at the place outside this package that asked for the map."""
     level, frame = 1, sys._getframe()
     while frame.f_back and frame.f_globals.get("__name__", "").startswith("bpfnb."):
         level, frame = level + 1, frame.f_back
