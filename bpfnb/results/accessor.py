@@ -193,7 +193,7 @@ class EventsAccessor:
         return largest
 
     def _mask(self, rows: Rows | None) -> npt.NDArray[np.bool_]:
-        """Which rows are chosen. Called straight by what the user calls: a query's @names are two frames up."""
+        """Return which rows are chosen. Public methods call it directly: a query's @names are two frames up."""
         if rows is None:
             return np.ones(len(self._frame), np.bool_)
         mask: Any = rows
@@ -209,7 +209,7 @@ class EventsAccessor:
 
 
 def _quantile(agg: str) -> float | None:
-    """The quantile that "p99" or "median" names; None for what else top knows. ValueError for the rest."""
+    """Return the quantile that "p99" or "median" names; None for top's other words. ValueError for the rest."""
     if agg == "median":
         return 0.5
     if isinstance(agg, str) and (found := _QUANTILE.fullmatch(agg)):

@@ -23,14 +23,14 @@ def names_of(names: Names | None) -> list[str]:
 
 
 def numbered(frame: pd.DataFrame) -> pd.DataFrame:
-    """The same data with its rows numbered: an index may have duplicates, or a column's name."""
+    """Return the same data with its rows numbered: an index may have duplicates, or a column's name."""
     numbered = frame.copy(deep=False)
     numbered.index = pd.RangeIndex(len(frame))
     return numbered
 
 
 def fitting_mask(mask: Any, frame: pd.DataFrame, what: str) -> npt.NDArray[np.bool_]:
-    """A mask as an array, checked to say true or false of each row. Missing is false, as in pandas."""
+    """Return a mask as an array. Missing is false, as in pandas. ValueError unless it is true or false for each row."""
     if isinstance(mask, pd.DataFrame) or len(flags := pd.Series(mask)) != len(frame):
         raise ValueError(f"{what} must be true or false for each of the {len(frame)} rows")
     if isinstance(mask, pd.Series) and not mask.index.equals(frame.index):

@@ -25,7 +25,7 @@ _MAX_POWERS = 64  # of buckets of floats: what is smaller than the largest by mo
 def histogram(
     values: pd.Series[Any], by: pd.DataFrame, kind: str, bins: int | Sequence[float] | None, unit: str | None
 ) -> pd.DataFrame:
-    """How many values lie in each bucket, in a column a group of ``by``: see EventsAccessor.hist."""
+    """Count the values in each bucket, in a column a group of ``by``: see EventsAccessor.hist."""
     require_known("kind", kind, _KINDS)
     duration = values.dtype.kind == "m"
     if duration:
@@ -47,7 +47,7 @@ def histogram(
 
 
 def _sample(values: pd.Series[Any], by: pd.DataFrame, unit: str | None) -> tuple[Array, Array, pd.Index[Any]]:
-    """The numbers there are, the number of each one's group, and the groups' names."""
+    """Return the known numbers, the number of each one's group, and the groups' names."""
     numbers, known = _numbers(values, unit)
     if not len(by.columns):
         return numbers[known], np.zeros(known.sum(), np.int64), pd.Index(["count"])
@@ -58,8 +58,8 @@ def _sample(values: pd.Series[Any], by: pd.DataFrame, unit: str | None) -> tuple
 
 
 def _groups(by: pd.DataFrame) -> tuple[Array, list[Any]]:
-    """The number of each row's group, -1 where a value is missing, and the groups' names, in order: of several columns
-    tuples."""
+    """Return the number of each row's group, -1 where a value is missing, and the groups' names in order, tuples for
+    several columns."""
     if len(by.columns) == 1:
         groups, names = pd.factorize(by.iloc[:, 0], sort=True)
         return groups, list(names)
@@ -68,7 +68,7 @@ def _groups(by: pd.DataFrame) -> tuple[Array, list[Any]]:
 
 
 def _numbers(column: pd.Series[Any], unit: str | None) -> tuple[Array, npt.NDArray[np.bool_]]:
-    """A column as int64, uint64 or float64, and which of them are numbers."""
+    """Return a column as int64, uint64 or float64, and which of its values are numbers."""
     known, kind = column.notna().to_numpy(), column.dtype.kind
     if kind == "m":
         ns, size = pd.TimedeltaIndex(column).as_unit("ns").asi8, _NANOSECONDS[unit or "ns"]
@@ -83,7 +83,7 @@ def _numbers(column: pd.Series[Any], unit: str | None) -> tuple[Array, npt.NDArr
 
 
 def _edges(numbers: Array, kind: str, bins: int | Sequence[float] | None) -> list[float]:
-    """Where buckets begin and end: enough of them that every number is in one."""
+    """Return where buckets begin and end. Every number is in one."""
     if kind == "log2":
         if bins is not None:
             raise ValueError("bins are for kind='linear'; the powers of two are where they are")
@@ -102,7 +102,7 @@ def _edges(numbers: Array, kind: str, bins: int | Sequence[float] | None) -> lis
 
 
 def _fractions(numbers: Array) -> list[float]:
-    """The powers of two below 1, from the one that is not above any positive number."""
+    """Return the powers of two below 1, from the greatest that is not above any positive number."""
     if numbers.dtype.kind != "f" or not (positive := numbers[numbers > 0]).size:
         return []
     least, most = (math.frexp(number)[1] - 1 for number in (positive.min(), positive.max()))
@@ -110,7 +110,7 @@ def _fractions(numbers: Array) -> list[float]:
 
 
 def _round_edges(numbers: Array, count: int) -> list[float]:
-    """Multiples of a round width; Python's own numbers, so that whole ones of 64 bits stay exact."""
+    """Return multiples of a round width, as Python numbers: whole ones of 64 bits stay exact."""
     whole = numbers.dtype.kind != "f"
     least, most = numbers.min().item(), numbers.max().item()
     finest = 1 if whole else max(np.spacing(max(abs(least), abs(most))), 1e-300)  # finer, and edges would coincide
@@ -127,7 +127,7 @@ def _round_width(least: float, whole: bool) -> float:
 
 
 def _inner(edges: list[float], dtype: np.dtype[Any]) -> Array:
-    """The edges between buckets, in the numbers' own type where they fit: float64 would merge the large ones."""
+    """Return the edges between buckets, in the numbers' own type where they fit: float64 would merge large ones."""
     inner = edges[1:-1]
     if dtype.kind != "f" and all(isinstance(edge, int) for edge in inner):
         limits = np.iinfo(dtype)
@@ -137,14 +137,14 @@ def _inner(edges: list[float], dtype: np.dtype[Any]) -> Array:
 
 
 def _counts(numbers: Array, edges: list[float], groups: Array, of: int) -> Array:
-    """How many numbers lie in each bucket (rows), by group (columns, ``of`` of them)."""
+    """Return how many numbers lie in each bucket (rows), by group (columns, ``of`` of them)."""
     rows = len(edges) - 1
     buckets = np.searchsorted(_inner(edges, numbers.dtype), numbers, side="right")
     return np.bincount(groups * rows + buckets, minlength=of * rows).reshape(of, rows).T
 
 
 def _span(counts: Array, whole: bool) -> slice:
-    """The buckets from the first that holds a value to the last; ``whole``: and all but the open ones."""
+    """Return the buckets from the first with a value to the last. ``whole``: at least all but the open ones."""
     shown = np.flatnonzero(counts.any(axis=1)).tolist()
     if whole:
         shown += [1, len(counts) - 2]
@@ -155,7 +155,7 @@ def _span(counts: Array, whole: bool) -> slice:
 
 
 def _labels(low: list[float], high: list[float], write: Callable[[float, int], str], singles: bool) -> list[str]:
-    """Each bucket's label, in as few digits as tell all edges apart. ``singles``: one of a single number shows it."""
+    """Label the buckets, in as few digits as tell all edges apart. ``singles``: "[4]" for a bucket of one number."""
     edges = {edge for edge in [*low, *high] if math.isfinite(edge)}
     for digits in range(3, 18):
         text = {edge: write(edge, digits) for edge in edges}

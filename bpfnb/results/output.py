@@ -1,7 +1,7 @@
-"""What an output has delivered: segments mapped from the tracer, decoded once into columns, bounded by ``keep``.
+"""A session's outputs: segments mapped from the tracer, decoded once into columns, bounded by ``keep``.
 
-The thread that talks to the tracer adds segments; whoever wants rows decodes what is new, under the output's lock and
-where no signal interrupts it.
+The thread that talks to the tracer adds segments. Callers that want rows decode what is new, under the output's lock
+and where no signal interrupts them.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _MIN_KEEP, _MAX_KEEP = 256 << 20, 4 << 30
 
 
 def default_keep() -> int:
-    """Bytes of rows a session keeps: an eighth of this machine's memory, between 256 MiB and 4 GiB."""
+    """Return how many bytes of rows a session keeps: an eighth of this machine's memory, between 256 MiB and 4 GiB."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min(max(memory // 8, _MIN_KEEP), _MAX_KEEP)
 
 
 class Keep:
-    """How many bytes of rows the outputs of a session may take together. ``lock``: theirs, since each may have to let
-    rows of another go: the one that has most gives first."""
+    """The limit on the bytes of rows that a session's outputs keep together; the largest drops rows first. ``lock``:
+    one for all of them, since each may have to drop rows of another."""
 
     def __init__(self, size: int) -> None:
         self.bytes = size
@@ -47,7 +47,7 @@ class Keep:
         with self.lock:
             self._outputs.add(output)
 
-    def hold(self) -> None:
+    def enforce(self) -> None:
         """Drop the oldest rows of the largest output until all are within the limit."""
         while (taken := sum(output.nbytes for output in self._outputs)) > self.bytes:
             largest = max(self._outputs, key=lambda output: output.nbytes)
@@ -55,8 +55,8 @@ class Keep:
             if not largest.shrink(max(self.bytes - others, self.bytes // (2 * len(self._outputs)))):
                 return  # a single row is more than the limit
 
-    def hold_undecoded(self) -> None:
-        """The same where nobody may ever ask for a frame: whole segments go."""
+    def enforce_undecoded(self) -> None:
+        """Drop the oldest segments undecoded, in case nobody ever asks for a frame."""
         while sum(output.undecoded for output in self._outputs) > self.bytes:
             fullest_first = sorted(self._outputs, key=lambda output: -output.undecoded)
             if not any(output.drop_segment() for output in fullest_first):
@@ -64,14 +64,17 @@ class Keep:
 
 
 class Output:
-    """One output of a session, by name. ``df`` is everything kept, oldest first.
+    """One output of a session. ``df`` has all rows kept, oldest first.
 
-    ``kind``: "printk", "perf" or "ringbuf". ``clock``: what column ``time`` is: "submitted" (the kernel's own time of
-    the line or event), "stamp" (the time at which the program made room for the event in a ring buffer), the name of
-    the member that has it, or None, where there is no ``time``. Rows are in the order of "submitted" and "stamp".
-    ``names``: the columns of ``df``. ``lost``: events the kernel could not
-    deliver. ``dropped``: rows delivered and dropped again, so that the session's rows stay within ``keep`` bytes; the
-    rows are counted from the session's beginning, so row ``dropped`` is the oldest kept.
+    ``kind``     "printk", "perf" or "ringbuf"
+    ``clock``    what column ``time`` is: "submitted" (the kernel's own time of the line or event), "stamp" (when the
+                 program reserved room for the event in a ring buffer), the name of the member that has the time, or
+                 None, where there is no ``time``. With "submitted" and "stamp" rows are in the order of their times
+    ``names``    the columns of ``df``
+    ``rows``     rows delivered since the session began, dropped ones included
+    ``lost``     events that could not be delivered
+    ``dropped``  rows delivered and dropped again, so that the session's rows stay within ``keep`` bytes. Rows are
+                 counted from the session's beginning, so row ``dropped`` is the oldest kept
     """
 
     def __init__(
@@ -116,7 +119,7 @@ class Output:
     @property
     @uninterrupted
     def rows(self) -> int:
-        """Rows delivered since the session began, those dropped included."""
+        """Rows delivered since the session began, dropped ones included."""
         with self._lock:
             return self._dropped_undecoded + self._table.end + sum(s.unread for s in self._segments)
 
@@ -136,21 +139,21 @@ class Output:
 
     @property
     def nbytes(self) -> int:
-        """What the decoded rows take."""
+        """The bytes that the decoded rows take."""
         return self._table.nbytes
 
     @property
     def undecoded(self) -> int:
-        """What the segments not yet decoded may take, in bytes."""
+        """The bytes that segments not yet decoded may take."""
         return sum(segment.size for segment in self._segments)
 
     @property
     def df(self) -> pd.DataFrame:
-        """The rows kept, as a DataFrame of its own: it never changes afterwards.
+        """The rows kept, as a DataFrame that never changes afterwards.
 
-        ``df.attrs["lost"]`` and ``df.attrs["dropped"]`` count what is not in it; the first frame that lacks lost
-        events, the first that lacks dropped rows, and the first after the tracer had something to note (that another
-        process read a session's lines, say), come with a RuntimeWarning. Columns: see table.Table, and for
+        ``df.attrs["lost"]`` and ``df.attrs["dropped"]`` count what is not in it. A RuntimeWarning comes with the first
+        frame that lacks lost events, with the first that lacks dropped rows, and with the first after the tracer noted
+        something (such as another process reading a session's lines). Columns: see table.Table, and for
         bpf_trace_printk table.PrintkTable.
         """
         frame = self._decoded()
@@ -182,7 +185,7 @@ class Output:
 
     @uninterrupted
     def raw(self, column: str) -> pd.Series[Any]:
-        """A category column of ``df`` before its values were given names, row by row the same: a category of ``bytes``,
+        """Return a category column of ``df`` before its values were given names, row for row: a category of ``bytes``,
         the char arrays as they are with all their NULs; or of the numbers of an enum's constants.
 
         KeyError for an unknown column, ValueError for one that ``df`` has as it is.
@@ -193,8 +196,8 @@ class Output:
 
     @uninterrupted
     def since(self, row: int, by: str | None) -> tuple[int, npt.NDArray[np.int64], pd.Categorical[Any] | None]:
-        """The times (nanoseconds since 1970) of the rows from ``row`` on, the number after the last of them, and
-        their values in column ``by`` as categories. Of events without a clock of their own: when they were decoded."""
+        """Return the number after the last row, and of the rows from ``row`` on the times (nanoseconds since 1970) and
+        the values in column ``by`` as categories. Rows without timestamps use the time they were decoded."""
         with self._lock:
             self._decode()
             skipped = self._dropped_undecoded
@@ -202,25 +205,25 @@ class Output:
             return skipped + self._table.end, times, groups
 
     def note(self, text: str) -> None:
-        """Have the next ``df`` say something."""
+        """Warn with the next ``df``."""
         self._notes.append(text)
 
     @uninterrupted
     def add_segment(self, layout: Layout, fd: int, epoch_ns: int | None = None) -> None:
-        """Take a new segment's descriptor; the one before it is complete. ``epoch_ns``: for its rows' times."""
+        """Add a new segment, by its descriptor. The one before it is complete. ``epoch_ns``: for its rows' times."""
         segment = SegmentReader(fd, self._schema, layout, epoch_ns)
         with self._lock:
             self._segments.append(segment)
-            self._keep.hold_undecoded()
+            self._keep.enforce_undecoded()
 
     def shrink(self, size: int) -> bool:
-        """Drop the oldest rows so that at most ``size`` bytes remain. Whether any were dropped."""
+        """Drop the oldest rows so that at most ``size`` bytes remain. Return whether any were dropped."""
         before = self._table.begin
         self._table.shrink(size)
         return self._table.begin > before
 
     def drop_segment(self) -> bool:
-        """Let the oldest segment's rows go undecoded, unless there are but two left. Whether that was done."""
+        """Drop the oldest segment undecoded, unless only two are left. Return whether that was done."""
         if len(self._segments) <= 2:
             return False
         self._dropped_undecoded += self._segments.popleft().unread
@@ -228,8 +231,8 @@ class Output:
 
     @uninterrupted
     def finish(self, deadline: float = math.inf) -> None:
-        """The session has ended: take everything in and let go of the shared memory. What cannot be taken in before
-        ``deadline`` (by time.monotonic) stays until somebody asks for it."""
+        """Decode everything and let go of the shared memory, at the session's end. What is not decoded by ``deadline``
+        (of time.monotonic) stays until somebody asks for it."""
         with self._lock:
             while self._segments and time.monotonic() < deadline:
                 self._lost = self.lost
@@ -238,14 +241,14 @@ class Output:
                     self._segments.popleft()
 
     def _decode(self, most: int | None = None) -> None:
-        """Take in what is new, of at most so many segments; those that are complete and read are let go."""
+        """Decode what is new, in at most ``most`` segments. Complete segments that were read are closed."""
         unread = sum(segment.unread for segment in self._segments)
         if unread:
             self._table.reserve(unread)  # for all, though but some are read now
         for _ in range(min(len(self._segments), most or len(self._segments))):
             segment = self._segments[0]
             if segment.read(self._table.append):
-                self._keep.hold()
+                self._keep.enforce()
             if len(self._segments) > 1:
                 self._lost = max(self._lost, segment.lost)
                 self._segments.popleft()

@@ -50,7 +50,7 @@ def pair_up(
     of_start: Sequence[str],
     of_end: Sequence[str],
 ) -> pd.DataFrame:
-    """A row for each start that an end is matched with: see EventsAccessor.between.
+    """Make a row for each start that has an end: see EventsAccessor.between.
 
     ``ranks``: of the starts and of the ends, their order where times are equal. ``keys``: {in the starts: in the ends}.
     """
@@ -71,7 +71,7 @@ def pair_up(
 
 
 def thread_column(frames_: Sequence[pd.DataFrame]) -> str:
-    """The column that has the thread's number, in all of these."""
+    """Return the column that has the thread's number in all of these frames."""
     common = [name for name in frames_[0].columns if all(name in frame.columns for frame in frames_)]
     if "tid" in common:
         return "tid"
@@ -87,7 +87,7 @@ def thread_column(frames_: Sequence[pd.DataFrame]) -> str:
 
 
 def _clock(column: pd.Series[Any]) -> tuple[str, npt.NDArray[np.int64]]:
-    """What kind of time a column is, and its times in nanoseconds."""
+    """Return what kind of time a column is, and its times in nanoseconds."""
     if column.dtype.kind == "M":
         times = pd.DatetimeIndex(column)
         return "datetime64" if times.tz is None else "datetime64 with a timezone", times.as_unit("ns").asi8
@@ -97,7 +97,7 @@ def _clock(column: pd.Series[Any]) -> tuple[str, npt.NDArray[np.int64]]:
 
 
 def _codes(keys: list[tuple[pd.Series[Any], pd.Series[Any]]], rows: int) -> npt.NDArray[np.int64]:
-    """A number for each key, of the starts and then of the ends."""
+    """Return a number for each key, of the starts and then of the ends."""
     if not keys:
         return np.zeros(rows, np.int64)
     table = pd.DataFrame({number: _stacked(*columns) for number, columns in enumerate(keys)})
@@ -112,7 +112,7 @@ def _stacked(upper: pd.Series[Any], lower: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def _pairs(codes: Array, ns: Array, ranks: Array, starts: int) -> tuple[Array, Array]:
-    """Of ``starts`` starts and then the ends: which of the first are matched, in their order, with which of the second.
+    """Match starts, of which ``starts`` come first, with the ends behind them: which starts, in order, with which ends.
 
     Events of a key at the same time follow each other by rank. With all in that order, a pair is a start whose very
     next event is an end of the same key.

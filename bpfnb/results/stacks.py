@@ -1,4 +1,4 @@
-"""Stack traces with names: one row a frame, and folded, one row a stack, as flame graphs take them.
+"""Stack traces with names: a row a frame; folded for flame graphs, a row a stack.
 
 Pure: no tracer, no kernel. Who knows names is a callable, ``resolve(pid, addresses) -> (names, modules)``, with pid 0
 for the kernel's own addresses; a name it does not know is "[unknown]", a module "".
@@ -35,7 +35,7 @@ _USER_COLUMN = re.compile(r"(?:^|_)u(?:ser)?_?stack|stack.*(?:_|^)u(?:ser)?(?:_|
 
 
 def symbolise(frames: pd.DataFrame, resolve: Resolve, pid: int = 0) -> pd.DataFrame:
-    """The frames of stacks with their names.
+    """Add names to the frames of stacks.
 
     ``frames``   one row a frame, as the ``df`` of a stack trace map: stack (int32), depth (int16: 0 is where the stack
                  was taken, the rest are its callers), address (uint64)
@@ -68,7 +68,7 @@ def folded(
     weight: str | None = None,
     pid: int | None = None,
 ) -> pd.DataFrame:
-    """Counted stacks as flame graphs take them: one row a stack, the outermost function first.
+    """Fold counted stacks for flame graphs: a row a stack, the outermost function first.
 
     ``counts``   rows with one or two stack ids: a map's ``df``, or events
     ``frames``   the ``df`` of the stack trace map the ids are of
@@ -116,7 +116,7 @@ def folded(
 
 
 def lines(stacks: pd.DataFrame) -> str:
-    """The text flamegraph.pl, speedscope and inferno read: "comm;main;read 42", a line a row of ``folded``."""
+    """Write the text for flamegraph.pl, speedscope and inferno: "comm;main;read 42", a line a row of ``folded``."""
     pairs = zip(stacks["stack"], stacks["count"], strict=True)
     return "".join(f"{stack} {count}\n" for stack, count in pairs)
 
@@ -125,7 +125,7 @@ def lines(stacks: pd.DataFrame) -> str:
 
 
 class _Names:
-    """Names already asked for: one question a process, and one for the kernel.
+    """Names that were asked for: once for each process, and once for the kernel.
 
     An owner is a process, 0 the kernel, None somebody nobody knows.
     """
@@ -135,19 +135,19 @@ class _Names:
         self._known: dict[tuple[int | None, int], tuple[str, str]] = {}
 
     def ask(self, owner: int | None, addresses: npt.NDArray[np.uint64]) -> None:
-        """Have the names of these addresses ready."""
+        """Ask for the names of these addresses."""
         wanted = [a for a in np.unique(addresses).tolist() if (owner, a) not in self._known]
         if wanted and owner is not None:
             found = zip(*self._resolve(owner, wanted), strict=True)
             self._known.update(zip(((owner, a) for a in wanted), found, strict=True))
 
     def of(self, owner: int | None, address: int) -> tuple[str, str]:
-        """The name and the module of an address asked for before."""
+        """Return the name and the module of an address that was asked for."""
         return self._known.get((owner, address), (UNKNOWN, ""))
 
 
 def _of_kernel(frames: pd.DataFrame) -> npt.NDArray[np.bool_]:
-    """Whether each frame's stack is the kernel's."""
+    """Return whether each frame's stack is the kernel's."""
     innermost = frames.sort_values("depth", kind="stable").drop_duplicates("stack")
     inside = innermost["stack"][innermost["address"].to_numpy(np.uint64) >= _KERNEL]
     kernel: npt.NDArray[np.bool_] = frames["stack"].isin(inside).to_numpy()
@@ -155,8 +155,8 @@ def _of_kernel(frames: pd.DataFrame) -> npt.NDArray[np.bool_]:
 
 
 def _code(frames: pd.DataFrame) -> npt.NDArray[np.uint64]:
-    """An address inside each frame's own code: callers' are of the instruction after the call, which, where the call
-    is the last thing a function does, is another function's."""
+    """Return an address inside each frame's own code. A caller's address is of the instruction after the call, which is
+    another function's where the call is the last thing a function does."""
     _must_have(frames, "address")  # BPF_F_STACK_BUILD_ID keeps build ids instead
     addresses = frames["address"].to_numpy(np.uint64)
     return addresses - ((frames["depth"].to_numpy() > 0) & (addresses > 0)).astype(np.uint64)
@@ -189,7 +189,7 @@ class _Stacks:
         return 0 if self._kernel[self._slices[number].start] else pid or None
 
     def text(self, pid: int, numbers: Sequence[int]) -> str:
-        """The stacks with these ids, of one moment, as one: the process's part before the kernel's."""
+        """Return one line for the stacks with these ids, of one moment: the process's part before the kernel's."""
         taken = [number for number in numbers if number != -errno.EFAULT] or [-errno.EFAULT]
         return ";".join(self._part(pid, number) for number in taken)
 
@@ -213,7 +213,7 @@ class _Stacks:
 
 
 def _clean(name: str) -> str:
-    """A name that cannot be taken for two, nor for two lines."""
+    """Return the name without what would part it in two, or its line."""
     return re.sub(r"[\x00-\x1f\x7f]", "?", name).replace(";", ":")
 
 
@@ -221,7 +221,7 @@ def _clean(name: str) -> str:
 
 
 def _id_columns(counts: pd.DataFrame, kernel: str | None, user: str | None) -> list[str]:
-    """The columns of stack ids, the process's first."""
+    """Return the columns of stack ids, the process's first."""
     for name in filter(None, (kernel, user)):
         _must_have(counts, name)
     if kernel or user:
@@ -270,6 +270,6 @@ def _must_have(df: pd.DataFrame, name: str) -> None:
 
 
 def _grouped(counts: pd.DataFrame, by: list[str], weights: npt.NDArray[np.int64]) -> pd.DataFrame:
-    """What is the same but for its count, as one: millions of events have few different stacks."""
+    """Add up the rows that differ only in their count: millions of events have few different stacks."""
     rows = counts[by].assign(count=weights)
     return rows.groupby(by, as_index=False, observed=True, sort=False, dropna=False)[["count"]].sum()

@@ -1,6 +1,6 @@
-"""From rows to DataFrames: tables of columns that grow, and what is computed from them.
+"""Tables: rows decoded into columns that grow, and DataFrames over them; rates of events.
 
-Pure: no tracer, no kernel. Nothing handed out is ever written to again.
+Pure: no tracer, no kernel. A DataFrame that was handed out never changes.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Table:
         return sum(column.nbytes for column in self._columns.values())
 
     def reserve(self, rows: int) -> None:
-        """Make room for so many more rows at once: columns that grow step by step are copied at each."""
+        """Make room for ``rows`` more rows at once: columns that grow step by step are copied at each."""
         for column in self._columns.values():
             column.reserve(rows)
 
@@ -93,7 +93,7 @@ class Table:
         self._settled = True
 
     def frame(self) -> pd.DataFrame:
-        """The rows kept, oldest first. Writing into it changes nothing else, and appending does not change it."""
+        """Return the rows kept, oldest first. Writing into it changes nothing else; appending does not change it."""
         self._settle()
         if self._frame is None:
             self._frame = self._build()
@@ -101,7 +101,7 @@ class Table:
         return self._frame.copy(deep=PANDAS < (3, 0))
 
     def raw(self, name: str) -> pd.Series[Any]:
-        """A category column before its values were given names: a category of the char arrays' very bytes, NULs and
+        """Return a category column before its values were given names: a category of the char arrays' bytes, NULs and
         what follows them included, or of the constants' numbers.
 
         KeyError for an unknown column, ValueError for one of another kind, which is raw already.
@@ -115,9 +115,9 @@ class Table:
         return pd.Series(column.raw(), name=name, copy=False)
 
     def since(self, row: int, by: str | None) -> tuple[Ints, pd.Categorical[Any] | None]:
-        """Times (nanoseconds since 1970) of the rows from ``row`` on, and their values in column ``by``.
+        """Return times (nanoseconds since 1970) of the rows from ``row`` on, and their values in column ``by``.
 
-        Of rows without a clock of their own, the time they were decoded at.
+        Rows without timestamps use the time they were decoded.
         """
         self._settle()
         start = min(max(row, self.begin), self.end) - self.begin
@@ -125,7 +125,7 @@ class Table:
         return times, None if by is None else self._columns[by].groups(start)
 
     def shrink(self, keep: int) -> None:
-        """When the rows take more than ``keep`` bytes, drop the oldest until about three quarters of that remain.
+        """Drop the oldest rows when all take more than ``keep`` bytes, until about three quarters of that remain.
 
         A quarter at a time, since what remains is copied; at least one row stays.
         """
@@ -166,7 +166,7 @@ class Table:
         return clock
 
     def _batch(self, rows: Rows, text: npt.NDArray[np.uint8], begin: int) -> tuple[Batch, int]:
-        """The rows with their text, and where that of the next row begins."""
+        """Return the rows with their text, and where the text of the next row begins."""
         at = self._schema.text_end
         if at < 0:
             return Batch(rows), begin
@@ -204,7 +204,7 @@ class PrintkTable(Table):
 
 
 class _Arrivals:
-    """When rows came that have no clock of their own."""
+    """The times at which rows without timestamps were decoded."""
 
     def __init__(self) -> None:
         self._ends: list[int] = []  # the number after the last row of those that came together
@@ -215,7 +215,7 @@ class _Arrivals:
         self._times.append(time.time_ns())
 
     def since(self, row: int) -> Ints:
-        """Nanoseconds since 1970, of the rows from ``row`` on."""
+        """Return the times of the rows from ``row`` on, in nanoseconds since 1970."""
         first = bisect_right(self._ends, row)
         return np.repeat(np.array(self._times[first:], np.int64), np.diff([row, *self._ends[first:]]))
 
@@ -259,7 +259,7 @@ class RateMeter:
             of_group[first + second] = of_group.get(first + second, 0) + count
 
     def rates(self, now: float) -> pd.DataFrame:
-        """Events in each of the last ``window`` whole seconds before ``now`` (seconds since 1970).
+        """Return the events in each of the last ``window`` whole seconds before ``now`` (seconds since 1970).
 
         int64, indexed by time (UTC); a column a group seen in that time ("" without ``by``).
         """
@@ -276,7 +276,7 @@ class RateMeter:
 
 
 def rate(frame: pd.DataFrame, every: str = "1s", by: str | Sequence[str] | None = None) -> pd.DataFrame:
-    """Events per second (float64) in intervals of ``every`` (a pandas offset, "100ms"), indexed by time.
+    """Return events per second (float64) in intervals of ``every`` (a pandas offset, "100ms"), indexed by time.
 
     One column for each value of column ``by``, of several for each tuple, or the single column "rate". ValueError for
     an unknown column or interval, or when the frame has no times.
@@ -311,7 +311,7 @@ def rate(frame: pd.DataFrame, every: str = "1s", by: str | Sequence[str] | None 
 
 
 def latency_format(flags: int, preempt: int) -> str:
-    """An ftrace record's state as its letters, "d..2." as trace_pipe shows it.
+    """Write an ftrace record's state as trace_pipe does: "d..2.".
 
     Kernel: trace_print_lat_fmt() in kernel/trace/trace_output.c, enum trace_flag_type in trace_events.h.
     """
@@ -326,7 +326,7 @@ def latency_format(flags: int, preempt: int) -> str:
 
 
 def _state(rows: Rows) -> npt.NDArray[Any]:
-    """PRINTK's flags and preempt, as one number."""
+    """Return PRINTK's flags and preempt as one number."""
     flags, preempt = (rows[:, PRINTK_ROW.fields[name][1]] for name in ("flags", "preempt"))  # type: ignore[index]
     return flags.astype(np.uint16) << 8 | preempt
 
@@ -335,10 +335,10 @@ def _state(rows: Rows) -> npt.NDArray[Any]:
 
 
 def harmless(frame: pd.DataFrame) -> pd.DataFrame:
-    """The same frame, whose to_html, to_string and repr show control characters and marks of direction as escapes.
+    """Have a frame's to_html, to_string and repr show control characters and marks of direction as escapes. Return it.
 
-    Names and messages are other people's. The values stay as they are; frames made of this one are plain ones. (In a
-    notebook with the magics all are shown so.)
+    Names and messages come from other processes. The values stay as they are. Frames made of this one are plain ones,
+    but in a notebook with the magics all are shown so.
     """
     for name in ("to_html", "to_string", "_repr_html_"):
         setattr(frame, name, partial(_harmlessly, weakref.ref(frame), getattr(type(frame), name)))

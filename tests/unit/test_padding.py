@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bpfnb.protocol.schema import BitField, Number, NumberArray, Rows, Schema, Text
-from bpfnb.results.maps.padding import count_twins, hidden_places
+from bpfnb.results.maps.padding import count_duplicates, hidden_bytes
 
 # struct { u32 pid; char c; u64 x; }
 PADDED = Schema((Number("pid", 0, "<u4"), Number("c", 4, "|i1"), Number("x", 8, "<u8")), 16)
@@ -35,19 +35,19 @@ def rows(*texts: bytes) -> Rows:
 def test_keys_that_look_the_same_are_counted(schema: Schema, given: list[bytes], twins: int) -> None:
     keys = rows(*given) if given else np.zeros((0, schema.size), np.uint8)
     before = keys.copy()
-    assert count_twins(schema, keys) == twins
+    assert count_duplicates(schema, keys) == twins
     assert (keys == before).all()
 
 
 def test_a_map_without_keys_has_no_twins() -> None:
-    assert count_twins(Schema((), 0), np.zeros((3, 0), np.uint8)) == 0
+    assert count_duplicates(Schema((), 0), np.zeros((3, 0), np.uint8)) == 0
 
 
 def test_what_is_hidden_in_words() -> None:
-    assert hidden_places(PADDED) == "3 bytes of padding after c"
-    assert hidden_places(COMM) == "what follows the end of comm"
-    assert hidden_places(BITS) == "2 bytes of padding after b, unused bits"
-    assert hidden_places(WHOLE) == ""
-    assert hidden_places(PADDED.shifted(1, 18)) == (
+    assert hidden_bytes(PADDED) == "3 bytes of padding after c"
+    assert hidden_bytes(COMM) == "what follows the end of comm"
+    assert hidden_bytes(BITS) == "2 bytes of padding after b, unused bits"
+    assert hidden_bytes(WHOLE) == ""
+    assert hidden_bytes(PADDED.shifted(1, 18)) == (
         "1 byte of padding at its start, 3 bytes of padding after c, 1 byte of padding after x"
     )

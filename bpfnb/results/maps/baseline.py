@@ -56,7 +56,7 @@ class Baseline:
     def since(
         self, keys: Rows, values: Rows, array: bool, columns: Sequence[Counter] | None = None
     ) -> tuple[Rows, Rows]:
-        """Return the entries that are new or have changed, with what their numbers have grown by; of an array, all of them.
+        """Return the entries that are new or have changed, with what their numbers have grown by; all of an array.
 
         ``columns``: those that count, if others than at the last drain.
         """

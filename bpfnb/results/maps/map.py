@@ -34,7 +34,7 @@ from bpfnb.results.maps.frames import NO_SCHEMA, REDUCTIONS, EntryFrames
 from bpfnb.results.maps.histograms import histogram
 from bpfnb.results.maps.kinds import HOLDS, QUEUES, TAKEN
 from bpfnb.results.maps.pack import pack
-from bpfnb.results.maps.padding import count_twins, hidden_places
+from bpfnb.results.maps.padding import count_duplicates, hidden_bytes
 from bpfnb.results.table import harmless
 
 __all__ = ["Map"]
@@ -48,12 +48,12 @@ _DRAINS = ("differences", "entries")
 
 
 class Map:
-    """A map of a session. ``name``; ``kind``: the kernel's name of its type, such as "percpu_hash"; ``info``: the rest.
+    """A map of a session. ``kind``: the kernel's name of its type, such as "percpu_hash". ``info``: all else about it.
 
-    What reads it raises UnsupportedError for a kind that has no entries to read (an array of programs, a sockmap ...);
-    what changes it raises ProgramError when the kernel refuses or the session has stopped.
+    Methods that read raise UnsupportedError for a kind that has no entries to read (an array of programs, a sockmap
+    ...). Methods that change the map raise ProgramError when the kernel refuses or the session has stopped.
 
-    What programs could not put in is counted: see ``lost``. The first frame of a map that lacks it comes with a
+    Updates that the kernel refused are counted: see ``lost``. The first frame that lacks some comes with a
     RuntimeWarning.
     """
 
@@ -65,8 +65,8 @@ class Map:
         refused: Callable[[], dict[int, int]] = dict,
         declared: str = "",
     ) -> None:
-        """``replaced``: programs set values of this map whole, and change none in place. ``refused``: how many updates
-        by programs failed so far, by errno; 0 where it is not known. ``declared``: where, such as "line 3", or ""."""
+        """``replaced``: programs only set whole values of this map, and change none in place. ``refused``: how many
+        updates by programs failed so far, by errno; 0 where it is not known. ``declared``: where, "line 3" or ""."""
         self.info = info
         self._access = access
         self._refused = refused
@@ -75,7 +75,7 @@ class Map:
         self._replaced = replaced
         self._entries = Entries(info, access)
         self._frames = EntryFrames(info)
-        self._twins_said = False
+        self._duplicates_said = False
         self._loss_said = False
 
     @property
@@ -89,10 +89,10 @@ class Map:
     @property
     def lost(self) -> int:
         """Updates by the session's programs that the kernel refused so far: the map was full, the index past an array's
-        end, a stack's place taken (get_stackid's -EEXIST), no memory at hand, the map busy. Costs no request.
+        end, a stack's slot taken (get_stackid's -EEXIST), no memory free, the map busy. Costs no request.
 
-        Not counted: ``insert`` of a key that is there, ``lookup`` of one that is not, -EFAULT of get_stackid (there was
-        no stack to take), and what an LRU map evicts: that it is full is in ``df.attrs["full"]``.
+        Not counted: ``insert`` of a key that exists, ``lookup`` of one that does not, -EFAULT of get_stackid (there was
+        no stack to take), and entries that an LRU map evicts (``df.attrs["full"]`` says that it is full).
         """
         return refusals.total(self._refused())
 
@@ -100,27 +100,28 @@ class Map:
 
     @property
     def df(self) -> pd.DataFrame:
-        """Every entry, a row each: the key's columns, then the value's, as events have them (schema.Column).
+        """All entries, a row each: the key's columns, then the value's, with the dtypes that events have (table.Table).
 
         A number as a key is the column "key", as a value "value"; a struct gives a column for each member. A name that
         the key and the value share becomes "key.NAME" and "value.NAME". Rows are in the kernel's order, an array's in
-        that of its index. ``df.attrs``: "map", "kind" and "lost"; of an LRU map "full": it has so many entries that it
-        may have evicted others, which nobody counts. BPF_HISTOGRAM without a stated size has 4,096 buckets: the first
-        64 are shown, and more up to the last that is not zero. Some kinds differ:
+        that of its index. ``df.attrs``: "map", "kind" and "lost"; of an LRU map "full": it is so full that it may have
+        evicted entries, which nobody counts. BPF_HISTOGRAM without a stated size has 4,096 buckets: the first 64 are
+        shown, and more up to the last that is not zero. Some kinds differ:
 
             per-CPU         a row for each key and CPU, with ``cpu`` (int16) after the key's columns; see ``reduced``
             lpm_trie        the key is ``prefixlen`` (uint32) and ``data``, unless its struct names them otherwise
             stack_trace     a row for each frame: ``stack`` (int32), ``depth`` (int16, 0 is the innermost), ``address``
                             (uint64); with BPF_F_STACK_BUILD_ID instead ``status``, ``build_id``, ``offset`` (uint64)
             array_of_maps, hash_of_maps   the value is ``map_id`` (uint32), the kernel's number of the inner map
-            queue, stack    no key; only the value that would be taken next: the kernel shows no other
+            queue, stack    no key; only the value that would be taken next, since the kernel shows no other
         """
         return self._frame(*self._read())
 
     def reduced(self, how: str = "sum") -> pd.DataFrame:
-        """A row for each key: a per-CPU map's values over all CPUs, by "sum", "max", "min" or "mean".
+        """Reduce a per-CPU map's values over all CPUs by "sum", "max", "min" or "mean": a row a key.
 
         Sums are 64 bits wide, means float64. Values that are no numbers are left out. Other maps are as in ``df``.
+        ProgramError for any other ``how``.
         """
         if how not in REDUCTIONS:
             raise ProgramError(f"values are reduced by {', '.join(REDUCTIONS)}, not {how!r}")
@@ -130,7 +131,7 @@ class Map:
         return self._marked(self._frames.reduced(keys, values, how))
 
     def hist(self, kind: str = "log2", bucket: str = "", by: str | Sequence[str] | None = None) -> pd.DataFrame:
-        """The map as a histogram: its keys are buckets, its values counts. For BPF_HISTOGRAM, or any map of integers.
+        """Make a histogram: the map's keys are buckets, its values counts. For BPF_HISTOGRAM, or any map of integers.
 
         ``kind``     "log2": buckets as bcc's bpf_log2l() numbers them and its print_log2_hist() shows them: bucket 1
                      counts the values 0 and 1, bucket i those from 2**(i - 1) to below 2**i, up to bucket 64.
@@ -151,7 +152,7 @@ class Map:
         return self._marked(histogram(self.name, frame, *self._frames.names(), kind=kind, bucket=bucket, by=by))
 
     def symbols(self, pid: int = 0) -> pd.DataFrame:
-        """A stack trace map's ``df`` with names: columns ``symbol`` and ``module`` (category), see stacks.symbolise.
+        """Add names to a stack trace map's ``df``: columns ``symbol`` and ``module`` (category), see stacks.symbolise.
 
         ``pid``: the process that addresses outside the kernel belong to; 0: not known. ProgramError for other maps.
         """
@@ -159,14 +160,14 @@ class Map:
         return stacks.symbolise(self.df, self._access.symbols, pid)
 
     def folded(self, counts: Map | pd.DataFrame, *, pid: int | None = None, **columns: str | None) -> pd.DataFrame:
-        """A stack trace map's stacks as flame graphs take them: ``stack`` ("comm;main;...;do_sys_open_[k]", string) and
+        """Fold a stack trace map's stacks for flame graphs: ``stack`` ("comm;main;...;do_sys_open_[k]", string) and
         ``count`` (int64), the most frequent first.
 
         ``counts``: a map, or rows of events, with stack ids in columns that have "stack" in their name, and with "pid"
-        or "tgid" for the names of a process's functions. ``pid``: only that process's, or of which it all is, where no
-        column says so. ``kernel``, ``user``, ``weight``: these columns, by name; see stacks.folded. ``attrs["lost"]``:
-        updates of both maps that were refused. stacks.lines() makes the text for flamegraph.pl or speedscope.
-        ProgramError for other maps.
+        or "tgid" for the names of a process's functions. ``pid``: only the stacks of this process; where no column has
+        the process, all stacks are taken to be its. ``kernel``, ``user``, ``weight``: names of these columns; see
+        stacks.folded. ``attrs["lost"]``: refused updates of both maps. stacks.lines() makes the text for flamegraph.pl
+        or speedscope. ProgramError for other maps.
         """
         self._require_stacks()
         rows = counts.df if isinstance(counts, Map) else counts
@@ -175,33 +176,33 @@ class Map:
         return found
 
     def drain(self, how: str = "", as_is: str | Sequence[str] = ()) -> pd.DataFrame:
-        """Every entry, as ``df`` has it, and taken out: what a drain has given, no other gives, nor ``df``, ``hist`` or
-        the rest. Nothing is lost and nothing counted twice while programs go on counting. After it an array's values
-        are zero and other maps are empty, for whoever reads them here. ``how``: what becomes of them in the kernel.
+        """Take all entries out, as a DataFrame like ``df``. Each count is returned once: by one drain, and by no later
+        drain, ``df`` or ``hist``. Nothing is lost or counted twice while programs go on counting. After a drain this
+        map reads as empty, an array as zeros. ``how``: what happens in the kernel.
 
         "differences"   The kernel's map stays as it is. Numbers are what they have grown by since the last drain,
-                        modulo their width; the rest is as it is now. Rows that have not changed are left out, but for
-                        arrays. Exact, whatever programs add to and however. They still see the entries: a hash whose
-                        keys come and go fills up; ``clear`` makes room. Where a program, or a full LRU map, deletes a
-                        key, what it counted since the last drain is gone with it; made again, it counts from zero, but
-                        is told from the one before only while it is below what that was.
-        "entries"       The kernel's map is emptied, each entry being read and deleted in one step. Exact where programs
-                        insert, or set values whole (``update``): what they add to a value in place may be lost. What
-                        there is no memory for stays for the next drain. For hashes alone.
-        ""              "entries" where the cell does nothing with this hash but insert, update and delete, else
+                        modulo their width; all else is as it is now. Rows that have not changed are left out, but for
+                        arrays. Exact, however programs count. They still see the entries, so a hash whose keys come
+                        and go fills up; ``clear`` makes room. Where a program, or a full LRU map, deletes a key, its
+                        counts since the last drain are lost. A key that is made again counts from zero, but is known
+                        to be new only while its value is below the old one.
+        "entries"       The kernel's map is emptied: each entry is read and deleted in one step. Exact where programs
+                        insert, or set whole values (``update``); what they add to a value in place may be lost. For
+                        hashes only. Entries that there is no memory for stay for the next drain.
+        ""              "entries" where the cell only inserts into, updates and deletes from this hash, else
                         "differences".
 
         A queue or a stack gives all its values, in the order they would be popped in, and is empty then.
 
-        ``as_is``: members of the value that are no counts, and are shown as they are: times, maxima, state.
+        ``as_is``: members of the value that are no counts (times, maxima, states), which are returned as they are.
 
-        A stopped session's map drains once more, of what it was at the end. ProgramError for maps of maps and of
-        stacks, UnsupportedError for a kind that has no entries to take.
+        The map of a stopped session can be drained once more, as it was at the end. ProgramError for maps of maps and
+        of stacks, UnsupportedError for a kind that has no entries to take.
         """
         if how and how not in _DRAINS:
             raise ProgramError(f"a map is drained by {' or '.join(_DRAINS)}, not {how!r}")
         self._require_drainable(how)
-        self._say_loss()  # not once the entries are taken: a warning may be an error
+        self._warn_of_loss()  # not once the entries are taken: a warning may be an error
         columns = counters(self._value, self._members([as_is] if isinstance(as_is, str) else as_is))
         whole = self.kind in QUEUES or (how or self._usual()) == "entries"
         taking = Taking()
@@ -214,9 +215,9 @@ class Map:
             raise
 
     def clear(self) -> None:
-        """Delete every entry; what programs insert meanwhile may stay. An array's values become zero.
+        """Delete every entry. An array's values become zero.
 
-        What programs add meanwhile may be lost: ``drain`` loses nothing.
+        What programs insert meanwhile may stay; what they add meanwhile may be lost. ``drain`` loses nothing.
         """
         self._require_entries("cleared")
         self._entries.clear()
@@ -241,7 +242,7 @@ class Map:
             raise
 
     def peek(self) -> Any:
-        """The value that ``pop`` would take, which stays. IndexError where there is none."""
+        """Return the value that ``pop`` would take, and leave it. IndexError where there is none."""
         self._require_queue()
         return self._head(self._entries.peek())
 
@@ -263,10 +264,10 @@ class Map:
     # --- as a mapping ---
 
     def __getitem__(self, key: object) -> Any:
-        """A key's value: a number, text or bytes; of a struct, a dict; of a per-CPU map, a list with one a CPU.
+        """Return a key's value: a number, text or bytes; of a struct, a dict; of a per-CPU map, a list with one a CPU.
 
-        A trie (lpm_trie) gives the value of the longest prefix it has of the key, as it does to programs. An array of
-        programs gives the name of the function.
+        A trie (lpm_trie) gives the value of its longest prefix of the key, as it does to programs. An array of programs
+        gives the name of the function.
         """
         if self.kind == "prog_array":
             function = self._function(key)
@@ -317,7 +318,7 @@ class Map:
             return default
 
     def keys(self) -> list[Any]:
-        """The keys: numbers, text or bytes; of a struct, tuples."""
+        """Return the keys: numbers, text or bytes; of a struct, tuples."""
         self._require_keys()
         return self._frames.keys(self._read()[0])
 
@@ -325,7 +326,7 @@ class Map:
         return self._frames.values(self._read()[1])
 
     def items(self) -> list[tuple[Any, Any]]:
-        """All keys and values of one moment. ``dict(m.items())`` asks the kernel once, ``dict(m)`` once a key."""
+        """Return keys and values of one moment. ``dict(m.items())`` asks the kernel once, ``dict(m)`` once a key."""
         self._require_keys()
         keys, values = self._read()
         return list(zip(self._frames.keys(keys), self._frames.values(values), strict=True))
@@ -334,7 +335,7 @@ class Map:
         return iter(self.keys())
 
     def __len__(self) -> int:
-        """How many entries there are now; of an array, always all of them."""
+        """Return how many entries there are now. An array always has all."""
         return len(self._read()[1])
 
     # --- shown ---
@@ -396,7 +397,7 @@ class Map:
         return pack(self._key, key, "key")
 
     def _members(self, names: Sequence[str]) -> Sequence[str]:
-        """Names of members of the value, that are there."""
+        """Check that these are members of the value."""
         known = [column.name for column in self._value.columns]
         for name in names:
             if name not in known:
@@ -404,11 +405,11 @@ class Map:
         return names
 
     def _usual(self) -> str:
-        """How this map is drained by default."""
+        """Return how this map is drained by default."""
         return "entries" if self._replaced and self.kind in TAKEN else "differences"
 
     def _function(self, key: object) -> str | None:
-        """The function in an array of programs."""
+        """Return the name of the function in an array of programs."""
         name = self._access.look_up(pack(_INDEX, key, "key"))
         return name.decode(errors="replace") if name is not None else None
 
@@ -423,17 +424,17 @@ class Map:
 
     def _frame(self, keys: Rows, values: Rows) -> pd.DataFrame:
         if self.kind != "stack_trace":
-            self._warn_of_twins(keys)
+            self._warn_of_duplicates(keys)
         return self._marked(self._frames.frame(keys, values))
 
-    def _warn_of_twins(self, keys: Rows) -> None:
-        """Warn, once, of rows with the same key: the program has left bytes of it as they happened to be."""
-        if self._twins_said or not (twins := count_twins(self._key, keys)):
+    def _warn_of_duplicates(self, keys: Rows) -> None:
+        """Warn, once, of rows with the same key: they differ in bytes that the program did not set."""
+        if self._duplicates_said or not (duplicates := count_duplicates(self._key, keys)):
             return
-        self._twins_said = True
+        self._duplicates_said = True
         text = (
-            f"{twins:,} rows of {self.name} (line {self.info.line}) have the key of another row: they differ in "
-            f"{hidden_places(self._key)}, which the program did not set; declare the key with = {{}}"
+            f"{duplicates:,} rows of {self.name} (line {self.info.line}) have the key of another row: they differ in "
+            f"{hidden_bytes(self._key)}, which the program did not set; declare the key with = {{}}"
         )
         warnings.warn(text, RuntimeWarning, stacklevel=4)
 
@@ -441,17 +442,17 @@ class Map:
         frame.attrs.update(map=self.name, kind=self.kind, lost=self.lost)
         if self.kind.startswith("lru_"):
             frame.attrs["full"] = self._may_evict()
-        self._say_loss()
+        self._warn_of_loss()
         return harmless(frame)
 
-    def _say_loss(self) -> None:
+    def _warn_of_loss(self) -> None:
         """Warn of updates that were refused, once."""
         if self.lost and not self._loss_said:
             self._loss_said = True
             refusals.warn(self.info, self._refused(), self._declared)
 
     def _may_evict(self) -> bool:
-        """Whether an LRU map has come near its size: each CPU holds up to 128 free entries, at most half of them all
+        """Return whether an LRU map is nearly full: each CPU holds up to 128 free entries, at most half of them all
         together, that another cannot have without evicting (kernel/bpf/bpf_lru_list.c, LOCAL_FREE_TARGET)."""
         cpus = self.info.cpus if self._frames.per_cpu else os.cpu_count() or 1
         return self._entries.count >= max(self.info.max_entries - min(_LRU_HELD * cpus, self.info.max_entries // 2), 1)

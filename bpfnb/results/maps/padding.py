@@ -9,10 +9,10 @@ import numpy as np
 
 from bpfnb.protocol.schema import BitField, Rows, Schema, Text
 
-__all__ = ["count_twins", "hidden_places"]
+__all__ = ["count_duplicates", "hidden_bytes"]
 
 
-def count_twins(schema: Schema, rows: Rows) -> int:
+def count_duplicates(schema: Schema, rows: Rows) -> int:
     """Return how many rows look the same as one before, although their bytes differ."""
     shown = _shown_bits(schema)
     plain = rows & shown
@@ -24,7 +24,7 @@ def count_twins(schema: Schema, rows: Rows) -> int:
     return len(rows) - len(np.unique(np.ascontiguousarray(plain).view(f"V{schema.size}")))
 
 
-def hidden_places(schema: Schema) -> str:
+def hidden_bytes(schema: Schema) -> str:
     """Describe what is not shown: "3 bytes of padding after c"; "" where all is."""
     places = []
     gap = 0
