@@ -25,7 +25,7 @@ from bpfnb.origins import Origin, origin
 from bpfnb.protocol.messages import Limits
 from bpfnb.registry import Registry
 from bpfnb.results.output import default_keep
-from bpfnb.results.table import harmless, text_dtype
+from bpfnb.results.table import text_dtype, with_escapes
 from bpfnb.session import DETACH_TIMEOUT, Session
 
 __all__ = ["MAX_COST", "Host", "check_name", "default_host", "limits_of"]
@@ -161,7 +161,7 @@ class Host:
         columns = {"probe": names, "kind": kinds, "arguments": "", "returns": "", "note": ""}
         frame = pd.DataFrame(columns, index=range(len(names)), dtype=text_dtype())
         frame.attrs["more"] = more
-        return harmless(frame)
+        return with_escapes(frame)
 
     def doctor(self) -> Report:
         """Find out whether this machine can trace, and what else it can do.

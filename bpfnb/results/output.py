@@ -173,7 +173,7 @@ class Output:
                 "(set by --keep, or keep= of bpfnb.trace)"
             )
             warnings.warn(text, RuntimeWarning, stacklevel=3)
-        return table.harmless(frame)
+        return table.with_escapes(frame)
 
     @uninterrupted
     def _decoded(self) -> pd.DataFrame:

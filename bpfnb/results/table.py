@@ -25,7 +25,7 @@ from bpfnb.results.columns.numeric import NumberColumn, TimeColumn
 from bpfnb.results.columns.strings import StringColumn
 from bpfnb.results.columns.text import PANDAS, text_dtype
 
-__all__ = ["BATCH", "PrintkTable", "RateMeter", "Table", "harmless", "rate", "text_dtype"]
+__all__ = ["BATCH", "PrintkTable", "RateMeter", "Table", "rate", "text_dtype", "with_escapes"]
 
 BATCH = 1 << 14  # rows decoded at a time: few enough for a processor's cache, which every column then reads them from
 
@@ -334,17 +334,17 @@ def _state(rows: Rows) -> npt.NDArray[Any]:
 # --- shown --------------------------------------------------------------------------------------------------------
 
 
-def harmless(frame: pd.DataFrame) -> pd.DataFrame:
+def with_escapes(frame: pd.DataFrame) -> pd.DataFrame:
     """Have a frame's to_html, to_string and repr show control characters and marks of direction as escapes. Return it.
 
     Names and messages come from other processes. The values stay as they are. Frames made of this one are plain ones,
     but in a notebook with the magics all are shown so.
     """
     for name in ("to_html", "to_string", "_repr_html_"):
-        setattr(frame, name, partial(_harmlessly, weakref.ref(frame), getattr(type(frame), name)))
+        setattr(frame, name, partial(_escaped, weakref.ref(frame), getattr(type(frame), name)))
     return frame
 
 
-def _harmlessly(frame: weakref.ref[pd.DataFrame], way: Callable[..., str | None], *args: Any, **options: Any) -> Any:
-    text = way(frame(), *args, **options)
+def _escaped(frame: weakref.ref[pd.DataFrame], write: Callable[..., str | None], *args: Any, **options: Any) -> Any:
+    text = write(frame(), *args, **options)
     return text if text is None else printable(text, keep="\n\t")

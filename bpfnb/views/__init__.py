@@ -34,7 +34,7 @@ def live(*sessions: Traced, by: str | None = None) -> Panel:
 @uninterrupted
 def _show() -> Callable[..., Panel]:
     # Here and not above: ipywidgets and matplotlib take most of a second to import, and most sessions need neither.
-    # Not on the main thread: matplotlib, torn amid its import, cannot be imported again.
+    # Not on the main thread: an import of matplotlib that Ctrl-C interrupts cannot be repeated.
     from bpfnb.views.panel import show
 
     return show

@@ -1,8 +1,8 @@
 """Sessions and checks as HTML and as text, from immutable snapshots.
 
-Names, notes and messages come from other people's processes: ``_text`` and ``_html`` are the only ways into a page or a
-terminal, and leave neither markup nor control characters. Styles are inline, since a notebook's page has no place of
-ours, and take JupyterLab's theme colours where there are any; a page that strips the styles keeps plain tables.
+Names, notes and messages come from other processes. They reach a page only through ``escape`` and a terminal only
+through ``printable``, which leave neither markup nor control characters. Styles are inline, since a notebook's page has
+no stylesheet of ours; they take JupyterLab's theme colours where there are any. Without styles plain tables remain.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _HEAD = f"{MUTED};font-weight:normal;font-size:11px"
 
 
 def session_text(snapshot: Snapshot) -> str:
-    """A session for a terminal: ``<Session clones: running, 12 rows, 0 lost>``, then a line a probe."""
+    """Write a session for a terminal: ``<Session clones: running, 12 rows, 0 lost>``, then a line a probe."""
     s = snapshot
     facts = [printable(s.state)]
     if _has_rows(s):
@@ -73,7 +73,7 @@ def session_text(snapshot: Snapshot) -> str:
 
 
 def session_card(snapshot: Snapshot) -> str:
-    """A session for a notebook: its state, how much it delivered and lost, and what became of each probe asked for."""
+    """Write a session for a notebook: its state, how much it delivered and lost, what each probe was attached to."""
     s = snapshot
     facts = [
         _fact("rows", f"{s.rows:,}"),
@@ -103,7 +103,7 @@ def session_card(snapshot: Snapshot) -> str:
 
 
 def _has_rows(s: Snapshot) -> bool:
-    """Whether rows are counted: a session that only keeps maps has none, and "0 rows" would look like a failure."""
+    """Return whether rows are shown: a session that only has maps has none, and "0 rows" would look like a failure."""
     return bool(s.outputs or not s.maps)
 
 
@@ -131,19 +131,19 @@ def _probes_table(probes: Sequence[ProbeInfo]) -> str:
 
 
 def _notes(probes: Sequence[ProbeInfo]) -> list[str]:
-    """What is to be said of the probes, each thing once."""
+    """Return the probes' notes, each once."""
     return list(dict.fromkeys(probe.note for probe in probes if probe.note))
 
 
 def _pins(s: Snapshot) -> list[str]:
-    """What stays when the session has ended."""
+    """Describe what stays when the session has ended."""
     return [
         f"{name} stays after the session, pinned at {path}: rm {shlex.quote(path)} removes it" for name, path in s.pins
     ]
 
 
 def _ending(s: Snapshot) -> str:
-    """Why a session ended, unless somebody stopped it."""
+    """Return why a session ended, "" where somebody stopped it."""
     return "" if s.reason == "stopped" else s.reason
 
 
@@ -169,7 +169,7 @@ def _fact(label: str, value: str, colour: str = "") -> str:
 
 
 def sessions_table(snapshots: Sequence[Snapshot]) -> str:
-    """``%bpf list`` for a notebook."""
+    """Write ``%bpf list`` for a notebook."""
     if not snapshots:
         return card("No session is running.")
     rows = []
@@ -181,7 +181,7 @@ def sessions_table(snapshots: Sequence[Snapshot]) -> str:
 
 
 def sessions_text(snapshots: Sequence[Snapshot]) -> str:
-    """``%bpf list`` for a terminal."""
+    """Write ``%bpf list`` for a terminal."""
     if not snapshots:
         return "No session is running."
     rows = []
@@ -202,7 +202,7 @@ _LEVELS = {
 
 
 def checks_table(checks: Iterable[Check]) -> str:
-    """The doctor's findings for a notebook."""
+    """Write the doctor's findings for a notebook."""
     checks = list(checks)
     rows = []
     for level, group in _by_level(checks):
@@ -214,7 +214,7 @@ def checks_table(checks: Iterable[Check]) -> str:
 
 
 def checks_text(checks: Iterable[Check]) -> str:
-    """The doctor's findings for a terminal."""
+    """Write the doctor's findings for a terminal."""
     checks = list(checks)
     first = max((len(_verdict(check)[0]) for check in checks), default=0)
     second = max((len(printable(check.name)) for check in checks), default=0)
@@ -244,19 +244,19 @@ def _remedy(check: Check) -> str:
 
 
 def _by_level(checks: Sequence[Check]) -> list[tuple[str, list[Check]]]:
-    """The checks of each level that has any."""
+    """Return the checks of each level that has any."""
     groups = [(level, [check for check in checks if check.level == level]) for level in _LEVELS]
     return [(level, group) for level, group in groups if group]
 
 
 def _conclusion(checks: Sequence[Check]) -> tuple[bool, str]:
-    """Whether tracing works, and that as a sentence."""
+    """Return whether tracing works, and a sentence that says so."""
     lacking = [check.name for check in checks if check.level == "required" and not check.ok]
     return not lacking, f"Tracing does not work: {', '.join(lacking)}" if lacking else "Tracing works."
 
 
 def _verdict(check: Check) -> tuple[str, str]:
-    """The word for how a check came out, and its colour. A lacking "optional" thing only takes something away."""
+    """Return the word for how a check came out, and its colour: where something optional is missing, a warning."""
     if check.ok:
         return ("\N{CHECK MARK} ok", GOOD)
     if not check.known:
@@ -268,20 +268,20 @@ def _verdict(check: Check) -> tuple[str, str]:
 
 # --- an error -----------------------------------------------------------------------------------------------------
 
-_MOST_LINES = 2_000  # of a log: all that is shown is kept in the notebook's file
+_MAX_LOG_LINES = 2_000  # of a log: all that is shown is kept in the notebook's file
 _LOG = f"{_CODE};margin:6px 0 0;max-height:40em;overflow:auto;color:inherit;background:transparent"
 
 
 def error_panel(error: BaseException) -> str:
-    """All that the verifier or the compiler said, folded, to be shown before the error is raised; "" where that is
-    nothing. Of a long log it is the end, which has the reason."""
+    """Write the verifier's or the compiler's log, folded, to be shown before the error is raised; "" where there is
+    none. Of a long log the end is shown, which has the reason."""
     if not isinstance(error, VerifierError | CompileError) or not error.log.strip():
         return ""
     lines = error.log.rstrip().split("\n")
-    shown = "\n".join(escape(line.expandtabs()) for line in lines[-_MOST_LINES:])
+    shown = "\n".join(escape(line.expandtabs()) for line in lines[-_MAX_LOG_LINES:])
     size = count(len(lines), "line")
-    if len(lines) > _MOST_LINES:
-        size += f"; here the last {_MOST_LINES:,}, all are in error.log"
+    if len(lines) > _MAX_LOG_LINES:
+        size += f"; here the last {_MAX_LOG_LINES:,}, all are in error.log"
     who = "verifier" if isinstance(error, VerifierError) else "compiler"
     summary = f'<summary style="cursor:pointer">What the {who} said {muted(f"({size})")}</summary>'
     return card(f'<details>{summary}<pre style="{_LOG}">{shown}</pre></details>')
@@ -291,12 +291,12 @@ def error_panel(error: BaseException) -> str:
 
 
 def code(text: str) -> str:
-    """Foreign text for HTML, in the fixed-width font."""
+    """Escape text for HTML, in the fixed-width font."""
     return f'<span style="{_CODE}">{escape(text)}</span>'
 
 
 def badge(state: str) -> str:
-    """A session's state as a coloured word in a frame."""
+    """Write a session's state as a coloured word in a frame."""
     colour = _STATES.get(state, "var(--jp-ui-font-color2,inherit)")
     return (
         f'<span style="color:{colour};border:1px solid;border-radius:9px;padding:0 8px;font-size:11px;line-height:16px;'
@@ -305,17 +305,17 @@ def badge(state: str) -> str:
 
 
 def muted(content: str) -> str:
-    """HTML that steps back."""
+    """Write HTML in a lighter colour."""
     return f'<span style="{MUTED}">{content}</span>'
 
 
 def lost_cell(lost: int) -> str:
-    """A count of lost events: loud when there are any."""
+    """Write a count of lost events, bold and red when there are any."""
     return f'<b style="color:{BAD}">{lost:,}</b>' if lost else muted("0")
 
 
 def card(content: str) -> str:
-    """The frame all our HTML stands in."""
+    """Put HTML into the frame that all of ours has."""
     return (
         f'<div style="{_FONT};border:1px solid {LINE};border-radius:6px;padding:10px 14px;margin:2px 0;'
         f'display:inline-block;max-width:100%;box-sizing:border-box;overflow-x:auto">{content}</div>'
@@ -323,18 +323,18 @@ def card(content: str) -> str:
 
 
 def line(content: str) -> str:
-    """HTML within a widget, where line heights and fonts are the page's."""
+    """Put HTML into a widget, where line heights and fonts are the page's."""
     return f'<div style="{_FONT}">{content}</div>'
 
 
 def swatch(name: str, colour: str) -> str:
-    """A name, and the colour its line has in the picture."""
+    """Write a name, with the colour of its line in the picture."""
     mark = f'<span style="color:{colour};margin-right:6px">\N{BLACK SQUARE}</span>' if colour else ""
     return f"{mark}<b>{escape(name)}</b>"
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
-    """A table of cells that are HTML already. ``numbers``: the columns that are right-aligned."""
+    """Write a table. Its cells are HTML already. ``numbers``: the columns that are right-aligned."""
     styles = [_CELL + (_NUMBER if i in numbers else "") for i in range(len(heads))]
     head = [f'<th style="{style};{_HEAD}">{text}</th>' for text, style in zip(heads, styles, strict=True)]
     lines = [_tr([f'<td style="{s}">{c}</td>' for c, s in zip(row, styles, strict=True)]) for row in rows]
@@ -343,18 +343,18 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence
 
 
 def count(n: int, noun: str) -> str:
-    """``1 row``, ``1,200 rows``."""
+    """Write a count: ``1 row``, ``1,200 rows``."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def average(s: Snapshot) -> str:
-    """A session's rows per second over its life, to read at a glance: ``0``, ``3.4``, ``120``, ``1,234,567``."""
+    """Write a session's average rows per second: ``0``, ``3.4``, ``120``, ``1,234,567``."""
     value = s.rows / s.seconds if s.seconds > 0 else 0.0
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.1f}"
 
 
 def duration(seconds: float) -> str:
-    """``8 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    """Write a duration: ``8 s``, ``3 min 05 s``, ``2 h 10 min``."""
     whole = int(seconds)
     if whole < 60:
         return f"{whole} s"

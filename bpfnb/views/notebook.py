@@ -1,7 +1,7 @@
-"""Where a panel stands: outputs of a notebook cell that can be replaced later, also from a thread.
+"""Outputs of notebook cells that can be replaced later, also from a thread.
 
-IPython is looked up, not imported: if nobody imported it, no notebook runs us. Outside a notebook (a script, IPython in
-a terminal) there is no place to show anything in, and nothing here does anything.
+IPython is looked up, not imported: if nobody imported it, this is no notebook. Outside a notebook (a script, IPython in
+a terminal) nothing can be shown, and nothing here does anything.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import uuid4
 
-__all__ = ["Notebook", "Place", "notebook"]
+__all__ = ["DisplayHandle", "Notebook", "notebook"]
 
 Bundle = Mapping[str, Any]  # mimetype -> data
 
 
 class Notebook:
-    """The notebook this process is the kernel of."""
+    """The notebook that this process is the kernel of."""
 
     def __init__(self, shell: Any) -> None:
         self._shell = shell
-        # Taken now, since %%capture swaps it for a while, which is nothing to a painter.
+        # Taken now, since %%capture swaps it for a while, which must not affect the refresh thread.
         self._publisher = shell.display_pub
 
     @property
@@ -29,9 +29,9 @@ class Notebook:
         """The number of the cell being run."""
         return int(self._shell.execution_count)
 
-    def place(self, bundle: Bundle) -> Place:
+    def display(self, bundle: Bundle) -> DisplayHandle:
         """Show something in the cell being run."""
-        return Place(self._publisher, bundle)
+        return DisplayHandle(self._publisher, bundle)
 
     def at_cell_end(self, callback: Callable[[object], None]) -> None:
         self._shell.events.register("post_run_cell", callback)
@@ -40,8 +40,8 @@ class Notebook:
         self._shell.events.unregister("post_run_cell", callback)
 
 
-class Place:
-    """An output of a cell."""
+class DisplayHandle:
+    """An output of a cell, which can be replaced."""
 
     def __init__(self, publisher: Any, bundle: Bundle) -> None:
         self._publisher = publisher
@@ -59,7 +59,7 @@ class Place:
 
 
 def notebook() -> Notebook | None:
-    """The notebook we are in, or None."""
+    """Return the notebook that runs this process, or None."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return Notebook(shell) if getattr(shell, "kernel", None) is not None else None

@@ -1,12 +1,12 @@
-"""A panel: sessions painted while they run, then left in the notebook as a picture.
+"""A panel: sessions shown live while they run, then left in the notebook as a picture.
 
     main thread            makes the panel and shows it; buttons and methods set flags
-    painter's thread       everything else: reads the sessions, writes the widgets, stops sessions, closes
+    refresh thread         everything else: reads the sessions, writes the widgets, stops sessions, closes
 
 In a notebook a panel takes two outputs of its cell. The first holds the widgets. The second, hidden as long as the
-widgets are on the page, holds a still of the picture, renewed every few seconds: a notebook saved, or a kernel killed,
-while the panel runs shows the still where the widgets would only say "Error displaying widget" (JupyterLab looks at no
-other mimetype beside a widget's). When the panel ends, the totals (HTML) replace the first and the picture (PNG) the
+widgets are on the page, holds a static fallback, renewed every few seconds. A notebook saved, or a kernel killed, while
+the panel runs shows it where the widgets would only say "Error displaying widget" (JupyterLab looks at no other
+mimetype beside a widget's). When the panel ends, the totals (HTML) replace the first and the picture (PNG) the
 second: what every reader of notebooks shows, trusted or not.
 """
 
@@ -29,12 +29,12 @@ from bpfnb.views.plots import HEIGHT, WIDTH
 
 __all__ = ["Panel", "show"]
 
-_STILL_EVERY = 2.0  # seconds
+_FALLBACK_EVERY = 2.0  # seconds
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def show(sessions: Sequence[Traced], by: str | None = None) -> Panel:
-    """Make a panel, show it in the cell being run, and have it painted.
+    """Make a panel, show it in the cell being run, and keep it up to date.
 
     Raises what a session's meter raises: ProgramError without an output, ValueError for an unknown column.
     """
@@ -52,7 +52,7 @@ def show(sessions: Sequence[Traced], by: str | None = None) -> Panel:
 
 
 class Panel:
-    """Sessions on display. It ends when all of them have ended, and then stays as a picture.
+    """Sessions shown live. It ends when all of them have ended, and then stays as a picture.
 
     ``png``      the last picture painted
     ``closed``   whether the panel has ended
@@ -70,7 +70,7 @@ class Panel:
         self._widgets.write(self.png, self._status(), self._page)
         self._notebook = notebook()
         self._shown_in = self._show(self._notebook) if self._notebook else None
-        self._still_due = time.monotonic() + _STILL_EVERY
+        self._fallback_due = time.monotonic() + _FALLBACK_EVERY
 
     @property
     def png(self) -> bytes:
@@ -81,7 +81,7 @@ class Panel:
         return self._closed.is_set()
 
     def stop(self) -> None:
-        """Stop the sessions, which ends the panel; returns when it has."""
+        """Stop the sessions, which ends the panel. Return when it has ended."""
         self._stop_asked = True
         self._finish()
 
@@ -91,7 +91,7 @@ class Panel:
         self._finish()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until the panel has ended, at most so many seconds. Whether it has."""
+        """Wait until the panel has ended, at most ``seconds``. Return whether it has."""
         return self._closed.wait(seconds)
 
     def __repr__(self) -> str:
@@ -100,24 +100,24 @@ class Panel:
     # --- in the notebook ---
 
     def _show(self, where: Notebook) -> int:
-        self._first = where.place({_WIDGET_VIEW: self._widgets.view(), "text/plain": self._text()})
-        self._second = where.place(self._still())
+        self._first = where.display({_WIDGET_VIEW: self._widgets.view(), "text/plain": self._text()})
+        self._second = where.display(self._fallback())
         where.at_cell_end(self._settle)
         return where.cell
 
     def _ipython_display_(self) -> None:
-        """Called for a cell's last expression: in the cell that made the panel it is on display already."""
+        """Show a cell's last expression. In the cell that made the panel it is on display already."""
         here = notebook()
         if here is None:
             print(self._text())
         elif here.cell != self._shown_in:
             # One panel is painted; another cell gets it as it is now.
-            here.place({"text/html": html.card(self._page), "text/plain": self._text()})
-            here.place({"image/png": _base64(self.png), "text/plain": self._text()})
+            here.display({"text/html": html.card(self._page), "text/plain": self._text()})
+            here.display({"image/png": _base64(self.png), "text/plain": self._text()})
 
     def _settle(self, _: object) -> None:
-        """At a cell's end: a panel whose sessions have ended closes now, so that a notebook run to its end and saved
-        at once has the last picture."""
+        """Close at a cell's end if the sessions have ended: a notebook run to its end and saved at once has the last
+        picture."""
         if ended(self._sessions):
             self._finish()
 
@@ -131,7 +131,7 @@ class Panel:
     def _toggle_pause(self) -> None:
         self._paused = not self._paused
 
-    # --- on the painter's thread ---
+    # --- on the refresh thread ---
 
     def act(self) -> None:
         if self._stop_asked:
@@ -151,9 +151,9 @@ class Panel:
         self._widgets.write(self.png, self._status(), self._page)
         if over:
             self._leave()
-        elif self._notebook and time.monotonic() >= self._still_due:
-            self._second.replace(self._still())
-            self._still_due = time.monotonic() + _STILL_EVERY
+        elif self._notebook and time.monotonic() >= self._fallback_due:
+            self._second.replace(self._fallback())
+            self._fallback_due = time.monotonic() + _FALLBACK_EVERY
         return not over
 
     def fail(self, error: Exception) -> None:
@@ -172,7 +172,7 @@ class Panel:
         self._snapshots = [session.snapshot() for session in self._sessions]
 
     def _leave(self) -> None:
-        """Put the picture in the widgets' place and let go of everything."""
+        """Replace the widgets by the picture, and let go of everything."""
         try:
             if self._notebook:
                 self._notebook.forget(self._settle)
@@ -203,7 +203,7 @@ class Panel:
         return f'<span style="color:{html.BAD}">{escape(self._error)}</span>' if self._error else ""
 
     def _totals(self, final: bool = False) -> str:
-        """A line a session: in the colour of its line, where it has one."""
+        """Make the table of sessions, each in the colour of its line, where it has one."""
         dropped = any(s.dropped for s in self._snapshots)
         heads = ["session", "state", "rows/s on average" if final else "rows/s", "rows", "lost"]
         rows = []
@@ -213,9 +213,9 @@ class Panel:
             rows.append([*row, f"{s.dropped:,}"] if dropped else row)
         return html.table([*heads, "dropped by keep"] if dropped else heads, rows, numbers=range(2, 6))
 
-    def _still(self) -> Bundle:
-        """The picture for where the widgets are not. The rules hide it where they are, and hide what JupyterLab says
-        of widgets whose kernel is gone; a page that knows neither the rules nor HTML has the PNG."""
+    def _fallback(self) -> Bundle:
+        """Return the picture for pages without the widgets. Its rules hide it where they are, and hide what JupyterLab
+        says of widgets whose kernel is gone; a page that knows neither the rules nor HTML has the PNG."""
         mark = f"bpfnb-still-{self._widgets.mark}"
         gone = f".jp-OutputArea-child:has(+ .jp-OutputArea-child .{mark}) > .jupyter-widgets:not(:has(*))"
         rules = f"body:has(.bpfnb-live-{self._widgets.mark}) .{mark}, {gone} {{ display: none }}"
@@ -225,10 +225,10 @@ class Panel:
 
 
 class _Widgets:
-    """The panel on the page. Made on the caller's thread, then written by the painter's only."""
+    """The panel on the page. Made on the caller's thread, then written by the refresh thread only."""
 
     def __init__(self, on_stop: Callable[[], None], on_pause: Callable[[], None]) -> None:
-        self.mark = uuid4().hex[:12]  # in the class of the whole, for the still's rules
+        self.mark = uuid4().hex[:12]  # in the class of the whole, for the fallback's rules
         self._status, self._totals = ipywidgets.HTML(), ipywidgets.HTML()
         self._image = ipywidgets.Image(format="png", layout={"width": f"{WIDTH}px", "max_width": "100%"})
         small = {"width": "92px", "margin": "0 0 0 6px"}
@@ -247,7 +247,7 @@ class _Widgets:
         return {"version_major": 2, "version_minor": 0, "model_id": self._box.model_id}
 
     def write(self, png: bytes, status: str, totals: str) -> None:
-        """Only what differs travels."""
+        """Write all values. Only what differs is sent to the page."""
         self._image.value = png
         self._status.value = status
         self._totals.value = html.line(totals)
@@ -260,7 +260,7 @@ class _Widgets:
         self._status.value = html.line(html.muted("stopping"))
 
     def close(self) -> None:
-        """Off the page and out of ipywidgets' registry, which holds on to every open widget."""
+        """Take the widgets off the page and out of ipywidgets' registry, which holds on to every open one."""
         for widget in self._all:
             for part in (getattr(widget, "style", None), widget.layout, widget):
                 if part is not None:

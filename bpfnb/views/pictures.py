@@ -3,7 +3,7 @@
     class Totals:
         def paint(self, last: bool) -> Painted: ...
 
-All of it runs on the refresh thread, but what is made before the panel is.
+It is made on the caller's thread. After that only the refresh thread calls it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class RatesPicture:
         """Raises what a session's meter raises: ProgramError without an output, ValueError for an unknown column."""
         self._meters = [(session, session.meter(by)) for session in sessions]
         for _, meter in self._meters:
-            meter.update()  # what is wrong with it shows here, in the person's cell
+            meter.update()  # its errors are raised here, in the user's cell
         self._grouped = by is not None
         self._over_before = ended(sessions)
         self._figure = RatesFigure()
@@ -82,13 +82,13 @@ class RatesPicture:
         return Painted(self._png, rates, colours, curves, until)
 
     def _until(self, last: bool) -> float:
-        """The end of the newest second painted: it is whole, or nothing more will come."""
+        """Return the end of the newest second painted: it is whole, or nothing more will come."""
         if not self._over_before:
             return int(time.time()) + int(last)
         return max((meter.last for _, meter in self._meters if meter.last is not None), default=int(time.time())) + 1
 
     def _lines(self, session: tuple[int, str], groups: list[str], counts: npt.NDArray[np.int64]) -> list[Curve]:
-        """A session's curves: one, or with ``by`` one for each group seen in this minute."""
+        """Return a session's curves: one, or with ``by`` one for each group seen in this minute."""
         if not self._grouped:
             return [Curve(session, session[1], counts.sum(axis=0))]
         prefix = f"{session[1]}: " if len(self._meters) > 1 else ""

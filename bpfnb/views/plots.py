@@ -1,9 +1,9 @@
-"""The picture of a panel: events per second over the last minute, a line a session or a group.
+"""The chart of a panel: events per second over the last minute, a line a session or a group.
 
-matplotlib's object interface only. pyplot is the notebook's: its state is not ours, and not safe from a thread. Neither
-are the settings (rcParams) ours: whatever could come from them is given here, so that a style or LaTeX chosen by the
-person changes nothing. The axes' ticks are texts of our own for the same reason, and because matplotlib's take half
-of the time of a paint.
+Uses matplotlib's object interface only. pyplot belongs to the notebook's user: it is not ours to change, and not safe
+from a thread. The same holds for its settings (rcParams): all that could come from them is given here, so that a style
+or LaTeX chosen by the user changes nothing. The axes' ticks are plain texts for the same reason, placed by
+matplotlib.ticker, and because matplotlib's own take half of the time of a paint.
 
 The background is transparent and the colours are of medium lightness: legible in a light and in a dark notebook.
 """
@@ -34,7 +34,7 @@ WIDTH, HEIGHT = 800, 230  # of the picture as shown, in CSS pixels
 SECONDS = 60
 _SCALE = 1.5  # pixels of the PNG to a CSS pixel: sharp on most screens, at half the work of 2
 _FAST = {"compress_level": 1}  # compressing is half of a paint; the default level takes twice as long for a tenth less
-_MOST = 10  # lines, "other" included
+_MAX_LINES = 10  # "other" included
 _LEFT, _RIGHT, _LEGEND, _TOP, _BOTTOM = 52, 12, 186, 28, 26  # margins; _LEGEND: the right one when there are names
 
 COLOURS = ("#3b8eea", "#f08c2e", "#2fa866", "#c06ad6", "#e5534b", "#14a5b8", "#b39a1e", "#8b7cf0", "#e06a9c")
@@ -54,8 +54,8 @@ class Curve(NamedTuple):
     counts: npt.NDArray[np.int64]
 
 
-def pick(curves: Iterable[Curve], most: int = _MOST) -> list[Curve]:
-    """The busiest curves, in the order given, and the others summed into a last one."""
+def pick(curves: Iterable[Curve], most: int = _MAX_LINES) -> list[Curve]:
+    """Return the busiest curves, in the order given, and the others summed into a last one."""
     curves = list(curves)
     if len(curves) <= most:
         return curves
@@ -83,13 +83,13 @@ class RatesFigure:
         self._unit.set_text("events per second")
         self._area = Polygon(np.zeros((1, 2)), closed=True, linewidth=0, alpha=0.13)
         self._axes.add_patch(self._area)
-        self._lines = [self._line(_OTHER, 1.6) for _ in range(_MOST)]
-        self._swatches = [self._line(_OTHER, 2.4) for _ in range(_MOST)]
-        self._names = [self._text(ha="left", va="center") for _ in range(_MOST)]
+        self._lines = [self._line(_OTHER, 1.6) for _ in range(_MAX_LINES)]
+        self._swatches = [self._line(_OTHER, 2.4) for _ in range(_MAX_LINES)]
+        self._names = [self._text(ha="left", va="center") for _ in range(_MAX_LINES)]
         self._slots: dict[Hashable, int] = {}
 
     def paint(self, curves: Sequence[Curve], until: float) -> bytes:
-        """The picture as a PNG. ``until``: the end of the newest second, in seconds since 1970."""
+        """Return the chart as a PNG. ``until``: the end of the newest second, in seconds since 1970."""
         curves = pick(curves)
         self._assign(curves)
         self._place(len(curves) > 1)
@@ -101,11 +101,11 @@ class RatesFigure:
         return data.getvalue()
 
     def colour(self, key: Hashable) -> str:
-        """The colour of a line of the last paint."""
+        """Return the colour of a line of the last paint."""
         return COLOURS[self._slots[key]] if key in self._slots else _OTHER
 
     def _assign(self, curves: Sequence[Curve]) -> None:
-        """A colour for each curve; one that is still there keeps its own."""
+        """Give each curve a colour. One that was there before keeps its own."""
         keys = [curve.key for curve in curves if curve.key is not None]
         self._slots = {key: slot for key, slot in self._slots.items() if key in keys}
         free = [slot for slot in range(len(COLOURS)) if slot not in self._slots.values()]
@@ -150,7 +150,7 @@ class RatesFigure:
             self._area.set_facecolor(self.colour(curves[0].key))
 
     def _draw_legend(self, curves: Sequence[Curve]) -> None:
-        """Names beside the lines; a single one above its line."""
+        """Write names beside the lines; a single one above its line."""
         single = len(curves) == 1
         for i, (text, swatch) in enumerate(zip(self._names, self._swatches, strict=True)):
             shown = i < len(curves)
@@ -188,17 +188,17 @@ class RatesFigure:
         text.set_position((x / WIDTH, y / HEIGHT))
 
     def _legible(self, label: str) -> str:
-        """A label short enough, of characters the font has: for another matplotlib would warn and draw a box."""
+        """Shorten a label, and replace characters that the font lacks: matplotlib would warn, and draw a box."""
         font = font_manager.get_font(font_manager.findfont(self._font))
         text = "".join(c if font.get_char_index(ord(c)) else "\N{REPLACEMENT CHARACTER}" for c in printable(label))
         return text if len(text) <= 22 else text[:21] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def levels(most: int) -> list[int]:
-    """The levels of the scale: whole round numbers from 0 to ``most`` or above, in two to five steps."""
+    """Return the levels of the scale: whole round numbers from 0 to ``most`` or above, in two to five steps."""
     return [round(level) for level in _LEVELS.tick_values(0, max(most, 2))]
 
 
 def short(level: int) -> str:
-    """A level of the scale: ``0``, ``250``, ``20k``, ``1.5M``."""
+    """Write a level of the scale: ``0``, ``250``, ``20k``, ``1.5M``."""
     return _SHORT(level)

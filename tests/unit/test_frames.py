@@ -532,7 +532,7 @@ def test_a_meter_of_a_number_column() -> None:
 
 def test_a_frame_shows_marks_as_escapes_and_keeps_its_values() -> None:
     marked = "\x1b[31mred\u202e<b>"
-    frame = tables.harmless(pd.DataFrame({"comm": pd.Categorical([marked])}))
+    frame = tables.with_escapes(pd.DataFrame({"comm": pd.Categorical([marked])}))
     for text in (frame.to_html(), frame._repr_html_(), frame.to_string(), repr(frame)):
         assert "\x1b" not in text
         assert "\u202e" not in text

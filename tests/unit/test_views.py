@@ -659,7 +659,7 @@ def test_notebook_gets_the_widgets_then_the_picture(shell: FakeShell) -> None:
     shown = bpfnb.live(session)
     assert shell.shown() == [[VIEW, "text/plain"], ["image/png", "text/html", "text/plain"]]
     session.event("bash", ago=2)
-    eventually(lambda: "1 row," in list(shell.outputs.values())[1]["text/plain"], "a new still")
+    eventually(lambda: "1 row," in list(shell.outputs.values())[1]["text/plain"], "a new fallback")
     shown.stop()
     assert shell.shown() == [["text/html", "text/plain"], ["image/png", "text/plain"]]
     totals, picture = shell.outputs.values()

@@ -35,7 +35,7 @@ from bpfnb.results.maps.histograms import histogram
 from bpfnb.results.maps.kinds import HOLDS, QUEUES, TAKEN
 from bpfnb.results.maps.pack import pack
 from bpfnb.results.maps.padding import count_duplicates, hidden_bytes
-from bpfnb.results.table import harmless
+from bpfnb.results.table import with_escapes
 
 __all__ = ["Map"]
 
@@ -443,7 +443,7 @@ class Map:
         if self.kind.startswith("lru_"):
             frame.attrs["full"] = self._may_evict()
         self._warn_of_loss()
-        return harmless(frame)
+        return with_escapes(frame)
 
     def _warn_of_loss(self) -> None:
         """Warn of updates that were refused, once."""
