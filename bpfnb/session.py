@@ -274,7 +274,7 @@ class Session:
         except BaseException as error:
             self._outputs.clear()  # an error's traceback may keep this session, but not its shared memory
             if isinstance(error, BpfnbError):
-                self.program.places.error(error)
+                self.program.line_map.error(error)
             raise
 
     def _end(self, state: SessionState, reason: str) -> None:
@@ -360,7 +360,7 @@ class _Hearing(Listener):
 
     def on_loaded(self, message: Loaded) -> None:
         session = self._session
-        place = session.program.places.diagnostic
+        place = session.program.line_map.diagnostic
         notes = tuple(map(place, message.notes))
         early = session.warnings
         session.probes = message.probes
@@ -372,7 +372,7 @@ class _Hearing(Listener):
                 _MapAccess(session, info.name),
                 _only_sets(session.program.source, info.name),
                 partial(session._refused, info),
-                session.program.places.said(info.line),
+                session.program.line_map.describe(info.line),
             )
             for info in message.maps
         }

@@ -223,7 +223,7 @@ def _limits(args: argparse.Namespace) -> Limits:
 
 
 def _plan(program: Program) -> str:
-    at = program.places.said
+    at = program.line_map.describe
     lines = [f"{p.requested} -> {p.function}() at {at(p.line)}" for p in program.probes]
     lines += ["prints with bpf_trace_printk"] if program.prints else []
     lines += [f"output {o.name} ({o.kind}) at {at(o.line)}" for o in program.outputs]

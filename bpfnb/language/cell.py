@@ -1,4 +1,5 @@
-"""A cell, read: its functions, tables, macros and tokens. ``scan`` (scan.py) makes one of a text."""
+"""What a cell's text contains: functions, maps, outputs, macros, tokens. ``scan`` (scan.py) reads a text into a
+Cell."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ __all__ = ["Body", "Cell", "Function", "MapDecl", "Output"]
 class Function(msgspec.Struct, frozen=True):
     """One function of the cell. ``name``: as bcc compiles it. ``line``, ``column``: of its name, from 1.
 
-    ``parameters``: each one's text. ``conditional``: stands in an ``#if`` this module could not decide, so it may turn
-    out not to be compiled.
+    ``parameters``: the text of each. ``conditional``: the function is inside an ``#if`` that only the compiler can
+    decide, so it may not be compiled.
     """
 
     name: str
@@ -41,8 +42,8 @@ class Output(msgspec.Struct, frozen=True):
 
 
 class MapDecl(msgspec.Struct, frozen=True):
-    """A table that is no output. ``macro``: the macro that declared it, such as "BPF_HASH". ``type``: of BPF_TABLE and
-    its like, the kind it names, such as "lru_hash". ``pinned``: the file it is pinned at, or ""."""
+    """A map that is not an output. ``macro``: what declares it, such as "BPF_HASH". ``type``: the kind of map that an
+    argument of BPF_TABLE and the like names, such as "lru_hash". ``pinned``: the file it is pinned to, or ""."""
 
     name: str
     macro: str
@@ -57,10 +58,10 @@ class MapDecl(msgspec.Struct, frozen=True):
 
 @dataclasses.dataclass
 class Body:
-    """A function found in the text. Offsets are into the cell; ``open`` and ``close`` are its braces.
+    """A function as it was found in the text. Offsets count from the cell's start; ``open``, ``close``: its braces.
 
-    ``probe``, ``requested``: what its name or macro asks for by itself. ``generated``: a macro of the cell wrote it, so
-    the offsets are those of the macro's use and there is no text of its own.
+    ``probe``, ``requested``: the probe that its macro names, and the text that names it. ``generated``: a macro of the
+    cell writes the function; then the offsets are those of the macro's use, and it has no text of its own.
     """
 
     name: str
@@ -77,22 +78,23 @@ class Body:
     generated: bool = False
 
     def uses(self, names: Iterable[str]) -> bool:
-        """Whether the function's text, its signature left out, has one of these names."""
+        """Return whether the function's body contains one of these names."""
         words = {t.text for t in self.tokens if t.start > self.open}
         return not words.isdisjoint(names)
 
     def public(self, cell: Cell) -> Function:
+        """Return what a Program says of the function."""
         line, column = cell.place(self.name_at)
         return Function(self.name, line, column, self.static, self.parameters, self.conditional)
 
 
 @dataclasses.dataclass
 class Cell:
-    """The text, read. Offsets count characters of ``source``; so do those into ``masked``, which is ASCII.
+    """A text and what was found in it. Offsets count characters of ``source``, and of ``masked``, which is ASCII.
 
-    ``tokens``: all that may be compiled, comments and directives left out. ``masked``: the same as text, attribute
-    words and the branches that would unbalance braces blanked. ``doubtful``: something here could not be read, so a
-    function may exist that is not in ``functions``.
+    ``tokens``: what may be compiled, without comments and directives. ``masked``: the same as text, with blanks for
+    attributes and for branches of ``#if`` that would unbalance braces. ``doubtful``: some text could not be read, so
+    there may be a function that is not in ``functions``.
     """
 
     source: str
@@ -109,20 +111,21 @@ class Cell:
         self._starts = [0, *(m.end() for m in re.finditer("\n", self.source))]
 
     def place(self, at: int) -> tuple[int, int]:
-        """Line and column of an offset, from 1."""
+        """Return the line and column of an offset, from 1."""
         line = bisect.bisect_right(self._starts, at)
         return line, at - self._starts[line - 1] + 1
 
     def error(self, message: str, at: int, *, hint: str | None = None) -> ProgramError:
+        """Return an error at an offset."""
         line, column = self.place(at)
         return ProgramError(message, line=line, column=column, hint=hint, source=self.source)
 
     def mentions(self, tokens: Iterable[Token], name: str) -> bool:
-        """Whether the tokens contain the name, by themselves or through the macros they use."""
+        """Return whether the tokens contain the name, directly or through the macros they use."""
         return any(t.text == name for t in self.expanded(tokens))
 
     def expanded(self, tokens: Iterable[Token]) -> Iterator[Token]:
-        """The words of the tokens and of the bodies of all macros they use, however deep."""
+        """Yield the words of the tokens and of the bodies of all macros they use, at any depth."""
         seen: set[str] = set()
         todo = list(tokens)
         while todo:

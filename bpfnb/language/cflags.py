@@ -1,10 +1,10 @@
-"""The flags for clang that a cell may bring.
+"""The flags for clang that a cell may have.
 
 clang runs with the tracer's rights, and many of its flags do more than say how to compile: they load code into it
 (-fplugin=, -Xclang -load), write files (-o, -MF, -save-temps), or read further flags from files (@file, --config). So
-those that are understood are listed here, and all others are refused, by the tracer as by the notebook.
+the allowed flags are listed here, and all others are rejected, by the notebook and by the tracer.
 
-    check(flags)    ProgramError, naming the first flag that is not understood
+    check(flags)    ProgramError that names the first flag that is not allowed
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ _PLAIN = re.compile(
 
 
 def check(flags: Sequence[str]) -> None:
-    """ProgramError where clang is to be told something that is not on the list.
+    """Raise ProgramError for a flag that is not on the list.
 
-    Each word is read as clang would: what a flag takes for its value is no flag, whatever it looks like.
+    Words are read as clang reads them: the value of a flag is no flag, whatever it looks like.
     """
     words = iter(flags)
     for word in words:
-        if "\0" in word:  # clang would see but what is before it
+        if "\0" in word:  # clang sees only what is before it
             raise ProgramError(f"a flag for clang has a NUL in it: {word!r}")
         if word in (*_SHORT, *_LONG):
             _value_of(word, words)
@@ -80,7 +80,7 @@ def _value_of(flag: str, words: Iterator[str]) -> None:
 
 
 def _is_allowed(word: str) -> bool:
-    if word == "-I-":  # means something else altogether
+    if word == "-I-":  # another option of clang's
         return False
     return word[:2] in _SHORT or bool(_JOINED.fullmatch(word) or _PLAIN.fullmatch(word))
 

@@ -1,12 +1,12 @@
-"""Headers of the user's own, put into the cell where it includes them.
+"""Insert the user's own headers where a cell includes them.
 
-The tracer compiles in another folder, with other rights, and bcc rewrites the main text alone. So what a cell includes
-of the notebook's folder, or of a folder named with -I, is read here, by the notebook's user, and takes the place of the
-directive: outputs, maps, functions and probes of a header are then the cell's. What is not found here, cannot be read,
-or is a header of the kernel's is left to clang.
+The tracer compiles in another folder and as another user, and bcc rewrites only the main text. So headers in the
+notebook's folder, or in a folder that -I names, are read here, by the notebook's user, and replace the directive. Their
+outputs, maps, functions and probes are then the cell's. Headers that are not found, cannot be read, or are the kernel's
+are left to clang.
 
-    expand(source, cflags)  the text, and which of its lines came from where
-    Places                 from a line of that text to a line of the cell or of a header
+    expand(source, cflags)  the text, and where its lines come from
+    LineMap                 from a line of that text to a line of the cell or of a header
 
 Guards, ``#pragma once`` and repeated includes mean what they do in C.
 """
@@ -28,7 +28,7 @@ from bpfnb.errors import BpfnbError, CompileError, Diagnostic, ProgramError, Ver
 from bpfnb.language.tokens import Token, lex
 from bpfnb.language.vocabulary import TABLES, declares
 
-__all__ = ["Piece", "Places", "expand", "reachable"]
+__all__ = ["LineMap", "Piece", "expand", "reachable"]
 
 Error = TypeVar("Error", bound=BpfnbError)
 
@@ -43,8 +43,11 @@ _OF_BCC = re.compile(rf"\b(?:bpf_trace_printk|{'|'.join(_SUBMITS)})\b")
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """Lines that follow one another: from ``first`` of the whole text on they are ``line`` and so on of ``file``, which
-    line ``within`` of the cell includes; "" is the cell."""
+    """Consecutive lines of the expanded text that come from one file.
+
+    Line ``first`` of the text is ``line`` of ``file``, a header that line ``within`` of the cell includes; "" is the
+    cell.
+    """
 
     first: int
     line: int
@@ -53,10 +56,10 @@ class Piece(msgspec.Struct, frozen=True):
 
 
 def expand(source: str, cflags: Sequence[str] = (), *, max_bytes: int = MAX_BYTES) -> tuple[str, tuple[Piece, ...]]:
-    """The cell with the headers it includes of the user's own; no pieces where there are none.
+    """Return the cell with the user's own headers inserted, and the pieces it consists of; none where it has no such.
 
-    They are looked for as C does it: in the current folder, for a header's own includes in the header's, and in the
-    folders of -I, -iquote and -isystem. Those beyond ``max_bytes`` are left to clang.
+    Headers are looked for as in C: in the current folder (a header's own includes: in its folder), and in the folders
+    of -I, -iquote and -isystem. Those beyond ``max_bytes`` are left to clang. ProgramError for a FIFO or a device.
     """
     if "include" not in source:
         return source, ()
@@ -65,22 +68,22 @@ def expand(source: str, cflags: Sequence[str] = (), *, max_bytes: int = MAX_BYTE
         here = Path.cwd()
     except OSError:  # it is gone
         return source, ()
-    whole = _Whole([here / folder for _, folder in _named(cflags)], defined, here, max_bytes)
-    whole.put(source, here)
-    if not any(piece.file for piece in whole.pieces):
+    expansion = _Expansion([here / folder for _, folder in _named(cflags)], defined, here, max_bytes)
+    expansion.add(source, here)
+    if not any(piece.file for piece in expansion.pieces):
         return source, ()
-    return "".join(whole.text), tuple(whole.pieces)
+    return "".join(expansion.text), tuple(expansion.pieces)
 
 
 def reachable(cflags: Sequence[str]) -> tuple[str, ...]:
-    """The flags, and the folders of the current one that they name from the root: clang runs in another folder."""
+    """Return the flags, and before them the relative folders they name as absolute ones: clang runs elsewhere."""
     named = [Path(folder) for _, folder in _named(cflags)]
     return (*(f"-I{folder.absolute()}" for folder in named if not folder.is_absolute() and folder.is_dir()), *cflags)
 
 
 def _named(cflags: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """The folders that flags name, and where among the flags."""
-    alone = False  # the flag before was but "-I"
+    """Yield the folders that flags name, each with its index among the flags."""
+    alone = False  # the flag before was "-I" without a folder
     for at, flag in enumerate(cflags):
         found = _FLAG.fullmatch(flag)
         if alone or (found and found[1]):
@@ -89,15 +92,15 @@ def _named(cflags: Sequence[str]) -> Iterator[tuple[int, str]]:
 
 
 class _Header(NamedTuple):
-    """``path``: as it was found; ``key``: the same for one file under several names."""
+    """A header of the user's own. ``path``: as it was found. ``key``: one for a file with several names."""
 
     path: Path
     key: str
     text: str
 
 
-class _Whole:
-    """The text as it grows."""
+class _Expansion:
+    """The expanded text, as it is written."""
 
     def __init__(self, folders: Sequence[Path], defined: set[str], here: Path, max_bytes: int) -> None:
         self.text: list[str] = []
@@ -107,15 +110,15 @@ class _Whole:
         self._max_bytes = max_bytes
         self._folders = folders
         self._defined = defined  # macros, as far as guards go
-        self._over: set[str] = set()  # headers that are surely there, and want to be there once
-        self._unsure: dict[str, int] = {}  # headers that are there under an #if, and a number for each
+        self._once: set[str] = set()  # headers that are inserted and have a guard
+        self._conditional: dict[str, int] = {}  # headers inside an #if, and a number for each
         self._read: dict[Path, _Header | None] = {}
         self._here = f"{os.path.realpath(here)}/"
 
-    def put(
+    def add(
         self, text: str, folder: Path, file: str = "", within: int = 0, inside: tuple[str, ...] = (), sure: bool = True
     ) -> None:
-        """Add a file's text. ``inside``: the headers that include it. ``sure``: it stands under no #if."""
+        """Add a file's text. ``inside``: the headers that include it. ``sure``: no ``#if`` is around it."""
         at, line, depth = 0, 1, 0
         for directive in _directives(text):
             depth += _nesting(directive)
@@ -149,40 +152,40 @@ class _Whole:
     def _include(self, header: _Header, name: str, within: int, inside: tuple[str, ...], sure: bool) -> None:
         guard = _guard(header.text)
         once = any(_ONCE.match(d.text) for d in _directives(header.text))
-        if header.key in self._over or (header.key in inside and (guard or once)):
+        if header.key in self._once or (header.key in inside and (guard or once)):
             return
         text = _blanked(header.text, [d for d in _directives(header.text) if _ONCE.match(d.text)])
         before = after = ""
-        if sure and header.key not in self._unsure:
+        if sure and header.key not in self._conditional:
             if once or (guard and guard[0] not in self._defined):
-                self._over.add(header.key)
+                self._once.add(header.key)
                 text = _blanked(text, guard[1] if guard else ())
-        elif once and not guard:  # whether it is there only the compiler finds out
-            macro = f"BPFNB_ONCE_{self._unsure.setdefault(header.key, len(self._unsure))}"
+        elif once and not guard:  # only the compiler finds out whether it is there
+            macro = f"BPFNB_ONCE_{self._conditional.setdefault(header.key, len(self._conditional))}"
             before, after = f"#ifndef {macro}\n#define {macro}\n", "#endif\n"
         else:
-            self._unsure.setdefault(header.key, len(self._unsure))
+            self._conditional.setdefault(header.key, len(self._conditional))
         self._copy(before, "", within, 0)
         whole = text if text.endswith("\n") else f"{text}\n"
-        self.put(whole, header.path.parent, name, within, (*inside, header.key), sure and not before)
+        self.add(whole, header.path.parent, name, within, (*inside, header.key), sure and not before)
         self._copy(after, "", within, 0)
 
     def _header(self, quoted: str, bracketed: str, folder: Path) -> _Header | None:
-        """The header an include means, if it is one of the user's own."""
+        """Return the header that a directive includes; None where it is not the user's own."""
         if quoted and (header := self._file(folder / quoted)):
             return header
         header = self._named(quoted or bracketed)
-        return header if header and self._matters(header) else None
+        return header if header and self._must_be_inserted(header) else None
 
     def _named(self, name: str) -> _Header | None:
-        """A header in one of the folders that flags name."""
+        """Return a header in one of the folders that flags name."""
         if _CLANGS.match(name):
             return None
         return next((header for folder in self._folders if (header := self._file(folder / name))), None)
 
-    def _matters(self, header: _Header) -> bool:
-        """Whether a header that clang finds too, or one it includes, is of the notebook's folder, or has what only the
-        cell's text can have."""
+    def _must_be_inserted(self, header: _Header) -> bool:
+        """Return whether a header that clang would find too has to be inserted: it or one that it includes is in the
+        notebook's folder, or contains what works only in the cell's text."""
         seen = {header.key}
         todo = [header]
         while todo:
@@ -206,8 +209,10 @@ class _Whole:
 
 
 def _text(path: Path, max_bytes: int) -> str | None:
-    """A file's text; None for what is no file, or none that a cell could be. ProgramError for what would keep clang
-    waiting, or reading, for ever."""
+    """Return a file's text; None where there is no regular file, or it is no text that could be C.
+
+    ProgramError for a FIFO or a device, which clang would read forever.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError):
@@ -245,7 +250,7 @@ def _nesting(directive: Token) -> int:
 
 
 def _guard(text: str) -> tuple[str, tuple[Token, Token]] | None:
-    """The macro that keeps a header from being there twice, and the directives that ask for it and end it."""
+    """Return the macro of an include guard, and the directives that begin and end the guard; None without one."""
     tokens = [token for token in lex(text, directives=True) if token.kind != "comment" and not _ONCE.match(token.text)]
     first = _GUARD.fullmatch(tokens[0].text) if len(tokens) > 2 and tokens[0].kind == "directive" else None
     macro = first and (first[1] or first[2])
@@ -268,13 +273,13 @@ def _blanked(text: str, tokens: Iterable[Token]) -> str:
     return text
 
 
-# --- the way back -------------------------------------------------------------------------------------------------
+# --- the source map -----------------------------------------------------------------------------------------------
 
 _LINE = re.compile(r"\bline (\d+)\b")
 
 
-class Places:
-    """From lines of the whole text to lines of the cell, for what is said of them. ``cell``: as it was written."""
+class LineMap:
+    """Maps lines of the expanded text to lines of the cell and of headers. ``cell``: the text as it was written."""
 
     def __init__(self, cell: str, pieces: Sequence[Piece]) -> None:
         self._cell = cell
@@ -282,22 +287,23 @@ class Places:
         self._firsts = [piece.first for piece in pieces]
 
     def place(self, line: int) -> Piece:
-        """Where a line came from: a piece of one line."""
+        """Return where a line comes from, as a piece of one line."""
         if not line or not self._pieces:
             return Piece(line, line)
         piece = self._pieces[max(bisect.bisect_right(self._firsts, line) - 1, 0)]
         return replace(piece, first=line, line=piece.line + line - piece.first)
 
-    def said(self, line: int) -> str:
-        """A line as a sentence names it: "line 3", or "line 3 of x.h"."""
+    def describe(self, line: int) -> str:
+        """Return the name of a line: "line 3", or "line 3 of x.h"."""
         place = self.place(line)
         return f"line {place.line} of {place.file}" if place.file else f"line {place.line}"
 
     def text(self, text: str) -> str:
-        return _LINE.sub(lambda found: self.said(int(found[1])), text)
+        """Return a message with the lines it names mapped."""
+        return _LINE.sub(lambda found: self.describe(int(found[1])), text)
 
     def diagnostic(self, d: Diagnostic) -> Diagnostic:
-        """A header's message stands at the line that includes it, and names the header's."""
+        """Return the same message, about the cell. One about a header is at the line that includes it, and names it."""
         place = self.place(d.line)
         if place.file:
             message = f"{self.text(d.message)} (in {place.file}, line {place.line})"
@@ -305,7 +311,7 @@ class Places:
         return replace(d, line=place.line, message=self.text(d.message))
 
     def error(self, error: Error) -> Error:
-        """The same error, about the cell."""
+        """Change an error to be about the cell, and return it."""
         if not self._pieces:
             return error
         moved = self.diagnostic(Diagnostic(error.line or 0, error.column or 0, "error", error.message))

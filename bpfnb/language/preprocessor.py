@@ -1,10 +1,11 @@
-"""What the C preprocessor would do to a cell, as far as can be told without the headers: macros and conditions."""
+"""Macros and conditionals of a cell, as far as the preprocessor's work is known without the headers."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
 
 from bpfnb.language.tokens import SPLICE, Token, lex
 
@@ -20,7 +21,7 @@ class Macro:
     tokens: tuple[Token, ...]
 
     def expand(self, args: Sequence[str]) -> str:
-        """The body with the arguments put in, ``#`` and ``##`` done: enough for macros that define functions."""
+        """Return the body with the arguments put in and ``#`` and ``##`` applied; macros in it are not expanded."""
         names = self.parameters or ()
         values = dict(zip(names, args, strict=False))
         if names and names[-1] == "__VA_ARGS__":
@@ -39,7 +40,7 @@ class Macro:
 
 
 def _directive(token: Token) -> tuple[str, str, int]:
-    """Name, rest and the rest's offset of a directive; comments and splices are blanks."""
+    """Split a directive into its name, the rest, and the rest's offset; comments and splices become blanks."""
     text = re.sub(SPLICE, lambda m: " " * len(m.group()), token.text)
     clean = "".join(" " * len(t.text) if t.kind == "comment" else t.text for t in _with_space(text))
     match = re.match(r"#\s*(\w*)[ \t]*", clean)
@@ -48,7 +49,7 @@ def _directive(token: Token) -> tuple[str, str, int]:
 
 
 def _with_space(text: str) -> Iterator[Token]:
-    """All of the text as tokens, white space too."""
+    """Yield all of the text as tokens, white space included."""
     at = 0
     for token in lex(text):
         if token.start > at:
@@ -59,6 +60,7 @@ def _with_space(text: str) -> Iterator[Token]:
 
 
 def read_macro(directive: Token) -> Macro | None:
+    """Return the macro that a directive defines; None where it is another directive."""
     name, rest, at = _directive(directive)
     match = re.match(r"([A-Za-z_]\w*)(\(([^)]*)\))?", rest) if name == "define" else None
     if not match:
@@ -71,25 +73,34 @@ def read_macro(directive: Token) -> Macro | None:
     return Macro(match[1], parameters, tuple(body))
 
 
+State = Literal["live", "maybe", "dead"]  # compiled, known to the compiler alone, not compiled
+
+
 @dataclasses.dataclass
 class _Branch:
+    """The text between two directives of a conditional."""
+
     start: int
-    state: str
+    state: State
     end: int = 0
 
 
+_STATES: dict[bool | None, State] = {True: "live", False: "dead", None: "maybe"}
+
+
 class Conditionals:
-    """Follows #if ... #endif. The state of the text at hand is "live", "maybe" (cannot tell) or "dead" (surely not)."""
+    """Follows ``#if`` ... ``#endif`` through a text. ``state``: of the text after the last directive. ``maybe``: the
+    ranges that only the compiler can decide on."""
 
     def __init__(self, defined: set[str]) -> None:
-        self.state = "live"
+        self.state: State = "live"
         self.maybe: list[tuple[int, int]] = []
         self._defined = defined
         self._open: list[list[_Branch]] = []
         self._closed: list[list[_Branch]] = []
 
     def directive(self, token: Token) -> bool:
-        """Take a directive in; whether it is one that counts (not dead, not about conditions)."""
+        """Take the next directive. Return whether it takes effect: not in dead text, and not itself a conditional."""
         name, rest, _ = _directive(token)
         if name in ("if", "ifdef", "ifndef"):
             self._open.append([_Branch(token.end, self._first(name, rest))])
@@ -106,11 +117,13 @@ class Conditionals:
         return False
 
     def finish(self, end: int) -> None:
+        """Close the conditionals that the text leaves open."""
         while self._open:
             self._close(end)
 
     def hidden(self, tokens: Sequence[Token]) -> list[tuple[int, int]]:
-        """Alternatives to leave out, so that the braces of what stays in balance: all but the first."""
+        """Return the branches to leave out so that braces balance: all but the first of each conditional that would
+        unbalance them."""
         ranges = []
         for group in self._closed:
             present = [b for b in group if b.state != "dead"]
@@ -131,14 +144,14 @@ class Conditionals:
         elif macro and name == "undef":
             self._defined.discard(macro.group())
 
-    def _first(self, name: str, rest: str) -> str:
+    def _first(self, name: str, rest: str) -> State:
         if name == "if":
-            return {True: "live", False: "dead", None: "maybe"}[self._truth(rest)]
+            return _STATES[self._truth(rest)]
         if rest.strip() not in self._defined:
             return "maybe"  # a header may define it
         return "live" if name == "ifdef" else "dead"
 
-    def _next(self, group: list[_Branch], name: str, rest: str) -> str:
+    def _next(self, group: list[_Branch], name: str, rest: str) -> State:
         if any(b.state == "live" for b in group):
             return "dead"
         truth = True if name == "else" else self._truth(rest)
@@ -146,6 +159,7 @@ class Conditionals:
         return "dead" if truth is False else "live" if truth and not undecided else "maybe"
 
     def _truth(self, expression: str) -> bool | None:
+        """Return whether an expression is true; None where that depends on more than this text."""
         words = "".join(t.text for t in lex(expression) if t.text not in "()")
         negated, words = words.startswith("!"), words.removeprefix("!")
         if re.fullmatch(r"[0-9]+", words):
@@ -155,6 +169,6 @@ class Conditionals:
 
 
 def _net(tokens: Iterable[Token]) -> int:
-    """How many brackets stay open."""
+    """Return how many brackets stay open."""
     marks = [t.text for t in tokens if t.kind == "punct"]
     return sum((m in "([{") - (m in ")]}") for m in marks)

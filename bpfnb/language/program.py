@@ -1,10 +1,11 @@
-"""What a cell asks for: its C and the wishes about it, as one frozen value.
+"""A cell and what is requested for it, as one frozen value.
 
-``parse`` looks at text only, never at the kernel: the same cell gives the same ``Program`` on every machine, and both
-processes may hold one. What the running kernel knows (does this probe exist, how is a syscall attached) enters at load.
+``parse`` reads text only, never the kernel: the same cell gives the same ``Program`` on every machine, and both
+processes hold one. What depends on the running kernel (is there such a probe, how is a system call attached) is decided
+at load.
 
-Where the text could not be read whole (scan.py), ``parse`` takes the wishes on trust rather than claim that a function
-does not exist; clang then says what is wrong with it.
+Where some of the text could not be read (scan.py), ``parse`` does not claim that a function is missing; clang then
+reports what is wrong.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ import msgspec
 from bpfnb.errors import Diagnostic, ProgramError
 from bpfnb.language import cflags as clang_flags
 from bpfnb.language.cell import Body, Cell, Function, MapDecl, Output
-from bpfnb.language.includes import Piece, Places, expand, reachable
+from bpfnb.language.includes import LineMap, Piece, expand, reachable
 from bpfnb.language.probes import KINDS, Probe, named_by_function, near, parse_probe, split_attach
 from bpfnb.language.scan import scan
 from bpfnb.language.vocabulary import TABLES
 
 __all__ = [
-    "RAW",
+    "RAW_STRING_HINT",
     "Function",
     "Kind",
     "MapDecl",
@@ -42,11 +43,11 @@ Kind = Literal["bcc"]  # what a program is written in: bcc's C
 
 class Program(msgspec.Struct, frozen=True):
     """A parsed cell. ``prints``: it calls bpf_trace_printk. ``cflags``: for clang, ``-DX=Y`` included. ``headers``:
-    "auto", "btf", or a folder of kernel headers, from the root. ``warnings``: about the text, such as of a function
-    that nothing attaches. ``cpu``: events have the number of their CPU.
+    "auto", "btf", or a folder of kernel headers, from the root. ``warnings``: about the text, such as a function that
+    nothing attaches. ``cpu``: events have the number of their CPU.
 
-    Where the cell includes headers of the user's own, ``source`` has them in it, ``cell`` is what was written, and
-    ``pieces`` say which is which: ``places`` leads from a line of ``source`` to one of the cell or of a header.
+    Where the cell includes the user's own headers, ``source`` contains them, ``cell`` is the text as it was written,
+    and ``pieces`` say where the lines come from; ``line_map`` maps lines of ``source`` to the cell and the headers.
     """
 
     source: str
@@ -65,14 +66,14 @@ class Program(msgspec.Struct, frozen=True):
 
     @property
     def tail_calls(self) -> tuple[str, ...]:
-        """The functions that may be put into a program array: those without a probe, where the cell has an array."""
+        """Return the functions that may be put into a program array: those without a probe, where there is an array."""
         attached = {probe.function for probe in self.probes}
         holds = any(declared.holds_programs for declared in self.maps)
         return tuple(f.name for f in self.functions if holds and not f.static and f.name not in attached)
 
     @property
-    def places(self) -> Places:
-        return Places(self.cell or self.source, self.pieces)
+    def line_map(self) -> LineMap:
+        return LineMap(self.cell or self.source, self.pieces)
 
 
 def parse(
@@ -82,13 +83,12 @@ def parse(
     headers: str = "auto",
     cpu: bool = False,
 ) -> Program:
-    """Read a cell and its wishes.
+    """Parse a cell and what is requested for it.
 
     ``attach``: probe text to function name or names, or pairs of both. ``cflags``: for clang (cflags.py); the ``-D``
     options among them also decide ``#ifdef``. ``headers``: "auto", "btf", or a folder, from the root or with "~".
-    ``cpu``: events are to have the number of their CPU.
-    Headers that the cell includes of the current folder, or of one that -I names, are read (includes.py).
-    Raises ProgramError, with the line where there is one.
+    ``cpu``: events get the number of their CPU. Headers that the cell includes from the current folder, or from one
+    that -I names, are read (includes.py). Raises ProgramError, with the line where there is one.
     """
     source = _text(source)
     if isinstance(cflags, str):
@@ -99,12 +99,12 @@ def parse(
     except ProgramError as error:
         error.source = source
         raise
-    places = Places(source, pieces)
+    lines = LineMap(source, pieces)
     try:
         program = _parse(text, attach, cflags, headers, cpu)
     except ProgramError as error:
-        raise places.error(error) from None
-    warnings = tuple(map(places.diagnostic, program.warnings))
+        raise lines.error(error) from None
+    warnings = tuple(map(lines.diagnostic, program.warnings))
     return msgspec.structs.replace(program, cell=source if pieces else "", pieces=pieces, warnings=warnings)
 
 
@@ -119,9 +119,9 @@ def _parse(
     if not cell.tokens and not cell.macros and not cell.directives:
         raise ProgramError("the cell is empty: there is no C to compile", source=source)
     functions = tuple(f.public(cell) for f in cell.functions)
-    wishes = [(parse_probe(text), text, name) for text, name in _pairs(attach)]
-    probes = _probes(cell, wishes)
-    _check(cell, probes, wishes)
+    requests = [(parse_probe(text), text, name) for text, name in _pairs(attach)]
+    probes = _probes(cell, requests)
+    _check(cell, probes, requests)
     return Program(
         source=source,
         functions=functions,
@@ -139,28 +139,31 @@ def _parse(
 _NO_CHARACTER = re.compile("[\0\ud800-\udfff]")
 
 
-# What to do where Python has read the C's backslashes.
-RAW = 'in a Python program the C has to stand in a raw string, r"""...""": else \\n ends the line and \\0 is a NUL'
+# What to do where Python has replaced the C's backslashes.
+RAW_STRING_HINT = (
+    'in a Python program the C has to stand in a raw string, r"""...""": else \\n ends the line and \\0 is a NUL'
+)
 
 
 def _text(source: str) -> str:
-    """The text with the line ends C has; ProgramError for what is no text."""
+    """Return the text with the line ends of C. ProgramError where it is not text."""
     if not isinstance(source, str):
         raise ProgramError(f"the C must be a str, not {type(source).__name__}")
     source = re.sub(r"\r\n?", "\n", source)
     if found := _NO_CHARACTER.search(source):
         what = "a NUL character" if found[0] == "\0" else f"half a character, {found[0]!r}"
-        raise Cell(source).error(f"the cell contains {what}", found.start(), hint=RAW if found[0] == "\0" else None)
+        hint = RAW_STRING_HINT if found[0] == "\0" else None
+        raise Cell(source).error(f"the cell contains {what}", found.start(), hint=hint)
     return source
 
 
-def _headers(wish: str) -> str:
-    if wish in ("auto", "btf"):
-        return wish
-    folder = os.path.expanduser(wish)  # noqa: PTH111 (Path.expanduser raises where there is no such user)
+def _headers(requested: str) -> str:
+    if requested in ("auto", "btf"):
+        return requested
+    folder = os.path.expanduser(requested)  # noqa: PTH111 (Path.expanduser raises where there is no such user)
     if not folder.startswith("/"):
         raise ProgramError(
-            f"not kernel headers: {wish!r}",
+            f"not kernel headers: {requested!r}",
             hint="write auto, btf, or a folder from the root, such as /usr/src/linux-headers-6.1.0-50-amd64",
         )
     return folder
@@ -182,29 +185,30 @@ def _pairs(attach: Mapping[str, str | Sequence[str]] | Iterable[tuple[str, str]]
         yield pair
 
 
-_Wish = tuple[tuple[str, str], str, str]  # (kind, target), as written, function
+_Request = tuple[tuple[str, str], str, str]  # (kind, target), as written, function
 
 
-def _probes(cell: Cell, wishes: Sequence[_Wish]) -> list[Probe]:
-    """What the functions' names ask for, then what was asked for by name; each attachment once."""
+def _probes(cell: Cell, requests: Sequence[_Request]) -> list[Probe]:
+    """Return the probes that functions' names and macros ask for, then those that are requested; each attachment
+    once."""
     lines = {f.name: cell.place(f.name_at)[0] for f in cell.functions}
-    named = {function for _, _, function in wishes}
+    named = {function for _, _, function in requests}
     probes = []
     for f in cell.functions:
         auto = None if f.static else f.probe or named_by_function(f.name)
-        # The name syscall__x is a convention; said explicitly elsewhere, it asks for nothing more.
+        # syscall__x is a convention of bpfnb's: where the function is attached explicitly, its name asks for nothing.
         if auto and not (f.name in named and f.name.startswith(KINDS["syscall"].function_prefix)):
             probes.append(Probe(*auto, f.name, f.requested, lines[f.name]))
-    for (kind, target), text, function in wishes:
+    for (kind, target), text, function in requests:
         probes.append(Probe(kind, target, function, text.strip(), lines.get(function, 0)))
     unique = {(p.kind, p.target, p.function): p for p in reversed(probes)}
     return [p for p in probes if unique[p.kind, p.target, p.function] is p]
 
 
-def _check(cell: Cell, probes: Sequence[Probe], wishes: Sequence[_Wish]) -> None:
-    """Refuse what is surely wrong. A cell with text we could not read gets the benefit of the doubt."""
+def _check(cell: Cell, probes: Sequence[Probe], requests: Sequence[_Request]) -> None:
+    """Raise ProgramError for what is certainly wrong; less is certain of a cell that could not be read in full."""
     functions = {f.name: f for f in cell.functions}
-    for _, text, name in wishes:
+    for _, text, name in requests:
         if name not in functions and not cell.doubtful:
             raise _no_such_function(cell, text, name)
     wanted = {p.function for p in probes}
@@ -229,7 +233,7 @@ _NUMBER = re.compile(
 
 
 def _check_parameters(cell: Cell, probe: Probe, f: Body) -> None:
-    """Parameters beside the context are registers, for bcc: they have to be those of a function that is called."""
+    """Raise ProgramError for parameters that a probe cannot have: bcc reads all after the context from registers."""
     if f.probe or f.generated or f.conditional or not f.parameters:
         return
     kind = KINDS[probe.kind]
@@ -250,7 +254,7 @@ def _check_parameters(cell: Cell, probe: Probe, f: Body) -> None:
     raise cell.error(message, f.name_at, hint=hint or None)
 
 
-# What runs with these contexts, and where (Linux: include/linux/bpf_types.h). bpfnb attaches none of it.
+# Programs with these contexts, which bpfnb does not attach, and where they run (Linux: include/linux/bpf_types.h).
 _ELSEWHERE = {
     "xdp_md": "XDP programs run on network devices",
     "__sk_buff": "programs on packets run on network devices and sockets",
@@ -273,10 +277,10 @@ _EXAMPLES = {word: kind.examples[0] for kind in KINDS.values() for word in kind.
 
 
 def _unattached(cell: Cell, probes: Sequence[Probe]) -> Iterator[Diagnostic]:
-    """A warning for each function that can run only from a probe and has none.
+    """Yield a warning for each function that can run only from a probe and has none.
 
-    No warning: one in doubtful text or under an undecided ``#if``, one that another function uses (clang says what is
-    wrong with that), and where the cell has a program array, whose entries are such functions.
+    No warning for a function in doubtful text or inside an undecided ``#if``, for one that another function uses (clang
+    reports what is wrong with that), and where the cell has a program array, whose entries are such functions.
     """
     wanted = {p.function for p in probes}
     if cell.doubtful or any(m.holds_programs for m in cell.maps):
@@ -288,7 +292,7 @@ def _unattached(cell: Cell, probes: Sequence[Probe]) -> Iterator[Diagnostic]:
 
 
 def _uncounted(cell: Cell) -> Iterator[Diagnostic]:
-    """A warning for each perf array that is read: it is filled by the notebook, later than the first events come."""
+    """Yield a warning for each perf array that is read: the notebook fills it, after the first events."""
     tokens = [t.text for t in cell.tokens]
     reads = TABLES["BPF_PERF_ARRAY"].methods
     for declared in cell.maps:
@@ -303,12 +307,12 @@ def _uncounted(cell: Cell) -> Iterator[Diagnostic]:
 
 
 def _is_used(cell: Cell, f: Body) -> bool:
-    """Whether another function mentions this one."""
+    """Return whether another function mentions this one."""
     return any(cell.mentions(g.tokens, f.name) for g in cell.functions if g is not f)
 
 
 def _how_to_attach(cell: Cell, f: Body) -> str:
-    """What to do about a function without a probe; where bpfnb can attach no such function, just that."""
+    """Return what to do about a function without a probe, or that bpfnb cannot attach such a function."""
     elsewhere = _runs_elsewhere(f)
     if elsewhere:
         return f"{elsewhere}, and bpfnb attaches none"
@@ -327,7 +331,7 @@ def _runs_elsewhere(f: Body) -> str:
 
 
 def _example(cell: Cell, f: Body, first: str) -> str:
-    """A probe that the function can surely be attached to, by its context; PROBE where that is not sure."""
+    """Return a probe that the function can certainly be attached to, by its context; PROBE where none is certain."""
     if found := re.search(r"\btracepoint__(\w+?)__(\w+)", first):
         return f"tracepoint:{found[1]}:{found[2]}"
     probe = next((_EXAMPLES[word] for word in re.findall(r"\w+", first) if word in _EXAMPLES), _NO_EXAMPLE)

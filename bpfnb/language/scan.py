@@ -1,11 +1,11 @@
-"""Reading a cell's C: its functions, tables, macros and tokens, without a compiler.
+"""Find the functions, maps, outputs, macros and tokens of a cell, without a compiler.
 
-bcc's C is full of macros a C grammar cannot parse (``TRACEPOINT_PROBE(a, b) {``, ``BPF_HASH(counts, u32, struct k)``,
-``const char __user *p``). So the text is first *masked*: comments, directives, dead code, attribute words and bcc's own
-macros are replaced by text of equal length, then tree-sitter parses the signatures. Offsets in the masked text are
-offsets in the cell, in characters (non-ASCII becomes ``_``).
+A C grammar cannot parse bcc's macros and the kernel's attributes (``TRACEPOINT_PROBE(a, b) {``, ``BPF_HASH(counts, u32,
+struct k)``, ``const char __user *p``). So the text is *masked* first: comments, directives, dead code, attributes and
+bcc's macros are replaced by text of the same length. Then tree-sitter parses the signatures. Offsets in the masked text
+are offsets in the cell, in characters (non-ASCII becomes ``_``).
 
-Nobody's syntax errors are reported here: clang says it better. A cell with text that could not be read is ``doubtful``.
+Syntax errors are not reported: clang's messages are better. A cell with text that could not be read is ``doubtful``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["scan"]
 
 
 def scan(source: str, cflags: Sequence[str] = ()) -> Cell:
-    """Read the text: tokens, macros, functions, tables. The rewriter starts from the same reading."""
+    """Read a cell. The ``-D`` options among ``cflags`` decide ``#ifdef``."""
     cell = Cell(source)
     conditionals = Conditionals(_defined(cflags))
     for token in lex(source, directives=True):
@@ -65,7 +65,7 @@ _START = operator.attrgetter("start")
 
 
 class _Made(NamedTuple):
-    """A function whose signature a macro wrote."""
+    """A function whose signature is a macro's use."""
 
     name: str
     parameters: tuple[str, ...]
@@ -76,7 +76,7 @@ class _Made(NamedTuple):
 
 
 class _Structure:
-    """Finds functions and tables at the top level of the visible tokens, and leaves them in the cell."""
+    """Finds functions, maps and outputs at the top level of the visible tokens, and adds them to the cell."""
 
     def __init__(self, cell: Cell, visible: list[Token], maybe: list[tuple[int, int]]) -> None:
         self.cell = cell
@@ -100,7 +100,7 @@ class _Structure:
                 self._function(node)
 
     def _mask(self) -> None:
-        """Drop attribute words, the cell's own names for them too, then keep the result as ``cell.masked``."""
+        """Drop attributes, also those that are macros of the cell, and set ``cell.masked``."""
         kept = []
         i = 0
         while i < len(self.tokens):
@@ -146,7 +146,8 @@ class _Structure:
                 i += 1
 
     def _call(self, i: int) -> int:
-        """``word(`` at the top level: a table, a macro that makes a function, or a declarator. The next index."""
+        """Read ``word(`` at the top level: a map or output, a function that a macro writes, or a declarator. Return the
+        index after it."""
         token, end = self.tokens[i], closing(self.tokens, i + 1)
         word = token.text
         if word in self.cell.macros:
@@ -173,7 +174,7 @@ class _Structure:
             self.cell.maps.append(MapDecl(name, token.text, line, self._string(args, 0), pinned))
 
     def _string(self, args: list[list[Token]], index: int) -> str:
-        """An argument that is a string, also by a macro's name; "" where it is none."""
+        """Return an argument that is a string, or a macro that stands for one; "" where it is neither."""
         tokens = args[index] if index < len(args) else []
         macro = self.cell.macros.get(tokens[0].text) if len(tokens) == 1 else None
         strings = macro[0].tokens if macro else tokens
@@ -197,7 +198,7 @@ class _Structure:
         self._signature(token, end, made)
 
     def _signature(self, token: Token, end: int, made: _Made) -> None:
-        """Put a signature a C grammar knows, ``int xxx()``, where a macro's use stands."""
+        """Replace a macro's use by a signature that the C grammar knows: ``a bbb()``."""
         stop = self.tokens[end].end if end < len(self.tokens) else token.end
         if "\n" in self.cell.source[token.start : stop]:
             stop = self.cell.source.index("\n", token.start)
@@ -208,7 +209,7 @@ class _Structure:
         self.made[token.start + 2] = made
 
     def _use(self, i: int, end: int) -> None:
-        """A macro of the cell's own, used at the top level: read what it expands to."""
+        """Read what a macro of the cell expands to at the top level."""
         token, macro = self.tokens[i], self.cell.macros[self.tokens[i].text][0]
         if macro.parameters is None:
             self.cell.doubtful = True
@@ -277,7 +278,7 @@ class _Structure:
 
 
 def _no_arguments(tokens: Sequence[Token]) -> Iterator[Token]:
-    """The tokens without what stands in brackets, and without the words that take such."""
+    """Yield the tokens, but not attributes that take arguments."""
     i = 0
     while i < len(tokens):
         if tokens[i].text in ATTRIBUTES_WITH_ARGUMENTS and opens(tokens, i + 1):
@@ -288,7 +289,7 @@ def _no_arguments(tokens: Sequence[Token]) -> Iterator[Token]:
 
 
 def _text(cell: Cell, tokens: Sequence[Token]) -> str:
-    """The source of some tokens on one line, comments dropped."""
+    """Return the source of some tokens on one line, without comments."""
     out = ""
     for before, token in zip([None, *tokens], tokens, strict=False):
         out += (" " if before and before.end < token.start else "") + token.text

@@ -1,4 +1,4 @@
-"""C as a syntax tree, by tree-sitter; and what a cell's tree says of its types and names."""
+"""C's syntax trees, by tree-sitter, and questions that a cell's tree answers: its structs, its names."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _PARSER = tree_sitter.Parser(tree_sitter.Language(tree_sitter_c.language()))
 
 
 def parse_c(text: str) -> Node:
-    """The tree of an ASCII text, whose byte offsets are character offsets."""
+    """Parse an ASCII text, whose byte offsets are character offsets. Return the root."""
     return _PARSER.parse(text.encode("ascii")).root_node
 
 
 def walk(node: Node) -> Iterator[Node]:
-    """The node and all below it, in the text's order."""
+    """Yield the node and all below it, in the order of the text."""
     todo = [node]
     while todo:
         node = todo.pop()
@@ -32,7 +32,7 @@ def walk(node: Node) -> Iterator[Node]:
 
 
 def function_declarator(node: Node) -> Node | None:
-    """The declarator that carries the name and the parameters: the innermost, since a function may return a pointer."""
+    """Return the declarator with the name and the parameters. It is the innermost: a function may return a pointer."""
     found = [n for n in walk(node) if n.type == "function_declarator" and _named(n)]
     return found[0] if found else None
 
@@ -43,7 +43,7 @@ def _named(node: Node) -> bool:
 
 
 def struct(cell: Cell, name: str) -> tuple[int, list[str]]:
-    """The line in which the cell declares a struct or a union, and its members; (0, []) where it does not."""
+    """Return the line in which the cell declares a struct or union, and its members; (0, []) where it does not."""
     for node in walk(parse_c(cell.masked)):
         tag, body = node.child_by_field_name("name"), node.child_by_field_name("body")
         if node.type in ("struct_specifier", "union_specifier") and body and tag and tag.text == name.encode():
@@ -53,7 +53,7 @@ def struct(cell: Cell, name: str) -> tuple[int, list[str]]:
 
 
 def floating(cell: Cell) -> Iterator[tuple[str, str, int]]:
-    """The members of structs that are floating-point numbers: name, type, and where the name stands."""
+    """Yield the members of structs that are floating-point numbers: name, type, and the name's offset."""
     root = parse_c(cell.masked)
     types = {"float", "double"}
     for node in walk(root):
@@ -70,7 +70,7 @@ def floating(cell: Cell) -> Iterator[tuple[str, str, int]]:
 
 
 def declared(cell: Cell) -> set[str]:
-    """The names the cell gives: to functions, types, enumerators, variables, parameters and members."""
+    """Return the names that the cell declares: functions, types, enumerators, variables, parameters, members."""
     names = {f.name for f in cell.functions}
     for node in walk(parse_c(cell.masked)):
         for field in ("declarator", "name"):

@@ -1,4 +1,4 @@
-"""C as tokens: strings, comments and directives are one token each, and nothing is said about grammar.
+"""C's tokens. Strings, comments and directives are one token each.
 
 lex(text)                  the tokens of a text
 closing(tokens, index)     where a bracket closes
@@ -34,7 +34,7 @@ _DIRECTIVE = re.compile(
 
 
 class Token(NamedTuple):
-    """A token of C that is no white space: ``kind`` is comment, string, char, number, word, punct or directive."""
+    """A token of C. ``kind``: comment, string, char, number, word, punct or directive; white space has none."""
 
     kind: str
     text: str
@@ -46,7 +46,8 @@ _CLOSES = {"(": ")", "[": "]", "{": "}"}
 
 
 def lex(text: str, start: int = 0, end: int | None = None, *, directives: bool = False) -> Iterator[Token]:
-    """The tokens of ``text[start:end]``. A directive is one token, if they are asked for."""
+    """Yield the tokens of ``text[start:end]``. ``directives``: whether a directive is one token, or all that are in
+    it."""
     fresh = True  # nothing but white space and comments so far on this line
     at, end = start, len(text) if end is None else end
     while at < end:
@@ -64,7 +65,7 @@ def lex(text: str, start: int = 0, end: int | None = None, *, directives: bool =
 
 
 def closing(tokens: Sequence[Token], index: int) -> int:
-    """The index of the bracket that closes the one at ``index``; len(tokens) where none does, or the wrong one."""
+    """Return the index of the bracket that closes the one at ``index``; len(tokens) where none does, or a wrong one."""
     due: list[str] = []
     for i in range(index, len(tokens)):
         text = tokens[i].text
@@ -79,7 +80,7 @@ def closing(tokens: Sequence[Token], index: int) -> int:
 
 
 def arguments(tokens: Sequence[Token], index: int) -> list[list[Token]]:
-    """The tokens of each argument in the brackets opened at ``index``; [[]] for ``f()``."""
+    """Return the tokens of each argument in the brackets that open at ``index``; [[]] for ``f()``."""
     parts: list[list[Token]] = [[]]
     depth = 0
     for token in tokens[index + 1 : closing(tokens, index)]:
@@ -93,4 +94,5 @@ def arguments(tokens: Sequence[Token], index: int) -> list[list[Token]]:
 
 
 def opens(tokens: Sequence[Token], index: int) -> bool:
+    """Return whether there is a "(" at ``index``."""
     return index < len(tokens) and tokens[index].text == "("

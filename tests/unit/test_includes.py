@@ -160,7 +160,7 @@ def test_every_line_has_its_place(write: Write) -> None:
     write(a="a1\na2\n", b='b1\n#include "a.h"\n#include \\\n  "a.h"\nb5', c="")
     source = 'one\n#include "b.h" // why\nthree\n  /* here */ #include "a.h"\n#include "c.h"\nsix\n'
     whole, pieces = expand(source)
-    places = includes.Places(source, pieces)
+    places = includes.LineMap(source, pieces)
     files = {"": source, "b.h": 'b1\n#include "a.h"\n#include \\\n  "a.h"\nb5', "a.h": "a1\na2\n"}
     for number, line in enumerate(whole.split("\n"), 1):
         place = places.place(number)
@@ -168,7 +168,7 @@ def test_every_line_has_its_place(write: Write) -> None:
         if line.strip():
             assert line.split()[-1] == there[place.line - 1].split()[-1], line
         assert (place.within > 0) == bool(place.file)
-    assert [places.said(n) for n in range(1, 9)] == [
+    assert [places.describe(n) for n in range(1, 9)] == [
         "line 1", "line 1 of b.h", "line 1 of a.h", "line 2 of a.h", "line 1 of a.h", "line 2 of a.h", "line 5 of b.h",
         "line 3",
     ]  # fmt: skip

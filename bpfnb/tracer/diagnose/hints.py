@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from bpfnb.errors import Diagnostic, SetupError, did_you_mean, near_names
 from bpfnb.language.cell import Body, Cell
-from bpfnb.language.program import RAW
+from bpfnb.language.program import RAW_STRING_HINT
 from bpfnb.language.syntax import struct
 from bpfnb.language.tokens import Token, arguments
 from bpfnb.language.vocabulary import METHODS, PROBES, REGISTERS, TABLES, declares, helpers, usage
@@ -255,7 +255,7 @@ def _unended(found: re.Match[str], place: _Place) -> str:
     """A string that begins on this line and ends on the next: Python has made a new line of its \\n."""
     quote, lines = found[1], place.cell.source.split("\n")
     following = lines[place.d.line] if place.d.line < len(lines) else ""
-    return RAW if re.sub(r"\\.", "", following).count(quote) % 2 else ""
+    return RAW_STRING_HINT if re.sub(r"\\.", "", following).count(quote) % 2 else ""
 
 
 def _directive(found: re.Match[str], place: _Place) -> str:
