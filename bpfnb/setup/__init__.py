@@ -63,7 +63,7 @@ def install(group: str, *, by: str = "", wheels: Path | None = None) -> list[Ste
     it they are downloaded.
     """
     if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", group):
-        raise SetupError(f"{group!r} is no name for a group: small letters, digits, - and _")
+        raise SetupError(f"{group!r} is not a name for a group: use small letters, digits, - and _")
     if wheels and not any(wheels.glob("*.whl")):
         raise SetupError(f"there are no wheels in {wheels}")
     by = by or _manager()
@@ -77,7 +77,7 @@ def install(group: str, *, by: str = "", wheels: Path | None = None) -> list[Ste
     if not before and ways.FOLDER.exists() and (folder.exists() or not ways.RECORD.exists()):
         raise SetupError(f"{folder if folder.exists() else ways.FOLDER} is there, and bpfnb setup did not make it")
     if found := next(environment.strangers(ways.FOLDER, inside=False), ""):
-        raise SetupError(f"{found}: what runs from there as root must be root's alone")
+        raise SetupError(f"{found}: only root may be able to change what root runs")
     steps: list[Step] = []
     if not _group_exists(group):
         steps.append(Step(f"make the group {group}: groupadd --system {group}", partial(_make_group, group)))

@@ -59,7 +59,7 @@ def run(command: Command, what: str = "") -> str:
         said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
         why = next((line for line in said if line.startswith("ERROR: ")), said[-1] if said else "")
         if other := re.search(r"^ERROR: THESE PACKAGES DO NOT MATCH.*\n +.*/(\S+?\.whl)", "\n".join(said), re.M):
-            raise SetupError(f"a wheel is not what bpfnb was released with, its hash is another: {other[1]}")
+            raise SetupError(f"a wheel has another hash than the one bpfnb was released with: {other[1]}")
         why = why.removeprefix("ERROR: ") or f"exit status {done.returncode}"
         raise SetupError(f"{what or ' '.join(words)} failed: {why}")
     return done.stdout.decode(errors="replace").strip()
@@ -135,7 +135,7 @@ def strangers(folder: Path, *, inside: bool = True) -> Iterator[str]:
         if status.st_uid != 0:
             yield f"{path} belongs to user {status.st_uid}, not to root"
         elif not stat.S_ISLNK(status.st_mode) and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            yield f"others than root can write to {path}"
+            yield f"users other than root can write to {path}"
 
 
 def remove(folder: Path) -> None:

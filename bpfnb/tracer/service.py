@@ -166,7 +166,7 @@ class Service:
                 from bpfnb.tracer.link import catalog
 
                 if limit < 0:
-                    raise ProgramError(f"there cannot be {limit} probes at most")
+                    raise ProgramError(f"the limit of probes must not be negative: {limit}")
                 names, more = catalog.find(pattern, limit, folder)
                 return messages.ProbeNames(request, names, more)
             case messages.RunChecks(request):
@@ -191,7 +191,7 @@ def _require_addresses(pid: int, addresses: tuple[int, ...]) -> None:
         raise ProgramError(f"there is no process {pid}")
     for address in addresses:
         if not 0 <= address < 1 << 64:
-            raise ProgramError(f"{address} is no address")
+            raise ProgramError(f"{address} is not an address")
 
 
 class Numbers:
@@ -209,9 +209,9 @@ class Numbers:
     def use(self, number: int) -> None:
         """Mark a number as used. Raise ProgramError where it was used, may have been, or is out of range."""
         if not 0 < number < _MAX_NUMBER:
-            raise ProgramError(f"{number} is no number of a request")
+            raise ProgramError(f"{number} is not a request number")
         if number in self._used or number <= self._highest - self._REMEMBERED:
-            raise ProgramError(f"the request's number, {number}, has been used before")
+            raise ProgramError(f"request number {number} has been used before")
         self._used.add(number)
         self._highest = max(self._highest, number)
         if len(self._used) > 2 * self._REMEMBERED:

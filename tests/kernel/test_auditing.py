@@ -45,7 +45,7 @@ def test_what_cannot_be_noted_is_not_traced_where_that_is_required(tmp_path: Pat
     text = f"[audit]\nto = {tmp_path}/nowhere/log\nrequired = yes\n"
     (result,) = results(text, [{"source": SILENT, "attach": HERE}], tmp_path)
     assert result["error"] == "PrivilegeError"
-    assert "wants every session noted in the audit log" in result["message"]
+    assert "requires every session in the audit log" in result["message"]
 
 
 KILLED = """

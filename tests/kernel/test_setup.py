@@ -117,7 +117,7 @@ def test_a_wheel_with_another_hash_is_refused(machine: Machine, tmp_path: Path) 
     assert machine.run("ls", "-d", ways.FOLDER, check=False).returncode
     done = machine.run(*SETUP, "--group", GROUP, "--by", "sudo", "--wheels", tmp_path, check=False)
     assert done.returncode == 1
-    assert done.stderr == f"bpfnb setup: a wheel is not what bpfnb was released with, its hash is another: {name}\n"
+    assert done.stderr == f"bpfnb setup: a wheel has another hash than the one bpfnb was released with: {name}\n"
     assert machine.run("ls", "-A", ways.FOLDER).stdout == "installed.json\n"
     machine.run(*SETUP, "--undo")
     assert machine.run("ls", "-d", ways.FOLDER, check=False).returncode
@@ -176,7 +176,7 @@ def test_the_services_own_rules_hold_where_there_is_no_policy(listening: Machine
     (said,) = as_nobody(listening, code, group)
     assert said == (
         "there is no /etc/bpfnb/policy.conf: user nobody has no signals, overrides or lsm, no pinned maps"
-        "; sessions cannot be noted in the journal: No such file or directory"
+        "; sessions cannot be logged in the journal: No such file or directory"
     )
 
 

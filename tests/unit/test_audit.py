@@ -83,7 +83,7 @@ def test_a_log_that_cannot_be_written_refuses_where_it_is_required(tmp_path: Pat
     bad["open"].parent.mkdir(mode=0o777)
     bad["open"].parent.chmod(0o777)
     for path in [*bad.values(), Path("/dev/full")]:
-        with pytest.raises(PrivilegeError, match="wants every session noted"):
+        with pytest.raises(PrivilegeError, match="requires every session in the audit log"):
             Audit(AuditRules(str(path), required=True), HERE).started(1, CELL, PROBES)
         Audit(AuditRules(str(path)), HERE).started(1, CELL, PROBES)
         assert "cannot be written" in capsys.readouterr().err

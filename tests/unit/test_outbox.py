@@ -157,5 +157,5 @@ def test_a_requests_number_is_used_once() -> None:
     for number in range(10_001, 60_000):
         numbers.use(number)
     assert len(numbers._used) <= 3 * 4096
-    with pytest.raises(ProgramError, match="59999, has been used before"):
+    with pytest.raises(ProgramError, match="59999 has been used before"):
         numbers.use(59_999)

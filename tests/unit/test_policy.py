@@ -106,7 +106,7 @@ def test_every_value_is_read(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("[default]\nprbes = all\n", "line 2: unknown key 'prbes' in [default]; did you mean probes?"),
-        ("[default]\nprobes = kprobes\n", "line 2: 'kprobes' is no kind of probe"),
+        ("[default]\nprobes = kprobes\n", "line 2: 'kprobes' is not a kind of probe"),
         ("[default]\nprobes =\n", "line 2: name kinds of probes"),
         ("[default]\ntrace = maybe\n", "line 2: write yes or no, not 'maybe'"),
         ("[default]\nprocesses = mine\n", "line 2: write own or any"),
@@ -128,7 +128,7 @@ def test_every_value_is_read(tmp_path: Path) -> None:
 def test_a_mistake_is_said_with_its_line(tmp_path: Path, text: str, says: str) -> None:
     message = mistake(tmp_path, text)
     assert says in message
-    assert message.endswith("until that is mended nobody traces")
+    assert message.endswith("nobody can trace until that is fixed")
 
 
 def test_a_file_that_others_could_have_written_is_refused(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_file_that_others_could_have_written_is_refused(tmp_path: Path) -> Non
         (lambda: os.chown(tmp_path, 1001, 0), lambda: os.chown(tmp_path, 0, 0)),
     ):
         change()
-        with pytest.raises(SetupError, match="others than root may write to"):
+        with pytest.raises(SetupError, match="users other than root may write to"):
             Policy(ALICE, path=path)
         back()
     path.rename(tmp_path / "other")
@@ -150,7 +150,7 @@ def test_a_file_that_others_could_have_written_is_refused(tmp_path: Path) -> Non
         Policy(ALICE, path=path)
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(SetupError, match="is no file"):
+    with pytest.raises(SetupError, match="is not a file"):
         Policy(ALICE, path=path)
     path.unlink()
     path.write_bytes(b"\xff")
@@ -207,7 +207,7 @@ def test_the_doctors_row_says_what_holds(tmp_path: Path) -> None:
     row = Policy(ALICE, path=written(tmp_path, text)).check()
     assert row.found == (
         "user 1001: only syscall, own processes only, sessions of at most 10 min "
-        f"([default] of {tmp_path}/policy.conf); sessions cannot be noted in /nowhere/log: No such file or directory"
+        f"([default] of {tmp_path}/policy.conf); sessions cannot be logged in /nowhere/log: No such file or directory"
     )
     assert row.ok
     assert not Policy(ALICE, path=written(tmp_path, "[default]\ntrace = no\n")).check().ok

@@ -117,7 +117,7 @@ class Audit:
             print(f"the audit log ({self._rules.to}) cannot be written: {error}", file=sys.stderr)
             if refusing and self._rules.required:
                 raise PrivilegeError(
-                    f"the administrator wants every session noted in the audit log ({self._rules.to}), which cannot be "
+                    f"the administrator requires every session in the audit log ({self._rules.to}), which cannot be "
                     f"written: {error.strerror or error}"
                 ) from None
 
@@ -158,7 +158,7 @@ def _append(path: Path, record: dict[str, Any]) -> None:
     fd = _opened(path)
     try:
         if os.write(fd, line) < len(line):
-            raise OSError(f"{path}: there was room for a part of the line only")
+            raise OSError(f"{path}: there was room for only a part of the line")
     finally:
         os.close(fd)
 
@@ -167,13 +167,13 @@ def _opened(path: Path) -> int:
     """Open the file, or create it. Raise OSError where users other than root could write to it."""
     folder = path.parent.stat()
     if folder.st_uid or folder.st_mode & 0o022:
-        raise PermissionError(f"others than root may write to {path.parent}")
+        raise PermissionError(f"users other than root may write to {path.parent}")
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     fd = os.open(path, flags, 0o600)
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode) or found.st_uid or found.st_mode & 0o022 or found.st_nlink > 1:
         os.close(fd)
-        raise PermissionError(f"{path} is no file that only root may write to")
+        raise PermissionError(f"{path} is not a file that only root may write to")
     return fd
 
 

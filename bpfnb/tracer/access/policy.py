@@ -157,7 +157,7 @@ class Policy:
     def check(self) -> Check:
         """Return the doctor's row: the rules for the user who asks."""
         who = f"user {_user_name(self.peer.uid)}"
-        audit = f"; {_noted(self.audit)}" if self.audit.to else ""
+        audit = f"; {_logged(self.audit)}" if self.audit.to else ""
         if not self.exists:
             found = f"there is no {self.path}: {who} has {_summary(self.rules)}{audit}"
         else:
@@ -187,21 +187,23 @@ def read_owned(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise SetupError(f"{path} cannot be read: {error.strerror}; until then nobody traces") from None
+        raise SetupError(f"{path} cannot be read: {error.strerror}; nobody can trace until it can") from None
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
-            raise SetupError(f"{path} is no file; until it is one nobody traces")
+            raise SetupError(f"{path} is not a file; nobody can trace until it is one")
         for name, status in ((path, found), (path.parent, folder)):
             if status.st_uid or status.st_mode & 0o022:
                 hint = f"as root: chown root:root {name}; chmod go-w {name}"
-                raise SetupError(f"others than root may write to {name}; until that is mended nobody traces", hint=hint)
+                raise SetupError(
+                    f"users other than root may write to {name}; nobody can trace until that is fixed", hint=hint
+                )
         data = os.read(fd, _MAX_BYTES)
         if len(data) == _MAX_BYTES:
-            raise SetupError(f"{path} is larger than {_MAX_BYTES:,} bytes; until it is smaller nobody traces")
+            raise SetupError(f"{path} is larger than {_MAX_BYTES:,} bytes; nobody can trace until it is smaller")
         return data.decode()
     except UnicodeDecodeError:
-        raise SetupError(f"{path} is no text in UTF-8; until that is mended nobody traces") from None
+        raise SetupError(f"{path} is not UTF-8 text; nobody can trace until that is fixed") from None
     finally:
         os.close(fd)
 
@@ -240,7 +242,7 @@ def _parse(text: str, path: Path) -> list[_Section]:
             else:
                 _add(line, sections)
         except ValueError as error:
-            raise SetupError(f"{path}, line {number}: {error}; until that is mended nobody traces") from None
+            raise SetupError(f"{path}, line {number}: {error}; nobody can trace until that is fixed") from None
     return sections
 
 
@@ -302,7 +304,7 @@ def _kinds(text: str) -> frozenset[str] | None:
     names = text.replace(",", " ").split()
     for name in names:
         if name not in KINDS:
-            raise ValueError(f"{name!r} is no kind of probe; there are {', '.join(KINDS)}, and all")
+            raise ValueError(f"{name!r} is not a kind of probe; there are {', '.join(KINDS)}, and all")
     if not names:
         raise ValueError("name kinds of probes, or all; trace = no allows none")
     return frozenset(names)
@@ -393,11 +395,11 @@ def spoken_time(seconds: float) -> str:
     return f"{seconds / 60:g} min" if seconds >= 60 and seconds % 60 == 0 else f"{seconds:g} s"
 
 
-def _noted(audit: AuditRules) -> str:
+def _logged(audit: AuditRules) -> str:
     place = "the journal" if audit.to == "journal" else audit.to
     if why := unwritable(audit.to):
-        return f"sessions cannot be noted in {place}: {why}"
-    return f"sessions are noted in {place}"
+        return f"sessions cannot be logged in {place}: {why}"
+    return f"sessions are logged in {place}"
 
 
 def _smaller(one: float | None, other: float | None) -> float | None:
