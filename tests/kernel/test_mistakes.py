@@ -181,6 +181,10 @@ MISTAKES = {
     ),
     "misspelt map": Mistake(f("u32 k = 0; §count.increment(k);", HASH), "did you mean 'counts'?"),
     "misspelt macro": Mistake("§BPF_HSAH(counts, u32);\n" + f(""), "no macro BPF_HSAH; did you mean BPF_HASH?"),
+    "a macro that bcc does not have": Mistake(
+        "§BPF_LRU_HASH(counts, u32);\n" + f(""),
+        'no macro BPF_LRU_HASH; write BPF_TABLE("lru_hash", KEY, VALUE, NAME, SIZE)',
+    ),
     "misspelt probe": Mistake(
         "§TRACEPOINT_PROB(sched, sched_switch) { return 0; }\n" + f(""), "no macro TRACEPOINT_PROB"
     ),

@@ -40,9 +40,9 @@ def misspelt_macro(cell: Cell, found: Iterable[Diagnostic]) -> Diagnostic | None
     for token, after in zip(cell.tokens, cell.tokens[1:], strict=False):
         line, column = cell.place(token.start)
         if line in lines and after.text == "(" and re.fullmatch(r"[A-Z][A-Z0-9]*_[A-Z0-9_]+", token.text):
-            near = did_you_mean(token.text, _MACROS, 0.8)
-            if near and token.text not in cell.macros and not declares(token.text):
-                return Diagnostic(line, column, "error", f"there is no macro {token.text}; {near}")
+            instead = _OTHER_MACROS.get(token.text) or did_you_mean(token.text, _MACROS, 0.8)
+            if instead and token.text not in cell.macros and not declares(token.text):
+                return Diagnostic(line, column, "error", f"there is no macro {token.text}; {instead}")
     return None
 
 
@@ -116,6 +116,11 @@ _MACROS = [
     *(name for name, table in TABLES.items() if table.offered),
     *(name for name, probe in PROBES.items() if probe.offered),
 ]
+# Macros that other headers for BPF programs have.
+_OTHER_MACROS = {
+    f"BPF_{name.upper()}": f'write BPF_TABLE("{name}", KEY, VALUE, NAME, SIZE)'
+    for name in ("lru_hash", "lru_percpu_hash")
+}
 _CALLS = {
     "bpf_get_current_comm": "bpf_get_current_comm(&comm, sizeof(comm))",
     **{
