@@ -54,6 +54,9 @@ class Kind:
     on a system call's entry function becomes. ``events``: the names that a target may have, in the order of the
     kernel's enum, and other names for each.
 
+    ``in_file``: the target begins with a file's path. ``in_task``: programs run on behalf of a task, with interrupts
+    enabled. ``reads_kernel``: programs read the kernel's memory by its own types, without helpers.
+
     ``when``: a program runs before or after a function's body, or at another event. ``arguments``: where a program's
     parameters after the context come from: the "registers" that the context holds (bcc reads them), those of a
     "syscall" (rewrite.py reads them), "none" where the context has none; "" where nothing is checked.
@@ -71,6 +74,9 @@ class Kind:
     takes_offset: bool = False
     on_syscall: str = ""
     events: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    in_file: bool = False
+    in_task: bool = False
+    reads_kernel: bool = False
     when: Literal["entry", "return", "event"] = "event"
     arguments: Literal["registers", "syscall", "none", ""] = ""
     function_prefix: str = ""
@@ -305,12 +311,13 @@ _ROWS = (
         "syscall:NAME",
         ("syscall:clone",),
         _syscall,
+        in_task=True,
         when="entry",
         arguments="syscall",
         function_prefix="syscall__",
         contexts=("pt_regs", "void"),
     ),
-    Kind("sysret", "sysret:NAME", ("sysret:clone",), _syscall, when="return", arguments="syscall"),
+    Kind("sysret", "sysret:NAME", ("sysret:clone",), _syscall, in_task=True, when="return", arguments="syscall"),
     Kind(
         "kprobe",
         "kprobe:FUNCTION or kprobe:FUNCTION+OFFSET",
@@ -340,6 +347,7 @@ _ROWS = (
         ("fentry:vfs_read",),
         _kernel_function,
         aliases=("kfunc", "f"),
+        reads_kernel=True,
         when="entry",
         function_prefix="kfunc__",
         target_of_name=_of_trampoline,
@@ -350,6 +358,7 @@ _ROWS = (
         ("fexit:vfs_read",),
         _kernel_function,
         aliases=("kretfunc", "fr"),
+        reads_kernel=True,
         when="return",
         function_prefix="kretfunc__",
         target_of_name=_of_trampoline,
@@ -381,6 +390,8 @@ _ROWS = (
         _user_function,
         aliases=("u",),
         takes_offset=True,
+        in_file=True,
+        in_task=True,
         when="entry",
         arguments="registers",
     ),
@@ -390,6 +401,8 @@ _ROWS = (
         ("uretprobe:/bin/bash:readline",),
         _user_function,
         aliases=("ur",),
+        in_file=True,
+        in_task=True,
         when="return",
         arguments="registers",
     ),
@@ -399,6 +412,8 @@ _ROWS = (
         ("usdt:/usr/bin/python3:python:gc__start",),
         _usdt,
         aliases=("U",),
+        in_file=True,
+        in_task=True,
     ),
     Kind(
         "profile",
@@ -424,7 +439,7 @@ _ROWS = (
         aliases=("h",),
         events=_HARDWARE_EVENTS,
     ),
-    Kind("lsm", "lsm:HOOK", ("lsm:file_open",), _words(1), function_prefix="lsm__"),
+    Kind("lsm", "lsm:HOOK", ("lsm:file_open",), _words(1), reads_kernel=True, function_prefix="lsm__"),
 )
 KINDS: Mapping[str, Kind] = {kind.name: kind for kind in _ROWS}
 _ALIASES = {alias: kind.name for kind in _ROWS for alias in kind.aliases}

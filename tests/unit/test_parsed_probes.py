@@ -231,3 +231,13 @@ def test_what_follows_a_prefix_is_checked_like_a_probe() -> None:
     assert named_by_function("hello") is None
     with pytest.raises(ProgramError, match="malformed probe"):
         parse_probe("tracepoint__sched__a b")
+
+
+def test_what_the_tracer_takes_from_the_rows() -> None:
+    """What policies, costs and the rewriter depend on: a wrong row would let a program read or run where it must not."""
+    named = {field: {name for name, kind in KINDS.items() if getattr(kind, field)} for field in ("in_file", "in_task")}
+    assert named == {
+        "in_file": {"uprobe", "uretprobe", "usdt"},
+        "in_task": {"syscall", "sysret", "uprobe", "uretprobe", "usdt"},
+    }
+    assert {name for name, kind in KINDS.items() if kind.reads_kernel} == {"fentry", "fexit", "lsm"}

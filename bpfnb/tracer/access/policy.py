@@ -46,7 +46,6 @@ __all__ = ["AUDIT_KEYS", "KEYS", "PATH", "AuditRules", "Policy", "Rules", "read_
 
 PATH = Path("/etc/bpfnb/policy.conf")
 _MAX_BYTES = 1 << 20
-_IN_FILES = ("uprobe", "uretprobe", "usdt")
 _PINNED = re.compile(r"PINNED|maps/pinned")
 
 
@@ -117,7 +116,7 @@ class Policy:
                 raise self._refused(f"{probe.kind} probes ({probe.requested})", probe.line)
             if probe.kind == "lsm" and not rules.interfere:
                 raise self._refused(f"lsm probes ({probe.requested}), which can forbid things to others", probe.line)
-            if probe.kind in ("fentry", "fexit", "lsm") and not (rules.kernel_memory and not rules.own_processes):
+            if KINDS[probe.kind].reads_kernel and not (rules.kernel_memory and not rules.own_processes):
                 why = "which read the kernel's memory" if not rules.kernel_memory else "which cannot be confined"
                 raise self._refused(f"{probe.kind} probes ({probe.requested}), {why}", probe.line)
         if not rules.pinned:

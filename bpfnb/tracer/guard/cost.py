@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bpfnb.errors import few_descriptors
+from bpfnb.language.probes import KINDS
 from bpfnb.protocol.messages import COSTS_EACH, COSTS_HEAD, CostsAdded
 from bpfnb.tracer.guard import traps
 from bpfnb.tracer.kernel import bpf, capabilities
@@ -35,9 +36,8 @@ __all__ = ["Look", "Meter", "Window", "Windows", "map_memory"]
 _WINDOW = 0.008  # seconds that the statistics are on
 _EVERY = 0.2  # seconds in which one window begins, at a random moment
 _MAX_ON = 0.05  # seconds of any second that they may be on
+_TRAPPING = {name for name, kind in KINDS.items() if kind.in_file}  # kinds of probes whose programs a trap runs
 _SLOW = 1.0  # seconds between two looks at what takes longer to look at
-
-_TRAPPING = {"uprobe", "uretprobe", "usdt"}  # kinds of probes
 
 
 class Window(NamedTuple):
