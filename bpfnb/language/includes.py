@@ -61,7 +61,7 @@ def expand(source: str, cflags: Sequence[str] = (), *, max_bytes: int = MAX_BYTE
     Headers are looked for as in C: in the current folder (a header's own includes: in its folder), and in the folders
     of -I, -iquote and -isystem. Those beyond ``max_bytes`` are left to clang. ProgramError for a FIFO or a device.
     """
-    if "include" not in source:
+    if all(map(_is_clangs, _INCLUDE.finditer(source.replace("\\\n", "  ")))):
         return source, ()
     defined = {found[1] for flag in cflags if (found := re.match(r"(?:-D)?\s*([A-Za-z_]\w*)", flag))}
     try:
@@ -73,6 +73,11 @@ def expand(source: str, cflags: Sequence[str] = (), *, max_bytes: int = MAX_BYTE
     if not any(piece.file for piece in expansion.pieces):
         return source, ()
     return "".join(expansion.text), tuple(expansion.pieces)
+
+
+def _is_clangs(include: re.Match[str]) -> bool:
+    """Return whether a directive, or what looks like one, names a header that is certainly not the user's own."""
+    return bool(include[2] and _CLANGS.match(include[2]))
 
 
 def reachable(cflags: Sequence[str]) -> tuple[str, ...]:
