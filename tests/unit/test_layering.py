@@ -164,7 +164,7 @@ def test_a_folder_is_seen_at_a_glance(folder: str) -> None:
         ("ipywidgets", ("bpfnb.views",)),
         ("matplotlib", ("bpfnb.views",)),
         ("IPython", ("magics",)),
-        ("tree_sitter", ("bpfnb.language.syntax", "bpfnb.tracer.compile.syscall_portability")),
+        ("tree_sitter", ("bpfnb.language.syntax",)),
     ],
 )
 def test_one_place_for_each_library(library: str, allowed: tuple[str, ...]) -> None:

@@ -234,7 +234,7 @@ def test_what_follows_a_prefix_is_checked_like_a_probe() -> None:
 
 
 def test_what_the_tracer_takes_from_the_rows() -> None:
-    """What policies, costs and the rewriter depend on: a wrong row would let a program read or run where it must not."""
+    """What policies, costs and the rewriter decide by: with a wrong row a program reads or runs where it must not."""
     named = {field: {name for name, kind in KINDS.items() if getattr(kind, field)} for field in ("in_file", "in_task")}
     assert named == {
         "in_file": {"uprobe", "uretprobe", "usdt"},

@@ -19,11 +19,12 @@ import re
 from collections.abc import Iterator
 
 from bpfnb.language.cell import Cell
+from bpfnb.language.probes import KINDS
 from bpfnb.language.program import Program
 from bpfnb.language.scan import scan
 from bpfnb.tracer.compile.printk_calls import printk_edits
 from bpfnb.tracer.compile.submits import submits
-from bpfnb.tracer.compile.syscall_portability import IN_TASKS, SYSCALL_EVENTS, Mode, Portable
+from bpfnb.tracer.compile.syscall_portability import SYSCALL_EVENTS, Mode, Portable
 from bpfnb.tracer.compile.updates import updates
 from bpfnb.tracer.read.lines import PRELUDE as LINES_PRELUDE
 from bpfnb.tracer.source_map import Edit, Rewritten, assemble
@@ -59,7 +60,7 @@ def rewrite(
     portable = Portable(cell, program, syscall_mode)
     edits += portable.edits()
     handed = submits(cell, cpu=program.cpu)
-    in_tasks = all(probe.kind in IN_TASKS or probe.target.startswith(SYSCALL_EVENTS) for probe in program.probes)
+    in_tasks = all(KINDS[p.kind].in_task or p.target.startswith(SYSCALL_EVENTS) for p in program.probes)
     made = updates(cell, late=late, in_tasks=in_tasks, counting=counting)
     prelude = (LINES_PRELUDE if lines else "") + portable.prelude() + made.prelude + handed.prelude + readers
     # An increment begins where a submit does that gives its key: what is around it comes first.

@@ -7,16 +7,14 @@ import re
 from collections.abc import Iterator
 from typing import Literal
 
-import tree_sitter
-
 from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError, did_you_mean
 from bpfnb.language.cell import Body, Cell
-from bpfnb.language.probes import Probe
+from bpfnb.language.probes import KINDS, Probe
 from bpfnb.language.program import Program
-from bpfnb.language.syntax import function_declarator, parse_c, walk
+from bpfnb.language.syntax import Node, function_declarator, parse_c, walk
 from bpfnb.tracer.source_map import Edit
 
-__all__ = ["IN_TASKS", "SYSCALL_EVENTS", "Mode", "Portable"]
+__all__ = ["SYSCALL_EVENTS", "Mode", "Portable"]
 
 Mode = Literal["kprobe", "tracepoint"]
 
@@ -77,9 +75,7 @@ _KPROBE_PRELUDE = """\
 
 # A new process comes out of these by the exit tracepoint as well, with result 0; a kretprobe does not see it.
 _FORKS = ("clone", "clone3", "fork", "vfork")
-_ON_SYSCALL = {"syscall", "sysret"}
-# Probes whose programs run on behalf of a task, with interrupts enabled.
-IN_TASKS = {*_ON_SYSCALL, "uprobe", "uretprobe", "usdt"}
+_ON_SYSCALL = {name for name, kind in KINDS.items() if kind.arguments == "syscall"}
 SYSCALL_EVENTS = ("syscalls:", "raw_syscalls:")
 _PARM = re.compile(r"PT_REGS_PARM([1-6])(?:_SYSCALL)?")
 _REGISTER_MACRO = re.compile(r"PT_REGS_\w+")
@@ -248,7 +244,8 @@ class Portable:
 
 
 def _kind(probe: Probe) -> str:
-    if probe.kind in ("kretprobe", "uretprobe"):
+    kind = KINDS[probe.kind]
+    if kind.arguments == "registers" and kind.when == "return":
         return "return"
     return probe.kind if probe.kind in _ON_SYSCALL else "other"
 
@@ -284,7 +281,7 @@ class _Reading:
 
     # What names what.
 
-    def _text(self, node: tree_sitter.Node | None) -> str:
+    def _text(self, node: Node | None) -> str:
         return (node.text or b"").decode() if node else ""
 
     def _declared_registers(self) -> Iterator[str]:
@@ -307,7 +304,7 @@ class _Reading:
                 return
             self.names |= more
 
-    def _assignments(self) -> Iterator[tuple[str, tree_sitter.Node]]:
+    def _assignments(self) -> Iterator[tuple[str, Node]]:
         for node in walk(self.root):
             if node.type == "init_declarator":
                 target, value = node.child_by_field_name("declarator"), node.child_by_field_name("value")
@@ -326,11 +323,11 @@ class _Reading:
                     if self.is_context(value):
                         yield callee, index
 
-    def _callee(self, node: tree_sitter.Node) -> str:
+    def _callee(self, node: Node) -> str:
         function = node.child_by_field_name("function") if node.type == "call_expression" else None
         return self._text(function) if function and function.type == "identifier" else ""
 
-    def is_context(self, node: tree_sitter.Node) -> bool:
+    def is_context(self, node: Node) -> bool:
         node = _bare(node)
         return node.type == "identifier" and self._text(node) in self.names
 
@@ -361,7 +358,7 @@ class _Reading:
         self._require_plain_macros()
         return found
 
-    def _edit(self, node: tree_sitter.Node) -> Edit | None:
+    def _edit(self, node: Node) -> Edit | None:
         """The edit for a node; one without text where it stays as it is; None to look at what is inside."""
         if node.type == "call_expression":
             return self._on_call(node)
@@ -377,7 +374,7 @@ class _Reading:
             raise self._unsupported("the context's memory is not that of registers here", node)
         return None
 
-    def _on_call(self, node: tree_sitter.Node) -> Edit | None:
+    def _on_call(self, node: Node) -> Edit | None:
         name, args = self._callee(node), _arguments(node)
         parm = _PARM.fullmatch(name)
         if _REGISTER_MACRO.fullmatch(name):
@@ -400,7 +397,7 @@ class _Reading:
             self._require_plain_macro(node, name, any(self.is_context(a) for a in args))
         return None
 
-    def _on_member(self, node: tree_sitter.Node) -> Edit:
+    def _on_member(self, node: Node) -> Edit:
         member = self._text(node.child_by_field_name("field"))
         self._require_registers(node)
         if member in _ARGUMENT_REGISTERS and "sysret" not in self.kinds:
@@ -414,14 +411,14 @@ class _Reading:
             raise self._unsupported(f"{self._text(node)} is not the same on every kernel", node, _ARGUMENTS)
         return self._other_register(node, self._text(node))
 
-    def _argument(self, node: tree_sitter.Node, number: int) -> Edit:
+    def _argument(self, node: Node, number: int) -> Edit:
         self._require_one_kind(node)
         if "sysret" in self.kinds:
             what = f"{self._text(node)}: when the syscall returns its arguments are gone"
             raise self.portable.error(what, node.start_byte + self.base, _SAVE)
         return self._replaced(node, f"BPFNB_ARG({number}, {self._context_name()})")
 
-    def _result(self, node: tree_sitter.Node) -> Edit:
+    def _result(self, node: Node) -> Edit:
         self._require_one_kind(node)
         if "syscall" in self.kinds:
             what = f"{self._text(node)}: the syscall has no result before it returns"
@@ -430,7 +427,7 @@ class _Reading:
             return Edit(0, 0)
         return self._replaced(node, f"BPFNB_RET({self._context_name()})")
 
-    def _unwrapped(self, node: tree_sitter.Node) -> Edit:
+    def _unwrapped(self, node: Node) -> Edit:
         """The registers the caller of the syscall had: code that gets at the arguments by itself."""
         self._require_one_kind(node)
         if "sysret" in self.kinds:
@@ -440,7 +437,7 @@ class _Reading:
             return Edit(0, 0)
         return self._replaced(node, f"BPFNB_REGS({self._context_name()})")
 
-    def _other_register(self, node: tree_sitter.Node, what: str) -> Edit:
+    def _other_register(self, node: Node, what: str) -> Edit:
         if self.portable.mode == "tracepoint":
             known = [*(f"PT_REGS_PARM{n}" for n in range(1, 7)), "PT_REGS_RC"]
             near = "" if re.fullmatch(r"PT_REGS_PARM\d", what) else did_you_mean(what, known, 0.8)
@@ -448,7 +445,7 @@ class _Reading:
             raise self._unsupported(message, node, near or _ARGUMENTS)
         return Edit(0, 0)
 
-    def _replaced(self, node: tree_sitter.Node, text: str) -> Edit:
+    def _replaced(self, node: Node, text: str) -> Edit:
         parent = node.parent
         while parent and parent.type == "parenthesized_expression":
             parent = parent.parent
@@ -460,15 +457,15 @@ class _Reading:
     def _context_name(self) -> str:
         return self.context.name if self.context else "ctx"
 
-    def _operator(self, node: tree_sitter.Node) -> str:
+    def _operator(self, node: Node) -> str:
         return self._text(node.child_by_field_name("operator"))
 
-    def _mark(self, node: tree_sitter.Node) -> None:
+    def _mark(self, node: Node) -> None:
         self.seen |= {n.start_byte + self.base for n in walk(node) if n.type == "call_expression"}
 
     # Code that unwraps by itself.
 
-    def _is_unwrapping(self, node: tree_sitter.Node) -> bool:
+    def _is_unwrapping(self, node: Node) -> bool:
         """``PT_REGS_SYSCALL_CTX(ctx)`` or ``(struct pt_regs *)PT_REGS_PARM1(ctx)``: the inner registers."""
         casts = self._cast_to_registers(node)
         node = _bare(node)
@@ -479,14 +476,14 @@ class _Reading:
         value = node.child_by_field_name("argument") if node.type == "field_expression" else None
         return bool(casts and value and self.is_context(value) and self._text(node).endswith("di"))
 
-    def _cast_to_registers(self, node: tree_sitter.Node) -> bool:
+    def _cast_to_registers(self, node: Node) -> bool:
         while node.type in ("parenthesized_expression", "cast_expression"):
             if re.search(r"\bpt_regs\b", self._text(node.child_by_field_name("type"))):
                 return True
             node = node.child_by_field_name("value") or node.named_children[-1]
         return False
 
-    def _becomes_registers(self, node: tree_sitter.Node) -> bool:
+    def _becomes_registers(self, node: Node) -> bool:
         """Whether a value is used as a pointer to registers: cast to one, or stored in one."""
         parent = node.parent
         while parent and parent.type in ("parenthesized_expression", "cast_expression"):
@@ -506,17 +503,17 @@ class _Reading:
 
     # What cannot be.
 
-    def _require_registers(self, node: tree_sitter.Node) -> None:
+    def _require_registers(self, node: Node) -> None:
         """Members of a context that was declared as something else, say a tracepoint's struct."""
         declared = self.context.declaration if self.context else ""
         if re.search(r"\bstruct\b", declared) and not re.search(r"\bpt_regs\b", declared):
             hint = "declare it as struct pt_regs *ctx and write PT_REGS_PARMn(ctx) for the n-th argument"
             raise self._unsupported(f"{self._text(node)}: on a syscall the context is no {declared!r}", node, hint)
 
-    def _require_one_kind(self, node: tree_sitter.Node) -> None:
+    def _require_one_kind(self, node: Node) -> None:
         self.portable.require_one_kind(self.kinds, node.start_byte + self.base, self._text(node))
 
-    def _require_no_reuse(self, node: tree_sitter.Node) -> None:
+    def _require_no_reuse(self, node: Node) -> None:
         """``ctx = (struct pt_regs *)PT_REGS_PARM1(ctx)``: from there on the name means something else."""
         left, right = node.child_by_field_name("left"), node.child_by_field_name("right")
         if left and right and self.is_context(left) and not self.is_context(right):
@@ -544,7 +541,7 @@ class _Reading:
             if node.type == "identifier" and self._text(node) in self.cell.macros:
                 self._require_plain_macro(node, self._text(node), False)
 
-    def _require_plain_macro(self, node: tree_sitter.Node, name: str, gets_context: bool) -> None:
+    def _require_plain_macro(self, node: Node, name: str, gets_context: bool) -> None:
         """A macro's body is the same for all who use it, so it cannot be given another meaning here."""
         macros = self.cell.macros[name]
         words = self.cell.expanded(t for m in macros for t in m.tokens)
@@ -557,29 +554,29 @@ class _Reading:
                 f"the macro {name} uses {hidden}, which means something else on a syscall", node, hint
             )
 
-    def _unsupported(self, message: str, node: tree_sitter.Node, hint: str | None = None) -> BpfnbError:
+    def _unsupported(self, message: str, node: Node, hint: str | None = None) -> BpfnbError:
         return self.portable.unsupported(message, node.start_byte + self.base, hint)
 
 
-def _bare(node: tree_sitter.Node) -> tree_sitter.Node:
+def _bare(node: Node) -> Node:
     """Without brackets and casts."""
     while node.type in ("parenthesized_expression", "cast_expression") and node.named_children:
         node = node.child_by_field_name("value") or node.named_children[-1]
     return node
 
 
-def _arguments(node: tree_sitter.Node) -> list[tree_sitter.Node]:
+def _arguments(node: Node) -> list[Node]:
     arguments_ = node.child_by_field_name("arguments") if node.type == "call_expression" else None
     return arguments_.named_children if arguments_ else []
 
 
-def _identifier(node: tree_sitter.Node) -> str:
+def _identifier(node: Node) -> str:
     """The name a declarator declares, or an assignment's target has."""
     found = next((n for n in walk(node) if n.type == "identifier"), None)
     return (found.text or b"").decode() if found else ""
 
 
-def _parameter_nodes(cell: Cell, f: Body) -> tuple[int, tree_sitter.Node | None]:
+def _parameter_nodes(cell: Cell, f: Body) -> tuple[int, Node | None]:
     """The parameter list of a function, and the offset its positions count from."""
     root = parse_c(cell.masked[f.start : f.open] + "{}")
     declarator = function_declarator(root)
