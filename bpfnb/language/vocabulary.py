@@ -343,6 +343,10 @@ class Helper(NamedTuple):
     returns: str
     parameters: tuple[str, ...]
 
+    def __str__(self) -> str:
+        space = "" if self.returns.endswith("*") else " "
+        return f"{self.returns}{space}{self.name}({', '.join(self.parameters) or 'void'})"
+
 
 @functools.cache
 def helpers() -> Mapping[str, Helper]:

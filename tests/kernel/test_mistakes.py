@@ -108,6 +108,9 @@ MISTAKES = {
     "too few arguments": Mistake(
         f("char c[16]; bpf_get_current_comm(&c§);"), "too few arguments", "bpf_get_current_comm(&comm, sizeof(comm))"
     ),
+    "too many arguments": Mistake(
+        f("return bpf_ktime_get_ns(§1);"), "too many arguments", "it is u64 bpf_ktime_get_ns(void)"
+    ),
     "helper function not static": Mistake(
         f("return §g(3);", "int g(int a) { return a; }\n"), "non-static", "static inline"
     ),

@@ -52,4 +52,6 @@ def test_signatures_of_helpers() -> None:
     assert (snprintf.number, snprintf.returns, snprintf.parameters[0]) == (165, "long", "char *str")
     assert helpers()["bpf_ktime_get_ns"].parameters == ()
     assert helpers()["bpf_map_lookup_elem"].returns == "void *"
+    assert str(helpers()["bpf_map_lookup_elem"]) == "void *bpf_map_lookup_elem(struct bpf_map *map, const void *key)"
+    assert str(helpers()["bpf_ktime_get_ns"]) == "u64 bpf_ktime_get_ns(void)"
     assert [helper.number for helper in helpers().values()] == list(range(1, 212))

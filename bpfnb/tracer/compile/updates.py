@@ -54,7 +54,7 @@ static inline __attribute__((always_inline)) void bpfnb_refuse(int first, int re
     else *(to) += (n); }} while (0)
 """
 
-_HASHES = ("BPF_HASH", "BPF_PERCPU_HASH", "BPF_LPM_TRIE", "BPF_HISTOGRAM")
+_ROOMY_TYPES = ("hash", "percpu_hash", "lpm_trie", "histogram")  # those whose macros the prelude replaces
 _LATE = 1  # BPF_F_NO_PREALLOC
 _ROOMY_HISTOGRAM = f"""\
 #undef BPF_HIST1
@@ -88,7 +88,7 @@ _ROOMY = f"""\
     __builtin_types_compatible_p(_key, int) ? 0 : {_LATE})
 """
 
-_LOOKUPS = ("lookup", "lookup_or_try_init", "lookup_or_init")
+_LOOKUPS = tuple(name for name, method in METHODS.items() if method.returns == "VALUE *")
 _ARRAYS = ('"array"', '"percpu_array"')
 
 
@@ -116,7 +116,7 @@ def updates(cell: Cell, *, late: bool, in_tasks: bool, counting: bool = True) ->
     for call in calls if counting else []:
         edits += _edits(cell, call, counted.index(call.map) * COUNTERS, _is_array(cell, call.map))
     prelude = ""
-    if any(m.macro.startswith(_HASHES) for m in cell.maps):
+    if any(TABLES[m.macro].type in _ROOMY_TYPES for m in cell.maps):
         prelude = _ROOMY_HISTOGRAM + _ROOMY * late + _ROOMY_PER_CPU * (late and in_tasks)
     if counted:
         prelude += f"#define BPFNB_COUNTERS {len(counted) * COUNTERS}\n{_COUNTING}"
@@ -139,7 +139,7 @@ def narrow_notes(increments: Mapping[str, tuple[int, int]], sizes: Mapping[str, 
 def shown_entries(cell: Cell, name: str) -> int:
     """Of an array that is made larger than bcc makes it, the entries bcc has; 0 for other maps."""
     declared = _declarations(cell, name)
-    roomy = [macro in ("BPF_HISTOGRAM", "BPF_HIST") and _histogram_is_array(args) for macro, args in declared]
+    roomy = [TABLES[macro].type == "histogram" and _histogram_is_array(args) for macro, args in declared]
     return _BCC_HISTOGRAM if roomy and all(roomy) else 0
 
 
@@ -165,9 +165,9 @@ def _is_array(cell: Cell, name: str) -> bool:
 
 
 def _declares_array(macro: str, args: Sequence[Sequence[Token]]) -> bool:
-    if macro in TABLES and TABLES[macro].type in ("array", "percpu_array"):
+    if TABLES[macro].type in ("array", "percpu_array"):
         return True
-    if macro == "BPF_HISTOGRAM":
+    if TABLES[macro].type == "histogram":
         return bool(args) and _histogram_is_array(args)
     return bool(args) and [t.text for t in args[0]] in ([kind] for kind in _ARRAYS)
 

@@ -247,8 +247,10 @@ def _call(found: re.Match[str], place: _Place) -> str:
     if len(tokens) == 3:
         macro, method = place.macro_of(tokens[0].text), tokens[2].text
         return f"write {tokens[0].text}.{METHODS[method].usage}" if macro and method in _methods(macro) else ""
-    shape = _CALLS.get(tokens[0].text, "") if tokens else ""
-    return f"write {shape}" if shape else ""
+    name = tokens[0].text if tokens else ""
+    if name in _CALLS:
+        return f"write {_CALLS[name]}"
+    return f"it is {helpers()[name]}" if name in helpers() else ""
 
 
 def _subscript(found: re.Match[str], place: _Place) -> str:
