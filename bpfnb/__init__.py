@@ -13,7 +13,9 @@ The same without magics: ``session = bpfnb.trace(source, name="clones", attach={
 
 from __future__ import annotations
 
+from importlib import import_module as _import_module
 from importlib.metadata import version as _version
+from importlib.util import find_spec as _find_spec
 from typing import Any as _Any
 
 from bpfnb.errors import (
@@ -73,13 +75,14 @@ def __dir__() -> list[str]:
 
 def load_ipython_extension(shell: _Any) -> None:
     """%load_ext bpfnb: the magics, and a tracer that warms up while the person types."""
-    import magics
-
-    magics.register(shell)
+    _magics().register(shell)
 
 
 def unload_ipython_extension(shell: _Any) -> None:
     """%unload_ext bpfnb: every session stopped, the tracer ended, the magics gone."""
-    import magics
+    _magics().unregister(shell)
 
-    magics.unregister(shell)
+
+def _magics() -> _Any:
+    """Return the magics: bpfnb.magics where bpfnb is installed, the folder magics beside bpfnb in a checkout."""
+    return _import_module("bpfnb.magics" if _find_spec("bpfnb.magics") else "magics")

@@ -1,12 +1,17 @@
-"""The magics: %%bpf and %bpf. Sole importer of IPython; parses, delegates to bpfnb, shows the result."""
+"""The magics: %%bpf and %bpf. Sole importer of IPython; parses, delegates to bpfnb, shows the result.
+
+Installed, this folder is bpfnb.magics (pyproject.toml), since other packages may be called magics, too. So the modules
+here import one another relatively.
+"""
 
 from __future__ import annotations
 
 from IPython.core.interactiveshell import InteractiveShell
 
 from bpfnb.hosts import default_host
-from magics import completion, display
-from magics.bpf import BpfMagics, help_alone
+
+from . import completion, display
+from .bpf import BpfMagics, help_alone
 
 __all__ = ["register", "unregister"]
 

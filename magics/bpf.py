@@ -26,7 +26,8 @@ from bpfnb.language.program import Program, parse
 from bpfnb.protocol.messages import Limits
 from bpfnb.session import Session
 from bpfnb.views import html
-from magics.options import insert, parse_define, parse_duration, parse_rate, parse_share, parse_size, split
+
+from .options import insert, parse_define, parse_duration, parse_rate, parse_share, parse_size, split
 
 __all__ = ["COMMANDS", "BpfMagics", "Command", "help_alone", "option_names"]
 

@@ -9,7 +9,8 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from bpfnb.errors import BpfnbError
 from bpfnb.hosts import default_host
-from magics.bpf import COMMANDS, option_names
+
+from .bpf import COMMANDS, option_names
 
 __all__ = ["install", "remove"]
 

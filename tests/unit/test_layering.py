@@ -61,11 +61,18 @@ def imports(path: Path, *, lazy: bool = True) -> set[str]:
     for node in ast.walk(tree) if lazy else _at_import(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or node.level):
+            module = _absolute(node, path)
+            names = {f"{module}.{alias.name}" for alias in node.names}
             # "from bpfnb.host import client" is about bpfnb.host.client, not about what bpfnb itself offers.
-            found |= names if names <= modules().keys() else {node.module, *names}
+            found |= names if names <= modules().keys() else {module, *names}
     return found
+
+
+def _absolute(node: ast.ImportFrom, path: Path) -> str:
+    """The module that is imported from: ``from .options import split`` of magics/bpf.py is about magics.options."""
+    package = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
+    return ".".join([*package, *filter(None, [node.module])])
 
 
 def _at_import(tree: ast.Module) -> list[ast.AST]:
