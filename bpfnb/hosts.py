@@ -109,7 +109,7 @@ class Host:
                 f"keep must be a positive whole number of bytes, not {keep!r}", hint="write keep=512 << 20 for 512M"
             )
         line = origin()
-        session = Session(name or "bpf", program, keep or default_keep(), self.connect, self._registry.let_go)
+        session = Session(name or "bpf", program, keep or default_keep(), self.connect, self._registry.remove)
         # Ctrl-C may come at any call. Up to the last one nobody has the session: it is stopped. From there on the
         # caller has it; there is no point at which neither holds (but Python 3.10 looks for signals once more as this
         # returns: then it is in ``sessions()``).
@@ -131,13 +131,13 @@ class Host:
         """Stop every running session; see ``Session.stop``."""
         running = self._registry.running().values()
         for session in running:
-            session._stop(patience=0)
+            session._stop(timeout=0)
         deadline = time.monotonic() + DETACH_TIMEOUT
         for session in running:
-            session._stop(patience=max(deadline - time.monotonic(), 0))
+            session._stop(timeout=max(deadline - time.monotonic(), 0))
 
     def detaching(self) -> list[Session]:
-        """Return the sessions that have stopped and that the kernel is still letting go of."""
+        """Return the sessions that have stopped and whose probes the kernel is still detaching."""
         return self._registry.detaching()
 
     def probes(self, pattern: str) -> pd.DataFrame:
@@ -219,7 +219,7 @@ class Host:
             session._run(limits)
         previous = self._registry.add(session, line, named=named)
         if previous:
-            previous._stop(patience=0)
+            previous._stop(timeout=0)
         return previous is not None
 
 

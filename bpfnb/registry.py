@@ -41,14 +41,14 @@ class Registry:
 
     @uninterrupted
     def detaching(self) -> list[Session]:
-        """Return the sessions that have stopped and that the kernel is still letting go of."""
+        """Return the sessions that have stopped and whose probes the kernel is still detaching."""
         with self._lock:
             self._detaching[:] = [session for session in self._detaching if session.detaching]
             return list(self._detaching)
 
     @uninterrupted
-    def let_go(self, session: Session) -> None:
-        """Take a session that has ended out; again once it is detached."""
+    def remove(self, session: Session) -> None:
+        """Take a session out that has ended, and again once it is detached."""
         with self._lock:
             self._detaching[:] = [other for other in self._detaching if other.detaching and other is not session]
             if session.detaching:

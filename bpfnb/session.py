@@ -1,4 +1,4 @@
-"""A running trace: what the kernel was asked, what came of it, and all it has answered so far."""
+"""A session: one program that runs in the kernel, and all that it has delivered so far."""
 
 from __future__ import annotations
 
@@ -54,21 +54,24 @@ _STOPPED = "stopped"  # the reason, where nothing else ended it
 
 
 class Session:
-    """A trace, from attached to stopped. Made by ``bpfnb.trace`` or a ``%%bpf`` cell; used once.
+    """A running BPF program and its results. ``bpfnb.trace`` and ``%%bpf`` cells make sessions; each is used once.
 
-    ``df``          the main output as a DataFrame: the first declared that something submits to, else printk
-    ``outputs``     every output by name; bpf_trace_printk's is "printk"
+    ``df``          the main output as a DataFrame: the first declared output that the cell submits to, else printk
+    ``outputs``     every output by name; that of bpf_trace_printk is "printk"
     ``maps``        every map by name
     ``probes``      one entry a probe: .requested .attached .kind .note
-    ``state``       "running", "stopped" or "failed" (the tracer died; what was collected remains)
+    ``state``       "starting", "running", "stopped" or "failed" (the tracer died; what was collected remains)
     ``reason``      why it ended, in one line: "stopped" by ``stop``, or what else ended it; "" while it runs
-    ``detaching``   whether it has stopped and the kernel is still letting go of what it was attached by
-    ``lost``        events known lost, over all outputs
+    ``detaching``   whether it has stopped and the kernel is still detaching its probes
+    ``lost``        events known to be lost, over all outputs
     ``cost``        what each program takes: runs, nanoseconds a run, share of a CPU, runs missed
-    ``warnings``    about the cell: "note"s on additions to maps that are not exact, functions nothing attaches, the
-                    compiler's; notes when another session was replaced, and on what befell it while it ran (another
-                    process read its lines, say); as bpfnb.errors.Diagnostic
+    ``warnings``    bpfnb.errors.Diagnostic each: the compiler's warnings, functions that nothing attaches; with
+                    severity "note" additions to maps that are not exact, that another session was replaced, and what
+                    happened to the session while it ran (such as that another process read its lines)
     ``program``     the parsed cell
+
+    Leaving a ``with`` block stops the session. Results can be read while it runs and after it has stopped. Methods and
+    properties may be used from any thread.
     """
 
     def __init__(
@@ -77,7 +80,7 @@ class Session:
         program: Program,
         keep: int,
         connect: Callable[[], Tracer],
-        let_go: Callable[[Session], None] = lambda session: None,
+        on_end: Callable[[Session], None] = lambda session: None,
     ) -> None:
         self.name = name
         self.program = program
@@ -91,11 +94,11 @@ class Session:
         self._notes: tuple[str, ...] = ()
         self._counters: Counters | None = None
         self._costs: Costs | None = None
-        # The maps' entries at the end, or why they are not there; those in ``_behind`` may still be on their way.
-        self._final: dict[str, tuple[int, bytes] | MapError] = {}
-        self._behind: frozenset[str] = frozenset()
+        # The maps' entries at the end, or why they are not there; those of ``_pending`` may arrive after the stop.
+        self._final_maps: dict[str, tuple[int, bytes] | MapError] = {}
+        self._pending: frozenset[str] = frozenset()
         self._connect = connect
-        self._let_go = let_go  # called once it has ended, and again once it is detached
+        self._on_end = on_end  # called once it has ended, and again once it is detached
         self._tracer: Tracer | None = None
         self._number = 0
         self._origin: Hashable = None  # the line an unnamed one was started from
@@ -104,66 +107,65 @@ class Session:
         self._detached = Flag()
         self._stopping = new_lock()  # held while it is started and while it is stopped
         self._ending = new_lock()
-        self._abandoned = False  # its starter was interrupted: nobody has it, and it is stopped
+        self._abandoned = False  # the call that started it was interrupted: nobody has it, and it is stopped
         self._error: TracerDied | None = None
         self._started = time.monotonic()
         self._finished: float | None = None
 
-    # --- what it delivered ---
+    # --- results ---
 
     @property
     def df(self) -> pd.DataFrame:
-        """The main output so far, a DataFrame of its own. ProgramError when the cell has no output."""
+        """Return the main output so far, as a new DataFrame. ProgramError where the cell has no output."""
         return self._main().df
 
     @property
     def outputs(self) -> Mapping[str, Output]:
-        """Every output by name. KeyError, with near names, for one that is not there."""
-        return _Named(self._outputs, self._why_no_output)
+        """Return every output by name. KeyError, with near names, for one that is not there."""
+        return NamedMapping(self._outputs, self._why_no_output)
 
     @property
     def maps(self) -> Mapping[str, Map]:
-        """Every map by name; of a stopped session, as they were at its end. KeyError for one that is not there."""
-        return _Named(self._maps, self._why_no_map)
+        """Return every map by name; of a stopped session as at its end. KeyError for one that is not there."""
+        return NamedMapping(self._maps, self._why_no_map)
 
     @property
     @uninterrupted
     def lost(self) -> int:
-        """Events known lost, over all outputs."""
+        """Return the number of events known to be lost, over all outputs."""
         return sum(output.lost for output in list(self._outputs.values()))
 
     @property
     def cost(self) -> pd.DataFrame:
-        """What the session's programs take, a row each; since it started, brought up to date a few times a second.
+        """Return what the session's programs have taken since it started: a row each, updated a few times a second.
 
-        ``program``     the function's name (str)
-        ``runs``        how often it ran while it was timed (Int64). The kernel times programs only when told to, and
-                        is told so for about 40 ms of each second, in short windows at random moments: these are not
-                        all runs.
-        ``ns_per_run``  nanoseconds of one, interruptions included (float64)
-        ``cpu_share``   of the time it was timed, that it ran: 1.0 is one CPU (float64)
-        ``missed``      runs the kernel left out because a program was running on that CPU already: events it never saw.
-                        Of all the time, as far as the kernel counts them: not those at a tracepoint that a program on
-                        another tracepoint has hit itself (Int64).
+        ``program``     name of the function (str)
+        ``runs``        runs while the program was timed (Int64). The tracer has the kernel time programs for about
+                        40 ms of each second, in short windows at random moments: these are not all runs.
+        ``ns_per_run``  nanoseconds a run, interruptions included (float64)
+        ``cpu_share``   share of the timed time that the program ran: 1.0 is one CPU (float64)
+        ``missed``      runs that the kernel left out because a program was running on that CPU already (Int64): events
+                        that the program never saw, over the whole time. The kernel does not count those at a tracepoint
+                        that a program on another tracepoint hit itself.
 
-        What is not known is NA: of the first three where the tracer lacks CAP_SYS_ADMIN (Linux 5.8 or newer), until
-        the first window, and of ``ns_per_run`` without a run; ``missed`` before Linux 5.12, of ``profile``,
-        ``software`` and ``hardware`` always, and of kprobes, uprobes and tracepoints before 6.7.
+        Unknown values are NA: ``runs``, ``ns_per_run`` and ``cpu_share`` where the tracer lacks CAP_SYS_ADMIN (Linux
+        5.8 or newer), and until the first window; ``ns_per_run`` without a run; ``missed`` before Linux 5.12, of
+        ``profile``, ``software`` and ``hardware`` always, and of kprobes, uprobes and tracepoints before 6.7.
 
-        The time is the kernel's own (bpf_prog_info.run_time_ns), of a program from its first instruction to its last:
-        without what it takes to reach it. A program called by another, as a tail call, counts as the one that called.
+        The time is the kernel's bpf_prog_info.run_time_ns: from a program's first instruction to its last, without what
+        it takes to reach the program. A program that another one tail-calls counts as its caller.
 
-        ``attrs["seconds"]``: how long programs were timed. ``attrs["tracer"]``: the share of a CPU that the tracer
-        takes to read the session's events. ``attrs["memory"]``: bytes in the kernel, of its maps and buffers.
-        ``attrs["trap_ns"]``: for programs that only uprobes run, the nanoseconds that the uprobe's trap takes at least,
-        as measured on this machine, for each run.
+        ``attrs["seconds"]``: how long programs were timed. ``attrs["tracer"]``: share of a CPU that the tracer takes to
+        read the session's events. ``attrs["memory"]``: bytes of maps and buffers in the kernel. ``attrs["trap_ns"]``:
+        for each program that only uprobes run, the least nanoseconds that the uprobe's trap takes for each run, as
+        measured on this machine.
 
-        The kernel's statistics slow every BPF program of the machine while they are on, by some 20 ns a run.
+        While the kernel times programs, each run of any BPF program on the machine takes some 20 ns longer.
         """
         return self._costs.frame() if self._costs else no_costs()
 
     def rate(self, every: str = "1s", by: str | Sequence[str] | None = None) -> pd.DataFrame:
-        """Events per second (float64) of the main output, in intervals of ``every``, indexed by time (UTC).
+        """Return events per second (float64) of the main output, in intervals of ``every``, indexed by time (UTC).
 
         One column for each value of column ``by`` ("comm", "pid", ...), else the column "rate". ProgramError for a
         session without output, ValueError for an unknown column or interval.
@@ -171,14 +173,17 @@ class Session:
         return table.rate(self.df, every, by)
 
     def live(self, by: str | None = None) -> Panel:
-        """Show a panel: the rate over the last minute, Pause and Stop; with ``by`` a line for each value of it.
+        """Show a panel: the rate over the last minute, Pause and Stop. ``by``: a column, with a line for each value.
 
         ProgramError for a session without output, ValueError for an unknown column.
         """
         return views.live(self, by=by)
 
     def meter(self, by: str | None = None) -> table.RateMeter:
-        """Events per second of the main output, kept up to date cheaply: what a panel draws."""
+        """Return a counter of the main output's events per second that is cheap to update: what a panel draws.
+
+        ProgramError for a session without output, ValueError for an unknown column.
+        """
         names = self._main().names
         if by is not None and by not in names:
             raise ValueError(f"no column {by!r}: there are {', '.join(names)}")
@@ -186,6 +191,7 @@ class Session:
 
     @uninterrupted
     def snapshot(self) -> Snapshot:
+        """Return the session's numbers at this moment, as one frozen value: what cards and panels show."""
         outputs = tuple((name, output.rows, output.lost) for name, output in list(self._outputs.items()))
         return Snapshot(
             name=self.name,
@@ -203,44 +209,42 @@ class Session:
             notes=(
                 *(w.message for w in self.warnings if w.severity == "note" and not w.line),
                 *self._notes,
-                *(entries.message for entries in list(self._final.values()) if isinstance(entries, MapError)),
+                *(entries.message for entries in list(self._final_maps.values()) if isinstance(entries, MapError)),
             ),
         )
 
-    # --- its life ---
+    # --- starting and stopping ---
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until the session ends, at most so many seconds. Whether it has ended. Ctrl-C interrupts the wait."""
+        """Wait until the session ends, at most so many seconds; return whether it has. Ctrl-C interrupts the wait."""
         return self._ended.wait(seconds)
 
     @uninterrupted
     def stop(self) -> None:
-        """Take the programs off and take in what was still on its way. Safe to call again, from any thread.
+        """Detach the programs and collect what they had delivered. Idempotent, and for any thread.
 
-        Ctrl-C interrupts the wait only: the session stops all the same.
-
-        On return no program runs. The kernel lets go of many tracepoints slowly: that is waited for half a second, and
-        then goes on behind (``detaching``).
+        On return no program runs. The kernel takes long to detach many tracepoints: this waits half a second for it,
+        and the kernel goes on afterwards (``detaching``). Ctrl-C interrupts the wait; the session stops all the same.
         """
         self._stop(DETACH_TIMEOUT)
 
-    def _stop(self, patience: float) -> None:
+    def _stop(self, timeout: float) -> None:
         with self._stopping:
             if self.state == "running" and self._tracer:
                 try:
                     reply = self._tracer.stop(self._number)
                 except TracerDied:
-                    return  # on_death said the rest
+                    return  # on_death does the rest
                 if not reply.detaching:
                     self._detached.set()
-                self._behind = frozenset(reply.maps)
+                self._pending = frozenset(reply.maps)
                 self._end("stopped", _STOPPED)
         if self.detaching:
-            self._detached.wait(patience)
+            self._detached.wait(timeout)
 
     @property
     def detaching(self) -> bool:
-        """Whether it has stopped, and the kernel is still letting go of what it was attached by; nothing runs."""
+        """Return whether the session has stopped and the kernel is still detaching its probes. No program runs."""
         return self.state == "stopped" and not self._detached.is_set()
 
     def __enter__(self) -> Session:
@@ -270,22 +274,22 @@ class Session:
     def _run(self, limits: Limits) -> None:
         tracer = self._tracer = self._connect()
         try:
-            self._number = tracer.load(self.program, _Hearing(self), limits, self._keep.bytes)
+            self._number = tracer.load(self.program, _SessionListener(self), limits, self._keep.bytes)
         except BaseException as error:
-            self._outputs.clear()  # an error's traceback may keep this session, but not its shared memory
+            self._outputs.clear()  # the error's traceback may keep this session, but not its shared memory
             if isinstance(error, BpfnbError):
                 self.program.line_map.error(error)
             raise
 
     def _end(self, state: SessionState, reason: str) -> None:
         with self._ending:
-            if self.state not in ("stopped", "failed"):  # it may have ended otherwise while it was being stopped
-                self._take_leave(state, reason)
+            if self.state not in ("stopped", "failed"):  # it may end by itself while it is stopped
+                self._finish(state, reason)
         self._ended.set()
 
-    def _take_leave(self, state: SessionState, reason: str) -> None:
+    def _finish(self, state: SessionState, reason: str) -> None:
         deadline = time.monotonic() + _DECODE_TIMEOUT
-        for output in list(self._outputs.values()):  # which who could not start it lets go of at the same time
+        for output in list(self._outputs.values()):  # a copy: a start that fails clears it at the same time
             output.finish(deadline)
         if self._counters:
             self._counters.keep()
@@ -294,16 +298,16 @@ class Session:
         self.reason = reason
         self.state = state
         self._finished = time.monotonic()
-        self._let_go(self)
+        self._on_end(self)
 
     def _last_entries(self, name: str) -> tuple[int, bytes] | MapError | None:
-        """A map's entries at the end, waited for where it was so large that it is read behind ``stop``."""
+        """Return a map's entries at the end. Waits for a map so large that it is read after ``stop`` has returned."""
         deadline = time.monotonic() + _MAP_TIMEOUT
-        while name in self._behind and name not in self._final and time.monotonic() < deadline:
+        while name in self._pending and name not in self._final_maps and time.monotonic() < deadline:
             time.sleep(0.01)
-        if name in self._behind and name not in self._final:
+        if name in self._pending and name not in self._final_maps:
             return MapError(f"the map {name} has not been read yet")
-        return self._final.get(name)
+        return self._final_maps.get(name)
 
     def _refused(self, info: MapInfo) -> dict[int, int]:
         return self._counters.of(info) if self._counters else {}
@@ -321,7 +325,7 @@ class Session:
 
     @property
     def _variable(self) -> str:
-        """What to call this session in a line of Python: a name that was given is one of the notebook's."""
+        """Return a name for this session in a line of Python: the notebook has a variable for a name that was given."""
         return "session" if self._unnamed else self.name
 
     def _since(self, row: int, by: str | None) -> tuple[int, npt.NDArray[np.int64], pd.Categorical | None]:
@@ -341,8 +345,8 @@ class Session:
         return f"{self.name} has no map {name!r}{near_or_all(name, self._maps)}"
 
 
-class _Hearing(Listener):
-    """What a session hears of its tracer."""
+class _SessionListener(Listener):
+    """Puts what a tracer reports into its session. On the thread that reads the tracer's messages."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -386,16 +390,16 @@ class _Hearing(Listener):
         self._session._costs = Costs(message, fd)
 
     def on_map(self, message: MapRead, data: bytes) -> None:
-        self._session._final[message.map] = message.count, data
+        self._session._final_maps[message.map] = message.count, data
 
     def on_map_lost(self, message: MapLost) -> None:
-        self._session._final[message.map] = MapError(message.message)
+        self._session._final_maps[message.map] = MapError(message.message)
 
     def on_ended(self, message: Ended) -> None:
         session = self._session
         if not message.detaching:
             session._detached.set()
-        session._behind = frozenset(message.maps)
+        session._pending = frozenset(message.maps)
         session._end("stopped", message.reason)
 
     def on_note(self, message: Noted) -> None:
@@ -407,13 +411,13 @@ class _Hearing(Listener):
 
     def on_detached(self) -> None:
         self._session._detached.set()
-        self._session._let_go(self._session)
+        self._session._on_end(self._session)
 
     def on_death(self, error: TracerDied) -> None:
         session = self._session
         session._detached.set()
-        for name in session._behind - set(session._final):
-            session._final[name] = MapError(f"the map {name} had not been read when the tracer ended")
+        for name in session._pending - set(session._final_maps):
+            session._final_maps[name] = MapError(f"the map {name} had not been read when the tracer ended")
         if session.state == "stopped":
             return
         session._error = error
@@ -421,13 +425,13 @@ class _Hearing(Listener):
 
 
 def _only_sets(source: str, name: str) -> bool:
-    """Whether all a cell's C does with a map is to set and delete whole entries, so that none changes in place."""
+    """Return whether a cell's C only sets and deletes whole entries of a map, so that none changes in place."""
     methods = set(re.findall(rf"\b{re.escape(name)}\s*\.\s*(\w+)\s*\(", source))
     return bool(methods) and methods <= {"insert", "update", "delete"}
 
 
 class _MapAccess:
-    """How a Map reaches its entries: in the kernel while the session runs, and then as they were at its end."""
+    """A Map's access to its entries: in the kernel while the session runs, then as they were at its end."""
 
     def __init__(self, session: Session, name: str) -> None:
         self._session = session
@@ -464,7 +468,7 @@ class _MapAccess:
         self._tracer().clear_map(self._session._number, self._name)
 
     def symbols(self, pid: int, addresses: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Names and modules of code addresses; asked of this notebook's tracer, which outlives its sessions."""
+        """Return names and modules of code addresses. The host's tracer knows them, also when the session has ended."""
         return self._session._connect().find_symbols(pid, addresses)
 
     def _tracer(self) -> Tracer:
@@ -473,8 +477,8 @@ class _MapAccess:
         return self._session._tracer
 
 
-class _Named(Mapping[str, Value]):
-    """A read-only mapping whose KeyError explains."""
+class NamedMapping(Mapping[str, Value]):
+    """A read-only mapping whose KeyError names what there is."""
 
     def __init__(self, values: dict[str, Value], why: Callable[[str], str]) -> None:
         self._values = MappingProxyType(values)

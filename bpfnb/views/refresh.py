@@ -1,8 +1,8 @@
-"""One thread that paints every panel.
+"""The refresh thread, which draws every panel.
 
-Sending to a notebook from a thread is safe, setting a widget's traits from two is not: this thread alone writes the
-panels' widgets; buttons and callers only set flags, which it reads. It starts with the first panel and ends with the
-last one's closing.
+Sending to a notebook from a thread is safe. Setting a widget's traits from two threads is not, so this thread alone
+writes the panels' widgets; buttons and callers set flags, which it reads. It starts with the first panel and ends when
+the last one has closed.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from typing import Protocol
 
 from bpfnb.interrupts import forget_after_fork, new_lock, uninterrupted
 
-__all__ = ["PERIOD", "Paintable", "add", "wake"]
+__all__ = ["PERIOD", "Refreshable", "add", "wake"]
 
-PERIOD = 0.25  # seconds between two paints of a panel
+PERIOD = 0.25  # seconds between two refreshes of a panel
 
 
-class Paintable(Protocol):
-    """What the painter needs of a panel. All of it is called on the painter's thread only."""
+class Refreshable(Protocol):
+    """A panel, as the refresh thread sees it. Its methods are called on that thread only."""
 
     def act(self) -> None:
-        """Do what the flags ask for; called once a round."""
+        """Do what the flags ask for. Called several times a second."""
 
     def paint(self) -> bool:
-        """Paint. Whether there will be more to paint; if not, the panel has closed itself."""
+        """Draw; return whether there will be more to draw. If not, the panel has closed itself."""
 
     def fail(self, error: Exception) -> None:
         """Show the error and close. Does not raise."""
 
 
-class Painter:
-    """The thread and its panels. ``add`` may be called from any thread."""
+class RefreshThread:
+    """The thread and its panels. ``add`` and ``wake`` may be called from any thread."""
 
     def __init__(self) -> None:
         self._lock = new_lock()
@@ -44,26 +44,26 @@ class Painter:
         forget_after_fork(self)
 
     def forget(self) -> None:
-        """Start afresh; in a forked child, which has neither the thread nor a claim to the parent's notebook."""
-        self._panels: list[Paintable] = []
+        """Start without thread and panels; in a forked child those are the parent's."""
+        self._panels: list[Refreshable] = []
         self._thread: threading.Thread | None = None
         self._wake: SimpleQueue[None] = SimpleQueue()  # an Event would be torn by Ctrl-C
 
     @uninterrupted
-    def add(self, panel: Paintable) -> None:
+    def add(self, panel: Refreshable) -> None:
         with self._lock:
             if panel not in self._panels:
                 self._panels.append(panel)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="bpfnb-painter", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="bpfnb-refresh", daemon=True)
                 self._thread.start()
 
     def wake(self) -> None:
-        """Have the flags looked at now."""
+        """Have the thread read the flags now."""
         self._wake.put(None)
 
     def end(self) -> None:
-        """Leave the panels as they are: the interpreter is going, and would take the thread away amid a paint."""
+        """Stop the thread; panels stay as they are. At its exit Python would end the thread amid a refresh."""
         self._ending = True
         self._wake.put(None)
         thread = self._thread
@@ -73,54 +73,54 @@ class Painter:
     def _run(self) -> None:
         due = 0.0
         while not self._ending:
-            painting = time.monotonic() >= due
-            if painting:
+            drawing = time.monotonic() >= due
+            if drawing:
                 due = time.monotonic() + PERIOD
             for panel in self._present():
-                if not _attend(panel, painting):
+                if not _serve(panel, drawing):
                     self._remove(panel)
-            if self._retire():
+            if self._ends():
                 return
             with suppress(Empty):
                 self._wake.get(timeout=max(0.0, due - time.monotonic()))
 
-    def _present(self) -> list[Paintable]:
+    def _present(self) -> list[Refreshable]:
         with self._lock:
             return list(self._panels)
 
-    def _remove(self, panel: Paintable) -> None:
+    def _remove(self, panel: Refreshable) -> None:
         with self._lock:
             self._panels.remove(panel)
 
-    def _retire(self) -> bool:
-        """End when there is nothing left; a panel added from now on starts another thread."""
+    def _ends(self) -> bool:
+        """End when there is no panel left. A panel added later starts another thread."""
         with self._lock:
             if not self._panels:
                 self._thread = None
             return self._thread is None
 
 
-def _attend(panel: Paintable, painting: bool) -> bool:
-    """One panel's turn. Whatever goes wrong in it ends this panel and no other."""
+def _serve(panel: Refreshable, drawing: bool) -> bool:
+    """Serve one panel; return whether it goes on. An error in it ends this panel and no other."""
     try:
         panel.act()
-        return panel.paint() if painting else True
+        return panel.paint() if drawing else True
     except Exception as error:
         panel.fail(error)
         return False
 
 
-_painter = Painter()
+_refresh_thread = RefreshThread()
 
 
-def add(panel: Paintable) -> None:
-    """Paint this panel until it is done."""
-    _painter.add(panel)
+def add(panel: Refreshable) -> None:
+    """Refresh a panel until it has closed."""
+    _refresh_thread.add(panel)
 
 
 def wake() -> None:
-    """Have the panels' flags looked at now."""
-    _painter.wake()
+    """Have the thread read the panels' flags now."""
+    _refresh_thread.wake()
 
 
-atexit.register(_painter.end)
+atexit.register(_refresh_thread.end)

@@ -98,8 +98,8 @@ def eventually(happened: Callable[[], object], what: str) -> None:
         time.sleep(0.02)
 
 
-def painters() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name == "bpfnb-painter"]
+def refresh_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "bpfnb-refresh"]
 
 
 # --- HTML and text ------------------------------------------------------------------------------------------------
@@ -391,7 +391,7 @@ def test_importing_bpfnb_imports_no_plotting_and_painting_no_pyplot() -> None:
     subprocess.run([sys.executable, "-c", check], check=True, timeout=60)
 
 
-# --- the painter --------------------------------------------------------------------------------------------------
+# --- the refresh thread -------------------------------------------------------------------------------------------
 
 
 class FakePanel:
@@ -420,7 +420,7 @@ def test_failing_panel_ends_alone() -> None:
     eventually(lambda: len(good.paints) >= 2, "two paints of the good panel")
     assert bad.failed is bad.error
     good.done = True
-    eventually(lambda: not painters(), "the thread's end")
+    eventually(lambda: not refresh_threads(), "the thread's end")
     assert good.failed is None
 
 
@@ -432,7 +432,7 @@ def test_paints_at_most_four_times_a_second_however_often_woken() -> None:
         refresh.wake()
         time.sleep(0.005)
     shown.done = True
-    eventually(lambda: not painters(), "the thread's end")
+    eventually(lambda: not refresh_threads(), "the thread's end")
     gaps = np.diff(shown.paints)
     assert len(gaps) >= 3
     assert gaps.min() > 0.2
@@ -443,7 +443,7 @@ def test_one_thread_for_panels_added_and_closed_from_everywhere() -> None:
         for _ in range(5):
             shown = FakePanel()
             refresh.add(shown)
-            assert len(painters()) == 1
+            assert len(refresh_threads()) == 1
             shown.done = True
             eventually(lambda shown=shown: shown.paints, "a paint")
 
@@ -452,7 +452,7 @@ def test_one_thread_for_panels_added_and_closed_from_everywhere() -> None:
         user.start()
     for user in users:
         user.join()
-    eventually(lambda: not painters(), "the thread's end")
+    eventually(lambda: not refresh_threads(), "the thread's end")
 
 
 # --- a panel ------------------------------------------------------------------------------------------------------
@@ -462,7 +462,7 @@ def test_one_thread_for_panels_added_and_closed_from_everywhere() -> None:
 def _widgets_freed() -> Iterator[None]:
     """ipywidgets holds on to every widget that is not closed."""
     yield
-    eventually(lambda: not painters(), "the painter's end")
+    eventually(lambda: not refresh_threads(), "the thread's end")
     assert not ipywidgets.widgets.widget._instances
 
 
@@ -487,7 +487,7 @@ def test_stop_button_only_sets_a_flag() -> None:
     shown = bpfnb.live(session)
     widgets(shown)._stop.click()
     assert shown.wait(5)
-    assert session.stopped_on == ["bpfnb-painter"]
+    assert session.stopped_on == ["bpfnb-refresh"]
     assert repr(shown) == "<Panel clones: stopped, 0 rows/s, 0 rows, 0 lost>"
 
 
@@ -609,7 +609,7 @@ def test_mistakes_show_in_the_cell_and_leave_nothing() -> None:
     silent.broken = UnsupportedError("clones has no output")
     with pytest.raises(UnsupportedError, match="no output"):
         bpfnb.live(silent)
-    assert not painters()
+    assert not refresh_threads()
 
 
 def test_without_a_notebook_there_is_a_line_of_text(capsys: pytest.CaptureFixture[str]) -> None:
@@ -696,7 +696,7 @@ def test_notebook_that_cannot_be_reached_closes_the_panel(shell: FakeShell) -> N
     shown = bpfnb.live(FakeSession())
     shell.display_pub.publish = None  # a panel has taken the publisher, not its method
     assert shown.wait(10)
-    assert not painters()
+    assert not refresh_threads()
 
 
 def test_panel_is_painted_while_a_cell_runs() -> None:
