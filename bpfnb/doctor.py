@@ -6,7 +6,6 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import re
 import shlex
 import subprocess
 import sys
@@ -18,6 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 import msgspec
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
 
 from bpfnb.errors import BpfnbError, PrivilegeError, TracerDied
 from bpfnb.host import ways
@@ -196,11 +198,10 @@ def _python() -> Iterator[Check]:
 
 
 def _requirements() -> dict[str, str]:
-    """What bpfnb asks of other packages: name to versions, such as ">=6.29,!=7.0.*"."""
+    """Return what bpfnb asks of other packages: name to versions, such as "!=7.0.*,>=6.29"."""
     found: dict[str, str] = {}
-    for text in importlib.metadata.requires("bpfnb") or []:
-        name, versions = re.findall(r"^([\w.-]+)([^;]*)", text)[0]
-        found.setdefault(name, versions.strip())
+    for requirement in map(Requirement, importlib.metadata.requires("bpfnb") or []):
+        found.setdefault(requirement.name, str(requirement.specifier))
     return found
 
 
@@ -217,19 +218,11 @@ def _package(name: str, wanted: str, why: str) -> Check:
 
 
 def _fits(version: str, wanted: str) -> bool:
-    """Whether a version is among those wanted, of ">=" and "!=" with numbers, which is all that pyproject.toml has."""
-    has = _numbers(version)
-    for clause in filter(None, wanted.split(",")):
-        operator, number = clause.strip()[:2], _numbers(clause)
-        if operator == ">=" and has < number:
-            return False
-        if operator == "!=" and has[: len(number)] == number:
-            return False
-    return True
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", re.split(r"[a-z+]", version.lower())[0])]
+    """Return whether a version is among those wanted. One that follows no rules is somebody's own build, and is."""
+    try:
+        return SpecifierSet(wanted).contains(Version(version), prereleases=True)
+    except InvalidVersion:
+        return True
 
 
 def _install(requirement: str) -> str:

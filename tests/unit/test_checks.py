@@ -468,6 +468,8 @@ class TestPython:
             ("8.1", ">=8.1", True),
             ("10.0.dev3+g12", ">=8.1", True),
             ("1.0", "", True),
+            ("8.1rc1", ">=8.1", False),
+            ("my own build", ">=8.1", True),
         ],
     )
     def test_versions(self, version: str, wanted: str, fits: bool) -> None:
