@@ -18,16 +18,16 @@ from msgspec import Struct
 __all__ = ["Connection", "Incoming", "TruncatedError"]
 
 _HEADER = struct.Struct("<IB")
-_MAX_BODY = 64 << 20  # a verifier log may be 16 MiB; anything much larger is not ours
+_MAX_BODY = 64 << 20  # a verifier log may be 16 MiB
 _MAX_FDS = 250  # the kernel's SCM_MAX_FD is 253
-_READ = 1 << 16  # bytes at once
-_STRANGER = "the peer does not speak this protocol"
+_MAX_READ = 1 << 16  # bytes at once
+_UNKNOWN_PEER = "the peer does not speak this protocol"
 
 Incoming = TypeVar("Incoming")
 
 
 class TruncatedError(OSError, EOFError):
-    """This process has too many open files to take what was sent along: the conversation cannot go on."""
+    """This process has too many open files to receive a descriptor. The connection cannot be used any more."""
 
 
 class Connection(Generic[Incoming]):
@@ -58,12 +58,12 @@ class Connection(Generic[Incoming]):
                 self._socket.sendall(memoryview(frame)[sent:])
 
     def frame(self, message: Struct, fds: Sequence[int] = ()) -> bytes:
-        """A message as it travels."""
+        """Encode a message with its header."""
         body = self._encoder.encode(message)
         return _HEADER.pack(len(body), len(fds)) + body
 
     def send_some(self, data: bytes | memoryview, fds: Sequence[int] = ()) -> int:
-        """Send as much of a frame as goes without waiting: how many bytes. The descriptors go with the first of them.
+        """Send as much of a frame as goes without waiting. Return how many bytes. Descriptors go with the first one.
 
         For one thread at a time, and not together with ``send``. OSError when the other end is gone.
         """
@@ -74,21 +74,22 @@ class Connection(Generic[Incoming]):
         except BlockingIOError:
             return 0
         except OSError as error:
-            if error.errno == errno.ETOOMANYREFS:  # this user has as many descriptors under way as it may
+            if error.errno == errno.ETOOMANYREFS:  # this user may have no more descriptors in flight
                 return 0
             raise
 
     def receive(self) -> tuple[Incoming, list[int]]:
         """Wait for one message and its descriptors, which the caller owns.
 
-        EOFError when the other end is gone, or is none of ours; TruncatedError when there was no room for a descriptor.
+        EOFError when the other end is gone, or speaks another protocol; TruncatedError when there was no room for a
+        descriptor.
         """
         while (taken := self._next()) is None:
             self._read(0)
         return taken
 
     def poll(self) -> Incoming | None:
-        """The next message if all of it is here, without waiting; for a connection without descriptors.
+        """Return the next message if all of it has arrived, else None. For a connection without descriptors.
 
         EOFError as ``receive``.
         """
@@ -100,28 +101,28 @@ class Connection(Generic[Incoming]):
         return taken[0] if taken else None
 
     def close(self) -> None:
-        """End the conversation: a receive() waiting in another thread gets EOFError. Idempotent."""
+        """Close the connection: a receive() waiting in another thread gets EOFError. Idempotent."""
         self.hang_up()
         self._socket.close()
         while self._fds:
             os.close(self._fds.popleft())
 
     def hang_up(self) -> None:
-        """End the conversation, and leave the descriptor to whoever is using it: receive() then gets EOFError."""
+        """Shut the connection down, but leave the descriptor open for its users: receive() then gets EOFError."""
         with suppress(OSError):  # the peer was faster
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def abandon(self) -> None:
-        """Let go of this end without ending the conversation, which another process holds on to."""
+        """Close this end only: another process holds on to the connection."""
         self._socket.close()
 
     def _next(self) -> tuple[Incoming, list[int]] | None:
-        """The message that has arrived whole, if one has."""
+        """Return the first message that has arrived whole, if any."""
         if len(self._bytes) < _HEADER.size:
             return None
         length, count = _HEADER.unpack_from(self._bytes)
         if length > _MAX_BODY or count > _MAX_FDS:
-            raise EOFError(_STRANGER)
+            raise EOFError(_UNKNOWN_PEER)
         end = _HEADER.size + length
         if len(self._bytes) < end:
             return None
@@ -132,7 +133,7 @@ class Connection(Generic[Incoming]):
         if not self._descriptors:
             return message, []
         if count > len(self._fds):
-            raise EOFError(_STRANGER)
+            raise EOFError(_UNKNOWN_PEER)
         return message, [self._fds.popleft() for _ in range(count)]
 
     def _decoded(self, body: memoryview) -> Incoming:
@@ -140,17 +141,17 @@ class Connection(Generic[Incoming]):
             with body:
                 return self._decoder.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            raise EOFError(_STRANGER) from None
+            raise EOFError(_UNKNOWN_PEER) from None
 
     def _read(self, flags: int) -> None:
         try:
             if self._descriptors:
-                data, fds, told, _ = socket.recv_fds(self._socket, _READ, _MAX_FDS, flags)
+                data, fds, received, _ = socket.recv_fds(self._socket, _MAX_READ, _MAX_FDS, flags)
                 self._fds.extend(fds)
-                if told & socket.MSG_CTRUNC:
+                if received & socket.MSG_CTRUNC:
                     raise TruncatedError(errno.EMFILE, os.strerror(errno.EMFILE))
             else:
-                data = self._socket.recv(_READ, flags)
+                data = self._socket.recv(_MAX_READ, flags)
         except (BlockingIOError, TruncatedError):
             raise
         except OSError as error:

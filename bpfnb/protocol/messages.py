@@ -1,4 +1,4 @@
-"""The messages between the notebook and the tracer, and how they travel.
+"""The messages between the notebook and the tracer, and their encoding.
 
 One SOCK_STREAM socketpair, made by the notebook, inherited by the tracer as its standard input. A message is a
 header (length of the body, number of file descriptors) and a msgpack body; descriptors ride on the header's first
@@ -68,8 +68,8 @@ COSTS_HEAD, COSTS_EACH = 8, 4  # 64-bit numbers of a session's costs, and of eac
 
 
 class ProbeInfo(Struct, frozen=True):
-    """A probe as it came out. ``attached`` is what it is attached to; ``kind`` how; ``note`` why it differs from
-    what was requested, or ""."""
+    """An attached probe. ``attached``: what it is attached to; ``kind``: how; ``note``: why that differs from what was
+    requested, or ""."""
 
     requested: str
     attached: str
@@ -110,10 +110,10 @@ CheckLevel = Literal["required", "optional", "info"]
 
 
 class Check(Struct, frozen=True):
-    """One row of the doctor: what was probed, how it came out, and the remedy, or "".
+    """One check of the doctor: what was checked, what was found, and the remedy, or "".
 
     ``level``: "required" (without it nothing is traced), "optional" (without it something is lacking), "info".
-    ``known``: False where it could not be found out; ``ok`` is False then.
+    ``known``: False where the check could not tell; ``ok`` is False then.
     """
 
     name: str
@@ -133,11 +133,11 @@ class Check(Struct, frozen=True):
 
 
 class Limits(Struct, frozen=True):
-    """What the guard lets a session take; None: anything.
+    """What the guard allows a session. None: no limit.
 
     ``cost``: a share of all CPUs, 1.0 being all of them. ``rate``: events a second. Both are averages over five
-    seconds. ``memory``: bytes in the kernel. ``asked``: whether somebody asked for this ``cost``, and is to hear where
-    it cannot be known.
+    seconds. ``memory``: bytes in the kernel. ``asked``: whether the user set this
+    ``cost``, and so must be told where it cannot be measured.
     """
 
     cost: float | None = None
@@ -161,21 +161,21 @@ class Load(Struct, tag=True, frozen=True):
 
 
 class Stop(Struct, tag=True, frozen=True):
-    """Detach a session and deliver what is still on its way. Answered by Stopped."""
+    """Detach a session and deliver its last rows. Answered by Stopped."""
 
     request: int
     session: int
 
 
 class Received(Struct, tag=True, frozen=True):
-    """So many more segments of a session have been received, in the order they were sent. Not answered."""
+    """Acknowledge ``segments`` more segments of a session, in the order they were sent. Not answered."""
 
     session: int
     segments: int = 1
 
 
 class FindProbes(Struct, tag=True, frozen=True):
-    """The probes of this kernel, or of a file (usdt:PATH:PATTERN), whose name matches a shell pattern. Answered by
+    """List the probes of this kernel, or of a file (usdt:PATH:PATTERN), whose name matches a shell pattern. Answered by
     ProbeNames. ``folder``: as in Load."""
 
     request: int
@@ -185,19 +185,19 @@ class FindProbes(Struct, tag=True, frozen=True):
 
 
 class Ping(Struct, tag=True, frozen=True):
-    """Does the tracer answer? Answered by Pong, after whatever it had sent before."""
+    """Ask whether the tracer answers. Answered by Pong, after all it sent before."""
 
     request: int
 
 
 class RunChecks(Struct, tag=True, frozen=True):
-    """What this kernel and this tracer can do. Answered by Checks."""
+    """Check what this kernel and this tracer can do. Answered by Checks."""
 
     request: int
 
 
 class ReadMap(Struct, tag=True, frozen=True):
-    """All entries of a session's map. Answered by MapRead."""
+    """Read all entries of a session's map. Answered by MapRead."""
 
     request: int
     session: int
@@ -205,8 +205,8 @@ class ReadMap(Struct, tag=True, frozen=True):
 
 
 class LookupMap(Struct, tag=True, frozen=True):
-    """A key's value in a session's map, both in the bytes the kernel has them in; of a queue or a stack, the one that
-    would be taken next, for an empty key. Answered by MapValue."""
+    """Read a key's value in a session's map, both in the bytes the kernel has them in. For an empty key, the value that
+    would be taken next from a queue or a stack. Answered by MapValue."""
 
     request: int
     session: int
@@ -225,8 +225,8 @@ class TakeMap(Struct, tag=True, frozen=True):
 
 
 class WriteMap(Struct, tag=True, frozen=True):
-    """Set the value of a key; delete the key when ``value`` is None. Both in the bytes the kernel has them in; but what
-    is put into a map of maps is given by the map's name, a program by its function's, a cgroup by its path.
+    """Set the value of a key; delete the key when ``value`` is None. Both in the bytes the kernel has them in. But a
+    map in a map of maps is given by its name, a program by its function's name, a cgroup by its path.
 
     Answered by MapWritten.
     """
@@ -260,7 +260,7 @@ class OpenCounter(Struct, tag=True, frozen=True):
 
 
 class FindSymbols(Struct, tag=True, frozen=True):
-    """The names of code addresses: of process ``pid``, or of the kernel when it is 0. Answered by Symbols."""
+    """Find the names of code addresses: of process ``pid``, or of the kernel when it is 0. Answered by Symbols."""
 
     request: int
     pid: int
@@ -272,7 +272,7 @@ class FindSymbols(Struct, tag=True, frozen=True):
 
 class Hello(Struct, tag=True, frozen=True):
     """The tracer is up: its own process id, the versions of bcc and the kernel, and its own: release.version() and
-    build(). These fields stay as they are for good: whoever is of another version is told by them."""
+    build(). These fields never change: another version is recognised by them."""
 
     pid: int
     bcc: str
@@ -293,7 +293,7 @@ class Loaded(Struct, tag=True, frozen=True):
 
 
 class SegmentAdded(Struct, tag=True, frozen=True):
-    """A new segment of a session's output; its memfd travels along. What follows goes there.
+    """A new segment of a session's output. Its memfd travels along. Later rows go there.
 
     An output's first segment comes before Loaded, and has the ``schema``. Each is acknowledged by Received.
     ``epoch_ns``: CLOCK_REALTIME minus CLOCK_MONOTONIC, to turn the
@@ -308,8 +308,8 @@ class SegmentAdded(Struct, tag=True, frozen=True):
 
 
 class CountersAdded(Struct, tag=True, frozen=True):
-    """Where the session's programs count updates of maps that the kernel refuses: ``words`` 64-bit numbers in memory,
-    whose descriptor travels along. ``COUNTERS`` of them a map, from ``MapInfo.counters`` on, one an errno.
+    """The memory in which the session's programs count updates of maps that the kernel refuses: ``words`` 64-bit
+    numbers. Its descriptor travels along. ``COUNTERS`` of them a map, from ``MapInfo.counters`` on, one an errno.
 
     Comes before Loaded. The programs write there while the session runs; nobody has to be asked.
     """
@@ -319,8 +319,8 @@ class CountersAdded(Struct, tag=True, frozen=True):
 
 
 class CostsAdded(Struct, tag=True, frozen=True):
-    """Where the tracer writes down what a session costs, in memory whose descriptor travels along: 64-bit numbers that
-    it brings up to date a few times a second while the session runs, and a last time at its end.
+    """The memory in which the tracer keeps what a session costs. Its descriptor travels along. 64-bit numbers, updated
+    a few times a second while the session runs, and a last time at its end.
 
     The first ``COSTS_HEAD`` are: how often they were written, odd while they are being written; nanoseconds that
     programs were timed; nanoseconds since the session started; nanoseconds of CPU that the tracer spent on its events;
@@ -334,7 +334,7 @@ class CostsAdded(Struct, tag=True, frozen=True):
 
 
 class Stopped(Struct, tag=True, frozen=True):
-    """No program of the session runs any more, and all it had is delivered.
+    """A session has stopped: none of its programs runs any more, and all rows are delivered.
 
     ``detaching``: how many of its attachments the kernel still has to let go of. ``maps``: those too large to be waited
     for; for each MapRead or MapLost follows. Where there are any of either, Detached is the last of the session.
@@ -346,7 +346,7 @@ class Stopped(Struct, tag=True, frozen=True):
 
 
 class Detached(Struct, tag=True, frozen=True):
-    """The kernel has let go of all that a stopped session was attached by, and its maps have been read."""
+    """The kernel has let go of all attachments of a stopped session, and its maps have been read."""
 
     session: int
 
@@ -363,7 +363,7 @@ class Ended(Struct, tag=True, frozen=True):
 
 
 class Noted(Struct, tag=True, frozen=True):
-    """Something happened to a running session that its user should know of. ``output``: whose rows it concerns, "" for
+    """A note on a running session for its user. ``output``: whose rows it concerns, "" for
     all. ``text``: one sentence."""
 
     session: int
@@ -418,7 +418,7 @@ class Symbols(Struct, tag=True, frozen=True):
 
 
 class ProbeNames(Struct, tag=True, frozen=True):
-    """The matching probes, and how many more there were than asked for."""
+    """The matching probes, and how many more match."""
 
     request: int
     names: tuple[str, ...]
@@ -437,7 +437,7 @@ class Checks(Struct, tag=True, frozen=True):
 
 
 class Failed(Struct, tag=True, frozen=True):
-    """A request could not be met (``request`` 0: the tracer itself cannot start). ``error``: a class name of
+    """A request failed (``request`` 0: the tracer itself cannot start). ``error``: a class name of
     bpfnb.errors; ``detail``: its keyword arguments."""
 
     request: int
@@ -447,12 +447,12 @@ class Failed(Struct, tag=True, frozen=True):
 
     @classmethod
     def of(cls, request: int, error: BpfnbError) -> Failed:
-        """The message that carries an error over."""
+        """Return the message that carries an error to the other side."""
         detail = {key: value for key, value in vars(error).items() if key != "message"}
         return cls(request, type(error).__name__, error.message, detail)
 
     def exception(self) -> BpfnbError:
-        """The error as it was on the other side."""
+        """Return the error as it was on the other side."""
         detail: dict[str, Any] = dict(self.detail)
         if "diagnostics" in detail:
             detail["diagnostics"] = msgspec.convert(detail["diagnostics"], list[Diagnostic])

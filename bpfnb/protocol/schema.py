@@ -1,4 +1,4 @@
-"""The shape of what the kernel delivers, shared by the tracer, which writes it, and the notebook, which reads it.
+"""Schemas of what the kernel delivers: written by the tracer, read by the notebook.
 
 A ``Schema`` describes a row: an event's record, or a map's key or value. ``Column`` says where each value lies in it: a
 type for each kind of value.
@@ -50,7 +50,7 @@ class _Column(Struct, frozen=True, tag_field="kind"):
         return np.dtype(self.dtype).itemsize
 
     def values(self, rows: Rows) -> np.ndarray:
-        """Its bytes as they are stored, a view of ``rows``: one value a row."""
+        """Return the bytes as they are stored, a view of ``rows``: one value a row."""
         return rows[:, self.offset : self.offset + self.size].view(self.dtype)[:, 0]
 
 
@@ -127,7 +127,7 @@ class NumberArray(_Column, frozen=True, tag="list"):
         return np.dtype(self.dtype).itemsize * math.prod(self.shape)
 
     def values(self, rows: Rows) -> np.ndarray:
-        """The numbers as they are stored, a view of ``rows``: an array a row."""
+        """Return the numbers as they are stored, a view of ``rows``: an array a row."""
         return rows[:, self.offset : self.offset + self.size].view(self.dtype)
 
 
@@ -160,7 +160,7 @@ class Schema(Struct, frozen=True):
     clock: str = ""
 
     def shifted(self, by: int, size: int) -> Schema:
-        """The same columns inside a larger row, where they begin ``by`` bytes in."""
+        """Return the same columns inside a larger row, where they begin ``by`` bytes in."""
         columns = tuple(replace(c, offset=c.offset + by) for c in self.columns)
         return replace(self, columns=columns, size=size)
 

@@ -1,4 +1,4 @@
-"""Segments: the memory that rows travel in. The tracer writes them, the notebook maps and reads them.
+"""Segments: the shared memory that rows travel in. The tracer writes them, the notebook maps and reads them.
 
 A segment is a memfd::
 
@@ -13,8 +13,8 @@ The writer fills a segment, then starts the next. A reader needs no lock: it nev
 Rows are written by pwrite(2), which costs a third of storing them in mapped memory: no page has to be faulted in, or
 cleared before it is overwritten. Only the header is mapped.
 
-The notebook acknowledges each segment it has received. One that is stopped, or in a long call, acknowledges none; so
-that what it has not received does not fill the memory, a session has ``Credit``. What is beyond it is counted as lost.
+The notebook acknowledges each segment it has received. A notebook that is stopped, or in a long call, acknowledges
+none. So that segments do not fill the memory meanwhile, a session has ``Credit``. Rows beyond it are counted as lost.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ ROWS, TEXT, LOST = 0, 1, 2  # indices into the header seen as 64-bit words
 
 MAX_EVENT = 24 << 20  # bytes of an event's struct
 
-_SEGMENTS = 16  # so many of a session's are under way at most; they are smaller where ``keep`` is
+_SEGMENTS = 16  # in flight at most, a session; they are smaller where ``keep`` is
 _MIN_CREDIT = 8 << 20
 _MIN_RETURNED = 1 << 20  # bytes that are worth giving back to the kernel
 _NO_TEXT = np.empty(0, np.uint8)
@@ -100,21 +100,21 @@ Publish = Callable[[Layout, int], None]  # the descriptor stays the writer's
 
 
 class Credit:
-    """How many bytes of a session's segments may be under way: published, and not acknowledged. For any thread."""
+    """A limit on the bytes of a session's segments that are published and not acknowledged. For any thread."""
 
     def __init__(self, keep: int = 1 << 62) -> None:
-        """``keep``: what the session may keep of rows."""
+        """``keep``: how many bytes of rows the session may keep."""
         self.limit = max(keep, _MIN_CREDIT)
         self._sizes: deque[int] = deque()
         self._taken = 0
         self._lock = threading.Lock()
 
     def allows(self, size: int) -> bool:
-        """Whether a segment of this size may be published. If none is under way it may, whatever its size."""
+        """Return whether a segment of this size may be published. If none is in flight it may, whatever its size."""
         return not self._taken or self._taken + size <= self.limit
 
     def take(self, size: int, *, first: bool = False) -> bool:
-        """Publish one, if that is allowed; the ``first`` of an output always is."""
+        """Count a segment as published, if that is allowed. The ``first`` of an output always is."""
         with self._lock:
             if not first and not self.allows(size):
                 return False
@@ -123,7 +123,7 @@ class Credit:
             return True
 
     def acknowledge(self, count: int) -> None:
-        """The oldest so many have been received."""
+        """Count the oldest ``count`` segments as received."""
         with self._lock:
             while count > 0 and self._sizes:
                 self._taken -= self._sizes.popleft()
@@ -131,7 +131,7 @@ class Credit:
 
 
 class SegmentWriter:
-    """Appends to the newest segment of one output. What ``epoch`` says holds for all rows of a segment.
+    """Appends rows to the newest segment of one output. All rows of a segment have the epoch it began with.
 
     A row that cannot be delivered is counted as lost: beyond the ``credit``, or with a text larger than any segment.
     """
@@ -153,15 +153,15 @@ class SegmentWriter:
         self._max_text = sizes.text
         self._layout = _layout(schema, self._credit.limit // _SEGMENTS, sizes)
         self.rows = self.lost = 0  # since its session began
-        self._refused = 0  # what the kernel could not deliver
-        self._unsent = 0  # what we could not
-        self._wanted = 0  # the size of a segment there was no credit for
+        self._refused = 0  # events the kernel could not deliver
+        self._unsent = 0  # events we could not deliver
+        self._wanted = 0  # the size of a segment that there was no credit for
         self._close: Callable[[], object] = lambda: None
         self._start(first=True)
 
     @property
     def blocked(self) -> bool:
-        """Whether rows can only be lost as things are: better they wait where they come from."""
+        """Return whether rows would be lost now. They should stay in the kernel's buffers."""
         return self._wanted > 0 and not self._credit.allows(self._wanted)
 
     def append(self, rows: Rows, text: npt.NDArray[np.uint8] = _NO_TEXT) -> None:
@@ -193,7 +193,7 @@ class SegmentWriter:
         self._head[LOST] = self.lost
 
     def close(self) -> None:
-        """Let go of the segment; the notebook has its own hold on it. Idempotent."""
+        """Let go of the segment. The notebook has its own descriptor. Idempotent."""
         self._close()
         self._head = np.zeros(3, np.uint64)
 
@@ -206,7 +206,7 @@ class SegmentWriter:
         return rows[:, at : at + 8].view(np.int64)[:, 0]
 
     def _fitting(self, wanted: int, begin: int, ends: npt.NDArray[np.int64] | None, taken: int) -> int:
-        """How many rows from ``begin`` the segment can still hold."""
+        """Return how many rows from ``begin`` the segment has room for."""
         room = min(self._room.rows - int(self._head[ROWS]), wanted)
         if ends is not None:
             limit = taken + self._room.text - int(self._head[TEXT])
@@ -221,7 +221,7 @@ class SegmentWriter:
             self._put(text, self._room.text_offset(self._schema) + base)
             self._head[TEXT] = base + len(text)
         self._put(rows, HEADER + at * self._schema.size)
-        # Committed last: a reader in the other process never sees a row before its bytes.
+        # Committed last: the reader in the other process never sees a row before its bytes.
         self._head[ROWS] = at + len(rows)
         self.rows += len(rows)
 
@@ -232,7 +232,7 @@ class SegmentWriter:
             left, at = left[written:], at + written
 
     def _start(self, text: int = 0, *, first: bool = False) -> bool:
-        """Begin a segment with room for so much text. Whether there was credit for it."""
+        """Begin a segment with room for ``text`` bytes of text. Return whether there was credit for it."""
         room = Layout(self._layout.rows, max(self._layout.text, _pages(text)))
         size = room.size(self._schema)
         if not self._credit.take(size, first=first):
@@ -276,7 +276,7 @@ class SegmentReader:
         return int(self._head[LOST])
 
     def read(self, append: Append) -> int:
-        """Append the rows committed since the last call; how many there were. They count as read once appended."""
+        """Append the rows committed since the last call. Return how many there were. Those appended count as read."""
         end = int(self._head[ROWS])
         rows = self._rows[self._done : end]
         append(rows, self._text, self._text_read(), self._epoch_ns)
@@ -286,7 +286,7 @@ class SegmentReader:
         return len(rows)
 
     def _text_read(self) -> int:
-        """Where the text of the next row begins."""
+        """Return where the text of the next row begins."""
         if self._text_end < 0 or not self._done:
             return 0
         word = self._rows[self._done - 1, self._text_end : self._text_end + 8]
@@ -294,7 +294,7 @@ class SegmentReader:
 
 
 def _layout(schema: Schema, share: int, sizes: SegmentSizes) -> Layout:
-    """Of an ordinary segment of at most ``share`` bytes, if a row takes no more."""
+    """Return the layout of an ordinary segment of at most ``share`` bytes, if a row takes no more."""
     if schema.text_end < 0:
         return Layout(max(min(sizes.rows, share) // schema.size, 1), 0)
     rows = min(sizes.rows, share * 3 // 8)
