@@ -35,7 +35,7 @@ from bpfnb.results import table
 from bpfnb.results.cost import Costs, no_costs
 from bpfnb.results.maps.map import Map
 from bpfnb.results.maps.refusals import Counters
-from bpfnb.results.output import Keep, Output
+from bpfnb.results.output import Keep, Output, OutputKind
 from bpfnb.results.snapshot import SessionState, Snapshot
 
 if TYPE_CHECKING:
@@ -355,7 +355,7 @@ class _SessionListener(Listener):
         session = self._session
         output = session._outputs.get(message.output)
         if output is None and message.schema:
-            kinds = {output.name: output.kind for output in session.program.outputs}
+            kinds: dict[str, OutputKind] = {output.name: output.kind for output in session.program.outputs}
             kind = kinds.get(message.output, "printk")
             output = Output(message.output, message.schema, message.epoch_ns, session._keep, kind)
             session._outputs[message.output] = output

@@ -29,7 +29,7 @@ from bpfnb.results.arguments import (
     require_known,
     require_once,
 )
-from bpfnb.results.buckets import histogram
+from bpfnb.results.buckets import HistKind, histogram
 from bpfnb.results.pairs import THREAD, Chosen, pair_up, thread_column
 
 __all__ = ["EventsAccessor"]
@@ -131,7 +131,7 @@ class EventsAccessor:
         self,
         column: str,
         by: Names | None = None,
-        kind: str = "log2",
+        kind: HistKind = "log2",
         bins: int | Sequence[float] | None = None,
         unit: str | None = None,
     ) -> pd.DataFrame:

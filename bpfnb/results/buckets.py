@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,21 +12,21 @@ import pandas as pd
 
 from bpfnb.results.arguments import require_known
 
-__all__ = ["histogram", "power_of_two"]
+__all__ = ["HistKind", "histogram", "power_of_two"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
-_KINDS = ("log2", "linear")
+HistKind = Literal["log2", "linear"]
 _NANOSECONDS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 _BINS = 20
 _MAX_POWERS = 64  # of buckets of floats: what is smaller than the largest by more counts as next to nothing
 
 
 def histogram(
-    values: pd.Series[Any], by: pd.DataFrame, kind: str, bins: int | Sequence[float] | None, unit: str | None
+    values: pd.Series[Any], by: pd.DataFrame, kind: HistKind, bins: int | Sequence[float] | None, unit: str | None
 ) -> pd.DataFrame:
     """Count the values in each bucket, in a column a group of ``by``: see EventsAccessor.hist."""
-    require_known("kind", kind, _KINDS)
+    require_known("kind", kind, get_args(HistKind))
     duration = values.dtype.kind == "m"
     if duration:
         unit = unit or "ns"
@@ -82,7 +82,7 @@ def _numbers(column: pd.Series[Any], unit: str | None) -> tuple[Array, npt.NDArr
     raise ValueError(f"column {column.name!r} is {column.dtype}: a histogram is of numbers or durations{counted}")
 
 
-def _edges(numbers: Array, kind: str, bins: int | Sequence[float] | None) -> list[float]:
+def _edges(numbers: Array, kind: HistKind, bins: int | Sequence[float] | None) -> list[float]:
     """Return where buckets begin and end. Every number is in one."""
     if kind == "log2":
         if bins is not None:
@@ -174,7 +174,7 @@ def _label(low: float, high: float, text: dict[float, str], singles: bool) -> st
     return f"[{text[low]}, {text[high]})"
 
 
-def _writer(kind: str, unit: str | None) -> Callable[[float, int], str]:
+def _writer(kind: HistKind, unit: str | None) -> Callable[[float, int], str]:
     if unit:
         return lambda edge, digits: _duration(edge * _NANOSECONDS[unit], digits)
     return power_of_two if kind == "log2" else _number

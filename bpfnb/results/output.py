@@ -12,7 +12,7 @@ import time
 import warnings
 import weakref
 from collections import deque
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,9 @@ def default_keep() -> int:
     """Return how many bytes of rows a session keeps: an eighth of this machine's memory, between 256 MiB and 4 GiB."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min(max(memory // 8, _MIN_KEEP), _MAX_KEEP)
+
+
+OutputKind = Literal["printk", "perf", "ringbuf"]
 
 
 class Keep:
@@ -83,7 +86,7 @@ class Output:
         schema: Schema,
         epoch_ns: int,
         keep: Keep,
-        kind: str = "printk",
+        kind: OutputKind = "printk",
         *,
         batch: int = table.BATCH,
     ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,10 @@ from bpfnb.protocol.schema import BitField, Number, Rows, Schema, Wide
 from bpfnb.results.columns.kinds import shown
 from bpfnb.results.maps.pack import decoded, unpack
 
-__all__ = ["NO_SCHEMA", "REDUCTIONS", "EntryFrames", "stack_frames"]
+__all__ = ["NO_SCHEMA", "REDUCTIONS", "EntryFrames", "Reduction", "stack_frames"]
 
-REDUCTIONS: dict[str, Callable[..., Any]] = {"sum": np.sum, "max": np.max, "min": np.min, "mean": np.mean}
+Reduction = Literal["sum", "max", "min", "mean"]
+REDUCTIONS: dict[Reduction, Callable[..., Any]] = {"sum": np.sum, "max": np.max, "min": np.min, "mean": np.mean}
 NO_SCHEMA = Schema((), 0)
 
 
@@ -43,7 +44,7 @@ class EntryFrames:
         rest = self._columns(value_names, self._value, self._each_cpu(values))
         return pd.concat([frame, rest], axis=1)
 
-    def reduced(self, keys: Rows, values: Rows, how: str) -> pd.DataFrame:
+    def reduced(self, keys: Rows, values: Rows, how: Reduction) -> pd.DataFrame:
         """Make a DataFrame with a row a key: a per-CPU map's numbers over all CPUs. ``how``: of REDUCTIONS."""
         if not self.per_cpu:
             return self.frame(keys, values)

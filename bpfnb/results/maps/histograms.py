@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bpfnb.errors import ProgramError, near_or_all
-from bpfnb.results.buckets import power_of_two
+from bpfnb.results.buckets import HistKind, power_of_two
 from bpfnb.results.columns.text import text_dtype
 
 __all__ = ["histogram"]
@@ -25,7 +25,7 @@ def histogram(
     keys: Sequence[str],
     values: Sequence[str],
     *,
-    kind: str,
+    kind: HistKind,
     bucket: str,
     by: str | Sequence[str] | None,
 ) -> pd.DataFrame:
@@ -63,7 +63,7 @@ def _is_whole(frame: pd.DataFrame, name: str) -> bool:
     return name in frame and frame[name].dtype.kind in "iu"
 
 
-def _buckets(name: str, kind: str, found: npt.NDArray[Any]) -> pd.DataFrame:
+def _buckets(name: str, kind: HistKind, found: npt.NDArray[Any]) -> pd.DataFrame:
     """Return the buckets up to the last one found, with their bounds and labels."""
     if kind not in ("log2", "linear"):
         raise ProgramError(f"a histogram is log2 or linear, not {kind!r}")

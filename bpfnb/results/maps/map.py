@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -27,10 +27,11 @@ from bpfnb.language.probes import KINDS, parse_probe
 from bpfnb.protocol.messages import MapInfo
 from bpfnb.protocol.schema import Number, Rows, Schema
 from bpfnb.results import stacks
+from bpfnb.results.buckets import HistKind
 from bpfnb.results.maps import refusals
 from bpfnb.results.maps.baseline import counters
 from bpfnb.results.maps.entries import Entries, MapAccess, Taking
-from bpfnb.results.maps.frames import NO_SCHEMA, REDUCTIONS, EntryFrames
+from bpfnb.results.maps.frames import NO_SCHEMA, REDUCTIONS, EntryFrames, Reduction
 from bpfnb.results.maps.histograms import histogram
 from bpfnb.results.maps.kinds import HOLDS, QUEUES, TAKEN
 from bpfnb.results.maps.pack import pack
@@ -117,7 +118,7 @@ class Map:
         """
         return self._frame(*self._read())
 
-    def reduced(self, how: str = "sum") -> pd.DataFrame:
+    def reduced(self, how: Reduction = "sum") -> pd.DataFrame:
         """Reduce a per-CPU map's values over all CPUs by "sum", "max", "min" or "mean": a row a key.
 
         Sums are 64 bits wide, means float64. Values that are no numbers are left out. Other maps are as in ``df``.
@@ -130,7 +131,7 @@ class Map:
             return self._frame(keys, values)
         return self._marked(self._frames.reduced(keys, values, how))
 
-    def hist(self, kind: str = "log2", bucket: str = "", by: str | Sequence[str] | None = None) -> pd.DataFrame:
+    def hist(self, kind: HistKind = "log2", bucket: str = "", by: str | Sequence[str] | None = None) -> pd.DataFrame:
         """Make a histogram: the map's keys are buckets, its values counts. For BPF_HISTOGRAM, or any map of integers.
 
         ``kind``     "log2": buckets as bcc's bpf_log2l() numbers them and its print_log2_hist() shows them: bucket 1
@@ -175,7 +176,7 @@ class Map:
         found.attrs["lost"] = self.lost + (counts.lost if isinstance(counts, Map) else 0)
         return found
 
-    def drain(self, how: str = "", as_is: str | Sequence[str] = ()) -> pd.DataFrame:
+    def drain(self, how: Literal["", "differences", "entries"] = "", as_is: str | Sequence[str] = ()) -> pd.DataFrame:
         """Take all entries out, as a DataFrame like ``df``. Each count is returned once: by one drain, and by no later
         drain, ``df`` or ``hist``. Nothing is lost or counted twice while programs go on counting. After a drain this
         map reads as empty, an array as zeros. ``how``: what happens in the kernel.
