@@ -19,7 +19,7 @@ from bpfnb.language.program import parse
 from bpfnb.protocol.messages import Limits
 from bpfnb.testing import FakeTracer
 from bpfnb.tracer.guard import cost
-from bpfnb.tracer.guard.cost import Look, Window, Windows
+from bpfnb.tracer.guard.cost import Sample, Window, Windows
 from bpfnb.tracer.guard.guard import Watch
 
 HELLO = 'int kprobe__sys_clone(void *ctx) { bpf_trace_printk("Hello, World!\\n"); return 0; }'
@@ -35,7 +35,7 @@ def ended(limits: Limits, shares: Iterable[float], **more: Any) -> tuple[float, 
         at = 100.0 + (number + 1) * STEP
         window = Window(WINDOW, share * WINDOW * CPUS, more.get("traps", 0.0) * WINDOW * CPUS)
         passed = at - 100.0
-        look = Look(
+        look = Sample(
             at,
             window,
             int(more.get("rate", 0) * passed),
@@ -93,7 +93,7 @@ def test_traps_and_reading_are_costs_as_well() -> None:
 
 def test_without_windows_no_cost_is_made_up() -> None:
     watch = Watch(Limits(0.001), began=0.0)
-    assert not any(watch.add(Look(float(at), None, 0, at * 10.0, 0), CPUS) for at in range(1, 100))
+    assert not any(watch.add(Sample(float(at), None, 0, at * 10.0, 0), CPUS) for at in range(1, 100))
 
 
 def test_a_rate() -> None:
@@ -137,7 +137,7 @@ def test_never_more_than_fifty_milliseconds_of_a_second(monkeypatch: pytest.Monk
     monkeypatch.setattr(cost.random, "uniform", random.Random(3).uniform)
     windows, on = Windows(), []
     while clock.now < 250:
-        windows.rest()
+        windows.wait()
         begun = clock.now
         windows.measure([])
         on.append((begun, clock.now))

@@ -1,8 +1,8 @@
-"""What a session costs: its programs' run time, sampled; what reading its events takes; its memory in the kernel.
+"""Measure what a session costs: its programs' run time, sampled; the time to read its events; its memory in the kernel.
 
-The kernel times programs only while somebody has the statistics on (BPF_ENABLE_STATS), which slows every BPF program of
-the machine by some 20 ns a run. So they are on for short windows, spread over time at random moments, and what is known
-of a program is known of these windows alone: nothing is extrapolated.
+The kernel times programs only while its statistics are on (BPF_ENABLE_STATS), which slows every BPF program of the
+machine by some 20 ns a run. So they are on only in short windows at random moments. Figures are of these windows:
+nothing is extrapolated.
 """
 
 from __future__ import annotations
@@ -31,29 +31,34 @@ from bpfnb.tracer.kernel.uapi import ProgramType
 from bpfnb.tracer.link.link import Link
 from bpfnb.tracer.read.poller import Drain
 
-__all__ = ["Look", "Meter", "Window", "Windows", "map_memory"]
+__all__ = ["Meter", "Sample", "Window", "Windows", "map_memory"]
 
-_WINDOW = 0.008  # seconds that the statistics are on
-_EVERY = 0.2  # seconds in which one window begins, at a random moment
-_MAX_ON = 0.05  # seconds of any second that they may be on
+_WINDOW_SECONDS = 0.008  # that the statistics are on
+_WINDOW_INTERVAL = 0.2  # seconds, in each of which one window begins, at a random moment
+_MAX_ON_SECONDS = 0.05  # of any second, that they may be on
+_SLOW_INTERVAL = 1.0  # seconds between two reads of what is slow to read
+
 _TRAPPING = {name for name, kind in KINDS.items() if kind.in_file}  # kinds of probes whose programs a trap runs
-_SLOW = 1.0  # seconds between two looks at what takes longer to look at
 
 
 class Window(NamedTuple):
-    """What the programs of a session took while the statistics were on: seconds of that, of programs' runs, and of
-    the traps by which uprobes reach them."""
+    """What a session's programs took while the statistics were on, in seconds.
+
+    ``seconds``: the window's length. ``programs``: of the programs' runs. ``traps``: of the traps by which uprobes
+    reach them.
+    """
 
     seconds: float
     programs: float
     traps: float
 
 
-class Look(NamedTuple):
-    """A session at one moment. ``at``: seconds of the monotonic clock. ``window``: None where nothing could be timed.
+class Sample(NamedTuple):
+    """A measurement of a session.
 
-    ``events``: delivered and lost since it started. ``reading``: seconds of CPU that the tracer spent on them.
-    ``memory``: bytes.
+    ``at``: its time, in seconds of the monotonic clock. ``window``: None where nothing could be timed. ``events``: the
+    number of events delivered and lost since the start. ``reading``: the tracer's CPU seconds for them. ``memory``:
+    bytes in the kernel.
     """
 
     at: float
@@ -64,8 +69,11 @@ class Look(NamedTuple):
 
 
 class _Program:
-    """What is known of a function, which may be loaded as several types of program. ``trap``: nanoseconds to reach it,
-    0 where they are not known. ``missed``: -1 where the kernel does not count them."""
+    """The statistics of a function, which may be loaded as several types of program.
+
+    ``trap``: the nanoseconds to reach it, 0 where unknown. ``missed``: missed runs, -1 where the kernel does not count
+    them.
+    """
 
     def __init__(self, fds: Sequence[int]) -> None:
         self.fds = fds
@@ -76,16 +84,18 @@ class _Program:
         self._begin = (0, 0)
 
     def begin(self) -> None:
+        """Note the statistics at the start of a window."""
         self._begin = self._read()
 
     def end(self) -> tuple[int, int]:
-        """Runs and nanoseconds since ``begin``."""
+        """Return the runs and nanoseconds since ``begin``."""
         runs, nanoseconds = (now - then for now, then in zip(self._read(), self._begin, strict=True))
         self.runs += runs
         self.nanoseconds += nanoseconds
         return runs, nanoseconds
 
     def count_missed(self) -> None:
+        """Read how many runs the kernel has left out."""
         counts = [bpf.run_statistics(fd).missed for fd in self.fds]
         if self._counted and None not in counts:
             self.missed = sum(count or 0 for count in counts)
@@ -99,7 +109,7 @@ class Meter:
     """Measures one session, and publishes it in memory that the notebook has mapped (protocol.CostsAdded).
 
     ``programs``: its functions, and the descriptors of the programs they were loaded as, which must stay open until
-    ``close``. ``events`` and ``memory``: see Look; called from the thread that measures.
+    ``close``. ``events`` and ``memory``: return these members of a Sample; called in the thread that measures.
     """
 
     def __init__(
@@ -111,11 +121,11 @@ class Meter:
         self._programs = {name: _Program(fds) for name, fds in programs.items()}
         self._events, self._memory = events, memory
         self._links: dict[str, list[Link]] = {}
-        self._lock = threading.Lock()  # while held, the descriptors are open
+        self._lock = threading.Lock()  # while it is held, the descriptors stay open
         self._began = time.monotonic_ns()
         self._opened = self._measured = self._reading = 0  # nanoseconds
         self._last: Window | None = None
-        self._looked = -_SLOW
+        self._read_slow_at = -_SLOW_INTERVAL
         self._used = 0
         size = 8 * (COSTS_HEAD + COSTS_EACH * len(programs))
         self.fd = os.memfd_create("bpfnb-costs", os.MFD_CLOEXEC)
@@ -124,16 +134,17 @@ class Meter:
         self.closed = False
 
     def message(self, session: int) -> CostsAdded:
+        """Return the message that announces the memory."""
         return CostsAdded(session, tuple(self._programs))
 
-    def reached_by(self, links: Sequence[Link]) -> None:
-        """What runs its functions."""
+    def add_links(self, links: Sequence[Link]) -> None:
+        """Add what runs the session's functions."""
         for link in links:
             self._links.setdefault(link.info.function, []).append(link)
 
     def find_traps(self) -> None:
-        """See what it takes to reach the functions that only uprobes run. Takes a moment, the first time."""
-        with suppress(OSError):  # no descriptor is free; what is left is for the next time
+        """Measure the traps of functions that only uprobes run. The first time takes a moment."""
+        with suppress(OSError):  # no descriptor is free; the rest is measured the next time
             while self._links:
                 name, links = next(iter(self._links.items()))
                 if name in self._programs and {link.info.kind for link in links} <= _TRAPPING:
@@ -142,7 +153,7 @@ class Meter:
                 del self._links[name]
 
     def timed(self, drain: Drain) -> Drain:
-        """A drain whose time on the CPU is counted. No two of a session's run at once (poller.py)."""
+        """Return a drain whose CPU time is counted. No two drains of a session run at once (poller.py)."""
 
         def drain_timed() -> int:
             began = time.thread_time_ns()
@@ -154,7 +165,7 @@ class Meter:
         return drain_timed
 
     def begin(self) -> None:
-        """The statistics have come on."""
+        """Begin a window: the statistics are on now."""
         with self._lock:
             if not self.closed:
                 for program in self._programs.values():
@@ -162,9 +173,9 @@ class Meter:
                 self._opened = time.monotonic_ns()
 
     def end(self) -> None:
-        """They are about to go off."""
+        """End a window: the statistics will be switched off."""
         with self._lock:
-            if self.closed or not self._opened:  # it came in between
+            if self.closed or not self._opened:  # it was added during the window
                 return
             length = time.monotonic_ns() - self._opened
             self._opened = 0
@@ -173,31 +184,31 @@ class Meter:
             programs = sum(nanoseconds for _, nanoseconds, _ in found)
             self._last = Window(length / 1e9, programs / 1e9, sum(runs * trap for runs, _, trap in found) / 1e9)
 
-    def look(self) -> Look | None:
-        """What there is to know now, published as well; None once it is closed."""
+    def sample(self) -> Sample | None:
+        """Return and publish a measurement; None once it is closed."""
         with self._lock:
             if self.closed:
                 return None
             now = time.monotonic()
-            if now >= self._looked + _SLOW:
-                self._looked = now
-                self._look_slowly()
+            if now >= self._read_slow_at + _SLOW_INTERVAL:
+                self._read_slow_at = now
+                self._read_slow()
             self._publish()
             window, self._last = self._last, None
-            return Look(now, window, self._events(), self._reading / 1e9, self._used)
+            return Sample(now, window, self._events(), self._reading / 1e9, self._used)
 
     def close(self) -> None:
-        """Publish a last time. Afterwards no descriptor of the session's is used. Idempotent."""
+        """Publish a last time. No descriptor of the session is used after that. Idempotent."""
         with self._lock:
             if not self.closed:
-                self._look_slowly()
+                self._read_slow()
                 self._publish()
                 self.closed = True
                 del self._words
                 os.close(self.fd)
 
-    def _look_slowly(self) -> None:
-        with suppress(OSError):  # no descriptor may be free now; what was known last stays
+    def _read_slow(self) -> None:
+        with suppress(OSError):  # no descriptor may be free; the last values stay
             self._used = self._memory()
             for program in self._programs.values():
                 program.count_missed()
@@ -205,65 +216,70 @@ class Meter:
     def _publish(self) -> None:
         head = [self._measured, time.monotonic_ns() - self._began, self._reading, self._used]
         each = [[p.runs, p.nanoseconds, p.missed, int(p.trap)] for p in self._programs.values()]
-        self._words[0] += 1  # odd: the rest is being written
+        self._words[0] += 1  # odd while the rest is written
         self._words[1 : 1 + len(head)] = head
         self._words[COSTS_HEAD:] = np.array(each, np.int64).reshape(-1)
         self._words[0] += 1
 
 
 class Windows:
-    """Switches the statistics on and off. ``why``: why it cannot, "" while it can. For one thread."""
+    """Switches the statistics on and off. For one thread only. ``why``: why it cannot, "" while it can."""
 
     def __init__(self) -> None:
         self.why = ""
-        self._on: deque[tuple[float, float]] = deque()  # when they came on and went off, in the last second
+        self._on: deque[tuple[float, float]] = deque()  # (on, off) of the windows in the last second
         self._next = 0.0
 
-    def rest(self) -> None:
+    def wait(self) -> None:
         """Wait for the next window."""
         now = time.monotonic()
-        if now > self._next + _EVERY:  # nobody was measured for a while, or the last window was long
+        if now > self._next + _WINDOW_INTERVAL:  # nothing was measured for a while, or the last window was long
             self._next = now
         else:
-            begin = self._next + random.uniform(0, _EVERY - _WINDOW)
-            self._next += _EVERY
+            begin = self._next + random.uniform(0, _WINDOW_INTERVAL - _WINDOW_SECONDS)
+            self._next += _WINDOW_INTERVAL
             time.sleep(max(begin - now, 0))
-        while not self._may():
-            time.sleep(_WINDOW)
+        while not self._allowed():
+            time.sleep(_WINDOW_SECONDS)
 
     def measure(self, meters: Iterable[Meter]) -> None:
-        """One window for all of these."""
+        """Measure one window of all these sessions."""
         meters = list(meters)
         try:
             with capabilities.with_sys_admin():
                 fd = bpf.enable_run_statistics()
         except OSError as error:
-            if not few_descriptors(error):  # there may be a free one the next time
+            if not few_descriptors(error):  # one may be free the next time
                 self.why = error.strerror or str(error)
             return
         opened = time.monotonic()
         try:
             for meter in meters:
                 meter.begin()
-            time.sleep(max(opened + _WINDOW - time.monotonic(), 0))
+            time.sleep(max(opened + _WINDOW_SECONDS - time.monotonic(), 0))
             for meter in meters:
                 meter.end()
         finally:
             os.close(fd)
             self._on.append((opened, time.monotonic()))
 
-    def _may(self) -> bool:
-        """Whether a window that began now would leave the last second within its bound. One that was longer than meant,
-        on a machine that crawls, is followed by a longer rest."""
-        begin = time.monotonic() + _WINDOW - 1
+    def _allowed(self) -> bool:
+        """Return whether the last second stays within its limit if a window begins now.
+
+        A window that took longer than planned, on an overloaded machine, is followed by a longer pause.
+        """
+        begin = time.monotonic() + _WINDOW_SECONDS - 1
         while self._on and self._on[0][1] < begin:
             self._on.popleft()
-        return sum(off - max(on, begin) for on, off in self._on) + _WINDOW <= _MAX_ON
+        return sum(off - max(on, begin) for on, off in self._on) + _WINDOW_SECONDS <= _MAX_ON_SECONDS
 
 
 def map_memory(fd: int) -> int:
-    """Bytes that a map takes in the kernel; before Linux v6.4 of what it may hold, not of what it holds (commit
-    90a5527d7686 "bpf: add new map ops ->map_mem_usage")."""
+    """Return the bytes that a map takes in the kernel.
+
+    Before Linux v6.4 that is the size of what it may hold, not of what it holds (commit 90a5527d7686 ("bpf: add new map
+    ops ->map_mem_usage")).
+    """
     for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
         if line.startswith("memlock:"):
             return int(line.split()[1])
@@ -274,9 +290,9 @@ def map_memory(fd: int) -> int:
 
 
 def _counts_missed(fd: int) -> bool:
-    """Whether the kernel counts the runs that a program of this type misses.
+    """Return whether the kernel counts the missed runs of a program of this type.
 
-    It does not where a perf event's overflow runs the program (kernel/events/core.c, bpf_overflow_handler).
+    It does not where a perf event's overflow runs the program (Linux: kernel/events/core.c, bpf_overflow_handler).
     """
     kind = bpf.program_attributes(fd, b"", 0).type
     if kind == ProgramType.PERF_EVENT:
@@ -286,11 +302,11 @@ def _counts_missed(fd: int) -> bool:
 
 @cache
 def _counts_of_events(path: Path) -> bool:
-    """Whether missed runs at tracepoints, kprobes and uprobes are counted: Linux kernel commit dd8657894c11 ("bpf:
-    Count missed stats in trace_call_bpf") (in v6.7).
+    """Return whether the kernel counts missed runs at tracepoints, kprobes and uprobes.
 
-    No program can see that. The same series gave the kernel's ``struct bpf_link_info`` its ``perf_event.kprobe.missed``
-    (commit 3acf8ace6823), right behind ``addr`` at bit 128, which is looked for.
+    Linux kernel commit dd8657894c11 ("bpf: Count missed stats in trace_call_bpf") (in v6.7). That commit cannot be
+    detected. So look in the kernel's BTF for ``perf_event.kprobe.missed`` of ``struct bpf_link_info``, right after
+    ``addr`` at bit 128, which the same series added (commit 3acf8ace6823).
     """
     try:
         btf = path.read_bytes()

@@ -1,4 +1,4 @@
-"""The guard: a thread that measures every session, and ends one that goes beyond its limits."""
+"""The guard: a thread that measures every session, and ends sessions that exceed their limits."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from bpfnb.protocol.messages import Limits
-from bpfnb.tracer.guard.cost import Look, Meter, Windows
+from bpfnb.tracer.guard.cost import Meter, Sample, Windows
 
 __all__ = ["Guard", "Watch"]
 
-_PERIOD = 5.0  # seconds that costs and rates are averages over
+_PERIOD_SECONDS = 5.0  # over which costs and rates are averaged
 _MIN_WINDOWS = 4
 
 
 class Guard:
-    """Measures the sessions; ``end`` is called with the number of one that is to end, and why."""
+    """Measures sessions, and calls ``end`` with the number of a session that must end, and the reason."""
 
     def __init__(self, end: Callable[[int, str], None]) -> None:
         self._end = end
@@ -31,7 +31,7 @@ class Guard:
         threading.Thread(target=self._run, name="bpfnb-guard", daemon=True).start()
 
     def add(self, number: int, meter: Meter, limits: Limits) -> None:
-        """Measure a session, and keep it within ``limits``, until its meter is closed."""
+        """Measure a session and enforce its ``limits``, until its meter is closed."""
         with self._changed:
             self._watched[number] = (meter, Watch(limits, time.monotonic()))
             self._changed.notify()
@@ -41,9 +41,9 @@ class Guard:
             while True:
                 with self._changed:
                     self._changed.wait_for(lambda: self._watched)
-                self._windows.rest()
+                self._windows.wait()
                 with self._changed:
-                    # Those that ended meanwhile are no reason to switch the statistics on.
+                    # The statistics are not switched on for sessions that have ended meanwhile.
                     self._watched = {n: watched for n, watched in self._watched.items() if not watched[0].closed}
                     watched = dict(self._watched)
                 for meter, _ in watched.values():
@@ -51,16 +51,16 @@ class Guard:
                 if watched and not self._windows.why:
                     self._windows.measure(meter for meter, _ in watched.values())
                 for number, (meter, watch) in watched.items():
-                    self._look(number, meter, watch)
+                    self._check(number, meter, watch)
         except BaseException:
             # Sessions are no longer guarded. End the process, as the poller does: the notebook reports that.
             traceback.print_exc()
             os._exit(70)
 
-    def _look(self, number: int, meter: Meter, watch: Watch) -> None:
-        look = meter.look()
-        reason = watch.add(look) if look else ""
-        if not look or reason:
+    def _check(self, number: int, meter: Meter, watch: Watch) -> None:
+        sample = meter.sample()
+        reason = watch.add(sample) if sample else ""
+        if not sample or reason:
             with self._changed:
                 del self._watched[number]
         if reason:
@@ -68,7 +68,7 @@ class Guard:
 
 
 class _Share(NamedTuple):
-    """A window's share of all CPUs: of programs, and of the traps by which uprobes reach them."""
+    """The share of all CPUs in a window: of programs, and of the traps by which uprobes reach them."""
 
     at: float
     programs: float
@@ -76,44 +76,44 @@ class _Share(NamedTuple):
 
 
 class Watch:
-    """Whether a session keeps within its limits, judged by all the looks at it.
+    """Decides from a session's samples whether it exceeds its limits.
 
-    Costs and rates are averages over the last ``period`` seconds; what was before its start counts as nothing, so what
-    exceeds a limit by much is found sooner. A cost is known from short windows, and those of one that comes in bursts
-    differ: the average then has an error, and the limit is exceeded only where it is exceeded by more than that.
+    Costs and rates are averages over the last ``period`` seconds. The time before the session's start counts as zero,
+    so that a session which exceeds a limit by much is found sooner. Costs are measured in short windows, which differ
+    where they come in bursts. So the average has an error, and must exceed the limit by more than this error.
     """
 
-    def __init__(self, limits: Limits, began: float, period: float = _PERIOD) -> None:
+    def __init__(self, limits: Limits, began: float, period: float = _PERIOD_SECONDS) -> None:
         self._limits = limits
         self._period = period
         self._shares: deque[_Share] = deque()
-        self._looks = deque([Look(began, None, 0, 0.0, 0)])
+        self._samples = deque([Sample(began, None, 0, 0.0, 0)])
 
-    def add(self, look: Look, cpus: int = 0) -> str:
-        """Why the session is to end, in one line, or "". ``cpus``: how many are online, unless this machine's."""
+    def add(self, sample: Sample, cpus: int = 0) -> str:
+        """Return why the session must end, in one line, or "". ``cpus``: how many there are; by default here."""
         cpus = cpus or os.sysconf("SC_NPROCESSORS_ONLN")
-        if window := look.window:
+        if window := sample.window:
             of_all = window.seconds * cpus
-            self._shares.append(_Share(look.at, window.programs / of_all, window.traps / of_all))
-        self._looks.append(look)
-        self._forget(look.at - self._period)
-        return self._beyond_cost(look, cpus) or self._beyond_rate(look) or self._beyond_memory(look)
+            self._shares.append(_Share(sample.at, window.programs / of_all, window.traps / of_all))
+        self._samples.append(sample)
+        self._drop_before(sample.at - self._period)
+        return self._exceeds_cost(sample, cpus) or self._exceeds_rate(sample) or self._exceeds_memory(sample)
 
-    def _forget(self, before: float) -> None:
+    def _drop_before(self, before: float) -> None:
         while self._shares and self._shares[0].at < before:
             self._shares.popleft()
-        while len(self._looks) > 2 and self._looks[1].at < before:
-            self._looks.popleft()
+        while len(self._samples) > 2 and self._samples[1].at < before:
+            self._samples.popleft()
 
-    def _beyond_cost(self, look: Look, cpus: int) -> str:
+    def _exceeds_cost(self, sample: Sample, cpus: int) -> str:
         limit = self._limits.cost
         if limit is None:
             return ""
-        shares, first = list(self._shares), self._at(look.at - self._period)
+        shares, first = list(self._shares), self._at(sample.at - self._period)
         if len(shares) < _MIN_WINDOWS:
             return ""
-        past = min(look.at - first.at, self._period) / self._period
-        reading = (look.reading - first.reading) / max(look.at - first.at, self._period) / cpus
+        past = min(sample.at - first.at, self._period) / self._period
+        reading = (sample.reading - first.reading) / max(sample.at - first.at, self._period) / cpus
         programs = statistics.fmean(share.programs for share in shares) * past
         traps = statistics.fmean(share.traps for share in shares) * past
         error = statistics.stdev(share.programs + share.traps for share in shares) * past / len(shares) ** 0.5
@@ -126,26 +126,26 @@ class Watch:
             + ", ".join(f"{what} {_percent(share / past)}" for what, share in parts.items() if share >= 0.001)
         )
 
-    def _beyond_rate(self, look: Look) -> str:
+    def _exceeds_rate(self, sample: Sample) -> str:
         limit = self._limits.rate
         if limit is None:
             return ""
-        first = self._at(look.at - self._period)
-        events, passed = look.events - first.events, look.at - first.at
+        first = self._at(sample.at - self._period)
+        events, passed = sample.events - first.events, sample.at - first.at
         if events <= limit * max(passed, self._period):
             return ""
         allowed = f"{limit:,g} a second over {self._period:g} s"
         return f"the guard ended it: {events:,} events in {passed:.1f} s, and max_rate is {allowed}"
 
-    def _beyond_memory(self, look: Look) -> str:
+    def _exceeds_memory(self, sample: Sample) -> str:
         limit = self._limits.memory
-        if limit is None or look.memory <= limit:
+        if limit is None or sample.memory <= limit:
             return ""
-        return f"the guard ended it: {look.memory:,} bytes of memory in the kernel, and max_memory is {limit:,}"
+        return f"the guard ended it: {sample.memory:,} bytes of memory in the kernel, and max_memory is {limit:,}"
 
-    def _at(self, moment: float) -> Look:
-        """The last look before a moment, else the first there was."""
-        return next((look for look in reversed(self._looks) if look.at <= moment), self._looks[0])
+    def _at(self, moment: float) -> Sample:
+        """Return the last sample before a moment, else the first."""
+        return next((sample for sample in reversed(self._samples) if sample.at <= moment), self._samples[0])
 
 
 def _percent(share: float) -> str:

@@ -69,7 +69,7 @@ class Starter:
                 probes = self._attach(session, program, files, starting.cancel)
             self._send_counters(session)
             self._limit_time(session)
-            session.meter.reached_by(session.links)
+            session.meter.add_links(session.links)
             self._outbox.send(session.meter.message(number), [session.meter.fd])
             self._guard.add(number, session.meter, limits)
             self._audit.started(number, program, probes)
