@@ -112,6 +112,7 @@ def test_lines_of_another_clock_are_lost_not_shown() -> None:
     assert all((began <= times) & (times <= time.time_ns()))
 
 
+@pytest.mark.portable
 def test_an_emptied_buffer_is_said() -> None:
     with printing() as (session, instance):
         burst(10)
@@ -124,6 +125,7 @@ def test_an_emptied_buffer_is_said() -> None:
     assert session.lost == 0
 
 
+@pytest.mark.portable
 def test_what_another_reader_takes_is_counted_as_lost() -> None:
     """To the last line, though only the kernel saw them go."""
     with printing() as (session, instance):
@@ -143,6 +145,7 @@ def test_what_another_reader_takes_is_counted_as_lost() -> None:
         assert len(session.df) == session.outputs["printk"].rows
 
 
+@pytest.mark.portable
 def test_trace_pipe_is_ours() -> None:
     """Where the kernel knows one reader only (6.6); elsewhere what it takes is counted."""
     with printing() as (session, instance):
@@ -158,6 +161,7 @@ def test_trace_pipe_is_ours() -> None:
     assert session.outputs["printk"].rows + session.lost == 100
 
 
+@pytest.mark.portable
 def test_other_events_in_the_instance_are_not_taken_for_lines() -> None:
     with printing() as (session, instance):
         (instance / "events/sched/sched_switch/enable").write_text("1")
@@ -167,6 +171,7 @@ def test_other_events_in_the_instance_are_not_taken_for_lines() -> None:
     assert session.df.msg.tolist() == ["x"] * 100
 
 
+@pytest.mark.portable
 def test_the_history_of_names_survives_too() -> None:
     with printing() as (session, _):
         (comm,) = mine("comm")
@@ -179,6 +184,7 @@ def test_the_history_of_names_survives_too() -> None:
     assert session.df.comm.tolist() == ["renamed"]
 
 
+@pytest.mark.portable
 def test_a_file_held_open_by_another_does_not_keep_a_session_running() -> None:
     """The kernel then keeps the instance; it is removed as soon as it can be."""
     with printing() as (session, instance):
@@ -224,6 +230,7 @@ def run(script: str, *within: str) -> str:
     return done.stdout
 
 
+@pytest.mark.portable
 def test_sessions_survive_a_lazy_unmount_of_tracefs() -> None:
     """They go on by what they have open; a new one mounts it again."""
     script = """
@@ -253,6 +260,7 @@ def test_a_tracer_ends_cleanly_where_tracefs_was_unmounted() -> None:
     until(lambda: not {p.name for p in INSTANCES.iterdir() if p.name.startswith("bpfnb")} - before)
 
 
+@pytest.mark.portable
 def test_where_tracefs_is_read_only_lines_come_through_a_ring() -> None:
     """And what needs no instance works as ever."""
     script = """

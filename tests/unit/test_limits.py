@@ -151,6 +151,27 @@ def test_never_more_than_fifty_milliseconds_of_a_second(monkeypatch: pytest.Monk
         assert np.histogram(begins % 0.2, 8, (0, 0.2))[0].min() > 50
 
 
+def test_windows_are_rarer_and_longer_where_it_takes_long_to_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in an emulator: switching takes a hundredth of the time at most, and as much is seen as elsewhere."""
+    clock = Clock(7, 0.00005)
+
+    def enable() -> int:
+        clock.now += 0.01
+        return os.open(os.devnull, os.O_RDONLY)
+
+    monkeypatch.setattr(cost, "time", clock)
+    monkeypatch.setattr(cost.bpf, "enable_run_statistics", enable)
+    windows, on = Windows(), []
+    while clock.now < 250:
+        windows.wait()
+        begun = clock.now
+        windows.measure([])
+        on.append(clock.now - begun - 0.01)
+    assert len(on) * 0.01 / 200 == pytest.approx(0.01, rel=0.05)
+    assert max(on) < 0.05
+    assert 0.035 < sum(on) / 200 < 0.045
+
+
 # --- whether the kernel counts missed runs ------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import random
+import statistics
 import threading
 import time
 from collections import deque
@@ -36,6 +37,8 @@ __all__ = ["Meter", "Sample", "Window", "Windows", "map_memory"]
 _WINDOW_SECONDS = 0.008  # that the statistics are on
 _WINDOW_INTERVAL = 0.2  # seconds, in each of which one window begins, at a random moment
 _MAX_ON_SECONDS = 0.05  # of any second, that they may be on
+_MAX_SWITCHING = 0.01  # of the time, for switching them on and off: that takes 0.4 ms, in an emulator ten
+_MAX_INTERVAL, _MAX_WINDOW_SECONDS = 1.0, 0.04  # where windows are rarer for that
 _SLOW_INTERVAL = 1.0  # seconds between two reads of what is slow to read
 
 _TRAPPING = {name for name, kind in KINDS.items() if kind.in_file}  # kinds of probes whose programs a trap runs
@@ -229,22 +232,25 @@ class Windows:
         self.why = ""
         self._on: deque[tuple[float, float]] = deque()  # (on, off) of the windows in the last second
         self._next = 0.0
+        self._switching: deque[float] = deque(maxlen=5)  # seconds it took to switch them on and off, of late
+        self._interval, self._window = _WINDOW_INTERVAL, _WINDOW_SECONDS
 
     def wait(self) -> None:
         """Wait for the next window."""
         now = time.monotonic()
-        if now > self._next + _WINDOW_INTERVAL:  # nothing was measured for a while, or the last window was long
+        if now > self._next + self._interval:  # nothing was measured for a while, or the last window was long
             self._next = now
         else:
-            begin = self._next + random.uniform(0, _WINDOW_INTERVAL - _WINDOW_SECONDS)
-            self._next += _WINDOW_INTERVAL
+            begin = self._next + random.uniform(0, self._interval - self._window)
+            self._next += self._interval
             time.sleep(max(begin - now, 0))
         while not self._allowed():
-            time.sleep(_WINDOW_SECONDS)
+            time.sleep(self._window)
 
     def measure(self, meters: Iterable[Meter]) -> None:
         """Measure one window of all these sessions."""
         meters = list(meters)
+        began = time.monotonic()
         try:
             with capabilities.with_sys_admin():
                 fd = bpf.enable_run_statistics()
@@ -256,22 +262,35 @@ class Windows:
         try:
             for meter in meters:
                 meter.begin()
-            time.sleep(max(opened + _WINDOW_SECONDS - time.monotonic(), 0))
+            time.sleep(max(opened + self._window - time.monotonic(), 0))
             for meter in meters:
                 meter.end()
         finally:
+            ending = time.monotonic()
             os.close(fd)
-            self._on.append((opened, time.monotonic()))
+            closed = time.monotonic()
+            self._on.append((opened, closed))
+            self._adapt(opened - began + closed - ending)
+
+    def _adapt(self, switching: float) -> None:
+        """Make windows rarer, and longer to the same degree, where switching takes long.
+
+        Switching patches the kernel's code. An emulator pays for that afterwards as well, by translating anew.
+        """
+        self._switching.append(switching)
+        interval = statistics.median(self._switching) / _MAX_SWITCHING
+        self._interval = min(max(interval, _WINDOW_INTERVAL), _MAX_INTERVAL)
+        self._window = min(_WINDOW_SECONDS * self._interval / _WINDOW_INTERVAL, _MAX_WINDOW_SECONDS)
 
     def _allowed(self) -> bool:
         """Return whether the last second stays within its limit if a window begins now.
 
         A window that took longer than planned, on an overloaded machine, is followed by a longer pause.
         """
-        begin = time.monotonic() + _WINDOW_SECONDS - 1
+        begin = time.monotonic() + self._window - 1
         while self._on and self._on[0][1] < begin:
             self._on.popleft()
-        return sum(off - max(on, begin) for on, off in self._on) + _WINDOW_SECONDS <= _MAX_ON_SECONDS
+        return sum(off - max(on, begin) for on, off in self._on) + self._window <= _MAX_ON_SECONDS
 
 
 def map_memory(fd: int) -> int:
