@@ -14,8 +14,9 @@ from bpfnb.language.cell import Cell
 from bpfnb.language.scan import scan
 from bpfnb.protocol.schema import Schema
 
-__all__ = ["Edit", "Handed", "Payloads", "Rewritten", "Submit", "assemble"]
+__all__ = ["WHOLE_POINTER", "Edit", "Payload", "Payloads", "Rewritten", "Submit", "assemble"]
 
+WHOLE_POINTER = "is given the size of a pointer, not of what it points to"  # the compiler's error says so
 _MAIN = "/virtual/main.c"  # what bcc calls the text it is given
 
 
@@ -31,7 +32,7 @@ class Submit:
     reserves: bool = False
 
 
-class Handed(Struct, frozen=True):
+class Payload(Struct, frozen=True):
     """What a call hands over. ``schema``: of what its pointer points to; None for void, a sentence where it cannot be
     described. ``size``: the bytes it says, or -1 where they change. ``is_bytes``: it points to single chars or u8s."""
 
@@ -42,7 +43,7 @@ class Handed(Struct, frozen=True):
 
 # What each of a source's submits hands over, by its number; those in text that was not compiled are not in it. None
 # altogether where bcc gave the kernel no BTF.
-Payloads = dict[int, Handed] | None
+Payloads = dict[int, Payload] | None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,7 +75,7 @@ def test_a_build_apart_from_its_sources(apart: Path, tmp_path: Path) -> None:
 
 
 def test_a_changed_folder_is_read_again(whole: Path) -> None:
-    """GIVEN a cell that ran WHEN the folder's headers change THEN it is compiled anew, not taken from its recipe."""
+    """GIVEN a cell that ran WHEN the folder's headers change THEN it is compiled anew, not taken from the cache."""
     assert rows(headers=str(whole), cflags=["-DWANTED"])[0] == 1
     (whole / "include/generated/autoconf.h").write_text("")
     with pytest.raises(bpfnb.CompileError, match="not the headers asked for"):

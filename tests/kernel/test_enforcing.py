@@ -78,7 +78,7 @@ def test_programs_run_in_own_processes_only(tmp_path: Path) -> None:
     assert "sudo" in setuid, "sudo runs as root, for a user whose real number it keeps"
     again = {**WATCH, "commands": WATCH["commands"]}
     first, cached = results("[default]\nprocesses = own\n", [WATCH, again], tmp_path / "own")
-    for own in (first, cached):  # compiled, and from its recipe
+    for own in (first, cached):  # compiled, and from the cache
         assert {row["uid"] for row in own["rows"]} == {str(NOBODY.pw_uid)}
         assert own["pid"] in {int(row["pid"]) for row in own["rows"]}
         comms = {row["comm"] for row in own["rows"]}

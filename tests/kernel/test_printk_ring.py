@@ -53,7 +53,7 @@ CELLS = [
     (CLONE, {"syscall:clone": "hello"}),
     (HELLO.replace("\\n", "\\\\n"), {}),
     (FORMATS, {"syscall:getpgid": "f"}),
-    (FORMATS, {"syscall:getpgid": "f"}),  # loaded again from its recipe
+    (FORMATS, {"syscall:getpgid": "f"}),  # from the cache
 ]
 RUN = """
 import bpfnb, ctypes, json, os

@@ -254,7 +254,7 @@ def test_an_included_file_is_read_again(tmp_path: Path) -> None:
 
 
 def test_an_error_is_as_clear_the_second_time() -> None:
-    """A cell whose probe cannot be attached is loaded from its recipe too; one that cannot be loaded has none."""
+    """A cell whose probe cannot be attached is instantiated too; one that cannot be loaded is not cached."""
     cell = fresh(PRINTK)
     for _ in range(2):
         with pytest.raises(bpfnb.AttachError, match="no tracepoint no:such"):
@@ -290,12 +290,12 @@ def build(source, tag):
     tables = [table.name for table in (*program.outputs, *program.maps)]
     return compiler.build(text, FLAGS, list(loads), tables)[0]
 
-def recipe():
-    (built,) = compiler._kept._values.values()
-    return built.recipe
+def cached():
+    (built,) = compiler._cache._values.values()
+    return built.cached
 
 def forget():
-    compiler._kept._values.clear()
+    compiler._cache._values.clear()
 
 def descriptors():
     return sorted(os.listdir("/proc/self/fd"))
@@ -317,17 +317,17 @@ def worker(code: str) -> str:
 
 
 def test_what_is_filled_in_is_what_the_compiler_would_have_written() -> None:
-    """GIVEN a cell compiled twice, with two tags THEN each recipe, filled in with anything, gives the same code."""
+    """GIVEN a cell compiled twice, with two tags THEN each cached program, filled in alike, gives the same code."""
     said = worker("""
 for name, cell in CELLS.items():
     if "TRACEPOINT_PROBE" in cell:
         continue
-    recipes = []
+    instances = []
     for tag in ("abcdefgh", "ZYXWVUTS"):
         forget()
         build(cell, tag).close()
-        recipes.append(recipe())
-    one, two = recipes
+        instances.append(cached())
+    one, two = instances
     assert replace(one, programs=()) == replace(two, programs=()), name
     for a, b in zip(one.programs, two.programs, strict=True):
         assert a.instructions != b.instructions or not a.tags
@@ -353,16 +353,16 @@ for spoil in (
     lambda r: replace(r, maps=(*r.maps[:-1], r.maps[-1]._replace(type=9999))),
     lambda r: replace(r, btf=b"none"),
 ):
-    ((key, built),) = compiler._kept._values.items()
-    broken = replace(built, recipe=spoil(built.recipe))
-    compiler._kept.put(key, broken)
+    ((key, built),) = compiler._cache._values.items()
+    broken = replace(built, cached=spoil(built.cached))
+    compiler._cache.put(key, broken)
     module = build(source, "")
-    print(len(module.programs), len(module.maps), compiler._kept.get(key) is not broken)
+    print(len(module.programs), len(module.maps), compiler._cache.get(key) is not broken)
     module.close()
     assert descriptors() == held
-    good = compiler._kept.get(key)
+    good = compiler._cache.get(key)
     build(source, "").close()
-    assert compiler._kept.get(key) is good
+    assert compiler._cache.get(key) is good
     assert descriptors() == held
 """)
     assert said.splitlines() == ["1 10 True"] * 3
@@ -378,4 +378,4 @@ for spoil in (
     ],
 )
 def test_what_cannot_be_written_down_is_compiled(cell: str) -> None:
-    assert worker(f"build({cell!r}, 'abcdefgh').close()\nprint(len(compiler._kept._values))") == "0\n"
+    assert worker(f"build({cell!r}, 'abcdefgh').close()\nprint(len(compiler._cache._values))") == "0\n"

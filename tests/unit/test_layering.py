@@ -41,7 +41,6 @@ TRACER = [
 # Not yet where they belong (issue 11).
 PENDING = {
     ("bpfnb.testing", "bpfnb.tracer.read.clock"),
-    ("bpfnb.tracer.diagnose.clang", "bpfnb.tracer.compile.submits"),
 }
 SHARED = set(release.SHARED)  # with the tracer
 

@@ -9,10 +9,10 @@ from bpfnb.language.program import parse
 from bpfnb.language.scan import scan
 from bpfnb.language.tokens import Token, lex
 from bpfnb.protocol.schema import Column, Number, Schema, Tail
-from bpfnb.tracer.compile.outputs import Carried, carried
+from bpfnb.tracer.compile.outputs import PayloadType, payload_types
 from bpfnb.tracer.compile.rewrite import rewrite
 from bpfnb.tracer.compile.submits import Submits, _uncast, padded_maps, submits
-from bpfnb.tracer.source_map import Handed, Submit
+from bpfnb.tracer.source_map import Payload, Submit
 
 CELL = """\
 BPF_PERF_OUTPUT(events);
@@ -31,8 +31,8 @@ def program(source: str = CELL):  # type: ignore[no-untyped-def]
     return parse(source, {"syscall:sync": "f"})
 
 
-def scalar(size: int = -1, dtype: str = "<u8", *, is_bytes: bool = False) -> Handed:
-    return Handed(Schema((Number("value", 0, dtype),), int(dtype[2])), size, is_bytes)
+def scalar(size: int = -1, dtype: str = "<u8", *, is_bytes: bool = False) -> Payload:
+    return Payload(Schema((Number("value", 0, dtype),), int(dtype[2])), size, is_bytes)
 
 
 def test_every_call_that_hands_something_over_has_a_number_and_a_place() -> None:
@@ -93,18 +93,18 @@ def test_diagnostics_in_added_text_are_told_from_the_cells_own() -> None:
 
 def test_all_submits_of_an_output_agree() -> None:
     calls = submits(scan(CELL)).calls
-    assert carried(program(), calls, {0: scalar(8), 1: scalar(), 2: Handed(None, 8), 3: scalar()}) == {
-        "events": Carried(scalar().schema, frozenset({8})),
-        "ring": Carried(scalar().schema, frozenset()),
+    assert payload_types(program(), calls, {0: scalar(8), 1: scalar(), 2: Payload(None, 8), 3: scalar()}) == {
+        "events": PayloadType(scalar().schema, frozenset({8})),
+        "ring": PayloadType(scalar().schema, frozenset()),
     }
     with pytest.raises(ProgramError, match=r"line 7: ring is given something else here than in line 5") as caught:
-        carried(program(), calls, {0: scalar(), 1: scalar(), 3: scalar(dtype="<u4")})
+        payload_types(program(), calls, {0: scalar(), 1: scalar(), 3: scalar(dtype="<u4")})
     assert caught.value.column == 48
 
 
 def test_more_reserved_than_the_type_has_is_shown() -> None:
     calls = submits(scan(CELL)).calls
-    (carries,) = carried(program(), calls, {2: Handed(None, 24), 3: scalar()}).values()
+    (carries,) = payload_types(program(), calls, {2: Payload(None, 24), 3: scalar()}).values()
     assert [column.name for column in carries.schema.columns] == ["value", "rest"]
 
 
@@ -114,15 +114,15 @@ def test_a_size_may_have_operators_of_two_characters() -> None:
 
 
 def test_a_call_that_was_not_compiled_says_nothing() -> None:
-    assert list(carried(program(), submits(scan(CELL)).calls, {0: scalar()})) == ["events"]
+    assert list(payload_types(program(), submits(scan(CELL)).calls, {0: scalar()})) == ["events"]
 
 
 def test_what_cannot_be_known_is_an_error_at_the_call() -> None:
     calls = submits(scan(CELL)).calls
     with pytest.raises(ProgramError, match=r"line 5: events is given a void pointer"):
-        carried(program(), calls, {0: Handed(None)})
+        payload_types(program(), calls, {0: Payload(None)})
     with pytest.raises(UnsupportedError, match=r"line 5: events cannot be read: too strange"):
-        carried(program(), calls, {0: Handed("too strange")})
+        payload_types(program(), calls, {0: Payload("too strange")})
 
 
 @pytest.mark.parametrize(
@@ -136,20 +136,23 @@ def test_what_cannot_be_known_is_an_error_at_the_call() -> None:
 )
 def test_of_a_pointer_to_bytes_the_size_is_believed(dtype: str, size: int, column: Column) -> None:
     handed = scalar(size, dtype, is_bytes=True)
-    assert carried(program(), submits(scan(CELL)).calls, {0: handed})["events"].schema.columns == (column,)
+    assert payload_types(program(), submits(scan(CELL)).calls, {0: handed})["events"].schema.columns == (column,)
 
 
 def test_what_is_submitted_beyond_the_type_is_shown_as_bytes() -> None:
     calls = submits(scan(CELL)).calls
     beyond = Tail("rest", 8, text=False)
-    assert carried(program(), calls, {0: scalar(12)})["events"].schema.columns == (*scalar().schema.columns, beyond)
-    assert carried(program(), calls, {0: scalar(4)})["events"].schema == scalar().schema
+    assert payload_types(program(), calls, {0: scalar(12)})["events"].schema.columns == (
+        *scalar().schema.columns,
+        beyond,
+    )
+    assert payload_types(program(), calls, {0: scalar(4)})["events"].schema == scalar().schema
 
 
 def test_a_type_and_something_more_is_shown_as_both() -> None:
     cell = perf_cell("sizeof(a) + n")
     calls = submits(scan(cell)).calls
-    assert [column.name for column in carried(program(cell), calls, {0: scalar()})["events"].schema.columns] == [
+    assert [column.name for column in payload_types(program(cell), calls, {0: scalar()})["events"].schema.columns] == [
         *("value", "rest"),
     ]
     for size in ("4 + n", "sizeof(a) - n", "sizeof(a) + 4"):

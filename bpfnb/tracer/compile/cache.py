@@ -7,12 +7,12 @@ of a cell are instructions, in which two things differ from one time to the next
     the tag      of printk (printk.py) is 8 letters: LLVM loads them into a register with ``lddw``, as one number, and
                  stores that register on the stack, where the format begins
 
-A recipe is the instructions with these places known, and what the maps are made with. The compiling process writes it,
-the worker keeps it under everything the compiler was told, and cooks it when that is asked for again.
+A cached program is the instructions with these places known, and what the maps are made with. The compiling process
+makes it, the worker keeps it under everything the compiler was given, and instantiates it when that is asked for again.
 
-There is no recipe where the text and its flags alone do not decide what the compiler makes of them (``decided``), where
+There is none where the text and its flags alone do not decide what the compiler makes of them (``decided``), where
 maps and programs cannot be made from what the kernel says of them, and where a format does not begin with the tag in
-just that way. Where the kernel refuses what has been cooked, the cell is compiled.
+just that way. Where the kernel rejects an instance, the cell is compiled.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ from bpfnb.tracer.kernel.instructions import (
 )
 from bpfnb.tracer.kernel.uapi import MapType, ProgramType
 
-__all__ = ["Kept", "Recipe", "decided", "formats", "write"]
+__all__ = ["CachedProgram", "Lru", "cached_program", "decided", "formats"]
 
 Value = TypeVar("Value")
 
 
-class Kept(Generic[Value]):
-    """The values last used, by their keys; for any thread."""
+class Lru(Generic[Value]):
+    """The values last used, by their keys: at most ``size``; for any thread."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, size: int) -> None:
+        self._size = size
         self._lock = threading.Lock()
         self._values: OrderedDict[Hashable, Value] = OrderedDict()
 
@@ -80,7 +80,7 @@ class Kept(Generic[Value]):
         with self._lock:
             self._values[key] = value
             self._values.move_to_end(key)
-            while len(self._values) > self._most:
+            while len(self._values) > self._size:
                 self._values.popitem(last=False)
 
     def forget(self, key: Hashable) -> None:
@@ -109,23 +109,23 @@ class Code(Struct, frozen=True):
         return bytes(code)
 
 
-class Recipe(Struct, frozen=True):
-    """``handed``: the maps whose descriptors are wanted, beside the programs'. ``btf``: the types the maps are of.
+class CachedProgram(Struct, frozen=True):
+    """``wanted``: the maps whose descriptors are wanted, beside the programs'. ``btf``: the types the maps are of.
     ``constants``: what another map holds, behind the others, whose value's addresses programs load; b"" for none."""
 
     programs: tuple[Code, ...]
     maps: tuple[MapAttributes, ...]
-    handed: tuple[int, ...]
+    wanted: tuple[int, ...]
     btf: bytes
     constants: bytes = b""
 
-    def cook(self, tag: str) -> list[int]:
+    def instantiate(self, tag: str) -> list[int]:
         """Make maps and load programs: the descriptors of the programs, and then of the maps that are wanted.
 
         OSError, with all undone, where the kernel refuses.
         """
         opened: list[int] = []
-        wanted: list[int] = []
+        kept: list[int] = []
         try:
             if self.btf:
                 opened.append(bpf.load_btf(self.btf))
@@ -136,11 +136,11 @@ class Recipe(Struct, frozen=True):
                 _opened(opened, bpf.load_program(code.attributes, code.filled(maps, tag.encode())))
                 for code in self.programs
             ]
-            wanted = [*programs, *(maps[index] for index in self.handed)]
+            kept = [*programs, *(maps[index] for index in self.wanted)]
         finally:
-            for fd in set(opened) - set(wanted):
+            for fd in set(opened) - set(kept):
                 os.close(fd)
-        return wanted
+        return kept
 
 
 def _opened(fds: list[int], fd: int) -> int:
@@ -164,32 +164,32 @@ _PLAIN_PROGRAMS = frozenset(
 )
 
 
-def write(
+def cached_program(
     programs: Sequence[tuple[int, Function]],
     maps: Sequence[int],
-    handed: Sequence[int],
+    wanted: Sequence[int],
     btf: bytes,
     tag: str,
     constant: tuple[int, bytes] | None = None,
-) -> Recipe | None:
-    """The recipe of what has been compiled and loaded; None where there cannot be one.
+) -> CachedProgram | None:
+    """Return what loads again what has been compiled and loaded; None where there cannot be such.
 
     ``programs``: their descriptors, and what they were loaded from. ``maps``: the descriptors of all of them,
-    ``handed`` of those that are wanted. ``btf``: of the cell. ``tag``: the printk tag compiled in, or "". ``constant``:
+    ``wanted`` of those that are wanted. ``btf``: of the cell. ``tag``: the printk tag compiled in, or "". ``constant``:
     the map of constants that the instructions refer to, and what it has.
     """
     referred = [*maps, constant[0]] if constant else maps
     try:
         made = tuple(bpf.map_attributes(fd) for fd in maps)
         codes = tuple(_code(fd, function, referred, tag.encode()) for fd, function in programs)
-    except OSError:  # the cell works without a recipe
+    except OSError:  # the cell works without
         return None
     if sys.byteorder != "little" or not all(code is not None for code in codes) or not all(map(_is_plain, made)):
         return None
     typed = any(m.key_type or m.value_type for m in made)
     found = tuple(code for code in codes if code is not None)
     whole = constant[1] if constant else b""
-    return Recipe(found, made, tuple(maps.index(fd) for fd in handed), btf if typed else b"", whole)
+    return CachedProgram(found, made, tuple(maps.index(fd) for fd in wanted), btf if typed else b"", whole)
 
 
 def _is_plain(made: MapAttributes) -> bool:
@@ -324,7 +324,7 @@ def _value(i: Instruction, known: _Known) -> _Value:
 # --- what decides the result --------------------------------------------------------------------------------------
 
 # Flags that bring in nothing from elsewhere. -include, -I, -Wp, and their like do.
-_INNOCENT = re.compile(r"-[DU].+|-W[\w=-]+|-w|-O\w?|-g|-std=[\w:+]+|-f[\w-]+", re.S)
+_PLAIN_FLAG = re.compile(r"-[DU].+|-W[\w=-]+|-w|-O\w?|-g|-std=[\w:+]+|-f[\w-]+", re.S)
 _CHANGING = re.compile(r"__(DATE|TIME|TIMESTAMP)__|__has_(include|embed)|\.(incbin|include)\b")
 # A map that is pinned is opened where it is there already.
 _PINNED = re.compile(r"PINNED|maps/pinned")
@@ -337,7 +337,7 @@ def decided(text: str, cflags: Sequence[str]) -> bool:
     """Whether text and flags decide, on this machine, what becomes of them: the header tree does not change."""
     whole = "\n".join((text, *cflags)).replace("\\\n", "")
     return (
-        all(_INNOCENT.fullmatch(flag) for flag in cflags)
+        all(_PLAIN_FLAG.fullmatch(flag) for flag in cflags)
         and not _CHANGING.search(whole)
         and not _PINNED.search(whole)
         and all(_IN_THE_TREE.fullmatch(what) and ".." not in what for what in _INCLUDE.findall(whole))

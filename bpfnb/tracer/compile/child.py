@@ -31,8 +31,7 @@ from bpfnb.protocol.schema import Schema
 from bpfnb.tracer.access import asker, confine
 from bpfnb.tracer.access.asker import User
 from bpfnb.tracer.access.confine import Guard
-from bpfnb.tracer.compile import cache as recipes
-from bpfnb.tracer.compile import constants, headers, jobs
+from bpfnb.tracer.compile import cache, constants, headers, jobs
 from bpfnb.tracer.compile.engine import Compiled, Engine, Function
 from bpfnb.tracer.compile.headers import clashes as clashing
 from bpfnb.tracer.compile.headers.contents import replaced
@@ -45,27 +44,27 @@ from bpfnb.tracer.compile.jobs import (
     Crashed,
     Forbidden,
     Job,
+    Map,
     NoAddress,
     NotCompiled,
     Nothing,
     NotLoaded,
     OtherMap,
-    Table,
     Unfit,
 )
-from bpfnb.tracer.compile.submits import CARRIES, UNKNOWN
+from bpfnb.tracer.compile.submits import PAYLOAD_TYPE, UNKNOWN
 from bpfnb.tracer.diagnose import lineinfo
 from bpfnb.tracer.diagnose.lineinfo import Lines
 from bpfnb.tracer.kernel import bpf, capabilities
 from bpfnb.tracer.kernel import maps as kernel_maps
 from bpfnb.tracer.kernel.btf import INT, STRUCT, Types, schema_of
 from bpfnb.tracer.loaded import ProgramSpec
-from bpfnb.tracer.source_map import Handed, Payloads
+from bpfnb.tracer.source_map import Payload, Payloads
 
 __all__ = ["serve"]
 
 _MAX_MEMORY = 4 << 30  # bytes of a child's own: an ordinary cell takes a tenth of one GiB
-_MOST_AT_ONCE = 4  # cells compiled side by side, so that one that hangs holds up no other
+_MAX_AT_ONCE = 4  # cells compiled side by side, so that one that hangs holds up no other
 
 
 def serve(engine: Engine, sock: socket.socket, user: User | None) -> NoReturn:
@@ -159,7 +158,7 @@ class _Children:
         if self._connection.fileno() in ready:
             job, (fd, *there) = self._connection.receive()
             self._waiting.append((job, Connection(socket.socket(fileno=fd), Nothing), there))
-        while self._waiting and len(self._running) < _MOST_AT_ONCE:
+        while self._waiting and len(self._running) < _MAX_AT_ONCE:
             self._start(*self._waiting.popleft())
 
     def _start(self, job: Job, answers: Connection[Nothing], there: Sequence[int]) -> None:
@@ -169,7 +168,7 @@ class _Children:
             self._connection.abandon()
             for other in self._running:
                 other.answers.abandon()
-            _run(self._engine, answers, job, log, dict(zip(job.there, there, strict=True)), self._user)
+            _run(self._engine, answers, job, log, dict(zip(job.pinned_files, there, strict=True)), self._user)
         for fd in there:
             os.close(fd)
         child = _Child(pid, answers, log)
@@ -231,23 +230,23 @@ def _do(engine: Engine, job: Job) -> tuple[Answer, list[int]]:
     if other := next(filter(None, (_other_map(compiled, declared) for declared in job.pinned)), None):
         return other, []
     _forget_log()
-    programs, loaded, refused = [], [], []
+    programs, loaded, rejected = [], [], []
     linked = _Linked(compiled)
-    for index, load in enumerate(job.loads):
-        if not compiled.has(load.function):
+    for index, spec in enumerate(job.specs):
+        if not compiled.has(spec.function):
             continue
-        function = linked.function(load.function)
+        function = linked.function(spec.function)
         try:
-            fd = compiled.load(load, function.instructions)
+            fd = compiled.load(spec, function.instructions)
         except OSError as error:
-            refusal = _refused(compiled, load, function, error.errno or 0, _btf(inherited), log)
-            if not load.optional:
-                return refusal, []
-            refused.append(refusal)
+            rejection = _rejected(compiled, spec, function, error.errno or 0, _btf(inherited), log)
+            if not spec.optional:
+                return rejection, []
+            rejected.append(rejection)
             _forget_log()
             continue
         if found := confine.forbidden(function.instructions, job.confinement, linked.constant_bytes):
-            lines = lineinfo.find(btf, load.function, CELL_PATH) if (btf := _btf(inherited)) else Lines()
+            lines = lineinfo.find(btf, spec.function, CELL_PATH) if (btf := _btf(inherited)) else Lines()
             return Forbidden(found.what, lines.line(found.instruction) or 0), []
         if job.confinement.guard:
             fd, function = _guarded(fd, function, job.confinement.guard)
@@ -257,25 +256,25 @@ def _do(engine: Engine, job: Job) -> tuple[Answer, list[int]]:
     if linked.nowhere:  # the kernel takes it, since it cannot know that an address is none
         return _no_address(linked.nowhere[0], btf, log), []
     types = Types(btf) if btf else None
-    tables = {name: table for name in job.tables if (table := compiled.table(name)) is not None}
-    handed = list(tables.values())
-    recipe = None
-    if job.kept:
-        recipe = recipes.write(programs, compiled.tables(), handed, btf, job.tag, linked.constants)
+    maps = {name: table for name in job.maps if (table := compiled.table(name)) is not None}
+    map_fds = list(maps.values())
+    cached = None
+    if job.cacheable:
+        cached = cache.cached_program(programs, compiled.tables(), map_fds, btf, job.tag, linked.constants)
     built = Built(
         tuple(loaded),
-        tuple(_table(types, name) for name in tables),
-        _carried(types),
+        tuple(_map(types, name) for name in maps),
+        _payloads(types),
         log,
-        recipe,
-        tuple(refused),
+        cached,
+        tuple(rejected),
         warning=job.tree.warning if job.headers_folder else "",
     )
-    return built, [*(fd for fd, _ in programs), *handed]
+    return built, [*(fd for fd, _ in programs), *map_fds]
 
 
 def _guarded(fd: int, function: Function, guard: Guard) -> tuple[int, Function]:
-    """The program loaded once more with a guard, which the kernel is told no lines of: it has refused none of them."""
+    """The program loaded once more with a guard, which the kernel is told no lines of: it has rejected none of them."""
     attributes = bpf.program_attributes(fd, function.licence, function.version)
     os.close(fd)
     function = function._replace(instructions=confine.guarded(function.instructions, guard))
@@ -347,15 +346,15 @@ def _no_address(nowhere: tuple[str, int, str], btf: bytes, compiling: str) -> No
     return NoAddress(function, lines.line(index) or 0, name, compiling)
 
 
-def _refused(
-    compiled: Compiled, load: ProgramSpec, function: Function, number: int, btf: bytes, compiling: str
+def _rejected(
+    compiled: Compiled, spec: ProgramSpec, function: Function, number: int, btf: bytes, compiling: str
 ) -> NotLoaded:
     """What there is to say of a program the kernel did not take."""
     log = _text(2)
     if number == errno.E2BIG:  # bcc then keeps the log to itself
-        log = compiled.log(load, function.instructions)
-    lines = lineinfo.find(btf, load.function, CELL_PATH) if btf else Lines()
-    return NotLoaded(load.function, number, log, lines, compiling)
+        log = compiled.log(spec, function.instructions)
+    lines = lineinfo.find(btf, spec.function, CELL_PATH) if btf else Lines()
+    return NotLoaded(spec.function, number, log, lines, compiling)
 
 
 def _btf(inherited: set[int]) -> bytes:
@@ -374,14 +373,14 @@ def _btf_descriptors() -> set[int]:
     return found
 
 
-def _table(types: Types | None, name: str) -> Table:
+def _map(types: Types | None, name: str) -> Map:
     """The types of a map's key and value: bcc declares a struct of the two (helpers.h, BPF_ANNOTATE_KV_PAIR)."""
     found = types.named([f"____btf_map_{name}"], STRUCT) if types else []
     if not types or not found:
-        return Table(name, None, None)
+        return Map(name, None, None)
     members = {member.name: member.type_id for member in types.members(found[0])}
     key, value = (_part(types, members, part) for part in ("key", "value"))
-    return Table(name, key, value)
+    return Map(name, key, value)
 
 
 def _part(types: Types, members: dict[str, int], part: str) -> Schema | None:
@@ -392,25 +391,25 @@ def _part(types: Types, members: dict[str, int], part: str) -> Schema | None:
         return None
 
 
-def _carried(types: Types | None) -> Payloads:
-    """What each submit hands over (submits.py); None where nothing is known of any."""
+def _payloads(types: Types | None) -> Payloads:
+    """Return what each call submits (submits.py); None where nothing is known of any."""
     if types is None:
         return None
-    return {int(types.all[i].name.removeprefix(CARRIES)): _handed(types, i) for i in types.structs(CARRIES)}
+    return {int(types.all[i].name.removeprefix(PAYLOAD_TYPE)): _payload(types, i) for i in types.structs(PAYLOAD_TYPE)}
 
 
-def _handed(types: Types, holder: int) -> Handed:
+def _payload(types: Types, holder: int) -> Payload:
     members = {member.name: member.type_id for member in types.members(holder)}
     value = members["value"]
     size = types.size(types.all[types.plain(members["size"])].ref) if "size" in members else -1
     plain = types.all[types.plain(value)]
     if plain.name == UNKNOWN:
-        return Handed(None, size)
+        return Payload(None, size)
     try:
         schema = schema_of(types, value, "value")
     except UnsupportedError as error:
-        return Handed(error.message, size)
-    return Handed(schema, size, plain.kind == INT and plain.name in ("char", "unsigned char"))
+        return Payload(error.message, size)
+    return Payload(schema, size, plain.kind == INT and plain.name in ("char", "unsigned char"))
 
 
 def _forget_log() -> None:

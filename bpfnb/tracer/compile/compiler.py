@@ -6,7 +6,7 @@ the child compiles, has the kernel load the programs, passes their descriptors t
 of it, the worker and the other sessions live on. Every job travels with a socket of its own, on which it is answered:
 so no answer can be taken for another's, and a worker that closes its end has the child killed.
 
-The child also writes down how to load the same without compiling (recipes.py). A cell that comes again unchanged is
+The child also writes down how to load the same without compiling (cache.py). A cell that comes again unchanged is
 then the worker's own work, and a tenth of it.
 """
 
@@ -37,9 +37,8 @@ from bpfnb.protocol.connection import Connection
 from bpfnb.tracer.access.asker import User
 from bpfnb.tracer.access.confine import NO_LIMITS, Confinement
 from bpfnb.tracer.cancel import Cancel
-from bpfnb.tracer.compile import cache as recipes
-from bpfnb.tracer.compile import headers, jobs
-from bpfnb.tracer.compile.cache import Kept
+from bpfnb.tracer.compile import cache, headers, jobs
+from bpfnb.tracer.compile.cache import Lru
 from bpfnb.tracer.compile.child import serve
 from bpfnb.tracer.compile.engine import Engine
 from bpfnb.tracer.compile.headers import clashes as clashing
@@ -57,16 +56,16 @@ from bpfnb.tracer.compile.jobs import (
     OtherMap,
     Unfit,
 )
-from bpfnb.tracer.diagnose import errors as failures
+from bpfnb.tracer.diagnose import errors
 from bpfnb.tracer.kernel import pins
 from bpfnb.tracer.loaded import Loaded, LoadedMap, NotAllowed, ProgramSpec
 from bpfnb.tracer.source_map import Payloads, Rewritten
 
 __all__ = ["WARNINGS", "Compiler"]
 
-_MOST_DESCRIPTORS = 250  # descriptors that one message can carry (the kernel's SCM_MAX_FD is 253)
-_MOST_RECIPES = 16
-_CLOSING = 2.0  # seconds for the compiling process to end by itself
+_MAX_DESCRIPTORS = 250  # descriptors that one message can carry (the kernel's SCM_MAX_FD is 253)
+_MAX_CACHED = 16
+_CLOSE_TIMEOUT = 2.0  # seconds for the compiling process to end by itself
 
 # In C a call of an unknown function is but a warning, and then the verifier speaks in riddles. A function that ends
 # without a value works by accident.
@@ -91,21 +90,21 @@ class Compiler:
         self.pidfd = os.pidfd_open(self._pid)
         theirs.close()
         self._connection: Connection[Nothing] = Connection(ours, Nothing)
-        self._kept: Kept[Built] = Kept(_MOST_RECIPES)
+        self._cache: Lru[Built] = Lru(_MAX_CACHED)
 
     def build(
         self,
         source: Rewritten,
         cflags: Sequence[str],
-        loads: Sequence[ProgramSpec],
-        tables: Sequence[str] = (),
-        headers_wish: str = "auto",
+        specs: Sequence[ProgramSpec],
+        maps: Sequence[str] = (),
+        headers_from: str = "auto",
         pinned: Sequence[MapDecl] = (),
         confinement: Confinement = NO_LIMITS,
         cancel: Cancel | None = None,
     ) -> tuple[Loaded, Payloads]:
-        """Compile a cell, or take what was compiled of it before, and load what is wished for; functions and tables
-        that are not in the compiled text are left out. ``headers_wish``: see headers.choose. ``pinned``: those of its
+        """Compile a cell, or take what was compiled of it before, and load what is asked for; functions and maps
+        that are not in the compiled text are left out. ``headers_from``: see headers.choose. ``pinned``: those of its
         maps that are. ``confinement``: what programs may not do; NotAllowed where one does.
         ``cancel``: what ends the wait, with CancelledError. Also return what each of the source's submits hands over.
 
@@ -113,29 +112,29 @@ class Compiler:
         """
         clang_flags.check(cflags)
         cancel = cancel or Cancel()
-        if len(loads) + len(tables) > _MOST_DESCRIPTORS:
+        if len(specs) + len(maps) > _MAX_DESCRIPTORS:
             raise UnsupportedError(
-                f"a cell can have at most {_MOST_DESCRIPTORS} programs and maps, not {len(loads) + len(tables)}"
+                f"a cell can have at most {_MAX_DESCRIPTORS} programs and maps, not {len(specs) + len(maps)}"
             )
         flags = (*WARNINGS, *cflags)
-        ours = headers_wish in ("auto", "btf")
+        ours = headers_from in ("auto", "btf")
         # A folder of the user's is looked at by the child: a file there may keep whoever opens it waiting for ever.
-        tree = headers.choose(headers_wish) if ours else headers.Tree()
+        tree = headers.choose(headers_from) if ours else headers.Tree()
         # And what it holds may change.
-        kept = not pinned and ours and recipes.decided(source.text, cflags)
+        cacheable = not pinned and ours and cache.decided(source.text, cflags)
         job = Job(
             source.text,
             source.cell.source,
             tree,
             flags,
-            tuple(loads),
-            tuple(tables),
+            tuple(specs),
+            tuple(maps),
             source.tag,
-            kept,
+            cacheable,
             tuple(pinned),
             confinement=confinement,
-            headers_folder="" if ours else headers_wish,
-            formats=tuple(recipes.formats(source.text).items()),
+            headers_folder="" if ours else headers_from,
+            formats=tuple(cache.formats(source.text).items()),
         )
         # All that the compiler is told, but for the tag.
         key = replace(job, text=source.text.replace(source.tag, ""), tag="")
@@ -156,20 +155,20 @@ class Compiler:
     def close(self) -> None:
         """End the compiling process, and what it compiles."""
         self._connection.close()
-        if not select.select([self.pidfd], [], [], _CLOSING)[0]:
+        if not select.select([self.pidfd], [], [], _CLOSE_TIMEOUT)[0]:
             os.kill(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)
         os.close(self.pidfd)
 
     def _again(self, source: Rewritten, job: Job, key: Hashable) -> tuple[Loaded, Payloads] | None:
-        """The cell from its recipe; None where there is none, or the kernel refuses: compiling will tell why."""
-        built = self._kept.get(key)
-        if not built or not built.recipe:
+        """Instantiate a cached program; None where there is none, or the kernel rejects it: compiling tells why."""
+        built = self._cache.get(key)
+        if not built or not built.cached:
             return None
         try:
-            fds = built.recipe.cook(source.tag)
+            fds = built.cached.instantiate(source.tag)
         except OSError:
-            self._kept.forget(key)
+            self._cache.forget(key)
             return None
         return _loaded(source, job, built, fds)
 
@@ -182,8 +181,8 @@ class Compiler:
             # Somebody has damaged the headers, or removed a part of them.
             healed = replace(job, tree=headers.choose("btf"))
             built, fds = self._compile_with_types(source, healed, cancel)
-        if built.recipe:
-            self._kept.put(key, built)
+        if built.cached:
+            self._cache.put(key, built)
         return _loaded(source, job, built, fds)
 
     def _compile_with_types(self, source: Rewritten, job: Job, cancel: Cancel) -> tuple[Built, list[int]]:
@@ -211,10 +210,10 @@ class Compiler:
         if not (self._user and job.pinned):
             return self._ask(source, job, cancel)
         with pins.opened(job.pinned) as there:
-            built, fds = self._ask(source, replace(job, there=tuple(there)), cancel, list(there.values()))
-            tables = dict(zip((t.name for t in built.tables), fds[len(built.loaded) :], strict=True))
+            built, fds = self._ask(source, replace(job, pinned_files=tuple(there)), cancel, list(there.values()))
+            maps = dict(zip((t.name for t in built.maps), fds[len(built.loaded) :], strict=True))
             try:
-                pins.pin_new(job.pinned, there, tables)
+                pins.pin_new(job.pinned, there, maps)
             except BaseException:
                 for fd in fds:
                     os.close(fd)
@@ -233,7 +232,7 @@ class Compiler:
             cancel.check()
             if why := few_descriptors(error):
                 raise why from None
-            select.select([self.pidfd], [], [], _CLOSING)  # if it has ended, ``ended`` is to say so
+            select.select([self.pidfd], [], [], _CLOSE_TIMEOUT)  # if it has ended, ``ended`` is to say so
             raise InternalError(f"the compiling process has not answered: {error}") from None
         finally:
             answers.close()
@@ -255,26 +254,23 @@ def _with_other_headers(job: Job, log: str) -> Job:
 
 
 def _loaded(source: Rewritten, job: Job, built: Built, fds: Sequence[int]) -> tuple[Loaded, Payloads]:
-    programs = {job.loads[index]: fd for index, fd in zip(built.loaded, fds, strict=False)}
-    tables = {
-        table.name: LoadedMap(fd, table.key, table.value)
-        for table, fd in zip(built.tables, fds[len(programs) :], strict=True)
-    }
-    warnings = (*clashing.warnings(source.cell, built.clashes), *failures.diagnostics(source, built.log))
+    programs = {job.specs[index]: fd for index, fd in zip(built.loaded, fds, strict=False)}
+    maps = {m.name: LoadedMap(fd, m.key, m.value) for m, fd in zip(built.maps, fds[len(programs) :], strict=True)}
+    warnings = (*clashing.warnings(source.cell, built.clashes), *errors.diagnostics(source, built.log))
     if warning := job.tree.warning or built.warning:
         warnings = (Diagnostic(0, 0, "warning", warning), *warnings)
-    refused = {answer.function: _error(answer, source) for answer in built.refused}
-    return Loaded(programs, tables, warnings, refused), built.carried
+    rejected = {answer.function: _error(answer, source) for answer in built.rejected}
+    return Loaded(programs, maps, warnings, rejected), built.payloads
 
 
 def _error(answer: Answer, source: Rewritten) -> BpfnbError:
     match answer:
         case NotCompiled(reason, log):
-            return failures.compile_error(source, log, reason)
+            return errors.compile_error(source, log, reason)
         case NotLoaded(function, number, log, lines, compiling):
-            return failures.load_error(source, function, number, log, lines, compiling)
+            return errors.load_error(source, function, number, log, lines, compiling)
         case NoAddress(function, line, name, compiling):
-            return failures.address_error(source, function, line, name, compiling)
+            return errors.address_error(source, function, line, name, compiling)
         case Unfit(failed):
             return failed.exception()
         case Forbidden(what, line):
@@ -284,5 +280,5 @@ def _error(answer: Answer, source: Rewritten) -> BpfnbError:
         case Bug(trace):
             return InternalError("the compiling process failed", remote_traceback=trace)
         case Crashed(status, log):
-            return failures.crash_error(source, status, log, jobs.TIMEOUT)
+            return errors.crash_error(source, status, log, jobs.TIMEOUT)
     raise AssertionError(answer)

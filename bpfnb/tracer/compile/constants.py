@@ -28,7 +28,7 @@ _HEADER = struct.Struct("<16s2HI3QI6H")
 _SECTION, _SYMBOL, _RELOCATION = struct.Struct("<IIQQQQIIQQ"), struct.Struct("<IBBHQQ"), struct.Struct("<QQ")
 _NUMBER = struct.Struct("<i")
 _BPF, _REL, _NO_DATA, _EXECUTABLE, _DISTANCE = 247, 9, 8, 4, 3
-_ALIGNED, _MOST_BYTES = 16, 16 << 20
+_ALIGNED, _MAX_BYTES = 16, 16 << 20
 
 
 class Reference(NamedTuple):
@@ -171,7 +171,7 @@ def _data(held: memoryview, header: Sequence[int]) -> bytes:
     kind, at, size = header[1], header[4], header[5]
     if kind == _NO_DATA:
         return b""
-    data = bytes(held[at : at + min(size, _MOST_BYTES)])
+    data = bytes(held[at : at + min(size, _MAX_BYTES)])
     if len(data) < size:
         raise ValueError("larger than what a cell is compiled into, or past the end")
     return data

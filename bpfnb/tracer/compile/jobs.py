@@ -11,7 +11,7 @@ from bpfnb.protocol.messages import Failed
 from bpfnb.protocol.schema import Schema
 from bpfnb.tracer.access.confine import NO_LIMITS, Confinement
 from bpfnb.tracer.compile import headers
-from bpfnb.tracer.compile.cache import Recipe
+from bpfnb.tracer.compile.cache import CachedProgram
 from bpfnb.tracer.compile.headers.clashes import Clash
 from bpfnb.tracer.diagnose.lineinfo import Lines
 from bpfnb.tracer.loaded import ProgramSpec
@@ -27,12 +27,12 @@ __all__ = [
     "Crashed",
     "Forbidden",
     "Job",
+    "Map",
     "NoAddress",
     "NotCompiled",
     "NotLoaded",
     "Nothing",
     "OtherMap",
-    "Table",
     "Unfit",
 ]
 
@@ -45,47 +45,50 @@ TIMEOUT = 60.0  # seconds for a cell; an ordinary one takes a tenth of one
 
 
 class Job(Struct, frozen=True):
-    """``tag``: the printk tag in the text, or "". ``kept``: whether a recipe is wanted. ``clashes``: names
-    of the cell's own that the headers must not have. ``headers_folder``: the headers to take instead of ``tree``'s.
-    ``formats``: how the tracepoints look that the text names, see recipes.formats. ``there``: the files of pinned maps
-    there already, whose descriptors travel along."""
+    """A cell to compile and load.
+
+    ``tag``: the printk tag in the text, or "". ``cacheable``: whether a cached program is wanted. ``clashes``: names of
+    the cell's own that the headers must not have. ``headers_folder``: the headers to take instead of ``tree``'s.
+    ``formats``: how the tracepoints look that the text names, see cache.formats. ``pinned_files``: the files of pinned
+    maps that are there already, whose descriptors travel along.
+    """
 
     text: str
     cell: str
     tree: headers.Tree
     cflags: tuple[str, ...]
-    loads: tuple[ProgramSpec, ...]
-    tables: tuple[str, ...]
+    specs: tuple[ProgramSpec, ...]
+    maps: tuple[str, ...]
     tag: str
-    kept: bool
+    cacheable: bool
     pinned: tuple[MapDecl, ...] = ()
     clashes: tuple[Clash, ...] = ()
     confinement: Confinement = NO_LIMITS
     headers_folder: str = ""
     formats: tuple[tuple[str, str], ...] = ()
-    there: tuple[str, ...] = ()
+    pinned_files: tuple[str, ...] = ()
 
 
 class Nothing(Struct, frozen=True):
     """What the compiling process says where it is asked: answers go elsewhere."""
 
 
-class Table(Struct, frozen=True):
+class Map(Struct, frozen=True):
     name: str
     key: Schema | None
     value: Schema | None
 
 
 class Built(Struct, tag=True, frozen=True):
-    """``loaded``: indices of the wishes; their descriptors travel along, in this order, and then the tables'.
+    """``loaded``: indices of the specs; their descriptors travel along, in this order, and then the maps'.
     ``warning``: about the headers of ``headers_folder``."""
 
     loaded: tuple[int, ...]
-    tables: tuple[Table, ...]
-    carried: Payloads
+    maps: tuple[Map, ...]
+    payloads: Payloads
     log: str
-    recipe: Recipe | None
-    refused: tuple[NotLoaded, ...] = ()
+    cached: CachedProgram | None
+    rejected: tuple[NotLoaded, ...] = ()
     clashes: tuple[Clash, ...] = ()
     warning: str = ""
 

@@ -16,7 +16,7 @@ from bpfnb.tracer.access.confine import Confinement
 from bpfnb.tracer.cancel import Cancel
 from bpfnb.tracer.compile.compiler import Compiler
 from bpfnb.tracer.compile.jobs import CELL_PATH
-from bpfnb.tracer.compile.outputs import Carried, carried, without_types
+from bpfnb.tracer.compile.outputs import PayloadType, payload_types, without_types
 from bpfnb.tracer.compile.rewrite import rewrite
 from bpfnb.tracer.compile.submits import LOST_MAP, NO_STAMP, padded_maps
 from bpfnb.tracer.compile.updates import REFUSED_MAP, narrow_notes, shown_entries
@@ -133,7 +133,7 @@ def _outputs(program: Program, source: Rewritten, loaded: Loaded, payloads: Payl
         return
     if payloads is None:
         raise without_types(source.cell)
-    what = carried(program, source.submits, payloads)
+    what = payload_types(program, source.submits, payloads)
     # Of those of one name the preprocessor has chosen one. They have the last one's counter (submits.py).
     outputs = {output.name: (index, output) for index, output in enumerate(program.outputs)}
     for index, output in outputs.values():
@@ -147,7 +147,7 @@ def _output(
     source: Rewritten,
     maps: dict[str, LoadedMap],
     output: Output,
-    what: Carried,
+    what: PayloadType,
     lost: Counters,
 ) -> LoadedOutput:
     name, fd = output.name, maps[output.name].fd

@@ -13,22 +13,24 @@ from bpfnb.language.program import Program
 from bpfnb.language.syntax import floating
 from bpfnb.protocol.schema import Column, Schema, Tail
 from bpfnb.protocol.segments import MAX_EVENT
-from bpfnb.tracer.source_map import Handed, Submit
+from bpfnb.tracer.source_map import Payload, Submit
 
-__all__ = ["Carried", "carried", "without_types"]
+__all__ = ["PayloadType", "payload_types", "without_types"]
 
 
-class Carried(NamedTuple):
+class PayloadType(NamedTuple):
     """The struct an output's events begin with, and all sizes they are submitted with; none where these change."""
 
     schema: Schema
     sizes: frozenset[int]
 
 
-def carried(program: Program, submits: Sequence[Submit], found: Mapping[int, Handed]) -> dict[str, Carried]:
+def payload_types(
+    program: Program, submits: Sequence[Submit], payloads: Mapping[int, Payload]
+) -> dict[str, PayloadType]:
     """What each output carries that something is submitted to.
 
-    ``found``: what each of ``submits`` hands over, by its number; a call in text that was not compiled is not in it.
+    ``payloads``: what each of ``submits`` submits, by its number; a call in text that was not compiled is not in it.
     ProgramError where two calls of one output disagree or the type is unknown, UnsupportedError where it cannot be
     described.
     """
@@ -36,7 +38,7 @@ def carried(program: Program, submits: Sequence[Submit], found: Mapping[int, Han
     sizes: dict[str, list[int]] = {}
     first: dict[str, Submit] = {}
     reserved: dict[str, int] = {}  # the most that is reserved for an event, in bytes
-    for number, what in sorted(found.items()):
+    for number, what in sorted(payloads.items()):
         call = submits[number]
         if call.reserves:
             reserved[call.output] = max(reserved.get(call.output, 0), what.size)
@@ -53,9 +55,9 @@ def carried(program: Program, submits: Sequence[Submit], found: Mapping[int, Han
             )
         first.setdefault(call.output, call)
         sizes.setdefault(call.output, []).append(what.size)
-    longer = {submits[number].output for number in found if submits[number].longer}
+    longer = {submits[number].output for number in payloads if submits[number].longer}
     longer |= {name for name, size in reserved.items() if name in schemas and size > schemas[name].size}
-    return {name: _carried(schema, sizes[name], name in longer) for name, schema in schemas.items()}
+    return {name: _payload_type(schema, sizes[name], name in longer) for name, schema in schemas.items()}
 
 
 def without_types(cell: Cell) -> BpfnbError:
@@ -73,11 +75,11 @@ def without_types(cell: Cell) -> BpfnbError:
     return SetupError("bcc gave the kernel no type information (BTF) of this cell, so its outputs cannot be read")
 
 
-def _carried(schema: Schema, sizes: Iterable[int], longer: bool) -> Carried:
+def _payload_type(schema: Schema, sizes: Iterable[int], longer: bool) -> PayloadType:
     known = frozenset(sizes)
     if (longer or max(known) > schema.size) and not any(isinstance(column, Tail) for column in schema.columns):
         schema = replace(schema, columns=(*schema.columns, _rest(schema)))
-    return Carried(schema, frozenset() if min(known) < 0 else known)
+    return PayloadType(schema, frozenset() if min(known) < 0 else known)
 
 
 def _rest(schema: Schema) -> Column:
@@ -88,7 +90,7 @@ def _rest(schema: Schema) -> Column:
     return Tail(name, schema.size, text=False)
 
 
-def _described(program: Program, call: Submit, what: Handed) -> Schema:
+def _described(program: Program, call: Submit, what: Payload) -> Schema:
     place: dict[str, Any] = {"line": call.line, "column": call.column, "source": program.source}
     if what.schema is None:
         raise ProgramError(

@@ -12,7 +12,7 @@ from bpfnb.tracer.source_map import Edit
 
 __all__ = ["printk_edits"]
 
-_MOST_VALUES = 3  # a helper takes five arguments, and the format is two of them: its address and its size
+_MAX_VALUES = 3  # a helper takes five arguments, and the format is two of them: its address and its size
 _ESCAPED_NEWLINE = re.compile(r'(?<!\\)\\\\n"$')
 
 
@@ -52,10 +52,10 @@ def _call(cell: Cell, tokens: Sequence[Token], index: int, tag: str) -> Iterator
     first, *values = arguments(tokens, index)
     if not first or closing(tokens, index) == len(tokens):
         return
-    if len(values) > _MOST_VALUES:
+    if len(values) > _MAX_VALUES:
         # LLVM's BPF backend would end its process over this one, and not say where it stands.
-        message = f"bpf_trace_printk takes at most {_MOST_VALUES} values beside its format, here are {len(values)}"
-        raise cell.error(message, values[_MOST_VALUES][0].start)
+        message = f"bpf_trace_printk takes at most {_MAX_VALUES} values beside its format, here are {len(values)}"
+        raise cell.error(message, values[_MAX_VALUES][0].start)
     wanted = _conversions(first)
     if wanted > len(values) and tokens is cell.tokens and not any(t.text in cell.macros for v in values for t in v):
         message = f"this format asks for more values ({wanted}) than the call has ({len(values)})"

@@ -30,19 +30,18 @@ from typing import NamedTuple
 from bpfnb.language.cell import Cell
 from bpfnb.language.tokens import Token, arguments, closing
 from bpfnb.language.vocabulary import METHODS, TABLES
-from bpfnb.tracer.source_map import Edit, Submit
+from bpfnb.tracer.source_map import WHOLE_POINTER, Edit, Submit
 
-__all__ = ["CARRIES", "LOST_MAP", "NO_STAMP", "UNKNOWN", "WHOLE_POINTER", "Submits", "padded_maps", "submits"]
+__all__ = ["LOST_MAP", "NO_STAMP", "PAYLOAD_TYPE", "UNKNOWN", "Submits", "padded_maps", "submits"]
 
-CARRIES = "____bpfnb_carries_"
+PAYLOAD_TYPE = "____bpfnb_carries_"
 UNKNOWN = "____bpfnb_unknown"
 LOST_MAP = "bpfnb_lost"  # one counter an output, in the order they are declared
 
-WHOLE_POINTER = "is given the size of a pointer, not of what it points to"  # the compiler's error says so
 
 NO_STAMP = "that takes calls that bpfnb sees in the cell, with sizes known when it is compiled"
 
-_LEAST_RING_BYTES = 16 << 20  # a ring smaller than this loses events at no gain; the user's number of pages is a least
+_MIN_RING_BYTES = 16 << 20  # a ring smaller than this loses events at no gain; the user's number of pages is a least
 
 # 1024: BPF_F_MMAPABLE, so that counting costs the reader no system call.
 # BPFNB_TARGET: of an array handed over by its name, all of it; of a pointer, what it points to, if that is known.
@@ -62,11 +61,11 @@ static inline __attribute__((always_inline)) void bpfnb_count(int output) {{
     __builtin_choose_expr(BPFNB_IS_POINTER(e), e, (__typeof__(e) *)0)))
 #define BPFNB_CARRIES(number, e, size) \\
     typedef BPFNB_TARGET(e) bpfnb_type_##number; \\
-    struct {CARRIES}##number {{ bpfnb_type_##number value; size }}; \\
-    static struct {CARRIES}##number {CARRIES}##number \\
+    struct {PAYLOAD_TYPE}##number {{ bpfnb_type_##number value; size }}; \\
+    static struct {PAYLOAD_TYPE}##number {PAYLOAD_TYPE}##number \\
     __attribute__((section(".maps.bpfnb"), used)) = {{}};
-#define BPFNB_PAGES(n) ((n) <= 0 || (n) & ((n) - 1) || (n) * PAGE_SIZE > {_LEAST_RING_BYTES} ? \\
-                        (n) : {_LEAST_RING_BYTES} / PAGE_SIZE)
+#define BPFNB_PAGES(n) ((n) <= 0 || (n) & ((n) - 1) || (n) * PAGE_SIZE > {_MIN_RING_BYTES} ? \\
+                        (n) : {_MIN_RING_BYTES} / PAGE_SIZE)
 """
 
 # The stamp lies on a multiple of 8, and so that the size can be told: the bytes before it that are none of the event's
@@ -133,7 +132,7 @@ def submits(cell: Cell, *, cpu: bool = False) -> Submits:
             holder = _holder(cell, call, len(calls))
             words = [token.text for token in call.size]
             longer = "sizeof" in words and "+" in words and not _is_constant(cell, call.size)
-            calls.append(Submit(call.output, *cell.place(call.carried[0].start), longer))
+            calls.append(Submit(call.output, *cell.place(call.payload[0].start), longer))
         elif call.method == "ringbuf_reserve" and _is_constant(cell, call.size):
             holder = f"BPFNB_CARRIES({len(calls)}, (void *)0, {_size(call)}) "
             calls.append(Submit(call.output, *cell.place(call.size[0].start), reserves=True))
@@ -156,7 +155,7 @@ class _Call(NamedTuple):
     last: Token
 
     @property
-    def carried(self) -> list[Token]:
+    def payload(self) -> list[Token]:
         return self._argument(_METHODS[self.method].index("data"))
 
     @property
@@ -165,7 +164,7 @@ class _Call(NamedTuple):
 
     @property
     def hands_over(self) -> bool:
-        return bool(self.carried) and self.method != "ringbuf_discard"
+        return bool(self.payload) and self.method != "ringbuf_discard"
 
     def _argument(self, index: int) -> list[Token]:
         return self.args[index] if 0 <= index < len(self.args) else []
@@ -216,7 +215,7 @@ def _padded(cell: Cell, calls: Sequence[_Call]) -> frozenset[str]:
     changing = set()
     for call in calls:
         if call.method == "perf_submit" and len(call.args) == 3 and all(call.args):
-            whole = _is_of_whole(call.size, call.carried)
+            whole = _is_of_whole(call.size, call.payload)
             sizes.setdefault(call.output, set()).add("" if whole else " ".join(token.text for token in call.size))
             if not _is_constant(cell, call.size):
                 changing.add(call.output)
@@ -281,9 +280,9 @@ def _edits(call: _Call, output: int, holder: str, stamped: bool, padded: bool) -
     elif call.method != "ringbuf_discard":
         before, after = _around(call, output, holder)
         yield from (_insert(call.first.start, before), _insert(call.last.end, after))
-        if call.hands_over and call.carried[0].text != "&" and call.method.startswith("ringbuf"):
+        if call.hands_over and call.payload[0].text != "&" and call.method.startswith("ringbuf"):
             # bcc ends the process over an array's bare name here (an assertion of clang's); a sum is a pointer.
-            yield from (_insert(call.carried[0].start, "("), _insert(call.carried[-1].end, ") + 0"))
+            yield from (_insert(call.payload[0].start, "("), _insert(call.payload[-1].end, ") + 0"))
 
 
 def _insert(at: int, text: str) -> Edit:
@@ -349,10 +348,10 @@ def _arguments(call: _Call, names: Sequence[str]) -> Iterator[Edit]:
 
 def _holder(cell: Cell, call: _Call, number: int) -> str:
     """A variable nobody reads, whose type says what the expression points to."""
-    carried = _uncast(call.carried)
-    e = f"({_text(carried)})"
+    payload = _uncast(call.payload)
+    e = f"({_text(payload)})"
     checked = size = ""
-    if _words(call.size) == ["sizeof", *_words(carried)]:
+    if _words(call.size) == ["sizeof", *_words(payload)]:
         checked = f'_Static_assert(!BPFNB_IS_POINTER({e}) || sizeof({e}) == sizeof(*{e}), "{WHOLE_POINTER}"); '
     if call.size and call.method != "perf_submit_skb" and _is_constant(cell, call.size):
         size = _size(call)
@@ -370,9 +369,9 @@ def _text(tokens: Sequence[Token]) -> str:
     return "".join(" " * gap + token.text for gap, token in zip(gaps, tokens, strict=True))
 
 
-def _is_of_whole(size: Sequence[Token], carried: list[Token]) -> bool:
+def _is_of_whole(size: Sequence[Token], payload: list[Token]) -> bool:
     """Whether a size is written as that of what an argument points to: ``&e, sizeof(e)`` or ``p, sizeof(*p)``."""
-    pointer = _uncast(carried)
+    pointer = _uncast(payload)
     whole = _words(pointer[1:] if pointer[0].text == "&" else pointer)
     return _words(size) in (["sizeof", *whole], ["sizeof", "*", *_words(pointer)])
 

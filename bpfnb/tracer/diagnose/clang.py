@@ -16,10 +16,9 @@ from typing import NamedTuple, cast
 from bpfnb.errors import Diagnostic, Severity, did_you_mean
 from bpfnb.language.cell import Cell
 from bpfnb.language.tokens import arguments
-from bpfnb.tracer.compile.submits import WHOLE_POINTER
 from bpfnb.tracer.kernel import tracefs
 from bpfnb.tracer.kernel.btf import KERNEL_BTF, KERNELS
-from bpfnb.tracer.source_map import Rewritten
+from bpfnb.tracer.source_map import WHOLE_POINTER, Rewritten
 
 __all__ = ["diagnostics"]
 

@@ -33,17 +33,17 @@ class Tree(NamedTuple):
     warning: str = ""
 
 
-def choose(wish: str) -> Tree:
-    """The headers for a cell. ``wish``: "auto" (as kernel_source), "btf", or a folder of kernel headers.
+def choose(requested: str) -> Tree:
+    """The headers for a cell. ``requested``: "auto" (as kernel_source), "btf", or a folder of kernel headers.
 
     ProgramError where the folder has none; SetupError as kernel_source and generate.
     """
-    if wish == "auto":
+    if requested == "auto":
         source = kernel_source()
         return Tree(str(source), generated=True) if source else Tree()
-    if wish == "btf":
+    if requested == "btf":
         return Tree(str(generate(_require_btf(KERNEL_BTF))), generated=True)
-    return _chosen(Path(wish))
+    return _chosen(Path(requested))
 
 
 def kernel_source(root: Path = _ROOT, caches: Sequence[Path] = ()) -> Path | None:

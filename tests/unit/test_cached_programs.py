@@ -1,4 +1,4 @@
-"""What a recipe needs to know of instructions and of C, and when it is used."""
+"""What a cached program needs to know of instructions and of C, and when it is used."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from bpfnb.language.program import parse
 from bpfnb.tracer.cancel import Cancel
-from bpfnb.tracer.compile import cache as recipes
-from bpfnb.tracer.compile.cache import Code, Kept, Recipe, begin_with_tag, decided
+from bpfnb.tracer.compile import cache
+from bpfnb.tracer.compile.cache import CachedProgram, Code, Lru, begin_with_tag, decided
 from bpfnb.tracer.compile.compiler import Compiler
 from bpfnb.tracer.compile.jobs import Built, Job
 from bpfnb.tracer.compile.rewrite import Rewritten, rewrite
@@ -198,18 +198,18 @@ def test_the_formats_of_tracepoints_are_read(tmp_path: Path) -> None:
     int f(struct tracepoint__my__own__event *args) { return 0; }
     TRACEPOINT_PROBE ( no , such ) { return 0; }
     """
-    assert recipes.formats(text, tmp_path) == {
+    assert cache.formats(text, tmp_path) == {
         "sched/sched_switch": "ID of sched/sched_switch",
         "my/own__event": "ID of my/own__event",
         "no/such": "",
     }
 
 
-# --- when a recipe is used ----------------------------------------------------------------------------------------
+# --- when a cached program is used ----------------------------------------------------------------------------
 
 
 def test_the_recipes_used_last_are_kept() -> None:
-    kept: Kept[int] = Kept(2)
+    kept: Lru[int] = Lru(2)
     for key in "ab":
         kept.put(key, ord(key))
     assert kept.get("a") == ord("a")
@@ -220,12 +220,12 @@ def test_the_recipes_used_last_are_kept() -> None:
     assert kept.get("a") is None
 
 
-class Cooked(Recipe, frozen=True):
-    """A recipe whose cooking is noted."""
+class Instantiated(CachedProgram, frozen=True):
+    """A cached program whose instances are noted."""
 
     refusal: OSError | None = None
 
-    def cook(self, tag: str) -> list[int]:
+    def instantiate(self, tag: str) -> list[int]:
         if self.refusal:
             raise self.refusal
         return []
@@ -234,16 +234,16 @@ class Cooked(Recipe, frozen=True):
 class Recorder(Compiler):
     """The worker's side, without a process that compiles."""
 
-    def __init__(self, recipe: Recipe | None = None) -> None:
+    def __init__(self, cached: CachedProgram | None = None) -> None:
         self._generated = False
-        self._kept = Kept(2)
-        self._recipe = recipe or Cooked((), (), (), b"")
+        self._cache = Lru(2)
+        self._cached = cached or Instantiated((), (), (), b"")
         self.jobs: list[Job] = []
 
     def _compile(self, source: Rewritten, job: Job, cancel: Cancel) -> tuple[Built, list[int]]:
         self.jobs.append(job)
-        recipe = self._recipe if job.kept else None
-        return Built((), (), None, "", recipe), []
+        cached = self._cached if job.cacheable else None
+        return Built((), (), None, "", cached), []
 
 
 CELL = 'BPF_HASH(m, u32);\nint f(void *ctx) { bpf_trace_printk("x\\n"); return 0; }'
@@ -277,7 +277,7 @@ def test_a_cell_that_differs_is_compiled(other: str) -> None:
 def test_an_event_made_anew_with_other_fields_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = Recorder()
     for fields in ("one", "two"):
-        monkeypatch.setattr(recipes, "formats", lambda text, fields=fields: {"x/y": fields})
+        monkeypatch.setattr(cache, "formats", lambda text, fields=fields: {"x/y": fields})
         compiler.build(source("abcdefgh"), [], [])
     assert len(compiler.jobs) == 2
 
@@ -286,11 +286,11 @@ def test_what_depends_on_more_than_the_text_is_always_compiled() -> None:
     compiler = Recorder()
     for _ in range(2):
         compiler.build(source("abcdefgh"), ["-I/home/me"], [])
-    assert [job.kept for job in compiler.jobs] == [False] * 2
+    assert [job.cacheable for job in compiler.jobs] == [False] * 2
 
 
-def test_a_recipe_that_fails_is_forgotten() -> None:
-    compiler = Recorder(Cooked((), (), (), b"", refusal=OSError(1, "refused")))
+def test_a_cached_program_that_fails_is_forgotten() -> None:
+    compiler = Recorder(Instantiated((), (), (), b"", refusal=OSError(1, "refused")))
     for _ in range(3):
         compiler.build(source("abcdefgh"), [], [])
     assert len(compiler.jobs) == 3
