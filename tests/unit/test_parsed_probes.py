@@ -222,7 +222,7 @@ def test_no_name_has_two_meanings() -> None:
     contexts = Counter(word for kind in KINDS.values() for word in kind.contexts)
     assert max(names.values()) == max(contexts.values()) == 1
     prefixes = [kind.function_prefix for kind in KINDS.values() if kind.function_prefix]
-    assert not [(a, b) for a in prefixes for b in prefixes if a is not b and a.startswith(b)]
+    assert not [(a, b) for i, a in enumerate(prefixes) for j, b in enumerate(prefixes) if i != j and a.startswith(b)]
 
 
 def test_what_follows_a_prefix_is_checked_like_a_probe() -> None:
