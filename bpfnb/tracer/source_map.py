@@ -11,7 +11,6 @@ from msgspec import Struct
 
 from bpfnb.errors import Diagnostic
 from bpfnb.language.cell import Cell
-from bpfnb.language.scan import scan
 from bpfnb.protocol.schema import Schema
 
 __all__ = ["WHOLE_POINTER", "Edit", "Payload", "Payloads", "Rewritten", "Submit", "assemble"]
@@ -65,11 +64,6 @@ class Rewritten:
     counted: tuple[str, ...] = ()
     notes: tuple[Diagnostic, ...] = ()
     increments: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
-
-    @classmethod
-    def plain(cls, text: str) -> Rewritten:
-        """The text as it is."""
-        return assemble(scan(text), [], "", "")
 
     def is_inserted(self, line: int, column: int) -> bool:
         """Whether a place of the compiled text (see to_cell) is in text the user did not write."""

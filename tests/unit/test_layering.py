@@ -181,6 +181,17 @@ def test_one_place_for_each_library(library: str, allowed: tuple[str, ...]) -> N
         assert users
 
 
+def test_a_cell_is_read_once_on_each_side() -> None:
+    """Others are given the Cell. rewrite reads where its caller has not; clashes, in a process of its own."""
+    readers = {name for name, path in modules().items() if "bpfnb.language.scan" in imports(path)}
+    assert readers == {
+        "bpfnb.language.program",
+        "bpfnb.tracer.compile.headers.clashes",
+        "bpfnb.tracer.compile.loader",
+        "bpfnb.tracer.compile.rewrite",
+    }
+
+
 def test_importing_bpfnb_brings_neither_bcc_nor_the_widgets() -> None:
     code = "import bpfnb, sys; print([m for m in ('bcc', 'ipywidgets', 'matplotlib', 'IPython') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

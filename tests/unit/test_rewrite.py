@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from bpfnb.errors import ProgramError, UnsupportedError
 from bpfnb.language.program import Program, parse
+from bpfnb.language.scan import scan
 from bpfnb.tracer.compile.rewrite import Rewritten, rewrite
+from bpfnb.tracer.source_map import assemble
 
 MODES: tuple[Literal["kprobe", "tracepoint"], ...] = ("kprobe", "tracepoint")
 SEEDS = {
@@ -430,7 +432,7 @@ def test_forks_and_others_in_one_function(probes: list[str], says: str) -> None:
 
 
 def test_plain_text_maps_to_itself() -> None:
-    rewritten = Rewritten.plain("int a;\nint é, b;")
+    rewritten = assemble(scan("int a;\nint é, b;"), [], "", "")
     assert rewritten.text.endswith("int a;\nint é, b;")
     assert rewritten.cell.source == "int a;\nint é, b;"
     assert rewritten.to_cell(1, 5) == (1, 5)
@@ -438,7 +440,7 @@ def test_plain_text_maps_to_itself() -> None:
 
 
 def test_places_outside_of_the_text_are_brought_in() -> None:
-    rewritten = Rewritten.plain("int a;\nab")
+    rewritten = assemble(scan("int a;\nab"), [], "", "")
     assert rewritten.to_cell(9, 1) == (2, 1)  # bcc appends lines of its own
     assert rewritten.to_cell(0, 0) == (1, 1)
     assert rewritten.to_cell(1, 99) == (1, 7)
