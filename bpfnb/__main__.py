@@ -16,7 +16,7 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Its exit status: 0 when tracing works, 1 when it does not, 2 when it was called wrongly."""
+    """Run the command; return its exit status: 0 where tracing works, 1 where it does not, 2 for wrong arguments."""
     options = _parser().parse_args(arguments)
     if options.command == "setup":
         return _setup(options)

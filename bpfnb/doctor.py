@@ -1,4 +1,4 @@
-"""Is this machine ready? One table: each row looked at or tried out, how it came out, and what to do about it."""
+"""The doctor: a table of what tracing needs on a machine, what was found, and the remedy for what is missing."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _WIDGETS = Path("share/jupyter/labextensions/@jupyter-widgets/jupyterlab-manager
 
 
 class Report(Sequence[Check]):
-    """The doctor's rows, the required ones first; shows itself as a table.
+    """The doctor's rows, the required ones first. A notebook shows it as a table.
 
     ``ok``    whether tracing works: whether every required row is as it should be
     ``rows``  one a fact: .name, .level ("required", "optional", "info"), .state ("ok", "missing", "unknown"), .found,
@@ -78,7 +78,7 @@ class Report(Sequence[Check]):
         return pd.DataFrame(self.records(), columns=["name", "level", "state", "found", "remedy"])
 
     def records(self) -> list[dict[str, str]]:
-        """The rows as plain dictionaries."""
+        """Return the rows as plain dictionaries."""
         names = ("name", "level", "state", "found", "remedy")
         return [{name: getattr(row, name) for name in names} for row in self.rows]
 
@@ -132,7 +132,7 @@ def _machine(
 
 
 def _failed(name: str, error: BpfnbError) -> Check:
-    """Something required that came to an error: of a tracer that died, with the last it said."""
+    """Return the row of something required that failed; of a tracer that died, with its last line of output."""
     last = error.output.strip().splitlines()[-1:] if isinstance(error, TracerDied) else []
     return Check(name, "required", False, ": ".join([str(error), *last]), error.hint or "")
 
@@ -147,25 +147,25 @@ def _traced(trace: Callable[..., Session]) -> Check:
 
 
 def _first_trace(trace: Callable[..., Session]) -> tuple[bool, str]:
-    """The whole way: whether a cell can be compiled, loaded and attached and delivers a call of ours; and in words."""
+    """Compile, load and attach a cell; return whether it delivers a call of ours, and that in words."""
     attached = "a cell was compiled and attached to getpgid"
     try:
         rows = _rows_of(_CELL, trace)
-    except PrivilegeError:  # this user's programs may not print; whatever else they do works all the same
+    except PrivilegeError:  # this user's programs may not print, but may trace
         _rows_of(_SILENT_CELL, trace)
         return True, attached
     return rows > 0, f"{attached}, and {'saw' if rows else 'did not see'} a call of it"
 
 
 def _rows_of(cell: str, trace: Callable[..., Session]) -> int:
-    """Trace a call that we make: how many rows came of it, others' calls included."""
+    """Trace a call that we make; return the number of rows, those of other processes included."""
     with trace(cell, name="bpfnb_doctor", attach={"syscall:getpgid": "bpfnb_doctor"}) as running:
         os.getpgid(0)
     return running.snapshot().rows
 
 
 def without_tracer(error: BpfnbError, code: str = _ALONE, choose: Callable[[], ways.Way] = ways.choose) -> list[Check]:
-    """What the tracer would have found out, by a process of its own, with the most rights there are.
+    """Return the rows about the machine without a tracer, from a process with the most rights there are.
 
     ``error``: why there is no tracer. ``code``: what that process runs. ``choose``: how a tracer would be reached.
     """
@@ -206,7 +206,7 @@ def _requirements() -> dict[str, str]:
 
 
 def _package(name: str, wanted: str, why: str) -> Check:
-    """Whether a package is there, of the versions that are wanted; ``why`` they are."""
+    """Return the row of a package. ``wanted``: its versions; ``why``: what they are needed for."""
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -226,7 +226,7 @@ def _fits(version: str, wanted: str) -> bool:
 
 
 def _install(requirement: str) -> str:
-    """The command that installs a package where this Python finds it; "" where none is certain."""
+    """Return the command that installs a package for this Python; "" where none is certain."""
     quoted = shlex.quote(requirement)
     if Path(sys.prefix, "conda-meta").is_dir():
         return f"conda install -p {shlex.quote(sys.prefix)} -c conda-forge {quoted}"
@@ -238,7 +238,7 @@ def _install(requirement: str) -> str:
 
 
 def _front_ends(server: Path | None) -> Check:
-    """What shows notebooks, as far as it is installed where the server is, or here."""
+    """Return the row of the notebook front ends that are installed with the server, or here."""
     prefix = server or Path(sys.prefix)
     places = [str(place) for place in prefix.glob("lib/python3*/site-packages")]
     found = {
@@ -251,7 +251,7 @@ def _front_ends(server: Path | None) -> Check:
 
 
 def _widgets(server: Path | None, *, in_notebook: bool) -> Check:
-    """Whether the page shows the live panel: JupyterLab needs an extension, which stands where its server is."""
+    """Return the row on whether pages show the live panel. JupyterLab needs an extension beside its server."""
     version = _extension(server or Path(sys.prefix))
     installed = f"JupyterLab's widget extension {version} is installed" if version else ""
     if not in_notebook:
@@ -267,7 +267,7 @@ def _widgets(server: Path | None, *, in_notebook: bool) -> Check:
 
 
 def _server() -> Path | None:
-    """Where the Jupyter server that started this kernel is installed; None when it cannot be seen."""
+    """Return where the Jupyter server that started this kernel is installed; None where that cannot be seen."""
     try:
         words = Path("/proc", os.environ["JPY_PARENT_PID"], "cmdline").read_bytes().split(b"\0")
     except (KeyError, OSError):
@@ -278,14 +278,14 @@ def _server() -> Path | None:
 
 
 def _extension(prefix: Path) -> str:
-    """The version of JupyterLab's widget extension in an installation; "" when there is none."""
+    """Return the version of JupyterLab's widget extension in an installation; "" where there is none."""
     with suppress(OSError, msgspec.MsgspecError, AttributeError):
         return str(msgspec.json.decode((prefix / _WIDGETS).read_bytes()).get("version", "of some version"))
     return ""
 
 
 def _impostor() -> Iterator[Check]:
-    """The package that PyPI calls bcc: harmless, since bpfnb does not import it, and never what was wanted."""
+    """Yield a row where PyPI's package bcc is installed: another project, which bpfnb does not import."""
     for folder in sys.path:
         package = Path(folder, "bcc")
         if (package / "__init__.py").exists() and not (package / "libbcc.py").exists():

@@ -1,16 +1,16 @@
-"""What Ctrl-C and fork cannot cut in half.
+"""State that neither Ctrl-C nor fork leaves half changed.
 
-Python runs signal handlers on the main thread, between any two steps of it. A KeyboardInterrupt can come after a lock
-was taken and before the ``try`` that would release it: threading.Event, Condition, Thread.start and
-concurrent.futures.Future are written in Python, and one torn so hangs whoever uses it next. In Python 3.14 even
-``with lock:`` is torn, between the lock and the body (python/cpython#148874).
+Python runs signal handlers on the main thread, between any two of its steps. A KeyboardInterrupt can come after a lock
+was taken and before the ``try`` that would release it. threading.Event, Condition, Thread.start and
+concurrent.futures.Future are written in Python: one interrupted like that blocks whoever uses it next. In Python 3.14
+even ``with lock:`` can be interrupted between the lock and the body (python/cpython#148874).
 
-So what changes state runs on another thread, where no handler ever runs, and the main thread only waits: the wait may
-be cut short anywhere, and the work goes on to its end. ``uninterrupted`` does that. ``Flag`` is an event that the main
-thread may wait for. ``new_lock`` and ``new_rlock`` make locks that are free in a forked child, whose parent's threads
-may have held them; ``forget_after_fork`` has a child forget what is its parent's.
+So code that changes state runs on another thread, where no handler runs, and the main thread waits for it. The wait
+can be interrupted anywhere, and the work goes on to its end. ``uninterrupted`` does that. ``Flag`` is an event that the
+main thread may wait for. ``new_lock`` and ``new_rlock`` make locks that are free in a forked child, where the threads
+that held them do not run. ``forget_after_fork`` has a forked child drop what belongs to its parent.
 
-What was done for a caller who was interrupted and never got it is undone, by a thread started in his ``except:``
+Where a caller is interrupted and never gets the result, a thread started in the caller's ``except:`` undoes the work:
 
     try:
         ... an ``uninterrupted`` function that does nothing any more once the job is abandoned ...
@@ -53,12 +53,12 @@ Result = TypeVar("Result")
 
 
 def uninterrupted(function: Callable[Params, Result]) -> Callable[Params, Result]:
-    """Have a function run to its end whatever the signals: a decorator.
+    """Decorate a function so that it runs to its end, whatever signals come.
 
-    Called on the main thread, it runs on another one, which is kept for the next. Interrupted meanwhile, the caller
-    leaves, and what the function returns or raises is dropped: it must be right to drop it. One that has not begun then
-    never does; one that has can ask ``caller_left`` when it is its turn, so that nothing is changed after what the
-    caller does next.
+    Called on the main thread, the function runs on another one, which is kept for the next call. An interrupted caller
+    leaves, and what the function returns or raises is dropped: it must be right to drop it. A function that has not
+    begun by then never runs. One that has can ask ``caller_left`` before it changes anything, so that nothing changes
+    after what the caller does next.
     """
 
     @functools.wraps(function)
@@ -81,13 +81,13 @@ def uninterrupted(function: Callable[Params, Result]) -> Callable[Params, Result
 
 
 def caller_left() -> bool:
-    """Whether the caller of the ``uninterrupted`` function that runs on this thread was interrupted."""
+    """Return whether the caller of the ``uninterrupted`` function on this thread was interrupted."""
     work = _at_work.get(get_ident())
     return work is not None and work.abandoned
 
 
 def undoing(function: Callable[..., object], *args: object) -> None:
-    """What a thread does that undoes something: see above."""
+    """Run a function that undoes something, as a thread's whole work: see above."""
     try:
         function(*args)
     finally:
@@ -99,7 +99,7 @@ def _on_main_thread() -> bool:
 
 
 class _Work(Generic[Result]):
-    """A function's run on another thread. ``done``: released when it has ended. ``abandoned``: nobody waits for it."""
+    """A function that runs on another thread. ``done``: released at its end. ``abandoned``: nobody waits for it."""
 
     def __init__(self, function: Callable[[], Result]) -> None:
         self._function = function
@@ -120,7 +120,7 @@ class _Work(Generic[Result]):
         _forget_this_thread()
 
     def outcome(self) -> Result:
-        """What the function returned; raises what it raised. Once ``done``."""
+        """Return what the function returned, or raise what it raised. Valid once ``done`` is released."""
         if not self._error:
             return self._result[0]
         error = self._error[0]
@@ -172,15 +172,15 @@ def _serve(due: SimpleQueue[_Work[Any]]) -> None:
 
 
 def _forget_this_thread() -> None:
-    """Have threading not list this thread any more: whoever asked for current_thread() in it has made it known there,
-    and before Python 3.13 nothing takes a thread out that threading has not started."""
+    """Remove this thread from threading's list. current_thread() has put it there, and before Python 3.13 nothing
+    removes a thread that threading did not start."""
     thread = threading._active.get(get_ident())  # type: ignore[attr-defined]
     if isinstance(thread, threading._DummyThread):
         del threading._active[get_ident()]  # type: ignore[attr-defined]
 
 
 class Flag:
-    """Like threading.Event, without ``clear``: setting and waiting are safe wherever an interrupt comes."""
+    """An event like threading.Event, without ``clear``. An interrupt at any point of ``wait`` does no harm."""
 
     def __init__(self) -> None:
         self._set = False
@@ -197,7 +197,7 @@ class Flag:
                 self._waiting.pop().release()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until it is set, at most so many seconds. Whether it is."""
+        """Wait until it is set, at most so many seconds; return whether it is."""
         lock = allocate_lock()
         lock.acquire()
         self._waiting.append(lock)
@@ -216,7 +216,7 @@ class Forgetful(Protocol):
     """State of this process that a forked child does not own: its threads are the parent's."""
 
     def forget(self) -> None:
-        """Start afresh in a forked child, where no other thread runs and all locks are free."""
+        """Reset this state. Called in a forked child, where no other thread runs and all locks are free."""
 
 
 # Not WeakSets, whose callbacks are written in Python: a KeyboardInterrupt in one of them is dropped.
@@ -258,7 +258,7 @@ def _prune(references: list[weakref.ref[Any]]) -> None:
 
 
 def _after_fork() -> None:
-    """In a forked child: the one fork handler of the notebook's side."""
+    """Reset everything in a forked child: the only fork handler of the notebook's side."""
     global _due
     _at_work.clear()
     _due = SimpleQueue()

@@ -1,4 +1,4 @@
-"""Where in a notebook or a script a call came from, so that a cell run again is known as the same.
+"""The line of a notebook or a script that a call came from. A cell that is run again has the same.
 
 ipykernel and IPython compile every cell as a file of its own, whose name changes with the text or the count; a
 notebook's front end names the cell in the request (``metadata.cellId``: JupyterLab 3.3, Notebook 7, VS Code).
@@ -20,14 +20,14 @@ _OURS = ("bpfnb", "magics")
 
 
 class Origin(NamedTuple):
-    """``notebook``: whether the line is a cell's. ``key``: the same for the same line; None where no line is known."""
+    """A line. ``notebook``: whether it is in a cell. ``key``: equal for equal lines; None where no line is known."""
 
     notebook: bool
     key: Hashable
 
 
 def origin() -> Origin:
-    """Where bpfnb was called from: the line of the cell or of the module, and the calls from there to bpfnb.
+    """Return where bpfnb was called from: the line of the cell or module, and the calls from there to bpfnb.
 
     A helper called from two lines is two origins, a loop is one. Lines of functions count from the function's first, so
     that a cell changed elsewhere is still the same.
@@ -53,7 +53,7 @@ def _is_file(name: str) -> bool:
 
 
 def _cell(frame: FrameType) -> str:
-    """What identifies the cell a frame is of: its id in the notebook, else its text; "" where neither is known."""
+    """Return the id of a frame's cell in the notebook, else the cell's text; "" where neither is known."""
     get_ipython = frame.f_globals.get("get_ipython")
     shell = get_ipython() if callable(get_ipython) else None
     if shell is None:
@@ -62,7 +62,7 @@ def _cell(frame: FrameType) -> str:
 
 
 def _cell_id(shell: Any) -> str:
-    """The id the front end gave the cell that runs; "" where it gave none."""
+    """Return the id that the front end gave the running cell; "" where it gave none."""
     get_parent = getattr(shell, "get_parent", None)  # ipykernel's shell has it, IPython's has not
     request = get_parent() if callable(get_parent) else {}
     metadata = request.get("metadata") if isinstance(request, dict) else None

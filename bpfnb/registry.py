@@ -24,7 +24,7 @@ class Registry:
         forget_after_fork(self)
 
     def add(self, session: Session, line: Origin, *, named: bool) -> Session | None:
-        """List a session that was started from a line, named if it is not: returns the one that it replaces."""
+        """Add a session that was started from a line, and name it if it is unnamed; return the one that it replaces."""
         with self._lock:
             if not named:
                 session.name, session._origin, session._unnamed = self._name_for(line), line.key, True
@@ -64,12 +64,12 @@ class Registry:
             self._numbers = itertools.count(1)
 
     def forget(self) -> None:
-        """In a forked child: the sessions are the parent's."""
+        """Forget the sessions, in a forked child: they are the parent's."""
         self._running.clear()
         self._detaching.clear()
 
     def _name_for(self, line: Origin) -> str:
-        """bpf1, bpf2, ...: of the session started before from this line, or one that no running session has."""
+        """Return bpf1, bpf2, ...: the name of the session started before from this line, else a new one."""
         before = self._unnamed.get(line.key) if line.key else None
         if before and (before not in self._running or self._running[before]._origin == line.key):
             return before

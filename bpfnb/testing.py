@@ -1,4 +1,4 @@
-"""A tracer without a kernel: for bpfnb's own tests and for yours.
+"""A tracer without a kernel, for tests: those of bpfnb and those of its users.
 
     with FakeTracer() as tracer:
         session = bpfnb.trace('int kprobe__sys_sync(void *ctx) { bpf_trace_printk("hi\\n"); return 0; }')
@@ -12,8 +12,8 @@ Events of BPF_PERF_OUTPUT and BPF_RINGBUF_OUTPUT, and maps, are numpy arrays; a 
         tracer.events(session, "events", np.array([(1, b"bash")], [("pid", "<u4"), ("comm", "S16")]))
         assert list(session.maps["counts"].df.value) == [10, 20]
 
-It speaks the real protocol over a real socketpair and fills real segments, but compiles nothing and attaches nothing:
-every program is taken as good unless told otherwise (``refuse``).
+It speaks the real protocol over a real socketpair and fills real segments, but compiles and attaches nothing. Every
+program is accepted, unless ``refuse`` gives an error for the next one.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class FakeTracer:
         *,
         sizes: SegmentSizes = SegmentSizes(),  # noqa: B008 (it is frozen)
     ) -> None:
-        """``sizes``: what segments have room for; small ones let few rows fill many."""
+        """``sizes``: the sizes of segments; with small ones a few rows fill many segments."""
         self._sizes = sizes
         self._probes = tuple(probes)
         self._checks = tuple(checks)
@@ -148,31 +148,31 @@ class FakeTracer:
         self._ping()
 
     def lose(self, session: Session, total: int, output: str = "printk") -> None:
-        """Say that an output has lost so many events so far."""
+        """Set how many events an output has lost so far."""
         self._writers[session._number, output].set_lost(total)
 
     def end(self, session: Session, reason: str, detaching: int = 0) -> None:
-        """End a session unasked, as a failed source would. On return it has heard."""
+        """End a session as a failed source would. On return the session knows."""
         self._connection.send(messages.Ended(session._number, reason, detaching))
         self._ping()
 
     def note(self, session: Session, text: str, output: str = "") -> None:
-        """Note something about a running session. On return it has heard."""
+        """Add a note to a running session. On return the session has it."""
         self._connection.send(messages.Noted(session._number, text, output))
         self._ping()
 
     def detached(self, session: Session) -> None:
-        """Say that the kernel has let go of a stopped session."""
+        """Tell a stopped session that the kernel has detached its probes."""
         self._connection.send(messages.Detached(session._number))
 
     def refuse_updates(self, session: Session, name: str, count: int, number: int = errno.E2BIG) -> None:
-        """Say that so many updates of a map have failed with this errno so far."""
+        """Set how many updates of a map have failed with this errno so far."""
         os.pwrite(self._counters[session._number], struct.pack("=Q", count), 8 * (self._first(name) + number))
 
     def cost(
         self, session: Session, programs: Mapping[str, tuple[int, int, int]], seconds: float = 1.0, memory: int = 0
     ) -> None:
-        """Say what a session's programs took in so many seconds: runs, nanoseconds, and runs missed, -1: not known."""
+        """Set what a session's programs took in so many seconds: runs, nanoseconds, runs missed (-1: unknown)."""
         fd, names = self._costs[session._number]
         measured = int(seconds * 1e9)
         words = [0, measured, measured, 0, memory, *[0] * (COSTS_HEAD - 5)]
@@ -185,7 +185,7 @@ class FakeTracer:
         self._refusals.append(error)
 
     def die(self) -> None:
-        """End the conversation as a killed tracer would. Idempotent."""
+        """Close the connection, as a killed tracer would. Idempotent."""
         self._connection.close()
         self._thread.join()
         self._writers.clear()
@@ -195,7 +195,7 @@ class FakeTracer:
             os.close(self._costs.popitem()[1][0])
 
     def _ping(self) -> None:
-        """Return when the notebook has heard whatever was sent, such as of a segment that was begun."""
+        """Wait until the notebook has received all that was sent, such as a new segment."""
         self._client.ping()
 
     def _serve(self) -> None:
@@ -272,7 +272,7 @@ class FakeTracer:
         self._connection.send(messages.CostsAdded(request, programs), [fd])
 
     def _first(self, name: str) -> int:
-        """The index of a map's first counter."""
+        """Return the index of a map's first counter."""
         return list(self._maps).index(name) * COUNTERS
 
     def _publisher(self, session: int, output: str, schema: Schema) -> Callable[[Layout, int], None]:
@@ -328,7 +328,7 @@ class _Entries:
 
 
 def _schema(dtype: np.dtype[Any], name: str) -> Schema:
-    """The schema of a numpy dtype: of a structured one, a column a field."""
+    """Return the schema of a numpy dtype; a structured one has a column for each field."""
     fields = [(n, f[0], f[1]) for n, f in dtype.fields.items()] if dtype.fields else [(name, dtype, 0)]
     return Schema(tuple(_column(*field) for field in fields), dtype.itemsize)
 

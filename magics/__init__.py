@@ -17,7 +17,7 @@ __all__ = ["register", "unregister"]
 
 
 def register(shell: InteractiveShell) -> None:
-    """%load_ext bpfnb. Again is no harm."""
+    """Add the magics to a shell and start the tracer in the background: %load_ext bpfnb. Idempotent."""
     default_host.warm_up()
     shell.register_magics(BpfMagics)
     completion.install(shell)
@@ -27,7 +27,7 @@ def register(shell: InteractiveShell) -> None:
 
 
 def unregister(shell: InteractiveShell) -> None:
-    """%unload_ext bpfnb: leaves nothing behind, in the kernel or in the shell."""
+    """Stop all sessions, end the tracer and take everything out of the shell: %unload_ext bpfnb."""
     default_host.stop_all()
     default_host.close()
     for kind in ("line", "cell"):

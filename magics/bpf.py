@@ -33,7 +33,7 @@ __all__ = ["COMMANDS", "BpfMagics", "Command", "help_alone", "option_names"]
 
 _HELP = ("--help", "-h", "help")
 _MAX_PROBES = 60
-_PERIOD = 0.1  # seconds between two looks at the time
+_PERIOD = 0.1  # seconds between two updates of the progress bar
 
 
 @magics_class
@@ -84,7 +84,9 @@ class BpfMagics(Magics):
         metavar="SHARE",
         help="the guard ends a session that takes more than this share of all CPUs over 5 s; without it 25%%",
     )
-    @argument("--max-rate", metavar="N", help="and one with more than N events a second over 5 s, such as 20000")
+    @argument(
+        "--max-rate", metavar="N", help="it also ends one with more than N events a second, such as 20000, over 5 s"
+    )
     @argument("--max-memory", metavar="SIZE", help="and one that takes more memory in the kernel, such as 512M")
     @argument("--no-guard", action="store_true", help="no limits")
     @argument("--help", "-h", action="store_true", help="show this, and run nothing")
@@ -154,7 +156,7 @@ class BpfMagics(Magics):
         return [insert(word, self.shell.user_ns) for word in split(line)]
 
     def _check_name(self, name: str) -> None:
-        """ProgramError for a name whose binding would take something from the notebook that is no session."""
+        """Raise ProgramError for a name that the notebook has for something other than a session."""
         check_name(name)
         values = self.shell.user_ns
         if isinstance(values.get(name), ModuleType):
@@ -240,7 +242,7 @@ def _print_warnings(warnings: Iterable[Diagnostic]) -> None:
 
 
 def _trace_for(session: Session, seconds: float) -> None:
-    """Let a session run for so long with a progress bar, then stop it. Ctrl-C stops it earlier, and is no error."""
+    """Let a session run for so long with a progress bar, then stop it. Ctrl-C stops it earlier without an error."""
     bar = ProgressBar(1000)
     bar.display()
     begun = time.monotonic()
@@ -255,7 +257,7 @@ def _trace_for(session: Session, seconds: float) -> None:
 
 
 def help_alone(lines: list[str]) -> list[str]:
-    """``%%bpf --help`` without a body, which IPython would refuse as an empty cell, as the line ``%bpf --help``."""
+    """Turn ``%%bpf --help`` without a body, which IPython refuses as an empty cell, into ``%bpf --help``."""
     text = "".join(lines).strip()
     return ["%bpf --help\n"] if re.fullmatch(rf"%%bpf\s+({'|'.join(_HELP)})", text) else lines
 
@@ -320,7 +322,7 @@ def _print_help() -> None:
 
 
 class Command(NamedTuple):
-    """A command of %bpf. ``takes``: its one word, "" where it takes none, None where it looks by itself."""
+    """A command of %bpf. ``takes``: what its one word is; "" for no word; None where ``run`` checks the words."""
 
     run: Callable[..., Session | None]
     takes: str | None = ""

@@ -1,4 +1,4 @@
-"""How a notebook shows DataFrames and Series: names and messages in them are other people's.
+"""The display of DataFrames and Series in a notebook. Names and messages in them come from other people.
 
 pandas escapes what HTML has a meaning for. Control characters and marks of direction it leaves to the terminal and the
 browser, which obey them; here they are shown as escapes. The values stay as they are.

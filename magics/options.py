@@ -24,7 +24,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(?:i?b)?|b)?", re.ASCII | re.I
 
 
 def parse_duration(text: str) -> float:
-    """Seconds: "10s", "500ms", "2m", "1h", "10". ProgramError for anything else, and for no time at all."""
+    """Return seconds: "10s", "500ms", "2m", "1h", "10". ProgramError for anything else, and for zero."""
     match = _DURATION.fullmatch(text)
     if not match:
         raise ProgramError(f"not a duration: {text!r}", hint="write 10s, 500ms, 2m or 1h")
@@ -35,7 +35,7 @@ def parse_duration(text: str) -> float:
 
 
 def parse_size(text: str) -> int:
-    """Bytes: "512M", "2G", "100000". ProgramError for anything else, and for nothing."""
+    """Return bytes: "512M", "2G", "100000". ProgramError for anything else, and for zero."""
     match = _SIZE.fullmatch(text)
     size = int(float(match[1]) * 1024 ** " kmgt".index((match[2] or " ").lower())) if match else 0
     if size <= 0:
@@ -44,7 +44,7 @@ def parse_size(text: str) -> int:
 
 
 def parse_share(text: str) -> float:
-    """A share of all: "25%", "0.25". ProgramError for anything else, for nothing, and for more than all."""
+    """Return a share of 1: "25%", "0.25". ProgramError for anything else, for zero, and for more than 1."""
     match = _SHARE.fullmatch(text)
     share = float(match[1]) / (100 if match[2] else 1) if match else 0.0
     if not 0 < share <= 1:
@@ -54,7 +54,7 @@ def parse_share(text: str) -> float:
 
 
 def parse_rate(text: str) -> float:
-    """Events a second: "5000", "20k", "1.5M". ProgramError for anything else, and for none."""
+    """Return events a second: "5000", "20k", "1.5M". ProgramError for anything else, and for zero."""
     match = _RATE.fullmatch(text)
     rate = float(match[1]) * {"k": 1e3, "M": 1e6}.get(match[2], 1.0) if match else 0.0
     if not rate:
@@ -63,14 +63,14 @@ def parse_rate(text: str) -> float:
 
 
 def parse_define(text: str) -> str:
-    """A flag for clang: "LIMIT=10" or "NAME". ProgramError for what is no macro's name."""
+    """Return clang's flag for a macro: "LIMIT=10" or "NAME". ProgramError where that is no name of a macro."""
     if not _DEFINE.match(text):
         raise ProgramError(f"not a macro: {text!r}", hint="write -D NAME or -D NAME=VALUE")
     return f"-D{text}"
 
 
 def split(line: str) -> list[str]:
-    """A magic's line as words, quoted ones unquoted. ProgramError for an unbalanced quote."""
+    """Split a magic's line into words, quoted ones unquoted. ProgramError for an unbalanced quote."""
     try:
         return shlex.split(line)
     except ValueError as error:
@@ -78,8 +78,10 @@ def split(line: str) -> list[str]:
 
 
 def insert(word: str, values: Mapping[str, object]) -> str:
-    """A word of the line with ``{name}`` and ``$name`` replaced by the value of that name; what is not among
-    ``values`` stays as it is written. ProgramError for a value that is neither text, a path nor a number."""
+    """Replace ``{name}`` and ``$name`` in a word by the value of that name; other names stay as they are written.
+
+    ProgramError for a value that is neither text, a path nor a number.
+    """
 
     def value(found: re.Match[str]) -> str:
         name = found[1] or found[2]

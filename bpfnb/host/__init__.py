@@ -1,1 +1,1 @@
-"""Where a tracer is, how it is reached, and the talk with it."""
+"""Tracers: what every one can do, where one runs, how it is started and spoken to."""

@@ -1,8 +1,8 @@
-"""A tracer at the other end of a socket: asking it, hearing from it.
+"""A tracer at the other end of a socket: requests to it, answers and messages from it.
 
-Threads: callers ask and wait, where no signal interrupts them (bpfnb.interrupts); one reader thread hears everything,
-hands replies to those who wait and segments to the sessions they belong to; another acknowledges segments. Locks are
-held for bookkeeping only, never while waiting.
+Threads: callers send requests and wait, on threads that no signal interrupts (bpfnb.interrupts). A reader thread
+receives every message, and passes answers to the callers and the rest to the sessions' listeners. Another thread
+acknowledges segments. Locks are held for bookkeeping only, never while waiting.
 """
 
 from __future__ import annotations
@@ -50,22 +50,22 @@ _MAX_KEEP = 1 << 62  # what a message can carry
 
 
 class Peer:
-    """What is known of the process at the other end of a connection: here nothing, as of one that we did not start."""
+    """The process at the other end of a connection. This one is unknown: somebody else started it."""
 
     @property
     def reached(self) -> str:
-        """How it was reached, in words."""
+        """Return how it was reached, in words."""
         return "a connection that was there"
 
     def check(self, hello: Hello) -> BpfnbError | None:
-        """The error where it is not of the bpfnb that runs here."""
+        """Return the error where it is of another bpfnb than this one."""
 
     def resume(self, hello: Hello | None) -> bool:
-        """Have a stopped tracer go on. Whether it may be expected to end."""
+        """Continue the process if a signal has stopped it; return whether it can be expected to end."""
         return True
 
     def death(self) -> BpfnbError:
-        """Why it hung up. Called once, when it has."""
+        """Return why the connection was closed. Called once, after that."""
         return TracerDied("the tracer process ended; what was collected so far is kept")
 
     def wait(self) -> None:
@@ -154,8 +154,8 @@ class Client(Tracer):
     def close(self) -> None:
         """End the tracer, and with it every session of this client. Idempotent.
 
-        A tracer that is stopped (SIGSTOP) is continued, since its programs would stay attached, or, where it is not
-        ours to signal, left alone with a word about it. What takes longer than a minute to end is not waited for.
+        A tracer that is stopped (SIGSTOP) is continued, since its programs would stay attached. Where we may not signal
+        it, a line on stderr says so. A tracer that takes longer than a minute to end is not waited for.
         """
         self._connection.close()
         for seconds in (_CONTINUE_AFTER, _CONTINUE_AFTER, _CLOSE_TIMEOUT):
@@ -170,26 +170,26 @@ class Client(Tracer):
 
     @uninterrupted
     def _ask(self, message: Request, kind: type[Answer]) -> Answer:
-        """The tracer's answer to a message. Raises the error it answers with; InternalError for what is no answer."""
+        """Return the answer to a request. Raise the error in it, or InternalError for an answer of another type."""
         return _checked(kind, self._reply(message), message)
 
     @uninterrupted
     def _ask_map(self, message: messages.ReadMap | messages.TakeMap) -> tuple[int, bytes]:
-        """How many entries there are in the answer, and their bytes."""
+        """Return how many entries there are in the answer, and their bytes."""
         answer, data = _checked(tuple, self._reply(message), message)
         if (answer.session, answer.map) != (message.session, message.map):
             raise _no_answer(answer, message)
         return answer.count, data
 
     def _reply(self, message: Request) -> object:
-        """What the tracer answers to a message; of a map, the message and its data."""
-        self.hello()  # what kept the tracer from coming up says more than that it is gone
+        """Send a request and return the answer; of a map, the message and its data."""
+        self.hello()  # raises what kept the tracer from coming up, which says more than that it is gone
         reply = _Reply()
         with self._lock:
             if self.died:
                 raise self.died
             self._waiting[message.request] = reply
-        with suppress(OSError):  # the reader hears of the end as well, and knows more
+        with suppress(OSError):  # the reader notices the end as well, and knows why
             self._connection.send(message)
         try:
             return reply.wait()
@@ -201,24 +201,24 @@ class Client(Tracer):
             while True:
                 message, fds = self._connection.receive()
                 try:
-                    self._hear(message, fds)
+                    self._handle(message, fds)
                 finally:
                     for fd in fds:
                         os.close(fd)
         except Exception as error:
             why = few_descriptors(error)
             if not why and not isinstance(error, EOFError):
-                traceback.print_exc()  # a bug of ours: nobody listens any more, so nobody may wait any more
+                traceback.print_exc()  # a bug of ours: nothing is read any more, so nobody may wait any more
         self._end(why)
 
     def _acknowledge(self) -> None:
-        """Tell the tracer of each segment received. Not on the reader thread, which must not wait for the tracer: that
-        takes no requests while the notebook does not read."""
-        with suppress(OSError):  # the tracer is gone, and we shall hear of it
+        """Acknowledge each segment received. Not on the reader thread, which must not wait for the tracer: the tracer
+        reads no requests while the notebook does not read."""
+        with suppress(OSError):  # the tracer is gone, which the reader notices
             while (session := self._received.get()) is not None:
                 self._connection.send(messages.Received(session))
 
-    def _hear(self, message: FromTracer, fds: list[int]) -> None:
+    def _handle(self, message: FromTracer, fds: list[int]) -> None:
         request = getattr(message, "request", 0)
         if isinstance(message, Hello):
             self._greet(message)
@@ -240,12 +240,12 @@ class Client(Tracer):
             self._hello.settle(hello)
 
     def _settle(self, request: int, message: Any, fds: list[int]) -> None:
-        """Give an answer to the one who waits for it."""
+        """Pass an answer to the caller who waits for it."""
         with self._lock:
             reply = self._waiting.pop(request, None)
             listener = self._listeners.get(request)
         if reply is None:
-            return  # to nothing that was asked
+            return  # nobody asked for it
         if isinstance(message, MapRead):
             reply.settle((message, _content(fds[0])))
         elif isinstance(message, messages.Failed):
@@ -256,7 +256,7 @@ class Client(Tracer):
             reply.settle(message)
 
     def _listener_of(self, message: Any) -> Listener | None:
-        """The listener of a message's session, which it is the last for where nothing else follows."""
+        """Return the listener of a message's session; forget it where this is the session's last message."""
         last = isinstance(message, Detached) or (
             isinstance(message, Ended) and not message.detaching and not message.maps
         )
@@ -266,7 +266,7 @@ class Client(Tracer):
             return self._listeners.get(message.session)
 
     def _end(self, why: BpfnbError | None = None) -> None:
-        """The tracer is gone, or we can hear it no more: everybody who waits and every session hears why."""
+        """Tell every waiting caller and every session that the tracer is gone. ``why``: where we could not read on."""
         self._connection.close()
         self._received.put(None)
         death = self.peer.death()
@@ -281,11 +281,11 @@ class Client(Tracer):
             try:
                 listener.on_death(self.died)
             except Exception:
-                traceback.print_exc()  # of one session; the others hear of it all the same
+                traceback.print_exc()  # of one session; the others are told all the same
         self.peer.wait()  # ``close`` waits for this thread, and so until the kernel has let go of everything
 
 
-# What comes unasked: how a session's listener hears of it.
+# Messages that answer no request: how a session's listener gets them.
 _TELL: dict[type, Callable[[Listener, Any, list[int]], None]] = {
     SegmentAdded: lambda listener, message, fds: listener.on_segment(message, fds[0]),
     CountersAdded: lambda listener, message, fds: listener.on_counters(message, fds[0]),
@@ -299,7 +299,7 @@ _TELL: dict[type, Callable[[Listener, Any, list[int]], None]] = {
 
 
 def _folder() -> str:
-    """The folder this process is in, "" when that has been removed."""
+    """Return the current folder, "" where that has been removed."""
     try:
         return os.getcwd()  # noqa: PTH109 (a str, or none)
     except OSError:
@@ -307,14 +307,14 @@ def _folder() -> str:
 
 
 def _content(fd: int) -> bytes:
-    """All of a memfd, copied: a mapping would hold on to a descriptor for as long as the data lives."""
+    """Return all of a memfd, as a copy: a mapping would keep a descriptor for as long as the data lives."""
     with open(fd, "rb", closefd=False) as file:
         file.seek(0)
         return file.read()
 
 
 class _Reply:
-    """What one caller waits for: the reader settles it, with an answer or an error; the first time counts."""
+    """The answer that a caller waits for. The reader settles it with an answer or an error; the first one counts."""
 
     def __init__(self) -> None:
         self._outcome: list[object] = []
@@ -325,11 +325,11 @@ class _Reply:
         self._settled.set()
 
     def now(self) -> object:
-        """The answer or the error, None where there is none yet."""
+        """Return the answer or the error, None where there is none yet."""
         return self._outcome[0] if self._outcome else None
 
     def wait(self) -> object:
-        """The answer. Raises the error."""
+        """Wait for the answer and return it. Raise the error."""
         self._settled.wait()
         outcome = self._outcome[0]
         if not isinstance(outcome, Exception):

@@ -46,7 +46,7 @@ class Connector:
                 try:
                     self._start()
                 except BpfnbError:
-                    return  # connect() raises it again, to somebody who asked
+                    return  # connect() raises it again, to a caller who needs the tracer
 
     @uninterrupted
     def close(self) -> None:
@@ -59,7 +59,7 @@ class Connector:
             tracer.close()
 
     def forget(self) -> None:
-        """In a forked child: the tracer is the parent's."""
+        """Forget the tracer, in a forked child: it is the parent's."""
         tracer, self._tracer = self._tracer, None
         if self in _open:
             _open.remove(self)
@@ -72,7 +72,7 @@ class Connector:
             _open.append(self)
 
 
-_open: list[Connector] = []  # those with a tracer, which this process's exit ends
+_open: list[Connector] = []  # those with a tracer; the exit of this process closes them
 
 
 @atexit.register

@@ -1,4 +1,4 @@
-"""A tracer on this machine: starting it, and what is known of its process."""
+"""A tracer on this machine: starting it, and its process."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class LocalTracer(Peer):
             self._process.wait()
 
     def _status(self) -> int | None:
-        """How the tracer ended; None where that is not known soon: the kernel may be detaching its probes for long."""
+        """Return the exit status; None where that is not known soon: the kernel may take long to detach its probes."""
         with suppress(subprocess.TimeoutExpired):
             return self._process.wait(_STATUS_TIMEOUT) if self._process else None
         return None
@@ -106,7 +106,7 @@ class LocalTracer(Peer):
 
 
 def _is_stopped(pid: int) -> bool:
-    """Whether a process was stopped by a signal."""
+    """Return whether a process is stopped by a signal."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
     except OSError:

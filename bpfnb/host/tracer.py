@@ -1,7 +1,7 @@
-"""The seam between sessions and whatever runs their programs: a ``Tracer``, and the ``Listener`` it reports to.
+"""The interface between sessions and what runs their programs: a ``Tracer``, and the ``Listener`` it reports to.
 
-A tracer on this machine (``local``), the fake one of ``bpfnb.testing``, and later a remote or a recorded one differ in
-what is behind these methods; sessions, the doctor and the magics see no difference.
+A tracer on this machine (``local``) and the fake one of ``bpfnb.testing`` implement it; remote and recorded tracers
+would be further implementations. Sessions, the doctor and the magics use nothing else.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ __all__ = ["Listener", "Tracer"]
 
 
 class Listener:
-    """What a session hears of its tracer. Its methods are called on one thread, and must neither wait nor raise.
+    """Receives what a tracer reports about a session. Called on one thread; must neither wait nor raise.
 
-    A descriptor belongs to the tracer, which closes it after the call.
+    Descriptors belong to the tracer, which closes them after the call.
     """
 
     def on_loaded(self, message: Loaded) -> None:
         """The session runs. Comes after its first segments, counters and costs."""
 
     def on_segment(self, message: SegmentAdded, fd: int) -> None:
-        """An output goes on in another segment."""
+        """An output continues in another segment."""
 
     def on_counters(self, message: CountersAdded, fd: int) -> None:
-        """Where refused updates of maps are counted."""
+        """The memory where refused updates of maps are counted."""
 
     def on_costs(self, message: CostsAdded, fd: int) -> None:
-        """Where the costs of programs are."""
+        """The memory with the costs of programs."""
 
     def on_map(self, message: MapRead, data: bytes) -> None:
         """A map as it was at the session's end."""
@@ -84,16 +84,16 @@ class Tracer(Protocol):
         """Wait until the tracer is up."""
 
     def ping(self) -> None:
-        """Wait until the tracer answers: whatever it sent before has been heard then."""
+        """Wait until the tracer answers. Then all that it had sent before has been received."""
 
     def load(self, program: Program, listener: Listener, limits: Limits, keep: int) -> int:
-        """Run a program: its session's number. ``listener`` hears of it from now on.
+        """Run a program and return the number of its session. ``listener`` gets its reports from now on.
 
         ``keep``: bytes of rows that the session may keep.
         """
 
     def stop(self, session: int) -> Stopped:
-        """Stop a session. On return its programs are off and all it had has been heard.
+        """Stop a session. On return its programs are detached and all its reports have been received.
 
         ``on_detached`` follows where the kernel has still to let go of attachments, or large maps are still to be read.
         """
@@ -129,4 +129,4 @@ class Tracer(Protocol):
         """End the tracer, and with it every session it runs. Idempotent."""
 
     def forget(self) -> None:
-        """In a forked child: the tracer is the parent's, and must not hear from us."""
+        """Drop the connection without a word, in a forked child: the tracer is the parent's."""

@@ -102,7 +102,7 @@ class Record(Struct):
 
 
 def installed(root: Path = _ROOT) -> Record:
-    """What is installed here; nothing where that cannot be read."""
+    """Return what is installed here; nothing where that cannot be read."""
     record = _below(root, RECORD)
     with suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError), record.open("rb") as file:
         return msgspec.json.decode(file.read(_MAX_RECORD), type=Record)
@@ -110,7 +110,7 @@ def installed(root: Path = _ROOT) -> Record:
 
 
 def unit_of(version: str) -> str:
-    """The systemd units' name: letters, digits, ``.``, ``-`` and ``_``."""
+    """Return the name of the systemd units: letters, digits, ``.``, ``-`` and ``_``."""
     return "bpfnb-" + re.sub(r"[^A-Za-z0-9.-]", "_", version)
 
 
@@ -123,7 +123,7 @@ def launcher_of(version: str, root: Path = _ROOT) -> Path:
 
 
 def choose(root: Path = _ROOT) -> Way:
-    """How to reach a tracer from here. PrivilegeError or SetupError where there is no way.
+    """Return how to reach a tracer from here. PrivilegeError or SetupError where there is no way.
 
     ``root``: the folder whose /proc, /run and /opt are looked at.
     """
@@ -142,7 +142,7 @@ def choose(root: Path = _ROOT) -> Way:
 
 
 def connect(way: Way) -> socket.socket:
-    """A connection to the socket of a way that has one. SetupError where nobody listens."""
+    """Connect to the socket of a way that has one. SetupError where nobody listens."""
     sock = socket.socket(socket.AF_UNIX)
     try:
         sock.connect(way.socket)
@@ -157,7 +157,7 @@ def connect(way: Way) -> socket.socket:
 
 
 def check(way: Way, version: str, build: str) -> SetupError | None:
-    """The error where the tracer at the other end is not of the bpfnb that runs here."""
+    """Return the error where the tracer at the other end is of another bpfnb than this one."""
     ours = release.version()
     if way.own or (version, build) == (ours, release.build()):
         return None
@@ -170,7 +170,7 @@ def check(way: Way, version: str, build: str) -> SetupError | None:
 
 
 def refused(root: Path = _ROOT) -> PrivilegeError | SetupError:
-    """The error for who may not trace: one line that says how one may."""
+    """Return the error for a user who may not trace: one line that says how to get there."""
     version, user = release.version(), _name()
     record = installed(root)
     if here := record.versions.get(version):
@@ -190,7 +190,7 @@ def refused(root: Path = _ROOT) -> PrivilegeError | SetupError:
 
 
 def with_sudo() -> tuple[str, ...]:
-    """The tracer of this very Python and bpfnb, as root."""
+    """Return the command that runs the tracer of this Python and bpfnb as root."""
     return ("sudo", "-n", "--", *_this_python())
 
 
