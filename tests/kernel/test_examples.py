@@ -854,6 +854,14 @@ def test_a_programs_probes(shell: Shell, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.portable
+@shown('bpfnb.probes("*clone*")')
+def test_probes_in_python(shell: Shell) -> None:
+    shell.run("import bpfnb")
+    df: Any = shell.run(text('bpfnb.probes("*clone*")'))
+    assert list(df.columns) == ["probe", "kind", "arguments", "returns", "note"]
+    assert df.kind[df.probe == "syscall:clone"].tolist() == ["syscall"]
+
+
 @shown("kprobe:vfs_read+OFFSET")
 def test_a_probe_within_a_function(shell: Shell) -> None:
     """Past the function's first instruction: endbr64, or the five bytes where its tracing is switched on."""
