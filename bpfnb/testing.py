@@ -53,7 +53,6 @@ from bpfnb.protocol.messages import (
 from bpfnb.protocol.schema import PRINTK, PRINTK_ROW, Bytes, Column, Number, Rows, Schema, Text
 from bpfnb.protocol.segments import Layout, SegmentSizes, SegmentWriter
 from bpfnb.session import Session
-from bpfnb.tracer.read.clock import Clock
 
 __all__ = ["FakeTracer", "Line"]
 
@@ -87,7 +86,7 @@ class FakeTracer:
         self._probes = tuple(probes)
         self._checks = tuple(checks)
         self._maps = {name: _Entries(*arrays) for name, arrays in (maps or {}).items()}
-        self._clock = Clock()
+        self._epoch_ns = time.time_ns() - time.monotonic_ns()  # one for all sessions: see SegmentAdded
         self._refusals: list[BpfnbError] = []
         self._counters: dict[int, int] = {}  # a session's memory of refused updates, as a descriptor
         self._writers: dict[tuple[int, str], SegmentWriter] = {}
@@ -276,10 +275,8 @@ class FakeTracer:
         return list(self._maps).index(name) * COUNTERS
 
     def _publisher(self, session: int, output: str, schema: Schema) -> Callable[[Layout, int], None]:
-        epoch = self._clock.epoch_ns()
-
         def publish(layout: Layout, fd: int) -> None:
-            self._connection.send(messages.SegmentAdded(session, output, schema, layout, epoch), [fd])
+            self._connection.send(messages.SegmentAdded(session, output, schema, layout, self._epoch_ns), [fd])
 
         return publish
 

@@ -38,10 +38,6 @@ TRACER = [
     {"service"},
     {"__main__"},
 ]
-# Not yet where they belong (issue 11).
-PENDING = {
-    ("bpfnb.testing", "bpfnb.tracer.read.clock"),
-}
 SHARED = set(release.SHARED)  # with the tracer
 
 
@@ -118,7 +114,7 @@ def test_a_module_imports_only_its_own_package_and_what_lies_below(name: str) ->
             # Python imports it before any of its modules; nobody else may ask it for anything.
             assert not asks(modules()[name], "bpfnb"), name
             continue
-        if other in (own, "tracer") or (name, used) in PENDING:
+        if other in (own, "tracer"):
             continue
         if own.startswith("tracer"):
             if other.startswith("tracer."):
