@@ -86,7 +86,7 @@ def test_exit_leaves_a_stopped_tracer_that_is_not_ours_to_continue(
 def test_a_fork_while_another_thread_decodes_does_not_hang_the_child() -> None:
     """The child has the rows there were, each once, whatever the thread was at."""
     comm = Path("/proc/self/comm")
-    name = comm.read_text()
+    name = comm.read_text().rstrip("\n")
     with bpfnb.trace(COUNT, name="s", attach=ATTACH) as session:
         decoding, enough = threading.Event(), False
 
