@@ -44,8 +44,10 @@ class Host:
         with bpfnb.Host() as host:
             session = host.trace(source, attach={"syscall:clone": "hello"})
 
-    ``launch`` starts the tracer, or connects to one (see ``bpfnb.host.tracer.Tracer``). That is done when it is first
-    needed, and again once it has died.
+    Leaving the block stops its sessions and ends its tracer, which else lives until the process exits.
+
+    ``launch`` starts the tracer, or connects to one (see ``bpfnb.host.tracer.Tracer``). That is done when a tracer is
+    first needed, and again once it has died.
     """
 
     def __init__(self, launch: Launch = local.launch) -> None:
