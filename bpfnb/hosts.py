@@ -24,8 +24,9 @@ from bpfnb.language.program import Program, parse
 from bpfnb.origins import Origin, origin
 from bpfnb.protocol.messages import Limits
 from bpfnb.registry import Registry
+from bpfnb.results.columns.text import text_dtype
 from bpfnb.results.output import default_keep
-from bpfnb.results.table import text_dtype, with_escapes
+from bpfnb.results.table import with_escapes
 from bpfnb.session import DETACH_TIMEOUT, Session
 
 __all__ = ["MAX_COST", "Host", "check_name", "default_host", "limits_of"]

@@ -31,7 +31,7 @@ from bpfnb.protocol.messages import (
     ProbeInfo,
     SegmentAdded,
 )
-from bpfnb.results import table
+from bpfnb.results import rates
 from bpfnb.results.cost import Costs, no_costs
 from bpfnb.results.maps.map import Map
 from bpfnb.results.maps.refusals import Counters
@@ -170,7 +170,7 @@ class Session:
         One column for each value of column ``by`` ("comm", "pid", ...), else the column "rate". ProgramError for a
         session without output, ValueError for an unknown column or interval.
         """
-        return table.rate(self.df, every, by)
+        return rates.rate(self.df, every, by)
 
     def live(self, by: str | None = None) -> Panel:
         """Show a panel: the rate over the last minute, Pause and Stop. ``by``: a column, with a line for each value.
@@ -179,7 +179,7 @@ class Session:
         """
         return views.live(self, by=by)
 
-    def meter(self, by: str | None = None) -> table.RateMeter:
+    def meter(self, by: str | None = None) -> rates.RateMeter:
         """Return a counter of the main output's events per second that is cheap to update: what a panel draws.
 
         ProgramError for a session without output, ValueError for an unknown column.
@@ -187,7 +187,7 @@ class Session:
         names = self._main().names
         if by is not None and by not in names:
             raise ValueError(f"no column {by!r}: there are {', '.join(names)}")
-        return table.RateMeter(self._since, by)
+        return rates.RateMeter(self._since, by)
 
     @uninterrupted
     def snapshot(self) -> Snapshot:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bpfnb.errors import near_or_all
-from bpfnb.results import table
+from bpfnb.results import rates
 from bpfnb.results.arguments import (
     Names,
     fitting_mask,
@@ -65,7 +65,7 @@ class EventsAccessor:
         interval.
         """
         require_columns(self._frame, ["time", *names_of(by)])
-        return table.rate(numbered(self._frame), every, by)
+        return rates.rate(numbered(self._frame), every, by)
 
     def between(
         self,

@@ -21,7 +21,8 @@ import pandas as pd
 from bpfnb.interrupts import new_rlock, uninterrupted
 from bpfnb.protocol.schema import PRINTK, PRINTK_LINES, Schema
 from bpfnb.protocol.segments import Layout, SegmentReader
-from bpfnb.results import table
+from bpfnb.results.printk import PrintkTable
+from bpfnb.results.table import BATCH, Table, with_escapes
 
 __all__ = ["Keep", "Output", "default_keep"]
 
@@ -88,7 +89,7 @@ class Output:
         keep: Keep,
         kind: OutputKind = "printk",
         *,
-        batch: int = table.BATCH,
+        batch: int = BATCH,
     ) -> None:
         self.name = name
         self.kind = kind
@@ -97,9 +98,9 @@ class Output:
         self._schema = schema
         self._segments: deque[SegmentReader] = deque()
         self._table = (
-            table.PrintkTable(epoch_ns, schema, batch=batch)
+            PrintkTable(epoch_ns, schema, batch=batch)
             if schema in (PRINTK, PRINTK_LINES)
-            else table.Table(schema, epoch_ns, batch=batch)
+            else Table(schema, epoch_ns, batch=batch)
         )
         self._dropped_undecoded = 0
         self._lost = 0
@@ -157,7 +158,7 @@ class Output:
         ``df.attrs["lost"]`` and ``df.attrs["dropped"]`` count what is not in it. A RuntimeWarning comes with the first
         frame that lacks lost events, with the first that lacks dropped rows, and with the first after the tracer noted
         something (such as another process reading a session's lines). Columns: see table.Table, and for
-        bpf_trace_printk table.PrintkTable.
+        bpf_trace_printk printk.PrintkTable.
         """
         frame = self._decoded()
         notes, self._notes_said = self._notes[self._notes_said :], len(self._notes)
@@ -176,7 +177,7 @@ class Output:
                 "(set by --keep, or keep= of bpfnb.trace)"
             )
             warnings.warn(text, RuntimeWarning, stacklevel=3)
-        return table.with_escapes(frame)
+        return with_escapes(frame)
 
     @uninterrupted
     def _decoded(self) -> pd.DataFrame:

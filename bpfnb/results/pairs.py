@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bpfnb.results import table
 from bpfnb.results.arguments import numbered, require_columns, require_once
+from bpfnb.results.printk import PrintkTable
 
 __all__ = ["THREAD", "Chosen", "pair_up", "thread_column"]
 
@@ -75,7 +75,7 @@ def thread_column(frames_: Sequence[pd.DataFrame]) -> str:
     common = [name for name in frames_[0].columns if all(name in frame.columns for frame in frames_)]
     if "tid" in common:
         return "tid"
-    if all(set(table.PrintkTable.COLUMNS) <= set(frame.columns) for frame in frames_):
+    if all(set(PrintkTable.COLUMNS) <= set(frame.columns) for frame in frames_):
         return "pid"
     keys = [name for name in common if name != "time" and frames_[0][name].dtype.kind in "iubO"]
     keys = [name for name in keys if name not in ("ts", "time_")]

@@ -1,4 +1,4 @@
-"""Tables: rows decoded into columns that grow, and DataFrames over them; rates of events.
+"""Tables: rows decoded into columns that grow, and DataFrames over them.
 
 Pure: no tracer, no kernel. A DataFrame that was handed out never changes.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import weakref
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,15 +17,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from bpfnb.errors import printable
-from bpfnb.protocol.schema import PRINTK, PRINTK_LINES, PRINTK_ROW, Rows, Schema
+from bpfnb.protocol.schema import Rows, Schema
 from bpfnb.results.columns.base import Batch, ColumnBuffer
-from bpfnb.results.columns.categories import CategoryColumn, EnumColumn, MissingColumn
+from bpfnb.results.columns.categories import CategoryColumn
 from bpfnb.results.columns.kinds import column_buffer, shown
 from bpfnb.results.columns.numeric import NumberColumn, TimeColumn
-from bpfnb.results.columns.strings import StringColumn
-from bpfnb.results.columns.text import PANDAS, text_dtype
+from bpfnb.results.columns.text import PANDAS
 
-__all__ = ["BATCH", "PrintkTable", "RateMeter", "Table", "rate", "text_dtype", "with_escapes"]
+__all__ = ["BATCH", "Table", "with_escapes"]
 
 BATCH = 1 << 14  # rows decoded at a time: few enough for a processor's cache, which every column then reads them from
 
@@ -35,15 +34,16 @@ Ints = npt.NDArray[np.int64]
 class Table:
     """The rows of an output, as columns.
 
-    ``frame()`` has the schema's columns in their order, by kind (see schema.Column and the classes of ``columns``):
+    ``frame()`` has the schema's columns in their order, by their types in protocol.schema:
 
-        number, bits   numpy's own dtype: uint32, int8, float64, bool ...
-        enum           category of str: the constants' names in declared order, then numbers that are no constant's
-        text           category of str, cut at the first NUL
-        tail           str, cut at the first NUL; or ArrowDtype(large_binary), whose values are bytes
-        bytes          ArrowDtype(large_binary), whose values are bytes
-        wide           object: Python integers
-        list           a column an element, "slots[0]" and on; of more than 1,024 elements as "bytes"
+        Number, BitField   numpy's own dtype: uint32, int8, float64, bool ...
+        Enum          category of str: the constants' names in declared order, then numbers that are no constant's. A
+                      BitField of an enumeration as well
+        Text          category of str, cut at the first NUL
+        Tail          str, cut at the first NUL; or ArrowDtype(large_binary), whose values are bytes
+        Bytes         ArrowDtype(large_binary), whose values are bytes
+        Wide          object: Python integers
+        NumberArray   a column an element, "slots[0]" and on; of more than 1,024 elements as Bytes
 
     When the schema names a time, ``time`` (datetime64[ns, UTC]) comes first: its nanoseconds plus ``epoch_ns``, which
     ``append`` may change for the rows to come. Every member of the struct is a column as well, whatever it is called;
@@ -178,31 +178,6 @@ class Table:
         return pd.DataFrame({name: column.values() for name, column in self._columns.items()}, copy=False)
 
 
-class PrintkTable(Table):
-    """The lines of bpf_trace_printk (schema.PRINTK).
-
-    ``frame()`` has the columns: time (datetime64[ns, UTC]), comm (category: the task's name when it printed), pid
-    (int32: the thread's number), cpu (int16), flags (category: as ftrace's irqs-off, need-resched, hard/softirq,
-    preempt-depth letters; NA where lines come through a ring buffer), ts (float64: seconds since boot,
-    CLOCK_MONOTONIC), msg (string: without the final newline, invalid UTF-8 replaced).
-    """
-
-    COLUMNS = ("time", "comm", "pid", "cpu", "flags", "ts", "msg")
-
-    def __init__(self, epoch_ns: int, schema: Schema = PRINTK, *, batch: int = BATCH) -> None:
-        super().__init__(schema, epoch_ns, batch=batch)
-
-    def _plan(self) -> dict[str, ColumnBuffer]:
-        columns = super()._plan()
-        clock = next(column for column in PRINTK.columns if column.name == "mono_ns")
-        columns["ts"] = NumberColumn(lambda rows: clock.values(rows) / 1e9, "<f8")
-        columns["flags"] = EnumColumn(_state, "<u2", lambda state: latency_format(state >> 8, state & 0xFF))
-        if self._schema == PRINTK_LINES:
-            columns["flags"] = MissingColumn()
-        columns["msg"] = StringColumn()
-        return {name: columns[name] for name in self.COLUMNS}
-
-
 class _Arrivals:
     """The times at which rows without timestamps were decoded."""
 
@@ -223,112 +198,6 @@ class _Arrivals:
         """Forget all but the rows from ``begin`` to ``end``."""
         kept = slice(bisect_right(self._ends, begin), bisect_right(self._ends, end))
         self._ends, self._times = self._ends[kept], self._times[kept]
-
-
-class RateMeter:
-    """Events per second over the last ``window`` seconds, kept up to date from what is new.
-
-    ``source(row, by)`` is Output.since. ``update()``, then ``rates()``. ``total``: events seen so far. ``last``: the
-    newest second with an event (seconds since 1970), or None.
-    """
-
-    def __init__(self, source: Callable[..., Any], by: str | None = None, window: int = 60) -> None:
-        self._source = source
-        self._by = by
-        self._window = window
-        self._row = 0
-        self._counts: dict[str, dict[int, int]] = {}
-        self.total = 0
-        self.last: int | None = None
-
-    def update(self) -> None:
-        """Count what has arrived since the last call."""
-        self._row, times, groups = self._source(self._row, self._by)
-        if not len(times):
-            return
-        self.total += len(times)
-        seconds = times // 1_000_000_000
-        self.last = max(int(seconds.max()), self.last or 0)
-        codes = np.zeros(len(times), np.int64) if groups is None else groups.codes.astype(np.int64)
-        first, span = int(seconds.min()), int(np.ptp(seconds)) + 1
-        cells, counts = np.unique(codes * span + (seconds - first), return_counts=True)
-        for cell, count in zip(cells.tolist(), counts.tolist(), strict=True):
-            code, second = divmod(cell, span)
-            group = "" if groups is None else str(groups.categories[code]) if code >= 0 else "nan"
-            of_group = self._counts.setdefault(group, {})
-            of_group[first + second] = of_group.get(first + second, 0) + count
-
-    def rates(self, now: float) -> pd.DataFrame:
-        """Return the events in each of the last ``window`` whole seconds before ``now`` (seconds since 1970).
-
-        int64, indexed by time (UTC); a column a group seen in that time ("" without ``by``).
-        """
-        last = int(now)
-        seconds = range(last - self._window, last)
-        for group, counts in list(self._counts.items()):
-            for old in [second for second in counts if second < seconds[0]]:
-                del counts[old]
-            if not counts:
-                del self._counts[group]
-        index = pd.to_datetime(np.array(seconds), unit="s", utc=True)
-        columns = {name: [counts.get(s, 0) for s in seconds] for name, counts in self._counts.items()}
-        return pd.DataFrame(columns, index=index, dtype=np.int64)
-
-
-def rate(frame: pd.DataFrame, every: str = "1s", by: str | Sequence[str] | None = None) -> pd.DataFrame:
-    """Return events per second (float64) in intervals of ``every`` (a pandas offset, "100ms"), indexed by time.
-
-    One column for each value of column ``by``, of several for each tuple, or the single column "rate". ValueError for
-    an unknown column or interval, or when the frame has no times.
-    """
-    if not isinstance(frame.dtypes.get("time"), pd.DatetimeTZDtype):
-        raise ValueError(
-            "a rate needs times, and these events have none: the ring buffer they came through could not be stamped"
-            " (its output's clock is None)"
-        )
-    names = [] if by is None else [by] if isinstance(by, str) else list(by)
-    if missing := [name for name in names if name not in frame.columns]:
-        raise ValueError(f"no column {missing[0]!r}: there are {', '.join(map(str, frame.columns))}")
-    try:
-        step = pd.Timedelta(every)
-    except ValueError:
-        raise ValueError(f"not an interval: {every!r}; write 1s, 100ms or 2min") from None
-    if not step > pd.Timedelta(0):
-        raise ValueError(f"an interval must be longer than nothing, not {every!r}")
-    start = frame["time"].dt.floor(step)
-    if not names:
-        counts = start.value_counts(sort=False).sort_index().to_frame("rate")
-    else:
-        counts = frame.groupby([start, *names], observed=True).size().unstack(names, fill_value=0)
-        # Plain: a categorical one takes no further columns.
-        name = names[0] if len(names) == 1 else None
-        counts.columns = pd.Index(list(counts.columns), name=name, tupleize_cols=False)
-    if len(counts):
-        counts = counts.reindex(pd.date_range(counts.index[0], counts.index[-1], freq=step, name="time"), fill_value=0)
-    counts.index.name = "time"
-    rates: pd.DataFrame = counts / step.total_seconds()
-    return rates
-
-
-def latency_format(flags: int, preempt: int) -> str:
-    """Write an ftrace record's state as trace_pipe does: "d..2.".
-
-    Kernel: trace_print_lat_fmt() in kernel/trace/trace_output.c, enum trace_flag_type in trace_events.h.
-    """
-    irqs_off, bh_off = flags & 0x01, flags & 0x80
-    irqs = "D" if irqs_off and bh_off else "d" if irqs_off else "b" if bh_off else "."
-    # 0x04 need-resched, 0x20 preempt-resched, 0x02 lazy since 6.14 (before: no irq state, on machines long gone)
-    need = {0x26: "B", 0x24: "N", 0x22: "L", 0x06: "b", 0x04: "n", 0x02: "l", 0x20: "p"}.get(flags & 0x26, ".")
-    nmi, hard, soft = flags & 0x40, flags & 0x08, flags & 0x10
-    context = ("Z" if hard else "z") if nmi else "H" if hard and soft else "h" if hard else "s" if soft else "."
-    depth = "".join(f"{n:x}" if n else "." for n in (preempt & 0xF, preempt >> 4))
-    return irqs + need + context + depth
-
-
-def _state(rows: Rows) -> npt.NDArray[Any]:
-    """Return PRINTK's flags and preempt as one number."""
-    flags, preempt = (rows[:, PRINTK_ROW.fields[name][1]] for name in ("flags", "preempt"))  # type: ignore[index]
-    return flags.astype(np.uint16) << 8 | preempt
 
 
 # --- shown --------------------------------------------------------------------------------------------------------

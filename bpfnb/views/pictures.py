@@ -15,8 +15,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from bpfnb.results.rates import RateMeter
 from bpfnb.results.snapshot import SessionState, Snapshot
-from bpfnb.results.table import RateMeter
 from bpfnb.views.plots import SECONDS, Curve, RatesFigure
 
 __all__ = ["Painted", "Picture", "RatesPicture", "Traced", "ended"]

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 import bpfnb.results.accessor  # noqa: F401  (registers df.bpf)
-from bpfnb.results import table
+from bpfnb.results import printk, rates
+from bpfnb.results.columns.text import text_dtype
 
 EPOCH = 1_700_000_000_000_000_000
 
@@ -621,7 +622,7 @@ def test_what_top_refuses(arguments: dict[str, Any], message: str) -> None:
 
 def test_rate_is_the_rate_of_frames() -> None:
     frame = calls()
-    pd.testing.assert_frame_equal(frame.bpf.rate("10ns", by="pid"), table.rate(frame, "10ns", by="pid"))
+    pd.testing.assert_frame_equal(frame.bpf.rate("10ns", by="pid"), rates.rate(frame, "10ns", by="pid"))
     assert frame.bpf.rate()["rate"].tolist() == [7.0]
     both = frame.bpf.rate("10ns", by=["kind", "pid"])
     assert both.sum(axis=1).tolist() == frame.bpf.rate("10ns")["rate"].tolist()
@@ -643,7 +644,7 @@ def test_rate_is_the_rate_of_frames() -> None:
 
 
 def test_the_frame_of_a_session_takes_all_of_them() -> None:
-    empty = table.PrintkTable(0).frame()
+    empty = printk.PrintkTable(0).frame()
     assert empty.bpf.rate().empty
     assert empty.bpf.between("msg == 'in'", "msg == 'out'").empty
     assert empty.bpf.hist("cpu").empty
@@ -651,7 +652,7 @@ def test_the_frame_of_a_session_takes_all_of_them() -> None:
 
 
 def test_text_chooses_rows_as_well() -> None:
-    frame = calls().assign(msg=pd.array(["in", "in", "out", "in", "out", "out", None], dtype=table.text_dtype()))
+    frame = calls().assign(msg=pd.array(["in", "in", "out", "in", "out", "out", None], dtype=text_dtype()))
     assert [x.value for x in frame.bpf.between("msg == 'in'", "msg == 'out'", by="pid").latency] == [17, 30]
 
 

@@ -17,7 +17,7 @@ from examples import DOCUMENTS, EXAMPLES, SHOWN, Example, read, shown
 import bpfnb
 from benchmarks.__main__ import GROUPS
 from bpfnb.language.probes import KINDS, parse_probe
-from bpfnb.results import table as tables
+from bpfnb.results import printk
 from bpfnb.tracer.access import policy
 from bpfnb.tracer.access.peer import Peer
 from bpfnb.tracer.access.policy import Policy, Rules
@@ -375,7 +375,7 @@ def test_readme_has_every_kind_of_probe_and_each_parses() -> None:
 
 
 def test_readme_has_the_columns() -> None:
-    assert [code(first)[0] for first, *_ in table(README, "column")] == list(tables.PrintkTable.COLUMNS)
+    assert [code(first)[0] for first, *_ in table(README, "column")] == list(printk.PrintkTable.COLUMNS)
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])

@@ -19,7 +19,8 @@ import pytest
 from bpfnb.protocol.schema import PRINTK_ROW, BitField, Bytes, Enum, Number, NumberArray, Schema, Tail, Text, Wide
 from bpfnb.results.columns.strings import BytesColumn
 from bpfnb.results.columns.text import PANDAS
-from bpfnb.results.table import PrintkTable, Table
+from bpfnb.results.printk import PrintkTable
+from bpfnb.results.table import Table
 
 Frame = pd.DataFrame
 ROWS = 7

@@ -14,10 +14,13 @@ import pandas as pd
 import pytest
 
 from bpfnb.protocol.schema import PRINTK_ROW, Number, Rows, Schema, Tail, Text
+from bpfnb.results import rates
 from bpfnb.results import table as tables
 from bpfnb.results.columns.categories import CategoryColumn, TextColumn
-from bpfnb.results.columns.text import PANDAS
-from bpfnb.results.table import PrintkTable, RateMeter, Table
+from bpfnb.results.columns.text import PANDAS, text_dtype
+from bpfnb.results.printk import PrintkTable
+from bpfnb.results.rates import RateMeter
+from bpfnb.results.table import Table
 
 EVENT = np.dtype(
     [("header", "V8"), ("ts", "<u8"), ("pid", "<u4"), ("value", "<i4"), ("comm", "S16"), ("end", "<i8")], align=False
@@ -487,7 +490,7 @@ def test_lines() -> None:
         "flags": "category",
         "ts": "float64",
     }
-    assert frame["msg"].dtype == tables.text_dtype()
+    assert frame["msg"].dtype == text_dtype()
     assert frame["time"].astype("int64").tolist() == [EPOCH + n for n in (1_500_000_000, 1_500_000_001, 3, 4)]
     assert frame["ts"].tolist() == [1_500_000_000 / 1e9, 1_500_000_001 / 1e9, 3 / 1e9, 4 / 1e9]
     assert frame["comm"].tolist() == ["bash", "a\N{REPLACEMENT CHARACTER}", "bash", "x" * 16]
@@ -517,7 +520,7 @@ def test_no_lines() -> None:
 )
 def test_a_rate_needs_times(frame: pd.DataFrame) -> None:
     with pytest.raises(ValueError, match=r"these events have none: .* clock is None"):
-        tables.rate(frame)
+        rates.rate(frame)
 
 
 def test_a_meter_of_a_number_column() -> None:

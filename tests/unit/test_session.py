@@ -22,7 +22,7 @@ from bpfnb.host import client
 from bpfnb.hosts import default_host
 from bpfnb.protocol import messages
 from bpfnb.protocol.segments import SegmentSizes
-from bpfnb.results import output, table
+from bpfnb.results import output, printk
 from bpfnb.testing import FakeTracer, Line
 
 HELLO = 'int kprobe__sys_clone(void *ctx) { bpf_trace_printk("Hello, World!\\n"); return 0; }'
@@ -63,8 +63,8 @@ def test_a_frame_never_changes_once_handed_out() -> None:
 
 def test_an_unchanged_frame_is_not_built_again(monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
-    build = table.PrintkTable._build
-    monkeypatch.setattr(table.PrintkTable, "_build", lambda table: built.append(table.end) or build(table))
+    build = printk.PrintkTable._build
+    monkeypatch.setattr(printk.PrintkTable, "_build", lambda table: built.append(table.end) or build(table))
     with FakeTracer() as tracer, bpfnb.trace(HELLO, name="hello") as session:
         tracer.printk(session, [("bash", n, "x") for n in range(1000)])
         first, second = session.df, session.df

@@ -16,7 +16,8 @@ from bpfnb.protocol.schema import PRINTK, PRINTK_ROW, Enum, Number, Rows, Schema
 from bpfnb.protocol.segments import SegmentSizes, SegmentWriter
 from bpfnb.results import table
 from bpfnb.results.output import Keep, Output
-from bpfnb.results.table import PrintkTable, Table
+from bpfnb.results.printk import PrintkTable
+from bpfnb.results.table import Table
 
 EVENT = np.dtype([("ts", "<u8"), ("end", "<i8"), ("pid", "<u4"), ("state", "<u4"), ("comm", "S8")])
 COLUMNS = (

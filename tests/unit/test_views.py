@@ -28,8 +28,8 @@ from PIL import Image
 import bpfnb
 from bpfnb.errors import CompileError, ProgramError, UnsupportedError, VerifierError
 from bpfnb.protocol.messages import Check, ProbeInfo
+from bpfnb.results.rates import RateMeter
 from bpfnb.results.snapshot import Snapshot
-from bpfnb.results.table import RateMeter
 from bpfnb.views import html as pages
 from bpfnb.views import panel, plots, refresh
 from bpfnb.views.notebook import Notebook
