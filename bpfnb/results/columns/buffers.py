@@ -23,11 +23,11 @@ _MIN_MEMORY = 8 << 20  # bytes of a buffer that is worth taking its memory with 
 class Buffer:
     """A numpy array that grows at its end. ``all`` is its whole memory; of that, the first ``len()`` are values.
 
-    ``lent``: a Series over all of it, once frames were made of it.
+    ``shared``: a Series over all of it, once frames were made of it. They share it.
     """
 
     all: Array
-    lent: pd.Series[Any] | None
+    shared: pd.Series[Any] | None
     _memory: Memory | None
     _size: int
 
@@ -80,7 +80,7 @@ class Buffer:
         if memory:
             memory.prepare(len(values) * array.strides[0])
         array[: len(values)] = values
-        self.__dict__.update(_memory=memory, all=array, lent=None, _size=len(values))
+        self.__dict__.update(_memory=memory, all=array, shared=None, _size=len(values))
 
 
 AnyBuffer = TypeVar("AnyBuffer", bound=Buffer)

@@ -39,7 +39,7 @@ class CategoryColumn(ColumnBuffer):
         self._reset()
 
     def _reset(self) -> None:
-        self._distinct = ValueIndex(self._words)
+        self._index = ValueIndex(self._words)
         self._codes = Codes()
         self._names = VarBuffer()
         self._name_of = Buffer(np.int32)  # a value's code -> its name's
@@ -49,7 +49,7 @@ class CategoryColumn(ColumnBuffer):
 
     @property
     def nbytes(self) -> int:
-        parts = (self._distinct, self._codes, self._names, self._name_of, self._name_codes)
+        parts = (self._index, self._codes, self._names, self._name_of, self._name_codes)
         return sum(part.nbytes for part in parts if part)
 
     def reserve(self, more: int) -> None:
@@ -58,22 +58,22 @@ class CategoryColumn(ColumnBuffer):
             self._name_codes.reserve(more)
 
     def append(self, batch: Batch) -> None:
-        self._put(self._distinct.codes(self._read(batch.rows)))
+        self._put(self._index.codes(self._read(batch.rows)))
 
     def values(self) -> pd.Series[Any]:
         codes, dtype = self._shown, self._categories()
-        if codes.lent is not None and codes.lent.dtype is not dtype:
+        if codes.shared is not None and codes.shared.dtype is not dtype:
             codes.leave()  # frames made with fewer categories keep it
-        if codes.lent is None:
-            codes.lent = pd.Series(pd.Categorical.from_codes(codes.all, dtype=dtype, validate=False), copy=False)
-        return codes.lent.iloc[: len(codes)]
+        if codes.shared is None:
+            codes.shared = pd.Series(pd.Categorical.from_codes(codes.all, dtype=dtype, validate=False), copy=False)
+        return codes.shared.iloc[: len(codes)]
 
     def groups(self, start: int) -> pd.Categorical[Any]:
         return pd.Categorical.from_codes(self._shown.view(start), dtype=self._categories(), validate=False)
 
     def raw(self) -> pd.Categorical[Any]:
         """Return the rows' values before they were given names: a category of ``bytes``, or of numbers."""
-        raw = pd.Index(self._values(self._distinct.keys.view()), dtype=object)
+        raw = pd.Index(self._values(self._index.keys.view()), dtype=object)
         category = pd.Categorical.from_codes(self._codes.view().copy(), raw, validate=False)
         return category.remove_unused_categories()  # TextColumn notes values that no row has
 
@@ -94,13 +94,13 @@ class CategoryColumn(ColumnBuffer):
 
     def _put(self, codes: Array) -> None:
         first = len(self._name_of)
-        if first < len(self._distinct):
+        if first < len(self._index):
             self._name(first)
             new = self._name_of.view(first)
             if self._name_codes is None and np.any(new != np.arange(first, first + len(new))):
                 self._name_codes = Codes()
                 self._name_codes.put(self._name_of.view()[self._codes.view()], len(self._names))
-        self._codes.put(codes, max(len(self._distinct), len(self._names)))
+        self._codes.put(codes, max(len(self._index), len(self._names)))
         if self._name_codes is not None:
             self._name_codes.put(self._name_of.view()[codes], len(self._names))
 
@@ -121,11 +121,11 @@ class CategoryColumn(ColumnBuffer):
     def _take(self: _AnyCategory, other: _AnyCategory, start: int, stop: int) -> None:
         """Become some rows of ``other``. Values and names of no row are dropped: in a long session most of them."""
         codes = other._codes.view()[start:stop]
-        used = np.zeros(len(other._distinct), np.bool_)
+        used = np.zeros(len(other._index), np.bool_)
         used[codes] = True
         self._reset()
         code_of = np.zeros(len(used), np.int32)
-        code_of[used] = self._distinct.codes(np.ascontiguousarray(other._distinct.keys.view()[used].T))
+        code_of[used] = self._index.codes(np.ascontiguousarray(other._index.keys.view()[used].T))
         self._put(code_of[codes])
 
 
@@ -157,7 +157,7 @@ class EnumColumn(CategoryColumn):
         return numbers
 
     def _name(self, first: int) -> None:
-        values = self._values(self._distinct.keys.view(first))
+        values = self._values(self._index.keys.view(first))
         self._name_of.append(self._codes_of([self._name_number(value) for value in values]))
 
 
@@ -197,18 +197,18 @@ class TextColumn(CategoryColumn):
         return np.ascontiguousarray(keys).view(np.uint8)[:, : self._width]
 
     def _name(self, first: int) -> None:
-        characters = self._bytes(self._distinct.keys.view(first))
+        characters = self._bytes(self._index.keys.view(first))
         inside = before_nul(characters)
         untidy = np.flatnonzero(np.any(characters * ~inside, axis=1))
         if not len(untidy):
             self._name_of.append(self._add(characters))
             return
-        tidy = np.arange(first, len(self._distinct))  # of each new value: the code of its tidy form
-        tidy[untidy] = self._distinct.codes(words_of(characters[untidy] * inside[untidy], 0, self._width))
+        tidy = np.arange(first, len(self._index))  # of each new value: the code of its tidy form
+        tidy[untidy] = self._index.codes(words_of(characters[untidy] * inside[untidy], 0, self._width))
         late = tidy >= first
         new = pd.unique(tidy[late])
-        name_of = np.empty(len(self._distinct) - first, np.int32)
-        name_of[new - first] = self._add(self._bytes(self._distinct.keys.view()[new]))
+        name_of = np.empty(len(self._index) - first, np.int32)
+        name_of[new - first] = self._add(self._bytes(self._index.keys.view()[new]))
         name_of[: len(tidy)][late] = name_of[tidy[late] - first]
         name_of[: len(tidy)][~late] = self._name_of.view()[tidy[~late]]
         self._name_of.append(name_of)

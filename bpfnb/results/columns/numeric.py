@@ -28,9 +28,9 @@ class NumberColumn(FixedColumn):
         return numbers
 
     def values(self) -> pd.Series[Any]:
-        if self._buffer.lent is None:
-            self._buffer.lent = pd.Series(self._array(self._buffer.all), copy=False)
-        return self._buffer.lent.iloc[: len(self._buffer)]
+        if self._buffer.shared is None:
+            self._buffer.shared = pd.Series(self._array(self._buffer.all), copy=False)
+        return self._buffer.shared.iloc[: len(self._buffer)]
 
     def groups(self, start: int) -> pd.Categorical[Any]:
         return pd.Categorical(self._array(self._buffer.view(start)))

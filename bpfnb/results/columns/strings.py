@@ -75,14 +75,14 @@ class StringColumn(ColumnBuffer):
     def __init__(self, *, binary: bool = False, cut: bool = False) -> None:
         self._binary = binary
         self._cut = cut
-        self._runs = VarBuffer()
+        self._strings = VarBuffer()
 
     @property
     def nbytes(self) -> int:
-        return self._runs.nbytes
+        return self._strings.nbytes
 
     def reserve(self, more: int) -> None:
-        self._runs.reserve(more)
+        self._strings.reserve(more)
 
     def append(self, batch: Batch) -> None:
         text, offsets = batch.text, batch.offsets
@@ -90,7 +90,7 @@ class StringColumn(ColumnBuffer):
             text, offsets = cut_at_nul(text, offsets)
         if not self._binary:
             text, offsets = valid_utf8(text, offsets)
-        self._runs.append(text, offsets)
+        self._strings.append(text, offsets)
 
     def values(self) -> Any:
         return self._array(0)
@@ -99,11 +99,11 @@ class StringColumn(ColumnBuffer):
         return pd.Categorical(pd.Series(self._array(start)))
 
     def _array(self, start: int) -> Any:
-        ends, data = self._runs.since(start)
+        ends, data = self._strings.since(start)
         return _byte_strings(ends, data) if self._binary else string_array(ends, data)
 
     def _take(self, other: StringColumn, start: int, stop: int) -> None:
-        self._runs = other._runs.part(start, stop)
+        self._strings = other._strings.part(start, stop)
 
 
 def _byte_strings(ends: Ints, data: Array) -> Any:
