@@ -230,7 +230,6 @@ def run(script: str, *within: str) -> str:
     return done.stdout
 
 
-@pytest.mark.portable
 def test_sessions_survive_a_lazy_unmount_of_tracefs() -> None:
     """They go on by what they have open; a new one mounts it again."""
     script = """
@@ -260,7 +259,6 @@ def test_a_tracer_ends_cleanly_where_tracefs_was_unmounted() -> None:
     until(lambda: not {p.name for p in INSTANCES.iterdir() if p.name.startswith("bpfnb")} - before)
 
 
-@pytest.mark.portable
 def test_where_tracefs_is_read_only_lines_come_through_a_ring() -> None:
     """And what needs no instance works as ever."""
     script = """
