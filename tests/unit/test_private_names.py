@@ -10,9 +10,9 @@ TESTS = Path(__file__).parents[1]
 
 # Private names that tests may replace, and why there is no other way.
 ALLOWED = {
-    ("test_frames.py", "Table._build"): "counts how often a frame is built, which nothing that is handed out shows",
+    ("test_table.py", "Table._build"): "counts how often a frame is built, which nothing that is handed out shows",
     ("test_session.py", "printk.PrintkTable._build"): "as above",
-    ("test_store.py", "Table._build"): "nothing may be built: a frame that is would be the same",
+    ("test_output.py", "Table._build"): "nothing may be built: a frame that is would be the same",
     ("test_maps.py", "Map._frame"): "Ctrl-C after entries were taken and before they are given out",
     ("test_maps.py", "Map._head"): "as above",
 }
