@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = json.dumps({"ok": report.ok, "rows": report.records()}, indent=2) if options.json else str(report)
     try:
         print(text, flush=True)
-    except BrokenPipeError:  # such as into head, which has read enough; Python would flush once more at its exit
+    except BrokenPipeError:  # such as into head, which has read enough. Python would flush again at its exit
         with Path(os.devnull).open("wb") as devnull:
             os.dup2(devnull.fileno(), sys.stdout.fileno())
     return 0 if report.ok else 1
@@ -69,10 +69,10 @@ _SETUP = """\
 Let the members of a group trace this machine from their notebooks, without sudo.
 
 Makes /opt/bpfnb/VERSION: a copy of bpfnb's tracer that only root can change, for the distribution's own Python, with
-packages whose hashes are known. systemd starts it for members of the group, by a socket, with no more rights than
-tracing takes; where systemd does not run, sudo does, by a rule for this one program. The notebook finds it by itself.
-Nothing of the caller's environment and settings is used, but this step itself runs, and copies, the bpfnb that it is a
-command of: run it from a copy that you trust. Run again, it does what is missing.
+packages whose hashes are known. systemd starts it for members of the group, through a socket, with only the rights that
+tracing needs. Where systemd does not run, sudo starts it, by a rule for this one program. The notebook finds it by
+itself. Nothing of the caller's environment and settings is used. But this command runs, and copies, the bpfnb that it
+belongs to: run it from a copy that you trust. Running it again does what is missing.
 """
 
 
@@ -90,7 +90,7 @@ def _setup(options: argparse.Namespace) -> int:
         print("nothing to do")
     if options.group and not options.dry_run:
         print(
-            f"members of the group {options.group} can trace: usermod -aG {options.group} NAME; then NAME logs in anew"
+            f"members of the group {options.group} can trace: usermod -aG {options.group} NAME; then NAME logs in again"
         )
     return 0
 

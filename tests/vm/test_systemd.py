@@ -49,7 +49,7 @@ pytestmark = pytest.mark.timeout(LIMIT + 60)
 
 def test_setup_goes_through_and_once_is_enough(found: dict[str, str]) -> None:
     assert "systemctl restart bpfnb-" in found["setup"]
-    assert found["setup"].endswith("then NAME logs in anew\n")
+    assert found["setup"].endswith("then NAME logs in again\n")
     assert found["again"].startswith("nothing to do\n")
 
 
