@@ -50,8 +50,9 @@ WantedBy=sockets.target
 
 # bpfnb/tracer/kernel/capabilities.py says what each capability is for. CAP_SYSLOG: to read the kernel's addresses,
 # once. CAP_SETUID, CAP_SETGID and a mount namespace: to compile with the asking user's permissions
-# (bpfnb/tracer/access/asker.py). Not set: ProtectKernelTunables (tracefs is written to), ProtectKernelModules (it hides
-# the kernel's headers), ProtectProc, PrivateTmp, ProtectHome=yes (programs are traced anywhere; perf maps are in /tmp).
+# (bpfnb/tracer/access/impersonate.py). Not set: ProtectKernelTunables (tracefs is written to), ProtectKernelModules (it
+# hides the kernel's headers), ProtectProc, PrivateTmp, ProtectHome=yes (programs are traced anywhere; perf maps are in
+# /tmp).
 SERVICE = """\
 # Made by `bpfnb setup`; `bpfnb setup --undo` removes it.
 [Unit]

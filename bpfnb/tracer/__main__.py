@@ -27,7 +27,7 @@ from bpfnb.errors import BpfnbError, SetupError
 from bpfnb.protocol import messages
 from bpfnb.protocol.connection import Connection
 from bpfnb.protocol.messages import ToTracer
-from bpfnb.tracer.access import asker, peer
+from bpfnb.tracer.access import impersonate, peer
 from bpfnb.tracer.access.audit import Audit
 from bpfnb.tracer.access.peer import Peer
 from bpfnb.tracer.access.policy import Policy
@@ -108,7 +108,7 @@ def _work(sock: socket.socket, supervisor: int, by_service: bool) -> None:
     # Not poll(2): it refuses more descriptors than the process may have at the time (RLIMIT_NOFILE).
     poll = select.epoll()
     try:
-        service = Service(outbox, peer.of(sock), asker.asking(sock), by_service)
+        service = Service(outbox, peer.of(sock), impersonate.user_of(sock), by_service)
     except BpfnbError as error:
         outbox.send(messages.Failed.of(0, error))
         outbox.close(_CLOSE_TIMEOUT)

@@ -18,7 +18,7 @@ from bpfnb import release
 from bpfnb.errors import BpfnbError, InternalError, ProgramError, few_descriptors
 from bpfnb.protocol import messages
 from bpfnb.protocol.messages import FromTracer, Request, ToTracer
-from bpfnb.tracer.access import asker
+from bpfnb.tracer.access import impersonate
 from bpfnb.tracer.access.audit import Audit
 from bpfnb.tracer.access.peer import Peer
 from bpfnb.tracer.access.policy import Policy
@@ -39,10 +39,12 @@ class Service:
     """Answers requests. ``accept`` and ``close`` are for the main thread, and never wait for a request to be answered.
 
     ``compiler``: has a process of its own; when that ends, the worker ends too. ``user``: the user who asks, None for
-    root (asker.py).
+    root (impersonate.py).
     """
 
-    def __init__(self, outbox: Outbox, who: Peer, user: asker.User | None = None, by_service: bool = False) -> None:
+    def __init__(
+        self, outbox: Outbox, who: Peer, user: impersonate.User | None = None, by_service: bool = False
+    ) -> None:
         self._outbox = outbox
         self._policy = Policy(who, service=by_service)
         self._numbers = Numbers()
@@ -50,7 +52,7 @@ class Service:
         self._pending = 0  # bytes
         self._closing = False
         capabilities.require()
-        asker.require(user)
+        impersonate.require(user)
         # It shows addresses to processes that had CAP_SYSLOG when they opened it.
         kallsyms = os.open("/proc/kallsyms", os.O_RDONLY | os.O_CLOEXEC)
         capabilities.drop(also=capabilities.BECOMING if user else ())

@@ -28,9 +28,9 @@ from bpfnb.language.program import MapDecl
 from bpfnb.protocol.connection import Connection
 from bpfnb.protocol.messages import Failed
 from bpfnb.protocol.schema import Schema
-from bpfnb.tracer.access import asker, confine
-from bpfnb.tracer.access.asker import User
+from bpfnb.tracer.access import confine, impersonate
 from bpfnb.tracer.access.confine import Guard
+from bpfnb.tracer.access.impersonate import User
 from bpfnb.tracer.compile import cache, constants, headers, jobs
 from bpfnb.tracer.compile.engine import Compiled, Engine, Function
 from bpfnb.tracer.compile.headers import clashes as clashing
@@ -78,7 +78,7 @@ def serve(engine: Engine, sock: socket.socket, user: User | None) -> NoReturn:
         os.closerange(3, kept)
         os.closerange(kept + 1, 1 << 16)
         if user:
-            asker.take_on(user)
+            impersonate.impersonate(user)
         # The first cell must not pay for LLVM's start. Where this fails, that cell fails too, and says why.
         with suppress(Exception):
             engine.compile("int warm(void *ctx) { return 0; }")
@@ -209,10 +209,10 @@ def _as_asked(engine: Engine, job: Job, there: Mapping[str, int], user: User | N
         if job.headers_folder:
             job = replace(job, tree=headers.choose(job.headers_folder))
         elif user and job.tree.source:
-            job = replace(job, tree=job.tree._replace(source=asker.reachable(job.tree.source)))
+            job = replace(job, tree=job.tree._replace(source=impersonate.reachable(job.tree.source)))
         if user:
-            asker.show_formats(dict(job.formats))
-            asker.show_pins({d.pinned: there.get(d.pinned, -1) for d in job.pinned if d.pinned})
+            impersonate.show_formats(dict(job.formats))
+            impersonate.show_pins({d.pinned: there.get(d.pinned, -1) for d in job.pinned if d.pinned})
         return _do(engine, job)
     except BpfnbError as error:
         return Unfit(Failed.of(0, error)), []

@@ -34,8 +34,8 @@ from bpfnb.errors import (
 from bpfnb.language import cflags as clang_flags
 from bpfnb.language.program import MapDecl
 from bpfnb.protocol.connection import Connection
-from bpfnb.tracer.access.asker import User
 from bpfnb.tracer.access.confine import NO_LIMITS, Confinement
+from bpfnb.tracer.access.impersonate import User
 from bpfnb.tracer.cancel import Cancel
 from bpfnb.tracer.compile import cache, headers, jobs
 from bpfnb.tracer.compile.cache import Lru
@@ -75,7 +75,7 @@ WARNINGS = ("-Werror=implicit-function-declaration", "-Wreturn-type", "-Wuniniti
 class Compiler:
     """The worker's hold on the compiling process; ``build`` may be called from several threads at once.
 
-    ``user``: whose files a cell may include, where that is another than the tracer's (asker.py).
+    ``user``: whose files a cell may include, where that is another than the tracer's (impersonate.py).
 
     ``pidfd`` becomes readable when the process has ended. It cannot be had again: by then the worker has threads.
     """

@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 _KEPT = (Capability.DAC_READ_SEARCH, Capability.PERFMON, Capability.BPF)
-BECOMING = (Capability.SETGID, Capability.SETUID)  # to take on another user's file permissions (asker.py)
+BECOMING = (Capability.SETGID, Capability.SETUID)  # to take on another user's file permissions (impersonate.py)
 READING = (Capability.DAC_READ_SEARCH, Capability.SYS_PTRACE)  # to read what others may not
 
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 23, 24, 38, 47

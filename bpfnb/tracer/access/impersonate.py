@@ -26,7 +26,7 @@ from bpfnb.errors import PrivilegeError, ProgramError
 from bpfnb.tracer.access import peer
 from bpfnb.tracer.kernel import bpf, capabilities
 
-__all__ = ["User", "asking", "reachable", "require", "show_formats", "show_pins", "take_on"]
+__all__ = ["User", "impersonate", "reachable", "require", "show_formats", "show_pins", "user_of"]
 
 _TRACEFS, _DEBUGFS = Path("/sys/kernel/tracing"), Path("/sys/kernel/debug")  # where bcc looks
 _CLONE_NEWNS, _MS_REC, _MS_SLAVE = 0x20000, 1 << 14, 1 << 19
@@ -38,7 +38,7 @@ _libc.setfsuid.restype = _libc.setfsgid.restype = ctypes.c_uint32
 User = peer.Peer
 
 
-def asking(sock: socket.socket) -> User | None:
+def user_of(sock: socket.socket) -> User | None:
     """Return the user at the other end of a socket, or None where that is root or our own user.
 
     There are no permissions to take on then.
@@ -56,8 +56,8 @@ def require(user: User | None) -> None:
         )
 
 
-def take_on(user: User) -> None:
-    """Open files as this user from now on, for good, except inside ``owning``."""
+def impersonate(user: User) -> None:
+    """Open files as this user from now on, for good, except inside ``as_owner``."""
     global _mounted
     with capabilities.with_sys_admin():
         _mounted = _mount_our_own()
@@ -71,7 +71,7 @@ def take_on(user: User) -> None:
 
 
 @contextmanager
-def owning() -> Iterator[None]:
+def as_owner() -> Iterator[None]:
     """Open files as user 0 inside, with the permissions of an owner only."""
     before, mask = _libc.setfsuid(0), os.umask(0)
     try:
@@ -91,7 +91,7 @@ def reachable(folder: str) -> str:
     with suppress(OSError):
         Path(folder).stat()
         return folder
-    with owning():
+    with as_owner():
         return f"/proc/self/fd/{os.open(folder, os.O_PATH | os.O_DIRECTORY)}"
 
 
@@ -120,7 +120,7 @@ def show_formats(formats: Mapping[str, str]) -> None:
         if not _mounted and not os.access(_TRACEFS / "events" / event / "format", os.R_OK, effective_ids=True):
             raise ProgramError(f"the fields of tracepoint {event.replace('/', ':')} cannot be shown to bcc: {_WHY}")
         if _mounted:
-            with owning():
+            with as_owner():
                 folder = _TRACEFS / "events" / event
                 folder.mkdir(mode=0o755, parents=True, exist_ok=True)
                 (folder / "format").write_text(text)
@@ -137,7 +137,7 @@ def show_pins(pinned: Mapping[str, int]) -> None:
     """
     if not pinned:
         return
-    with capabilities.with_sys_admin(), owning():
+    with capabilities.with_sys_admin(), as_owner():
         if not _mounted or _libc.unshare(_CLONE_NEWNS):  # the next cell does not see what this one pins
             raise ProgramError(f"maps cannot be pinned for a user other than root: {_WHY}")
         mounted: list[Path] = []
