@@ -32,6 +32,8 @@ from waiting import until
 
 import bpfnb
 
+pytestmark = pytest.mark.ends_tracer  # each test does: %unload_ext
+
 KPROBES = Path("/sys/bus/event_source/devices/kprobe/type").exists()
 ME = "examples"  # what this thread is called meanwhile, and nobody else
 _libc = ctypes.CDLL(None, use_errno=True)
