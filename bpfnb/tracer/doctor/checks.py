@@ -33,6 +33,7 @@ from bpfnb.tracer.doctor.distribution import Distribution, as_root
 from bpfnb.tracer.doctor.kconfig import Config, Option
 from bpfnb.tracer.kernel import capabilities, features, tracefs
 from bpfnb.tracer.kernel.btf import btf_of
+from bpfnb.tracer.kernel.files import mounts
 from bpfnb.tracer.kernel.uapi import Capability
 from bpfnb.tracer.link import syscall
 
@@ -479,11 +480,7 @@ def _capabilities(machine: Machine) -> set[int]:
 
 def _mounted(machine: Machine, kind: str) -> str:
     """Return where a file system of this kind is mounted; "" where none is."""
-    for line in (machine.root / "proc/self/mounts").read_text(errors="replace").splitlines():
-        _, place, type_, *_ = line.split(" ")
-        if type_ == kind:
-            return place
-    return ""
+    return next((place for place, type_ in mounts(machine.root) if type_ == kind), "")
 
 
 ROWS = (

@@ -50,7 +50,7 @@ KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 
 
 def btf_of(root: Path = Path("/")) -> Path:
-    """Where the kernel shows its BTF below another root folder."""
+    """Return where the kernel shows its BTF below another root folder."""
     return root / KERNEL_BTF.relative_to("/")
 
 
@@ -74,7 +74,7 @@ _SIGNED, _BOOL = 1, 4  # an integer's encoding
 _POINTER = 8  # bytes: BPF is a machine of 64 bits
 _DEEPEST = 32  # typedefs of typedefs, arrays of arrays: as far as the kernel follows them (MAX_RESOLVE_DEPTH)
 
-_MOST_ELEMENTS = 64  # of an array that has a column an element
+_MAX_ELEMENTS = 64  # of an array that has a column an element
 
 _ONE_WORD, _TWO_WORDS, _THREE_WORDS = struct.Struct("=I"), struct.Struct("=II"), struct.Struct("=III")
 
@@ -141,16 +141,16 @@ class Types:
             raise self.broken(f"it has no name at {offset}") from None
 
     def named(self, names: Iterable[str], *kinds: int) -> list[int]:
-        """The types of these kinds with one of these names."""
+        """Return the types of these kinds with one of these names."""
         wanted = set(names)
         return [i for i, t in enumerate(self.all) if t.name in wanted and t.kind in kinds]
 
     def structs(self, prefix: str) -> list[int]:
-        """The structs whose names begin so."""
+        """Return the structs whose names begin so."""
         return [i for i, t in enumerate(self.all) if t.kind == STRUCT and t.name.startswith(prefix)]
 
     def plain(self, type_id: int) -> int:
-        """The type behind typedefs, qualifiers and tags."""
+        """Return the type behind typedefs, qualifiers and tags."""
         try:
             for _ in range(_DEEPEST):
                 if self.all[type_id].kind not in OTHER_NAMES:
@@ -161,7 +161,7 @@ class Types:
         raise self.broken(f"type {type_id} is a name for itself")
 
     def size(self, type_id: int) -> int:
-        """sizeof; 0 for what has no size, as functions and void."""
+        """Return sizeof; 0 for what has no size, as functions and void."""
         plain = self.plain(type_id)
         type_ = self.all[plain]
         if type_.kind == ARRAY:
@@ -170,7 +170,7 @@ class Types:
         return _POINTER if type_.kind == PTR else type_.ref if type_.kind in _SIZED else 0
 
     def members(self, type_id: int) -> list[Member]:
-        """The members of a struct or union, as declared."""
+        """Return the members of a struct or union, as declared."""
         type_ = self.all[type_id]
         found = []
         for name, to, place in _THREE_WORDS.iter_unpack(self._following(type_)):
@@ -179,7 +179,7 @@ class Types:
         return found
 
     def array(self, type_id: int) -> tuple[int, tuple[int, ...]]:
-        """What an array of arrays is made of in the end, and how many of it in each dimension, outermost first."""
+        """Return the element type of an array of arrays, and its length in each dimension, outermost first."""
         shape: list[int] = []
         while self.all[type_id].kind == ARRAY:
             if len(shape) == _DEEPEST:
@@ -190,7 +190,7 @@ class Types:
         return type_id, tuple(shape)
 
     def constants(self, type_id: int) -> list[tuple[str, int]]:
-        """The constants of an enumeration and their values, as its size and sign have them."""
+        """Return the constants of an enumeration and their values, as its size and sign have them."""
         type_ = self.all[type_id]
         following = self._following(type_)
         if type_.kind == ENUM64:
@@ -203,7 +203,7 @@ class Types:
         return [(self._string(name), _wrapped(value, min(bits, type_.ref * 8), type_.flag)) for name, value in found]
 
     def encoding(self, type_id: int) -> int:
-        """An integer's encoding."""
+        """Return an integer's encoding."""
         type_ = self.all[type_id]
         (word,) = _ONE_WORD.unpack_from(self._btf, type_.at)
         # Bits apart from a member's own were how bit-fields began; no compiler has used them since there is the flag.
@@ -248,7 +248,7 @@ def function_ids(btf: bytes, names: Iterable[str]) -> dict[str, int]:
 
 
 def schema_of(types: Types, type_id: int, name: str = "value") -> Schema:
-    """The columns of a type, in the order of its members; ``name`` is for a type that is no struct or union.
+    """Return the columns of a type, in the order of its members; ``name`` is for a type that is no struct or union.
 
     Members of nested structs are "in.x", of anonymous ones "x", elements "a[0]" and "m[1][2]"; the members of a union
     are columns over the same bytes. Bit-fields without a name and arrays of nothing are left out, but for an array
@@ -268,7 +268,7 @@ def schema_of(types: Types, type_id: int, name: str = "value") -> Schema:
 
 
 def same(types: Types, a: int, b: int) -> bool:
-    """Whether two types have the same columns in the same places, whatever they are called. Errors as schema_of."""
+    """Return whether two types have the same columns in the same places, whatever their names. Errors as schema_of."""
     a, b = types.plain(a), types.plain(b)
     return a == b or schema_of(types, a) == schema_of(types, b)
 
@@ -324,7 +324,7 @@ class _Flat:
             return
         row, rows = self._row(element, shape)
         count = math.prod(rows)
-        if count > _MOST_ELEMENTS:
+        if count > _MAX_ELEMENTS:
             raise self._too_many(element, name, shape)
         size = self._types.size(type_id) // count
         for i, index in enumerate(itertools.product(*map(range, rows))):
@@ -335,14 +335,14 @@ class _Flat:
                 self.visit(element, full, at + i * size, last=False)
 
     def _row(self, element: int, shape: tuple[int, ...]) -> tuple[Column | None, tuple[int, ...]]:
-        """What an array's innermost rows are as one column, or None, and the dimensions that are counted out."""
+        """Return an array's innermost rows as one column, or None, and the dimensions that get a column an element."""
         number, outer, last = self._number(element), shape[:-1], shape[-1]
         if self._is_char(element):
             return Text("", 0, last), outer
         is_byte = number == "|u1" and self._types.all[element].kind == INT
-        if is_byte and last > 1 and math.prod(outer) <= _MOST_ELEMENTS:
+        if is_byte and last > 1 and math.prod(outer) <= _MAX_ELEMENTS:
             return Bytes("", 0, last), outer
-        if number and math.prod(shape) > _MOST_ELEMENTS:
+        if number and math.prod(shape) > _MAX_ELEMENTS:
             return NumberArray("", 0, number, shape), ()
         return None, shape
 
@@ -363,7 +363,7 @@ class _Flat:
         self.columns.append(column)
 
     def _number(self, type_id: int) -> str:
-        """The dtype of a type that is a number, an address or an enumeration; else ""."""
+        """Return the dtype of a type that is a number, an address or an enumeration; else ""."""
         type_ = self._types.all[type_id]
         size = self._types.size(type_id)
         letter = ""
@@ -393,7 +393,7 @@ class _Flat:
     def _too_many(self, type_id: int, name: str, shape: tuple[int, ...]) -> UnsupportedError:
         dimensions = "".join(f"[{n}]" for n in shape)
         what = self._types.all[type_id].name or "structs without a name"
-        limit = f"with more than {_MOST_ELEMENTS} elements only numbers can be shown"
+        limit = f"with more than {_MAX_ELEMENTS} elements only numbers can be shown"
         return UnsupportedError(f"{name}{dimensions} is an array of {what}; {limit}")
 
     def _refusal(self, type_id: int, name: str) -> UnsupportedError:
@@ -407,6 +407,6 @@ class _Flat:
 
 
 def _wrapped(value: int, bits: int, signed: bool) -> int:
-    """A value cut to its lowest bits, and those read as signed or not."""
+    """Return a value's lowest bits, read as signed or not."""
     value &= (1 << bits) - 1
     return value - (1 << bits) if signed and value >> (bits - 1) else value

@@ -57,7 +57,7 @@ class _Pulse:
         self._before = -1
 
     def beats(self) -> bool:
-        """Whether it was on since the last call."""
+        """Return whether it was on since the last call."""
         before, self._before = self._before, struct.unpack("QQ", os.read(self._fd, 16))[1]
         return self._before != before
 
@@ -80,7 +80,7 @@ class CpuWatch:
         self._pulses: dict[int, _Pulse | None] = {}  # of the CPUs that were online; None where it could not be opened
 
     def subscribe(self, renew: Renew) -> None:
-        """OSError where no descriptor is free to look with."""
+        """Call ``renew`` from now on. OSError where no descriptor is free to watch with."""
         with self._changed:
             if not self._subscribers:
                 self._look()
@@ -90,7 +90,7 @@ class CpuWatch:
             self._subscribers.append(renew)
 
     def unsubscribe(self, renew: Renew) -> None:
-        """On return it is not being called, and will not be."""
+        """Call ``renew`` no more. On return it is not being called."""
         with self._changed:
             self._subscribers.remove(renew)
             if not self._subscribers:
@@ -119,7 +119,7 @@ class CpuWatch:
             return set()
 
     def _look(self) -> set[int]:
-        """The CPUs that have come online since the last time."""
+        """Return the CPUs that have come online since the last call."""
         online = online_cpus()
         for cpu in list(self._pulses):
             pulse = self._pulses[cpu]

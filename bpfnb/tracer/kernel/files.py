@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import lzma
 import os
+import re
 import stat
 import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import NamedTuple
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "Privilege",
     "Read",
     "TooMuch",
+    "mounts",
     "opened",
     "read_bytes",
     "read_text",
@@ -135,5 +138,14 @@ def _pieces(file: File, most: int) -> Iterator[bytes]:
 
 
 def read_text(path: bytes | str, most: int = _MAX_TEXT, privilege: Privilege = nullcontext) -> str:
-    """The same, as text."""
+    """Return the same, as text."""
     return read_bytes(path, most, privilege).decode(errors="replace")
+
+
+def mounts(root: Path = Path("/")) -> list[tuple[str, str]]:
+    """Return where each file system is mounted, and its type, in the order they were mounted."""
+    found = []
+    for line in (root / "proc/self/mounts").read_text(errors="replace").splitlines():
+        _, place, kind, *_ = line.split(" ")
+        found.append((re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), place), kind))  # blanks are written so
+    return found

@@ -33,7 +33,7 @@ class Watch:
             raise
 
     def written(self) -> set[str]:
-        """The names of the files written to since the last call; ``EVERYTHING`` where they were too many to note."""
+        """Return the names of the files written to since the last call; ``EVERYTHING`` where they were too many."""
         names: set[str] = set()
         while True:
             try:

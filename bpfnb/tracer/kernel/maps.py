@@ -85,7 +85,7 @@ _Pairs = tuple[Rows, Rows]
 
 
 def available_memory() -> int:
-    """Bytes of memory that are free or can be freed, as /proc/meminfo says."""
+    """Return the bytes of memory that are free or can be freed, as /proc/meminfo says."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
@@ -170,7 +170,7 @@ NO_LIMIT = Limit(1 << 62, math.inf)
 
 
 def dump(fd: int, limit: Limit = NO_LIMIT, *, calls: Calls = _CALLS) -> tuple[int, int]:
-    """How many entries a map has, and a memfd with all of them, the caller's to close.
+    """Return how many entries a map has, and a memfd with all of them, the caller's to close.
 
     Each key is there once, each value as the kernel gave it; entries that came or went meanwhile are there or not. An
     array of maps has only the slots that are filled. UnsupportedError for a kind that holds nothing to read;
@@ -182,8 +182,8 @@ def dump(fd: int, limit: Limit = NO_LIMIT, *, calls: Calls = _CALLS) -> tuple[in
 
 
 def take(fd: int, most: int = 0, over: Callable[[], bool] = lambda: False, *, calls: Calls = _CALLS) -> tuple[int, int]:
-    """Entries as ``dump`` gives them, taken out of the map: what one call gives, no other does. Of a queue or a stack
-    at most so many (0: all there were), in the order they are taken in; of a hash always all.
+    """Take entries out of a map, and return them as ``dump`` does: what one call returns, no other does. Of a queue
+    or a stack at most so many (0: all there were), in the order they are taken in; of a hash always all.
 
     Of a hash the kernel reads and deletes each bucket under its lock (Linux kernel commit 057996380a42 "bpf: Add batch
     ops to all htab bpf map", in v5.6). UnsupportedError where it has no such step. What there is no memory for stays,
@@ -202,7 +202,7 @@ def take(fd: int, most: int = 0, over: Callable[[], bool] = lambda: False, *, ca
 
 
 def take_all(fd: int, limit: Limit) -> tuple[int, int]:
-    """All that is in a queue or a stack, as ``take``; MapError, and nothing taken, where it may hold more than
+    """Take all that is in a queue or a stack, as ``take``; MapError, and nothing taken, where it may hold more than
     ``limit`` allows, and where that takes too long."""
     m = _readable(fd)
     if m.shape.max_entries * m.entry_bytes > limit.bytes:
@@ -215,8 +215,8 @@ def take_all(fd: int, limit: Limit) -> tuple[int, int]:
 
 
 def look_up(fd: int, key: bytes) -> bytes | None:
-    """A key's value, of a per-CPU map all CPUs' ``stride`` bytes apart; None where there is none. A trie gives that of
-    the longest prefix it has of the key; a queue or a stack its head, for an empty key."""
+    """Return a key's value, of a per-CPU map all CPUs' ``stride`` bytes apart; None where there is none. A trie
+    gives that of the longest prefix it has of the key; a queue or a stack its head, for an empty key."""
     m = _readable(fd)
     _require_key(m, key)
     with _explained(m, "read"):
@@ -256,7 +256,7 @@ def clear(fd: int, *, calls: Calls = _CALLS) -> None:
 
 
 def kind(shape: MapShape) -> str:
-    """What a map is, in words: "a hash with keys of 4 bytes and values of 8"."""
+    """Return what a map is, in words: "a hash with keys of 4 bytes and values of 8"."""
     return f"a {_kind(shape)} with keys of {shape.key_size} bytes and values of {shape.value_size}"
 
 
@@ -296,14 +296,14 @@ def _schemas(m: _Map, key: Schema | None, value: Schema | None) -> tuple[Schema 
 
 
 def _fitting(schema: Schema | None, name: str, size: int) -> Schema:
-    """A type's schema for keys or values of ``size`` bytes, without what a map never has: bytes beyond its end."""
+    """Return a type's schema for keys or values of ``size`` bytes, without bytes beyond its end: a map has none."""
     if schema is None or schema.size != size:
         return _plain(name, size)
     return replace(schema, columns=tuple(c for c in schema.columns if not isinstance(c, Tail)))
 
 
 def _plain(name: str, size: int) -> Schema:
-    """Of a type nobody knows: an unsigned number where there is one of its size, else bytes."""
+    """Return the schema of an unknown type: an unsigned number where there is one of its size, else bytes."""
     if size in (1, 2, 4, 8):
         return Schema((Number(name, 0, np.dtype(f"<u{size}").str),), size)
     return Schema((Bytes(name, 0, size),), size)
@@ -313,7 +313,7 @@ def _plain(name: str, size: int) -> Schema:
 
 
 def _entries(m: _Map, limit: Limit) -> list[_Pairs]:
-    """All keys and values, in pieces."""
+    """Return all keys and values, in pieces."""
     if m.kind in _ARRAYS:
         _require_within(m, m.shape.max_entries, limit, "")
     if m.kind in _QUEUES:
@@ -336,7 +336,7 @@ def _copied(m: _Map, limit: Limit) -> list[_Pairs]:
 
 
 def _batches(m: _Map, command: Command) -> Iterator[_Pairs]:
-    """All entries, some a system call; what is handed out is overwritten by the next."""
+    """Yield all entries, some a system call; each overwrites the one before."""
     rows = max(min(m.shape.max_entries, m.calls.batch_bytes // m.entry_bytes), 1)
     keys, values = _buffers(m, rows)
     start, last, steps = None, False, 0
@@ -355,7 +355,7 @@ def _batches(m: _Map, command: Command) -> Iterator[_Pairs]:
 
 
 def _walk(m: _Map, limit: Limit) -> dict[bytes, bytes]:
-    """All entries, key by key."""
+    """Return all entries, read key by key."""
     found: dict[bytes, bytes] = {}
     for key in _keys(m):
         if key in found:
@@ -370,7 +370,7 @@ def _walk(m: _Map, limit: Limit) -> dict[bytes, bytes]:
 
 
 def _keys(m: _Map) -> Iterator[bytes]:
-    """Every key, some more than once where keys go meanwhile: after one that is gone the kernel begins anew."""
+    """Yield every key, some more than once where keys go meanwhile: after one that is gone the kernel begins anew."""
     key = None
     for _ in range(_most_steps(m)):
         key = m.calls.next_key(m.fd, key, m.shape.key_size)
@@ -380,12 +380,12 @@ def _keys(m: _Map) -> Iterator[bytes]:
 
 
 def _most_steps(m: _Map) -> int:
-    """Entries to walk before it is enough: a map that changes fast enough could keep us for ever."""
+    """Return the entries to walk at most: a walk of a map that changes fast enough would not end."""
     return _ROUNDS * m.shape.max_entries + 1024
 
 
 def _distinct(pieces: list[_Pairs]) -> list[_Pairs]:
-    """Each key once. The kernel's general way of batches walks from key to key, and begins anew after one that went."""
+    """Return each key once. The kernel's general batches walk from key to key, and begin anew after one that went."""
     if not pieces:
         return []
     keys, values = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
@@ -420,8 +420,8 @@ def _in_memfd(pieces: list[_Pairs]) -> tuple[int, int]:
 
 
 def _taken(m: _Map, over: Callable[[], bool]) -> Iterator[_Pairs]:
-    """All entries of a hash, each as it was when it was deleted; no more than there is memory for, since what has been
-    taken must be delivered: the rest stays."""
+    """Yield the entries of a hash, each as it was when it was deleted; no more than there is memory for, since
+    what has been taken must be delivered: the rest stays."""
     room = m.calls.available_memory() // (4 * m.entry_bytes)  # here and in the notebook, twice each
     for keys, values in _batches(m, Command.MAP_LOOKUP_AND_DELETE_BATCH):
         room -= len(keys)
@@ -431,7 +431,7 @@ def _taken(m: _Map, over: Callable[[], bool]) -> Iterator[_Pairs]:
 
 
 def _popped(m: _Map, most: int, over: Callable[[], bool]) -> _Pairs:
-    """Values taken out of a queue or a stack: no more than it has room for, however fast programs put more in."""
+    """Take values out of a queue or a stack: no more than it has room for, however fast programs put more in."""
     values: list[bytes] = []
     while len(values) < (most or m.shape.max_entries) and not over():
         value = bpf.pop(m.fd, m.shape.value_size)
@@ -455,7 +455,7 @@ def _wrong_size(m: _Map) -> ProgramError:
 
 
 def _sizes(m: _Map) -> tuple[int, int, int]:
-    """What a value may measure: one as the program has it, one padded, one for each CPU."""
+    """Return the sizes that a value may have: as the program has it, padded, for each CPU."""
     return m.shape.value_size, m.stride, m.value_bytes
 
 
@@ -498,7 +498,7 @@ def _pop_all(m: _Map) -> None:
 
 
 def _require_within(m: _Map, entries: int, limit: Limit, more: str = "more than ") -> None:
-    """MapError when so many entries are more than is to be read, or it is too late."""
+    """Raise MapError when so many entries are more than is to be read, or it is too late."""
     if entries * m.entry_bytes > limit.bytes or time.monotonic() > limit.until:
         raise _too_large(m, entries, more)
 
@@ -509,7 +509,7 @@ def _too_large(m: _Map, entries: int, more: str) -> MapError:
 
 
 def _require_memory(m: _Map, entries: int) -> None:
-    """ProgramError when so many entries do not fit in memory: here and in the notebook, twice each."""
+    """Raise ProgramError when so many entries do not fit in memory: here and in the notebook, twice each."""
     needed = 4 * entries * m.entry_bytes
     if needed < 64 << 20:
         return
@@ -523,7 +523,7 @@ def _require_memory(m: _Map, entries: int) -> None:
 
 @contextmanager
 def _explained(m: _Map, what: str) -> Iterator[None]:
-    """The kernel's refusals as ProgramError; ``what`` is being done to the map."""
+    """Raise the kernel's errors as ProgramError; ``what`` is being done to the map."""
     try:
         yield
     except MemoryError:

@@ -8,7 +8,6 @@ the file.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 from bpfnb.errors import ProgramError
 from bpfnb.language.program import MapDecl
 from bpfnb.tracer.kernel import bpf, capabilities
+from bpfnb.tracer.kernel.files import mounts
 
 __all__ = ["opened", "pin_new", "prepare"]
 
@@ -23,7 +23,7 @@ _USUAL = Path("/sys/fs/bpf")
 
 
 def prepare(maps: Sequence[MapDecl]) -> None:
-    """See to it that maps can be pinned where their cell asks for it; ProgramError where they cannot."""
+    """Mount bpffs where maps are to be pinned; ProgramError where they cannot be."""
     for declared in maps:
         if declared.pinned:
             folder = Path(os.path.normpath(declared.pinned)).parent
@@ -37,7 +37,7 @@ def prepare(maps: Sequence[MapDecl]) -> None:
 
 @contextmanager
 def opened(maps: Sequence[MapDecl]) -> Iterator[dict[str, int]]:
-    """What is pinned already where maps are to be pinned: path to descriptor."""
+    """Open what is pinned already where maps are to be pinned: path to descriptor."""
     found: dict[str, int] = {}
     try:
         for declared in maps:
@@ -65,11 +65,9 @@ def pin_new(maps: Sequence[MapDecl], there: Mapping[str, int], tables: Mapping[s
 
 
 def _file_system(path: Path) -> str:
-    """The type of the file system that a path is in, or would be."""
+    """Return the type of the file system that a path is in, or would be."""
     found, depth = "", -1
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, place, kind, *_ = line.split()
-        place = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), place)  # blanks are written so
+    for place, kind in mounts():
         if path.is_relative_to(place) and len(Path(place).parts) >= depth:
             found, depth = kind, len(Path(place).parts)
     return found

@@ -51,7 +51,7 @@ __all__ = [
 PREFIX = "bpfnb-"
 _MOUNTS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 _BATCH = 256  # pages parsed at a time: enough for numpy, 1 MiB of memory
-_LEAST_PAGES = 16  # of a CPU in one step, however many CPUs there are
+_MIN_PAGES = 16  # of a CPU in one step, however many CPUs there are
 _EVERYTHING = 1 << 40  # pages
 _LOCK_SECONDS = 1.0
 _LOOK_SECONDS = 1.0
@@ -67,7 +67,7 @@ Ints = npt.NDArray[np.int64]
 
 
 def root() -> Path:
-    """Where tracefs is mounted. SetupError when it is not."""
+    """Return where tracefs is mounted. SetupError when it is not."""
     for mount in _MOUNTS:
         if Path(mount, "trace_pipe").exists():
             return Path(mount)
@@ -78,7 +78,7 @@ def root() -> Path:
 
 
 def is_writable() -> bool:
-    """Whether we may make instances."""
+    """Return whether this process may make instances."""
     try:
         return os.access(root() / "instances", os.W_OK | os.X_OK, effective_ids=True)
     except (OSError, SetupError):
@@ -93,12 +93,12 @@ class Field(NamedTuple):
 
 
 def tracepoints() -> list[str]:
-    """Every tracepoint of this kernel, as "category:event"."""
+    """Return every tracepoint of this kernel, as "category:event"."""
     return (root() / "available_events").read_text().split()
 
 
 def has_event(event: str) -> bool:
-    """Whether this kernel has a tracepoint "category/event", or a category."""
+    """Return whether this kernel has a tracepoint "category/event", or a category."""
     return (root() / "events" / event).is_dir()
 
 
@@ -108,7 +108,7 @@ def event_id(event: str) -> int:
 
 
 def fields_of(event: str) -> tuple[int, dict[str, Field]]:
-    """An event's id and its fields' places, from its format file: they differ between kernels."""
+    """Return an event's id and its fields' places, from its format file: they differ between kernels."""
     text = (root() / "events" / event / "format").read_text()
     number = int(re.search(r"^ID: (\d+)", text, re.M)[1])  # type: ignore[index]
     found = re.findall(r"field:[^;]*?(\w+)(?:\[\w*\])?;\s*offset:(\d+);\s*size:(\d+);", text)
@@ -116,7 +116,7 @@ def fields_of(event: str) -> tuple[int, dict[str, Field]]:
 
 
 def dynamic_fields(event: str) -> dict[str, str]:
-    """An event's fields of changing length, which its record only points to, with the types of their elements.
+    """Return an event's fields of changing length, which its record only points to, with the types of their elements.
 
     {} where there is no such event, or no tracefs.
     """
@@ -140,7 +140,7 @@ class Events(NamedTuple):
         return len(self.start)
 
     def read(self, field: Field, dtype: str) -> npt.NDArray[np.generic]:
-        """One field of every event, as an array."""
+        """Return one field of every event, as an array."""
         size = np.dtype(dtype).itemsize
         at = (self.start + field.offset)[:, None] + np.arange(size)
         return np.ascontiguousarray(self.data[at]).view(dtype).reshape(-1)
@@ -150,7 +150,7 @@ class Events(NamedTuple):
 
 
 def join(batches: list[Events]) -> Events:
-    """Several batches as one."""
+    """Return several batches as one."""
     if len(batches) == 1:
         return batches[0]
     if not batches:
@@ -167,7 +167,7 @@ def join(batches: list[Events]) -> Events:
 
 
 def parse_pages(pages: npt.NDArray[np.uint8], cpu: int) -> Events:
-    """The events of ring-buffer pages, shape (number of pages, page size), all of one CPU.
+    """Return the events of ring-buffer pages, shape (number of pages, page size), all of one CPU.
 
     The records of one page can only be walked one after the other, so we walk all pages in step: a numpy operation
     handles the n-th record of every page.
@@ -220,7 +220,7 @@ class Pipe:
         self._page = page
 
     def read(self, until: int, most: int) -> tuple[list[Events], int]:
-        """What was recorded up to time ``until``, from at most ``most`` pages, and how many pages that took.
+        """Return what was recorded up to time ``until``, from at most ``most`` pages, and how many pages that took.
 
         Events of one CPU are in the order of their times, so what follows a younger one need not be looked at: else
         there would be no end where it is written as fast as we read. The last page may hold younger ones.
@@ -309,7 +309,7 @@ class Instance:
         return [self._ready.fileno()]
 
     def renew(self, cpu: int) -> None:
-        """A CPU has come online. For any thread: the next ``drain`` sees to it."""
+        """Note that a CPU has come online. For any thread: the next ``drain`` opens its pipe."""
         os.eventfd_write(self._came_online, 1)
 
     def _open_new(self) -> None:
@@ -337,7 +337,7 @@ class Instance:
         self._ready.register(self._watch.fd, select.EPOLLIN)
 
     def drain(self, until: int, size: int = 0, waiting: Ints | tuple[()] = ()) -> tuple[Events, int]:
-        """What was recorded up to time ``until`` (of the trace clock) and not read yet, and a little more.
+        """Return what was recorded up to time ``until`` (of the trace clock) and not read yet, and a little more.
 
         ``size``: a part of it, about so many bytes over all CPUs, which are read evenly. ``waiting``: CPUs that are not
         read this time. Also the time up to which nothing is unread: ``until`` if that was all.
@@ -353,7 +353,7 @@ class Instance:
         share = left // max(sum(pipe.behind for pipe in pipes), 1)
         batches = []
         for pipe in pipes:
-            events, taken = pipe.read(until, max(min(share, left), _LEAST_PAGES))
+            events, taken = pipe.read(until, max(min(share, left), _MIN_PAGES))
             self._counts[pipe.cpu].ours += sum(map(len, events))
             batches += events
             left -= taken
@@ -365,12 +365,12 @@ class Instance:
         return join(batches), reached
 
     def notes(self) -> list[str]:
-        """What others have done to it since the last call, a sentence each."""
+        """Return what others have done to it since the last call, a sentence each."""
         notes, self._notes = self._notes, []
         return notes
 
     def lost(self) -> int:
-        """Events overwritten before we read them, or dropped, or read by somebody else, since the instance was made.
+        """Return how many events were overwritten before we read them, dropped, or read by somebody else, so far.
 
         Exact after a ``drain`` that read everything, unless the buffer was emptied (``disturbed``).
         """
@@ -432,7 +432,7 @@ class Instance:
         return self._held[-1]
 
     def _put_right(self) -> set[str]:
-        """The names of the files that others wrote to, once what they changed is as it was."""
+        """Set back what others changed, and return the names of the files they wrote to."""
         written = self._watch.written() if self._watch else self._seldom()
         names: set[str] = set()
         restored: set[str] = set()
@@ -453,7 +453,7 @@ class Instance:
         return names
 
     def _seldom(self) -> set[str]:
-        """Whether it is time to look, where nobody tells."""
+        """Return whether it is time to look, where there is no inotify."""
         now = time.monotonic()
         if now - self._looked < _LOOK_SECONDS:
             return set()
@@ -544,7 +544,7 @@ def sweep_orphans() -> None:
 
 
 def _home() -> int:
-    """The folder of instances, open: it stays so when tracefs is unmounted, and goes to this process's children."""
+    """Open the folder of instances: it stays so when tracefs is unmounted, and goes to this process's children."""
     global _instances
     if _instances < 0:
         _instances = os.open(root() / "instances", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -552,7 +552,7 @@ def _home() -> int:
 
 
 def _remove(name: str) -> bool:
-    """Whether an instance is gone now."""
+    """Remove an instance; return whether it is gone now."""
     try:
         os.rmdir(name, dir_fd=_home())
     except FileNotFoundError:
@@ -569,7 +569,7 @@ def _remove_left() -> None:
 
 @contextmanager
 def _locked(folder: int, how: int) -> Iterator[bool]:
-    """Hold a lock of the folder of instances; it is the same in every container. Whether it came within a second.
+    """Hold a lock of the folder of instances, the same in every container. Yield whether it came within a second.
 
     Whoever holds it for longer hangs: then makers go on without, and sweepers let it be.
     """
@@ -596,7 +596,7 @@ def _lock(fd: int, how: int) -> bool:
 
 
 def _settings(events: Iterable[str]) -> list[str]:
-    """The files that decide what gets into an instance and what it means, in the order they are set in."""
+    """Return the files that decide what gets into an instance and what it means, in the order they are set in."""
     general = "trace_clock buffer_subbuf_size_kb buffer_size_kb tracing_cpumask set_event_pid set_event_notrace_pid"
     return [
         *general.split(),

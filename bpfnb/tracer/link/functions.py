@@ -56,7 +56,7 @@ SYSCALLS = {
 
 
 class KernelFunctions:
-    """The names in /proc/kallsyms. Modules come and go: what is not there is looked for again, but not all the time."""
+    """The names in /proc/kallsyms. Modules come and go: a name that is not there is looked for again, after a while."""
 
     _FRESH = 2.0  # seconds
 

@@ -43,7 +43,7 @@ def attach(probe: Probe, program: int) -> Link:
 
 
 def names() -> Iterator[str]:
-    """The functions that can be probed."""
+    """Yield the functions that can be probed."""
     if has_kprobes():
         functions = (tracefs.root() / "available_filter_functions").read_text().splitlines()
         yield from (line.split()[0] for line in functions if line)

@@ -157,7 +157,7 @@ class Closer:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """No close begins inside."""
+        """Begin no close inside."""
         with self._changed:
             self._pausing += 1
         try:
@@ -177,5 +177,6 @@ class Closer:
 
 
 def close_all(fds: list[int]) -> None:
+    """Close descriptors. Idempotent."""
     while fds:
         os.close(fds.pop())

@@ -29,7 +29,7 @@ _FOLDERS = ("/lib", "/usr/lib", "/usr/local/lib")  # where there is no cache
 
 
 def find_file(probe: Probe, name: str, folder: str) -> str:
-    """The whole path. AttachError when there is no such file, or when it may be one of several.
+    """Return the whole path. AttachError when there is no such file, or when it may be one of several.
 
     ``folder``: the notebook's, which relative paths begin in; "" where that is not known.
     """
@@ -81,7 +81,7 @@ def _near_file(file: Path, name: str) -> str | None:
 
 
 def _libraries(name: str) -> list[str]:
-    """The libraries of this machine called ``name``, or lib``name``, whatever their version; each once."""
+    """Return the libraries of this machine called ``name``, or lib``name``, of any version; each once."""
     prefixes = (f"{name}.so", *(() if name.startswith("lib") else (f"lib{name}.so",)))
     found: dict[tuple[int, int], str] = {}
     for soname, path in _known_libraries():
@@ -93,7 +93,7 @@ def _libraries(name: str) -> list[str]:
 
 
 def _is_ours(path: str) -> bool:
-    """Whether this is a program or library of this machine, and of its word size."""
+    """Return whether this is a program or library of this machine, and of its word size."""
     with suppress(*UNREADABLE), opened(path.encode(), capabilities.with_sys_ptrace) as file:
         return Elf(file.read).machine == _machine()
     return False
@@ -115,7 +115,7 @@ def _programs(start: str) -> set[str]:
 
 
 def _known_libraries() -> list[tuple[str, str]]:
-    """(name, path) of all libraries that the loader finds by name."""
+    """Return (name, path) of all libraries that the loader finds by name."""
     with suppress(OSError, ValueError, struct.error):
         return list(parse_cache(_CACHE.open("rb").read(_MAX_CACHE)))
     files = (path for folder in _FOLDERS for path in Path(folder).glob("lib*.so*"))
@@ -123,7 +123,7 @@ def _known_libraries() -> list[tuple[str, str]]:
 
 
 def parse_cache(cache: bytes) -> Iterator[tuple[str, str]]:
-    """The entries of the loader's cache: glibc, sysdeps/generic/dl-cache.h, struct cache_file_new."""
+    """Yield (name, path) of the loader's cache: glibc, sysdeps/generic/dl-cache.h, struct cache_file_new."""
     begin = cache.index(b"glibc-ld.so.cache1.1")
     (count,) = struct.unpack_from("I", cache, begin + 20)
     kind = np.dtype([("flags", "u4"), ("name", "u4"), ("path", "u4"), ("version", "u4"), ("hwcap", "u8")])

@@ -42,7 +42,7 @@ def attach_counter(probe: Probe, program: int) -> Link:
 
 
 def software_events() -> Iterable[str]:
-    """The names of the software events, which every kernel has."""
+    """Return the names of the software events, which every kernel has."""
     return KINDS["software"].events
 
 

@@ -16,16 +16,17 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from bpfnb.errors import ProgramError, UnsupportedError, near_or_all
 from bpfnb.language import probes
 from bpfnb.tracer.kernel import bpf, capabilities
 from bpfnb.tracer.kernel.cpus import online_cpus
+from bpfnb.tracer.kernel.files import mounts
+from bpfnb.tracer.link.link import close_all
 from bpfnb.tracer.link.perf_event import open_counter
 from bpfnb.tracer.loaded import Loaded
 
-__all__ = ["KINDS", "close_all", "empty", "open_counters", "program_at", "set_cgroup", "set_program"]
+__all__ = ["KINDS", "empty", "open_counters", "program_at", "set_cgroup", "set_program"]
 
 KINDS = ("prog_array", "cgroup_array")
 _INDEX = struct.Struct("=I")
@@ -56,7 +57,7 @@ def _put_first(fd: int, index: bytes, programs: list[int]) -> None:
 
 
 def program_at(fd: int, index: bytes, loaded: Loaded) -> str | None:
-    """The function that an entry of a program array calls; None where it is empty."""
+    """Return the function that an entry of a program array calls; None where it is empty."""
     _require_index(index)
     with _explained(fd, "its programs cannot be told"):
         data = bpf.lookup(fd, index, _INDEX.size)  # the kernel answers with the program's number
@@ -85,8 +86,7 @@ def set_cgroup(fd: int, index: bytes, path: str) -> None:
 
 
 def _where_cgroups_are() -> str | None:
-    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
-    places = [fields[1] for fields in mounts if fields[2] == "cgroup2"]
+    places = [place for place, kind in mounts() if kind == "cgroup2"]
     return f"they are below {places[0]}" if places else None
 
 
@@ -135,15 +135,9 @@ def _require_index(index: bytes) -> None:
         raise ProgramError(f"an index has {_INDEX.size} bytes, not {len(index)}")
 
 
-def close_all(fds: list[int]) -> None:
-    """Close descriptors. Idempotent."""
-    while fds:
-        os.close(fds.pop())
-
-
 @contextmanager
-def _explained(fd: int, refused: str) -> Iterator[None]:
-    """The kernel's refusals as ProgramError; ``refused``: what EINVAL and EBADF mean."""
+def _explained(fd: int, rejected: str) -> Iterator[None]:
+    """Raise the kernel's errors as ProgramError; ``rejected``: what EINVAL and EBADF mean."""
     try:
         yield
     except OSError as error:
@@ -151,5 +145,5 @@ def _explained(fd: int, refused: str) -> Iterator[None]:
             room = bpf.map_shape(fd).max_entries
             reason = f"it has room for {room:,} {'entry' if room == 1 else 'entries'}"
         else:
-            reason = refused if error.errno in (errno.EINVAL, errno.EBADF) else error.strerror or str(error)
+            reason = rejected if error.errno in (errno.EINVAL, errno.EBADF) else error.strerror or str(error)
         raise ProgramError(f"the map cannot be changed: {reason}") from None

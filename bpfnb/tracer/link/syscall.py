@@ -81,7 +81,7 @@ def attach(probe: Probe, program: int) -> Link:
 
 
 def names() -> Iterator[str]:
-    """The system calls that have tracepoints, which are those of the table of 64-bit calls."""
+    """Return the system calls that have tracepoints, which are those of the table of 64-bit calls."""
     return (name.removeprefix(_ENTER) for name in tracefs.tracepoints() if name.startswith(_ENTER))
 
 

@@ -42,7 +42,7 @@ def attach(probe: Probe, program: int) -> Link:
 
 @cache
 def _rejection(feature: Callable[[], None]) -> str:
-    """Why the kernel refuses what one of features.py tries; "" where it does not."""
+    """Return why the kernel rejects what a function of features.py tries; "" where it does not."""
     try:
         with capabilities.with_sys_admin():
             feature()

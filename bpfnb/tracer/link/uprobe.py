@@ -30,7 +30,7 @@ from bpfnb.tracer.symbols.symbols import mapped_files
 __all__ = ["Target", "as_pattern", "attach", "code", "names_in_file", "open_target", "place", "require", "restrict"]
 
 _MAX_PLACES = 64  # functions of one name
-_FEW = 4  # names in a hint
+_MAX_NAMES = 4  # names in a hint
 _MAX_KNOWN = 20_000  # names to compare with one that is not there
 _NO_CODE = "no instruction that can be traced begins there"
 _CODE = 4  # bytes that tell instructions apart as far as traps.py does
@@ -55,7 +55,7 @@ def restrict(check: Callable[[int, str], None]) -> None:
 
 @contextmanager
 def open_target(probe: Probe, name: str, folder: str) -> Iterator[Target]:
-    """The file of a probe. AttachError when there is none, or it is no program or library of this machine."""
+    """Open the file of a probe. AttachError when there is none, or it is no program or library of this machine."""
     path = find_file(probe, name, folder)
     try:
         with opened(path.encode(), capabilities.with_sys_ptrace) as file:
@@ -82,7 +82,7 @@ def _is_script(path: str) -> bool:
 
 
 def names_in_file(kind: str, target: str, folder: str, requested: str) -> list[str]:
-    """Probes of a kind on the functions of a file. ``target``: its path, and a pattern of names."""
+    """Return the probes of a kind on the functions of a file. ``target``: its path, and a pattern of names."""
     path, _, name = target.rpartition(":")
     with open_target(Probe(kind, target, "", requested, 0), path, folder) as file:
         known = set(function_names(file.elf, file.path.encode(), capabilities.with_sys_ptrace))
@@ -104,23 +104,23 @@ def attach(probe: Probe, program: int, folder: str) -> Link:
     name, symbol, plus = split_symbol(probe.target)
     with open_target(probe, name, folder) as target:
         found = _find(probe, target, symbol, plus)
-        exit_ = probe.kind == "uretprobe"
-        places = [Place(partial(place, target, at, exit_=exit_), code=code(target, at)) for at in found.offsets]
+        returning = probe.kind == "uretprobe"
+        places = [Place(partial(place, target, at, returning=returning), code=code(target, at)) for at in found.offsets]
         return on_events(probe, program, places, f"{probe.kind}:{target.path}:{symbol}{plus}", found.note)
 
 
-def place(target: Target, offset: int, semaphore: int = 0, *, exit_: bool = False) -> int:
+def place(target: Target, offset: int, semaphore: int = 0, *, returning: bool = False) -> int:
     """Open a perf event on an instruction, given by its offset in the file. OSError. ``semaphore``: see
     perf.open_uprobe."""
     if not perf.has_pmu("uprobe"):
         raise UnsupportedError("this kernel has no uprobes (CONFIG_UPROBE_EVENTS is off)")
     if semaphore and not perf.has_format("uprobe", "ref_ctr_offset"):
         raise UnsupportedError("a USDT probe with a semaphore takes Linux 4.20")
-    return perf.open_uprobe(f"/proc/self/fd/{target.file.fd}", offset, returning=exit_, semaphore=semaphore)
+    return perf.open_uprobe(f"/proc/self/fd/{target.file.fd}", offset, returning=returning, semaphore=semaphore)
 
 
 def code(target: Target, offset: int) -> bytes:
-    """What an instruction begins with; b"" where it cannot be read."""
+    """Return what an instruction begins with; b"" where it cannot be read."""
     try:
         return os.pread(target.file.fd, _CODE, offset)
     except OSError:
@@ -139,7 +139,7 @@ def _resolved(probe: Probe, folder: str) -> _Found:
 
 
 def _find(probe: Probe, target: Target, name: str, plus: str) -> _Found:
-    """Where in the file a function, or an address, is."""
+    """Return where in the file a function, or an address, is."""
     if name[:2] in ("0x", "0X"):
         addresses, note = [_number(probe, name)], ""
     else:
@@ -181,7 +181,7 @@ def _addresses(probe: Probe, target: Target, name: str) -> tuple[list[int], str]
 
 
 def _by_long_name(probe: Probe, target: Target, name: str) -> list[Symbol]:
-    """The code of a function of C++ or Rust. AttachError where several are called so, with other parameters."""
+    """Return the symbols of a function of C++ or Rust. AttachError where several differ in their parameters alone."""
     path = target.path.encode()
     found = cxx.find(name, function_names(target.elf, path, capabilities.with_sys_ptrace))
     full = list(dict.fromkeys(signature.full for signature in found))
@@ -193,8 +193,8 @@ def _by_long_name(probe: Probe, target: Target, name: str) -> list[Symbol]:
 
 def _one_of(probe: Probe, names: Sequence[str]) -> str:
     path = split_symbol(probe.target)[0]
-    more = f", or one of {len(names) - _FEW} more" if len(names) > _FEW else ""
-    return f"write {' or '.join(f'{probe.kind}:{path}:{name}' for name in names[:_FEW])}{more}"
+    more = f", or one of {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return f"write {' or '.join(f'{probe.kind}:{path}:{name}' for name in names[:_MAX_NAMES])}{more}"
 
 
 def _no_symbol(probe: Probe, target: Target, symbol: str) -> Exception:
@@ -211,16 +211,16 @@ def _no_symbol(probe: Probe, target: Target, symbol: str) -> Exception:
 
 
 def _likely(probe: Probe, symbol: str, names: Sequence[str]) -> str | None:
-    """Of functions of C++ or Rust the few that may be meant."""
+    """Return, as a hint, the few functions of C++ or Rust that may be meant."""
     close = near(symbol, names, f"{probe.kind}:{split_symbol(probe.target)[0]}:")
-    return close or (_one_of(probe, names) if len(names) <= _FEW else None)
+    return close or (_one_of(probe, names) if len(names) <= _MAX_NAMES else None)
 
 
 # --- functions that are chosen when a program starts ---------------------------------------------------------------
 
 
 def _implementation(probe: Probe, target: Target, symbol: Symbol) -> tuple[int, str]:
-    """The implementation of an IFUNC that programs use on this machine, and a note that says which.
+    """Return the implementation of an IFUNC that programs use on this machine, and a note that says which.
 
     Known where this process has the same library loaded: its loader chose as every other's does.
     """
@@ -260,7 +260,7 @@ class _Loaded:
 
     @classmethod
     def of(cls, target: Target) -> _Loaded | None:
-        """The same file, or one of the same build."""
+        """Return the same file, or one of the same build, where this process has it loaded."""
         for path, spans in mapped_files().items():
             with suppress(*UNREADABLE), opened(os.fsencode(path), capabilities.with_sys_ptrace) as file:
                 elf = Elf(file.read)
@@ -270,7 +270,7 @@ class _Loaded:
         return None
 
     def address(self, name: str) -> int | None:
-        """The virtual address of what programs get that ask for a function; None where it lies elsewhere."""
+        """Return the virtual address of the function that programs get; None where it is in another file."""
         try:
             at = ctypes.cast(self._library[name], ctypes.c_void_p).value or 0
         except AttributeError:

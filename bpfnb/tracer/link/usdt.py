@@ -42,7 +42,7 @@ __all__ = [
 
 
 _MAX_SPOTS = 1000  # of one probe
-_FEW = 4  # names in a hint
+_MAX_NAMES = 4  # names in a hint
 
 
 class Spot(NamedTuple):
@@ -70,7 +70,7 @@ class Usdt(NamedTuple):
 
 
 def find(probe: Probe, folder: str) -> Usdt:
-    """The probe PATH:PROVIDER:NAME or PATH:NAME. AttachError, naming what there is, when it is not exactly one."""
+    """Return the probe PATH:PROVIDER:NAME or PATH:NAME. AttachError, with the names there are, unless it is one."""
     name, provider, wanted = _split_target(probe.target)
     with open_target(probe, name, folder) as target:
         notes = target.elf.usdt()
@@ -81,7 +81,7 @@ def find(probe: Probe, folder: str) -> Usdt:
         if len(found) > _MAX_SPOTS:
             raise rejection(probe, f"{target.path} has {wanted} at {len(found)} places: more than {_MAX_SPOTS}")
         if len(labels) > 1:
-            hint = f"write {' or '.join(f'usdt:{name}:{label}' for label in labels[:_FEW])}"
+            hint = f"write {' or '.join(f'usdt:{name}:{label}' for label in labels[:_MAX_NAMES])}"
             raise rejection(probe, f"{target.path} has several probes {wanted}", hint=hint)
         return Usdt(target.path, labels[0], tuple(_spot(probe, target.elf, note) for note in found), _version(target))
 
@@ -92,7 +92,7 @@ def require(probe: Probe, folder: str) -> None:
 
 
 def find_all(program: Program, folder: str = "") -> dict[Probe, Usdt]:
-    """A program's USDT probes. One whose function may turn out not to be compiled need not be there."""
+    """Return a program's USDT probes. One whose function may turn out not to be compiled need not be there."""
     unsure = {f.name for f in program.functions if f.conditional}
     found = {}
     for probe in program.probes:
@@ -103,7 +103,7 @@ def find_all(program: Program, folder: str = "") -> dict[Probe, Usdt]:
 
 
 def names_in_file(kind: str, target: str, folder: str, requested: str) -> list[str]:
-    """The USDT probes of a file. ``target``: its path, and a pattern of PROVIDER:NAME or NAME."""
+    """Return the USDT probes of a file. ``target``: its path, and a pattern of PROVIDER:NAME or NAME."""
     path, provider, name = _split_target(target)
     pattern = as_pattern(f"{provider}:{name}") if provider else f"*:{as_pattern(name)}"
     with open_target(Probe(kind, target, "", requested, 0), path, folder) as file:
@@ -129,14 +129,14 @@ def attach(probe: Probe, program: int, folder: str, found: Mapping[Probe, Usdt])
 
 
 def _split_target(target: str) -> tuple[str, str, str]:
-    """File, provider or "", and name: a path may have colons of its own."""
+    """Split a target into file, provider or "", and name: a path may have colons of its own."""
     path, _, name = target.rpartition(":")
     shorter, _, provider = path.rpartition(":")
     return (shorter, provider, name) if shorter and "/" not in provider else (path, "", name)
 
 
 def _matches(note: UsdtNote, provider: str, name: str) -> bool:
-    """dtrace's compiler makes "__" of a hyphen, and tools show either."""
+    """Return whether a note is of a probe. dtrace's compiler makes "__" of a hyphen, and tools show either."""
     return note.name in (name, name.replace("-", "__")) and provider in ("", note.provider)
 
 
@@ -172,7 +172,7 @@ _ARM_MEMORY = re.compile(r"\[\s*(\w+)\s*(?:,\s*(-?\d+)\s*)?\]$")
 
 
 def _x86_registers() -> dict[str, tuple[str, int]]:
-    """Every name of a register: the member of struct pt_regs it is in, and by how many bits it is shifted there."""
+    """Return, by each name of a register, the member of struct pt_regs it is in, and by how many bits it is shifted."""
     found: dict[str, tuple[str, int]] = {}
     for letter in "abcd":
         member = f"{letter}x"
@@ -189,7 +189,7 @@ _X86 = _x86_registers()
 
 
 def parse_arguments(elf: Elf, note: UsdtNote, machine: str = "") -> tuple[Argument, ...]:
-    """The arguments of a probe, with the C that reads each; "" for the C of those that cannot be read.
+    """Return the arguments of a probe, with the C that reads each; "" for the C of those that cannot be read.
 
     ``machine``: the architecture of the file, by default this one's.
     """
@@ -203,7 +203,7 @@ def parse_arguments(elf: Elf, note: UsdtNote, machine: str = "") -> tuple[Argume
 
 
 def _widened(c: str, sign: str, width: int) -> str:
-    """``c`` is an expression, or, with a leading "*", the address of memory of the process."""
+    """Return the C that sets ``value``. ``c`` is an expression, or, after a "*", an address in the process's memory."""
     kind = f"{sign}{width}"
     if c.startswith("*"):
         read = f"bpf_probe_read_user(&bpfnb_read, sizeof(bpfnb_read), (void *)({c[1:]}))"
@@ -232,7 +232,7 @@ def _x86(elf: Elf, note: UsdtNote, operand: str) -> str:
 
 
 def _displacement(elf: Elf, note: UsdtNote, text: str, base: str | None) -> int | None:
-    """What is added to the registers; a variable's distance from the probe where it is found from there."""
+    """Return what is added to the registers; a variable's distance from the probe where it is found from there."""
     total, at = 0, 0
     while at < len(text):
         part = _DISPLACEMENT.match(text, at)
@@ -282,7 +282,7 @@ _READS = ("bpf_usdt_readarg", "bpf_usdt_readarg_p")
 
 
 def _layouts(found: Mapping[Probe, Usdt]) -> dict[str, list[tuple[Argument, ...]]]:
-    """For each function the different ways in which its probes' arguments lie. The index is the place's cookie."""
+    """Return, for each function, the different layouts of its probes' arguments. The index is the place's cookie."""
     ways: dict[str, list[tuple[Argument, ...]]] = {}
     for probe, usdt in found.items():
         known = ways.setdefault(probe.function, [])
@@ -291,7 +291,7 @@ def _layouts(found: Mapping[Probe, Usdt]) -> dict[str, list[tuple[Argument, ...]
 
 
 def readers(cell: Cell, found: Mapping[Probe, Usdt]) -> str:
-    """The functions that read arguments. ProgramError, at its place, for a call that asks for one that is not there."""
+    """Return the C functions that read arguments. ProgramError, at its place, for a call that reads one too many."""
     if not found or not any(name in cell.source for name in _READS):
         return ""
     ways = _layouts(found)

@@ -11,6 +11,7 @@ from bpfnb.errors import ProgramError
 from bpfnb.protocol.messages import MapRead
 from bpfnb.tracer.kernel import maps as kernel_maps
 from bpfnb.tracer.link import slots
+from bpfnb.tracer.link.link import close_all
 from bpfnb.tracer.outbox import Outbox
 from bpfnb.tracer.sessions.session import Session
 
@@ -71,7 +72,7 @@ class Maps:
             if session.info(name).kind != "perf_event_array":
                 raise ProgramError(f"{name} holds no counters")
             opened = slots.open_counters(session.map_fd(name), kind, event)
-            slots.close_all(session.counters.pop(name, []))
+            close_all(session.counters.pop(name, []))
             session.counters[name] = opened
 
     def clear(self, number: int, name: str) -> None:

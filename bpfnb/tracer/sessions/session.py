@@ -12,8 +12,7 @@ from bpfnb.protocol.segments import SegmentWriter
 from bpfnb.tracer.cancel import Cancel
 from bpfnb.tracer.guard.cost import Meter, map_memory
 from bpfnb.tracer.kernel.cpus import CpuWatch
-from bpfnb.tracer.link import slots
-from bpfnb.tracer.link.link import Link
+from bpfnb.tracer.link.link import Link, close_all
 from bpfnb.tracer.loaded import Loaded
 
 __all__ = ["Session", "Starting", "has_ended"]
@@ -121,7 +120,7 @@ class Session:
             last = not self._users
         if last:
             for opened in self.counters.values():
-                slots.close_all(opened)
+                close_all(opened)
             self.loaded.close()
 
 
