@@ -11,9 +11,10 @@ import pytest
 from bpfnb.language.program import parse
 from bpfnb.tracer.cancel import Cancel
 from bpfnb.tracer.compile import cache
-from bpfnb.tracer.compile.cache import CachedProgram, Code, Lru, begin_with_tag, decided
+from bpfnb.tracer.compile.cache import CachedProgram, Code, Lru, decided
 from bpfnb.tracer.compile.compiler import Compiler
 from bpfnb.tracer.compile.jobs import Built, Job
+from bpfnb.tracer.compile.printk_tag import begin_with_tag
 from bpfnb.tracer.compile.rewrite import Rewritten, rewrite
 from bpfnb.tracer.kernel.bpf import ProgramAttributes
 from bpfnb.tracer.kernel.instructions import decode
