@@ -17,9 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 import msgspec
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
-from packaging.version import InvalidVersion, Version
 
 from bpfnb.errors import BpfnbError, PrivilegeError, TracerDied
 from bpfnb.host import ways
@@ -199,6 +196,8 @@ def _python() -> Iterator[Check]:
 
 def _requirements() -> dict[str, str]:
     """Return what bpfnb asks of other packages: name to versions, such as "!=7.0.*,>=6.29"."""
+    from packaging.requirements import Requirement  # here: most sessions need no doctor
+
     found: dict[str, str] = {}
     for requirement in map(Requirement, importlib.metadata.requires("bpfnb") or []):
         found.setdefault(requirement.name, str(requirement.specifier))
@@ -219,6 +218,9 @@ def _package(name: str, wanted: str, why: str) -> Check:
 
 def _fits(version: str, wanted: str) -> bool:
     """Return whether a version is among those wanted. One that follows no rules is somebody's own build, and is."""
+    from packaging.specifiers import SpecifierSet
+    from packaging.version import InvalidVersion, Version
+
     try:
         return SpecifierSet(wanted).contains(Version(version), prereleases=True)
     except InvalidVersion:
