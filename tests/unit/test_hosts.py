@@ -8,6 +8,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from bpfnb.protocol.schema import PRINTK, PRINTK_ROW
 from bpfnb.protocol.segments import Layout, SegmentWriter
 from bpfnb.testing import FakeTracer
 
+ROOT = Path(__file__).parents[2]
 HELLO = 'int kprobe__sys_clone(void *ctx) { bpf_trace_printk("Hello, World!\\n"); return 0; }'
 
 
@@ -89,6 +91,12 @@ def test_the_child_of_a_fork_has_no_tracer_and_no_session_of_any_host(default: F
             os._exit(0 if host.sessions() == {} and tracer.died else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert list(host.sessions()) == ["s"]
+
+
+def test_one_fork_handler_serves_the_notebooks_side() -> None:
+    """State of a process is reset in an order, locks first: see forget_after_fork."""
+    files = [*(ROOT / "bpfnb").rglob("*.py"), *(ROOT / "magics").rglob("*.py")]
+    assert [path.name for path in files if "register_at_fork" in path.read_text()] == ["interrupts.py"]
 
 
 def test_a_host_that_nobody_holds_is_let_go(default: FakeTracer) -> None:
