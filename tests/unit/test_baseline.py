@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpfnb.protocol.schema import Number, NumberArray, Rows, Schema, Text, Wide
@@ -51,6 +51,7 @@ def test_numbers_are_subtracted_and_the_rest_is_as_it_is() -> None:
     assert whole[2] == value(0, b"same", 0, 0, (0, 0, 0))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**31 - 1))
 def test_a_counter_that_wraps_is_right(before: int, by: int) -> None:
     schema = Schema((Number("value", 0, "<u4"),), 4)
@@ -59,6 +60,7 @@ def test_a_counter_that_wraps_is_right(before: int, by: int) -> None:
     assert found == ({1: struct.pack("<I", by)} if by else {})
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**128 - 1), st.integers(0, 2**127 - 1))
 def test_a_wide_counter_that_wraps_is_right(before: int, by: int) -> None:
     schema = Schema((Wide("value", 0),), 16)
@@ -99,6 +101,7 @@ def test_an_entry_that_was_set_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 8, 12])
+@settings(deadline=None)
 @given(data=st.data())
 def test_keys_are_found_where_they_were(size: int, data: st.DataObject) -> None:
     part = st.lists(st.binary(min_size=size, max_size=size), unique=True, max_size=20)

@@ -9,7 +9,7 @@ from typing import NoReturn
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpfnb.errors import ProgramError, UnsupportedError
@@ -236,6 +236,7 @@ def bpf_log2l(value: int) -> int:
     return bpf_log2(value >> 32) + 32 + 1 if value >> 32 else bpf_log2(value) + 1
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 40), min_size=1))
 def test_every_value_lies_within_the_bounds_of_the_bucket_bcc_counts_it_in(values: list[int]) -> None:
     counts = dict.fromkeys(range(65), 0)
@@ -725,6 +726,7 @@ def test_what_does_not_fit_names_the_member(part: object, message: str) -> None:
     assert message in str(failure.value)
 
 
+@settings(deadline=None)
 @given(st.integers(-(2**66), 2**66))
 def test_numbers_are_packed_exactly_or_not_at_all(number: int) -> None:
     for dtype in ("<u8", "<i8", "<u4", "<i1"):
