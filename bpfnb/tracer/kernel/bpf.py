@@ -49,9 +49,12 @@ __all__ = [
 ]
 
 
+_SYS_BPF = uapi.SYSCALLS.bpf
+
+
 def _bpf(command: Command, attr: ctypes.Structure) -> int:
     """bpf(2): what it returns, for commands that open something a descriptor."""
-    return syscall.invoke(uapi.SYSCALLS.bpf, command, ctypes.byref(attr), ctypes.sizeof(attr))
+    return syscall.invoke(_SYS_BPF, command, ctypes.byref(attr), ctypes.sizeof(attr))
 
 
 def _copied(data: bytes) -> ctypes.Array[ctypes.c_char]:

@@ -55,10 +55,9 @@ def open_event(
     attr = PerfEventAttr(type_, ctypes.sizeof(PerfEventAttr), config, frequency or period, sample_type, read_format)
     attr.flags = flags | (uapi.PERF_ATTR_FREQ if frequency else 0)
     attr.config1, attr.config2, attr.clockid = config1, config2, clock
-    every_process, no_group = -1, -1
+    every_process, no_group, close_on_exec = -1, -1, ctypes.c_ulong(uapi.PERF_FLAG_FD_CLOEXEC)
     on = min(os.sched_getaffinity(0)) if cpu is None else cpu
-    number = uapi.SYSCALLS.perf_event_open
-    return syscall.invoke(number, ctypes.byref(attr), every_process, on, no_group, uapi.PERF_FLAG_FD_CLOEXEC)
+    return syscall.invoke(uapi.SYSCALLS.perf_event_open, ctypes.byref(attr), every_process, on, no_group, close_on_exec)
 
 
 def open_tracepoint(number: int) -> int:

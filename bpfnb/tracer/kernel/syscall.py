@@ -9,15 +9,15 @@ from bpfnb.tracer.kernel.uapi import ENOTSUPP
 
 __all__ = ["error_of", "invoke"]
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_syscall = ctypes.CDLL(None, use_errno=True).syscall
 
 
 def invoke(number: int, *arguments: object) -> int:
     """Make a system call, with the GIL released, and return its result. OSError with the kernel's errno.
 
-    ``arguments``: integers and what ctypes passes by address.
+    ``arguments``: as ctypes passes them; integers are C's int.
     """
-    result: int = _libc.syscall(number, *(ctypes.c_long(a) if isinstance(a, int) else a for a in arguments))
+    result: int = _syscall(number, *arguments)
     if result < 0:
         raise error_of(ctypes.get_errno())
     return result
