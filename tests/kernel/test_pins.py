@@ -11,6 +11,9 @@ import pytest
 
 import bpfnb
 from bpfnb.errors import ProgramError
+from bpfnb.language.cell import MapDecl
+from bpfnb.tracer.kernel import bpf, pins
+from bpfnb.tracer.kernel.uapi import MapType
 
 BPFFS = Path("/sys/fs/bpf")
 PIN = BPFFS / "bpfnb-test" / f"shared-{os.getpid()}"
@@ -89,3 +92,28 @@ def test_a_pinned_queue_is_not_emptied_at_the_end(unpinned: None) -> None:
     assert first.maps["todo"].df.value.tolist() == [7]
     with bpfnb.trace(cell, name="second", attach=PROBE) as second:
         assert [second.maps["todo"].pop(), second.maps["todo"].pop()] == [7, 8]
+
+
+@pytest.fixture
+def array() -> Iterator[int]:
+    """A map's descriptor."""
+    fd = bpf.create_map(bpf.MapAttributes(MapType.ARRAY, 4, 8, 1))
+    yield fd
+    os.close(fd)
+
+
+def test_a_pin_that_the_kernel_refuses_is_an_error(array: int, tmp_path: Path) -> None:
+    declared = MapDecl("shared", "BPF_TABLE_PINNED", 3, pinned=str(tmp_path / "shared"))  # in no bpffs
+    with pytest.raises(ProgramError, match=f"shared cannot be pinned at {tmp_path}/shared: ") as caught:
+        pins.pin_new([declared], {}, {"shared": array})
+    assert caught.value.line == 3
+
+
+def test_two_names_of_one_pin_are_pinned_once(array: int, unpinned: None) -> None:
+    pins.prepare([declared := MapDecl("shared", "BPF_TABLE_PINNED", 3, pinned=str(PIN))])
+    pins.pin_new(
+        [declared, MapDecl("other", "BPF_TABLE_PINNED", 4, pinned=str(PIN))],
+        {},
+        dict.fromkeys(("shared", "other"), array),
+    )
+    assert PIN.exists()
