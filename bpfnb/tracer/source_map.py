@@ -1,4 +1,4 @@
-"""Changing a cell's text, and finding the way back from places in what is compiled to places in the cell."""
+"""Edit a cell's text, and map places in what is compiled to places in the cell."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _MAIN = "/virtual/main.c"  # what bcc calls the text it is given
 
 @dataclasses.dataclass(frozen=True)
 class Submit:
-    """A call that hands an event to an output. ``line``, ``column``: of what it hands over, from 1. ``longer``: the
-    size it says is that of a type and something that changes. ``reserves``: it only makes room for one."""
+    """A call that submits an event to an output. ``line``, ``column``: of the event's argument, from 1. ``longer``: the
+    size it names is that of a type and something that changes. ``reserves``: it only makes room for one."""
 
     output: str
     line: int
@@ -32,15 +32,15 @@ class Submit:
 
 
 class Payload(Struct, frozen=True):
-    """What a call hands over. ``schema``: of what its pointer points to; None for void, a sentence where it cannot be
-    described. ``size``: the bytes it says, or -1 where they change. ``is_bytes``: it points to single chars or u8s."""
+    """What a call submits. ``schema``: of what its pointer points to; None for void, a sentence where it cannot be
+    described. ``size``: the bytes it names, or -1 where they change. ``is_bytes``: it points to single chars or u8s."""
 
     schema: Schema | str | None
     size: int = -1
     is_bytes: bool = False
 
 
-# What each of a source's submits hands over, by its number; those in text that was not compiled are not in it. None
+# What each of a source's calls submits, by its number; those in text that was not compiled are not in it. None
 # altogether where bcc gave the kernel no BTF.
 Payloads = dict[int, Payload] | None
 

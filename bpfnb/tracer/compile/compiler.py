@@ -1,4 +1,4 @@
-"""Compiling and loading, each cell in a process of its own.
+"""Compile and load cells, each in a process of its own.
 
 LLVM ends the process it runs in when a stack frame is too large or an operation has no BPF for it, and bcc leaks what
 it compiled. So the worker, before it has threads, forks a process that warms LLVM once and forks again for each cell:
@@ -67,8 +67,8 @@ _MAX_DESCRIPTORS = 250  # descriptors that one message can carry (the kernel's S
 _MAX_CACHED = 16
 _CLOSE_TIMEOUT = 2.0  # seconds for the compiling process to end by itself
 
-# In C a call of an unknown function is but a warning, and then the verifier speaks in riddles. A function that ends
-# without a value works by accident.
+# In C a call of an unknown function is a warning only. The verifier's later error is unclear, so it is an error here. A
+# function that ends without a value works by accident.
 WARNINGS = ("-Werror=implicit-function-declaration", "-Wreturn-type", "-Wuninitialized", "-Wvla")
 
 
@@ -106,7 +106,7 @@ class Compiler:
         """Compile a cell, or take what was compiled of it before, and load what is asked for; functions and maps
         that are not in the compiled text are left out. ``headers_from``: see headers.choose. ``pinned``: those of its
         maps that are. ``confinement``: what programs may not do; NotAllowed where one does.
-        ``cancel``: what ends the wait, with CancelledError. Also return what each of the source's submits hands over.
+        ``cancel``: what ends the wait, with CancelledError. Also return what each of the source's calls submits.
 
         CompileError, VerifierError, PrivilegeError, SetupError; ProgramError for a flag that clang is not to have.
         """

@@ -1,4 +1,4 @@
-"""What each output of a cell carries: agreed by every call that submits to it, or an error at the call that differs."""
+"""The payload type of each output of a cell: that of every call that submits to it, or an error where one differs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PayloadType(NamedTuple):
 def payload_types(
     program: Program, submits: Sequence[Submit], payloads: Mapping[int, Payload]
 ) -> dict[str, PayloadType]:
-    """What each output carries that something is submitted to.
+    """Return the payload type of each output that something is submitted to.
 
     ``payloads``: what each of ``submits`` submits, by its number; a call in text that was not compiled is not in it.
     ProgramError where two calls of one output disagree or the type is unknown, UnsupportedError where it cannot be
@@ -61,7 +61,7 @@ def payload_types(
 
 
 def without_types(cell: Cell) -> BpfnbError:
-    """Why no output of a cell can be read that bcc loaded without type information."""
+    """Return why no output of a cell can be read that bcc loaded without type information."""
     for name, kind, at in floating(cell):
         line, column = cell.place(at)
         return UnsupportedError(

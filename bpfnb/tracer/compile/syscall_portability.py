@@ -199,7 +199,7 @@ class Portable:
         return [Edit(context.end, extra[-1].end), Edit(f.open + 1, f.open + 1, locals_)]
 
     def _children(self, f: Body) -> list[Edit]:
-        """A kretprobe on clone fires in the parent alone; so shall we."""
+        """A kretprobe on clone fires only in the parent; skip the child."""
         forks = self.forks.get(f.name, set()) & set(_FORKS)
         if self.mode != "tracepoint" or not forks:
             return []

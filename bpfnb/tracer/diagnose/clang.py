@@ -1,8 +1,8 @@
-"""clang's messages: read from its log, each once, at the cell's own places, in words that name no text of ours.
+"""Read clang's messages from its log: each once, at its place in the cell, in words that name no generated text.
 
 bcc compiles in passes, and puts text of its own between them: a struct for a tracepoint, a line that reads a parameter,
-a struct of function pointers for a map. What is said about such text, or about ours, is shown only where nothing is
-said about the cell's.
+a struct of function pointers for a map. Messages about such text, or about ours, are shown only where there
+are none about the cell's.
 """
 
 from __future__ import annotations
@@ -66,35 +66,35 @@ class _Message(NamedTuple):
     line: int
     column: int
     severity: Severity
-    message: str
+    text: str
     quote: Sequence[str]
     within: int
 
 
 def _messages(log: str) -> Iterator[_Message]:
     lines = log.splitlines()
-    including: dict[str, int] = {}  # said once for each file
+    including: dict[str, int] = {}  # reported once for each file
     within = 0
     for at, text in enumerate(lines):
         if included := _INCLUDED.match(text):
             within = int(included[2]) if _CELL.fullmatch(included[1]) else within
         elif head := _HEAD.match(text):
-            file, line, column, severity, message = head.groups()
-            message = message.replace(KERNELS, "kernel's ")
+            file, line, column, severity, what = head.groups()
+            what = what.replace(KERNELS, "kernel's ")
             line_within = including.setdefault(file, within)
             yield _Message(
-                file, int(line), int(column), cast(Severity, severity), message, lines[at + 1 : at + 4], line_within
+                file, int(line), int(column), cast(Severity, severity), what, lines[at + 1 : at + 4], line_within
             )
             within = 0
 
 
 def _grouped(messages: Iterator[_Message]) -> list[list[_Message]]:
     groups: list[list[_Message]] = []
-    for said in messages:
-        if said.severity != "note":
-            groups.append([said])
+    for message in messages:
+        if message.severity != "note":
+            groups.append([message])
         elif groups:
-            groups[-1].append(said)
+            groups[-1].append(message)
     return groups
 
 
@@ -109,7 +109,7 @@ def _fix(quote: Sequence[str]) -> str:
 
 
 class _Finding(NamedTuple):
-    """``sure``: it is about the cell's text, and at its place. ``ours``: said in our words, for all that clang says."""
+    """``sure``: it is about the cell's text, and at its place. ``ours``: in our words, and then clang's are left out."""
 
     head: Diagnostic
     notes: Sequence[Diagnostic] = ()
@@ -135,94 +135,94 @@ class _Reader:
         """Each message once, and of each header the first: what follows there comes of it."""
         found: dict[Diagnostic, _Finding] = {}
         headers: set[str] = set()
-        for said, *notes in _grouped(_messages(log)):
-            finding = None if said.file in headers else self._finding(said)
-            if finding and not _CELL.fullmatch(said.file):
-                headers.add(said.file)
+        for message, *notes in _grouped(_messages(log)):
+            finding = None if message.file in headers else self._finding(message)
+            if finding and not _CELL.fullmatch(message.file):
+                headers.add(message.file)
             if finding:
                 kept = [] if finding.ours else [note for text in notes if (note := self._note(text))]
                 found.setdefault(finding.head, finding._replace(notes=kept))
         return list(found.values())
 
-    def _finding(self, said: _Message) -> _Finding | None:
-        if not _CELL.fullmatch(said.file):
-            return _Finding(_outside(said)) if said.severity == "error" else None
-        if self.source.reaches(said.line) and self.source.is_inserted(said.line, said.column):
-            return self._about_increment(said) or self._about_submit(said)
-        place = self.source.to_cell(said.line, said.column)
-        ours = self._in_our_words(said, place)
+    def _finding(self, message: _Message) -> _Finding | None:
+        if not _CELL.fullmatch(message.file):
+            return _Finding(_outside(message)) if message.severity == "error" else None
+        if self.source.reaches(message.line) and self.source.is_inserted(message.line, message.column):
+            return self._about_increment(message) or self._about_submit(message)
+        place = self.source.to_cell(message.line, message.column)
+        ours = self._in_our_words(message, place)
         if ours:
             return _Finding(Diagnostic(*place, "error", ours), ours=True)
-        if said.message == _SHORT_LIST and (before := [at for at in self.formats if at <= place]):
+        if message.text == _SHORT_LIST and (before := [at for at in self.formats if at <= place]):
             warning = _format_warning(self.formats[max(before)])
             return _Finding(Diagnostic(*max(before), "warning", warning)) if warning else None
-        message, fix = self._worded(said.message, _fix(said.quote))
-        sure = self._is_right(said) and not _GENERATED.search(said.message)
-        if not sure and said.severity != "error":
+        worded, fix = self._worded(message.text, _fix(message.quote))
+        sure = self._is_right(message) and not _GENERATED.search(message.text)
+        if not sure and message.severity != "error":
             return None
-        return _Finding(Diagnostic(*place, said.severity, message, fix), sure=sure)
+        return _Finding(Diagnostic(*place, message.severity, worded, fix), sure=sure)
 
-    def _in_our_words(self, said: _Message, place: tuple[int, int]) -> str:
+    def _in_our_words(self, message: _Message, place: tuple[int, int]) -> str:
         """A message for what clang says of text the user does not see; "" for the others."""
-        if said.message == "expected ')'" and place in self.formats:  # the literal before it is our tag
+        if message.text == "expected ')'" and place in self.formats:  # the literal before it is our tag
             return "the format of bpf_trace_printk must be a string literal"
-        macro = re.match(r"BPF_\w+|\w+_PROBE\b", self.source.written(said.line, said.column))
-        if macro and said.message.startswith("'section' attribute only applies"):
+        macro = re.match(r"BPF_\w+|\w+_PROBE\b", self.source.written(message.line, message.column))
+        if macro and message.text.startswith("'section' attribute only applies"):
             return f"{macro[0]} cannot stand in a function"
-        if macro and said.message.startswith("pasting formed"):
+        if macro and message.text.startswith("pasting formed"):
             return f"{macro[0]} is given something that is no name"
         return ""
 
-    def _about_increment(self, said: _Message) -> _Finding | None:
+    def _about_increment(self, message: _Message) -> _Finding | None:
         """A key or a number of an increment initializes a variable of ours; the user passes it."""
-        found = _INITIALIZED.search(said.message)
+        found = _INITIALIZED.search(message.text)
         if not found:
             return None
         passed = f"passing {found[3]} to parameter of {found[2] or ''}type '{found[1]}'{found[4]}"
-        place = self.source.to_cell(said.line, said.column)
-        message = self._worded(said.message[: found.start()] + passed, "")[0]
-        return _Finding(Diagnostic(*place, said.severity, message))
+        place = self.source.to_cell(message.line, message.column)
+        worded = self._worded(message.text[: found.start()] + passed, "")[0]
+        return _Finding(Diagnostic(*place, message.severity, worded))
 
-    def _about_submit(self, said: _Message) -> _Finding | None:
-        """What is said of our text around a submit is about what is handed over."""
-        place = self.source.to_cell(said.line, said.column)
+    def _about_submit(self, message: _Message) -> _Finding | None:
+        """Turn a message about our text around a submit into one about its argument."""
+        place = self.source.to_cell(message.line, message.column)
         call = next((c for c in reversed(self.source.submits) if (c.line, c.column) <= place), None)
-        pointed = re.match(r"indirection requires pointer operand \((.*) invalid\)", said.message)
-        asserted = re.match(rf"static\w* ?\w* failed.*({WHOLE_POINTER})", said.message)
+        pointed = re.match(r"indirection requires pointer operand \((.*) invalid\)", message.text)
+        asserted = re.match(rf"static\w* ?\w* failed.*({WHOLE_POINTER})", message.text)
         if call and (pointed or asserted):
             what = f"must be given a pointer, not {pointed[1]}" if pointed else WHOLE_POINTER
             return _Finding(Diagnostic(call.line, call.column, "error", f"{call.output} {what}"), ours=True)
-        return _Finding(Diagnostic(*place, "error", said.message), sure=False) if said.severity == "error" else None
+        return _Finding(Diagnostic(*place, "error", message.text), sure=False) if message.severity == "error" else None
 
-    def _note(self, said: _Message) -> Diagnostic | None:
-        declared = _DECLARED.match(said.message)
+    def _note(self, message: _Message) -> Diagnostic | None:
+        declared = _DECLARED.match(message.text)
         if (
-            not _CELL.fullmatch(said.file)
-            or not self._is_right(said)
-            or _GENERATED.search(said.message)
-            or said.message.startswith("include the header <")
-            or _OF_BCC.match(said.message)
+            not _CELL.fullmatch(message.file)
+            or not self._is_right(message)
+            or _GENERATED.search(message.text)
+            or message.text.startswith("include the header <")
+            or _OF_BCC.match(message.text)
             # A method is declared where the macro makes the map.
-            or (declared and not self._begins(said, declared[1]))
+            or (declared and not self._begins(message, declared[1]))
         ):
             return None
-        return Diagnostic(*self.source.to_cell(said.line, said.column), "note", said.message, _fix(said.quote))
+        return Diagnostic(*self.source.to_cell(message.line, message.column), "note", message.text, _fix(message.quote))
 
-    def _is_right(self, said: _Message) -> bool:
+    def _is_right(self, message: _Message) -> bool:
         """Whether what clang quotes stands in the cell at that place: bcc may have put lines between."""
-        if not self.source.reaches(said.line):
+        if not self.source.reaches(message.line):
             return False
-        if len(said.quote) < 2 or not _CARETS.fullmatch(said.quote[1]):
+        if len(message.quote) < 2 or not _CARETS.fullmatch(message.quote[1]):
             return True
-        quoted, at = said.quote[0], said.quote[1].find("^")
+        quoted, at = message.quote[0], message.quote[1].find("^")
         if quoted[at:].startswith("<U+"):  # a character that clang names
             return True
         word = re.match(r"\w+|[^\w\s]", quoted[at:], re.ASCII) if quoted[: at + 1].isascii() else None
-        return not word or self._begins(said, word[0])
+        return not word or self._begins(message, word[0])
 
-    def _begins(self, said: _Message, word: str) -> bool:
+    def _begins(self, message: _Message, word: str) -> bool:
         """Whether the cell has the word at a message's place."""
-        return self.source.written(said.line, said.column).startswith(word)
+        return self.source.written(message.line, message.column).startswith(word)
 
     def _worded(self, message: str, fix: str) -> tuple[str, str]:
         """A message in the user's words. clang knows all names of all headers: what it guesses has to be near."""
@@ -244,13 +244,13 @@ def _no_field(found: re.Match[str]) -> str:
     return f"the tracepoint {category}:{event} has no field {field}"
 
 
-def _outside(said: _Message) -> Diagnostic:
+def _outside(message: _Message) -> Diagnostic:
     """An error in a header, or in the options for clang: the line of the cell that includes it, if one does."""
-    if said.file in _OPTIONS:
-        culprit = said.quote[0].strip() if said.quote else ""
-        return Diagnostic(said.within, 0, "error", f"{said.message}: {culprit}" if culprit else said.message)
-    where = f"{PurePath(said.file).name}, line {said.line}"
-    return Diagnostic(said.within, 0, "error", f"{said.message} (in {where})")
+    if message.file in _OPTIONS:
+        culprit = message.quote[0].strip() if message.quote else ""
+        return Diagnostic(message.within, 0, "error", f"{message.text}: {culprit}" if culprit else message.text)
+    where = f"{PurePath(message.file).name}, line {message.line}"
+    return Diagnostic(message.within, 0, "error", f"{message.text} (in {where})")
 
 
 def _formats(cell: Cell) -> Iterator[tuple[tuple[int, int], str]]:

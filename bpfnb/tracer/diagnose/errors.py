@@ -1,4 +1,4 @@
-"""From what clang, bcc, LLVM and the verifier said to an error with the cell's own lines."""
+"""Turn the logs of clang, bcc, LLVM and the verifier into errors with the cell's own lines."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from bpfnb.language.cell import Cell
 from bpfnb.tracer.diagnose import hints, verifier
 from bpfnb.tracer.diagnose.clang import diagnostics
 from bpfnb.tracer.diagnose.lineinfo import Lines
-from bpfnb.tracer.diagnose.verifier import Refusal
+from bpfnb.tracer.diagnose.verifier import Rejection
 from bpfnb.tracer.source_map import Rewritten
 
 __all__ = ["address_error", "compile_error", "crash_error", "diagnostics", "load_error"]
 
-# What bcc says when the kernel will not make a map (bpf_module.cc).
+# bcc's message when the kernel will not make a map (bpf_module.cc).
 _NO_MAP = re.compile(r"could not open bpf map: (\w+), error: (.*)")
 _OF_NETWORKS = re.compile(r"BPF_(DEVMAP|XSKMAP|SOCKMAP|SOCKHASH|CPUMAP|XDP_REDIRECT_MAP)")
 
@@ -26,7 +26,7 @@ _OF_NETWORKS = re.compile(r"BPF_(DEVMAP|XSKMAP|SOCKMAP|SOCKHASH|CPUMAP|XDP_REDIR
 
 
 def compile_error(source: Rewritten, log: str, reason: str) -> CompileError | ProgramError | SetupError:
-    """Why a cell was not compiled. ``reason``: what bcc raised."""
+    """Return why a cell was not compiled. ``reason``: what bcc raised."""
     refused = _NO_MAP.search(log)
     if refused:
         return _map_error(source, refused[1], refused[2])
@@ -40,8 +40,8 @@ def compile_error(source: Rewritten, log: str, reason: str) -> CompileError | Pr
         return _compile_error(source, helper, [helper], log, "declare it static inline")
     if main:
         return _compile_error(source, main, found, log, hints.hint(cell, main))
-    said = re.search(r"(?:fatal )?error: (.*)", log)
-    return _flags_error(source, said[1] if said else (log.strip().splitlines() or [reason])[-1], log)
+    match = re.search(r"(?:fatal )?error: (.*)", log)
+    return _flags_error(source, match[1] if match else (log.strip().splitlines() or [reason])[-1], log)
 
 
 def _is_main(d: Diagnostic) -> bool:
@@ -63,12 +63,12 @@ def _compile_error(
     )
 
 
-def _flags_error(source: Rewritten, said: str, log: str) -> CompileError:
-    """clang has a complaint that has no place: about what it was told to do."""
-    if said.startswith("unable to handle compilation, expected exactly one compiler job"):
+def _flags_error(source: Rewritten, message: str, log: str) -> CompileError:
+    """Return the error for a message of clang's without a place: it is about the flags."""
+    if message.startswith("unable to handle compilation, expected exactly one compiler job"):
         main = Diagnostic(0, 0, "error", "the flags ask clang for something else than to compile the cell")
         return _compile_error(source, main, [main], log, "flags are such as -DX=1 or -Wall, and no files")
-    return CompileError(f"clang: {said}", log=log, source=source.cell.source)
+    return CompileError(f"clang: {message}", log=log, source=source.cell.source)
 
 
 _IN_A_MAP = "keep it in a map, BPF_ARRAY(counter, u64, 1);, or make it const if nothing changes it"
@@ -86,13 +86,13 @@ def address_error(source: Rewritten, function: str, line: int, name: str, compil
 
 # --- LLVM ---------------------------------------------------------------------------------------------------------
 
-# What LLVM says before it ends the process: "error: FILE:LINE:COLUMN: in function NAME TYPE: REASON".
+# LLVM's message before it ends the process: "error: FILE:LINE:COLUMN: in function NAME TYPE: REASON".
 _BACKEND = re.compile(
     r"error: (?:/proc/self/fd/\d+:(\d+):(\d+): )?(?:in function (\w+) [^:]*: )?(?:<inline asm>:\d+:\d+: )?(.*)", re.I
 )
 _PLACE = re.compile(r"/proc/self/fd/\d+:(\d+):(\d+)")
 _ASSEMBLY = re.compile(r"<inline asm>:\d+:\d+: .*\n[ \t]*(.*\S)")
-# What it says, what that means, and what to do.
+# A message, what it means, and what to do.
 _LARGE = "keep large data in a map: BPF_PERCPU_ARRAY(scratch, struct data_t, 1);"
 _REASONS = [
     (r"stack limit", "the variables need more than the stack limit of 512 bytes", _LARGE),
@@ -120,44 +120,42 @@ _REASONS = [
 
 
 def crash_error(
-    source: Rewritten, status: int | None, log: str, patience: float
+    source: Rewritten, status: int | None, log: str, timeout: float
 ) -> CompileError | ProgramError | SetupError:
-    """LLVM ended the process: it said why, and sometimes where. ``status`` None: it took longer than ``patience``."""
+    """Read why LLVM ended the process, and sometimes where. ``status`` None: it took longer than ``timeout`` s."""
     if status is None:
-        return CompileError(
-            f"compiling took more than {patience:g} s and was ended", log=log, source=source.cell.source
-        )
+        return CompileError(f"compiling took more than {timeout:g} s and was ended", log=log, source=source.cell.source)
     found = diagnostics(source, log)
     if any(d.severity == "error" for d in found):  # what clang refuses bcc goes on with, and may fall over it
         return compile_error(source, log, "")
-    said = _BACKEND.search(log)
-    if not said:
+    match = _BACKEND.search(log)
+    if not match:
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
         return CompileError(f"the compiler crashed ({how})", log=log, source=source.cell.source)
-    message, hint = _reason(said[4])
-    line, column = _crash_place(source, log, said, found)
-    main = Diagnostic(line, column, "error", f"{said[3]}: {message}" if said[3] else message)
+    message, hint = _reason(match[4])
+    line, column = _crash_place(source, log, match, found)
+    main = Diagnostic(line, column, "error", f"{match[3]}: {message}" if match[3] else message)
     return _compile_error(source, main, [main, *found], log, hint)
 
 
-def _reason(said: str) -> tuple[str, str | None]:
+def _reason(text: str) -> tuple[str, str | None]:
     for pattern, message, hint in _REASONS:
-        found = re.search(pattern, said)
+        found = re.search(pattern, text)
         if found:
             return found.expand(message), hint
-    return said, None
+    return text, None
 
 
-def _crash_place(source: Rewritten, log: str, said: re.Match[str], found: Sequence[Diagnostic]) -> tuple[int, int]:
+def _crash_place(source: Rewritten, log: str, match: re.Match[str], found: Sequence[Diagnostic]) -> tuple[int, int]:
     """Where in the cell; (0, 0) where that is not known, and a column 0 where only the line is."""
-    place = (said[1] and said.groups()[:2]) or ((at := _PLACE.search(said[4])) and at.groups())
+    place = (match[1] and match.groups()[:2]) or ((at := _PLACE.search(match[4])) and at.groups())
     if place and int(place[0]):
         return source.to_cell(int(place[0]), int(place[1]))
     assembly = _ASSEMBLY.search(log)
     if assembly and source.cell.source.count(assembly[1]) == 1:
         return source.cell.place(source.cell.source.index(assembly[1]))
     array = next((d for d in found if "variable length array" in d.message), None)
-    return (array.line, array.column) if array else (_line_of(source.cell, said[3]) or 0, 0)
+    return (array.line, array.column) if array else (_line_of(source.cell, match[3]) or 0, 0)
 
 
 def _line_of(cell: Cell, function: str | None) -> int | None:
@@ -202,8 +200,8 @@ _POINTERS = re.compile(r"\bchar\s*\*\s*(?:const\s*)?\w+\s*\[[^\]]*\]\s*=\s*\{")
 def load_error(
     source: Rewritten, function: str, number: int, log: str, lines: Lines, compiling: str = ""
 ) -> VerifierError | PrivilegeError:
-    """Why the kernel did not take a program. ``lines``: which line each instruction comes from. ``compiling``: what
-    clang had said."""
+    """Return why the kernel rejected a program. ``lines``: which line each instruction comes from. ``compiling``: what
+    clang had reported."""
     found = _known_of_bcc(verifier.read(log, number, source.cell.source, lines), log, source.cell)
     if number == errno.EPERM and not found.kind:
         return PrivilegeError(
@@ -236,7 +234,7 @@ _READ_ONLY = {
 }
 
 
-def _known_of_bcc(found: Refusal, log: str, cell: Cell) -> Refusal:
+def _known_of_bcc(found: Rejection, log: str, cell: Cell) -> Rejection:
     """What the verifier cannot know: bcc leaves what a linker would fill in empty."""
     register = re.match(r"R(\d+) ", found.summary)
     helper = re.findall(r": \(85\) call (\w+)#", log)[-1:]
@@ -264,7 +262,7 @@ def _known_of_bcc(found: Refusal, log: str, cell: Cell) -> Refusal:
     return found
 
 
-def _without_address(found: Refusal, cell: Cell, helper: str) -> Refusal:
+def _without_address(found: Rejection, cell: Cell, helper: str) -> Rejection:
     """The compiler left an address to the linker, and bcc has none: of a map, a function, a variable."""
     if method := hints.method_instead(cell, found.line):
         why = "This is the address of one of bcc's maps or outputs, which are not used by helpers but by their methods."

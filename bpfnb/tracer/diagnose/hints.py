@@ -20,7 +20,7 @@ from bpfnb.tracer.kernel.btf import KERNEL_BTF, STRUCT, UNION, Types
 
 __all__ = ["BYTE_BY_BYTE", "hint", "method_instead", "misspelt_macro", "taken_for_a_program"]
 
-_MOST = 24  # names listed, where none is near
+_MAX_NAMES = 24  # names listed, where none is near
 
 
 def hint(cell: Cell, d: Diagnostic) -> str | None:
@@ -28,9 +28,9 @@ def hint(cell: Cell, d: Diagnostic) -> str | None:
     place = _Place(cell, d)
     for pattern, answer in _RULES:
         if found := re.search(pattern, d.message):
-            said = answer if isinstance(answer, str) else answer(found, place)
-            if said:
-                return said
+            text = answer if isinstance(answer, str) else answer(found, place)
+            if text:
+                return text
     return _idiom(place) or None
 
 
@@ -319,14 +319,14 @@ _RULES: list[tuple[str, _Answer]] = [
 
 
 def _guessed(found: re.Match[str]) -> bool:
-    """Whether clang has said by itself what may be meant."""
+    """Whether clang itself suggests what may be meant."""
     return "did you mean" in found.string
 
 
 def _near(name: str, known: Iterable[str]) -> str:
     """Near names, else all there are, if they are few."""
     names = list(known)
-    listed = f"there are {', '.join(names)}" if 0 < len(names) <= _MOST else ""
+    listed = f"there are {', '.join(names)}" if 0 < len(names) <= _MAX_NAMES else ""
     return did_you_mean(name, names) or listed
 
 

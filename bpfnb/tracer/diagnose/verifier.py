@@ -1,4 +1,4 @@
-"""What the kernel's verifier said, read: why it refused, where in the cell, what the register holds, what to do.
+"""Read the verifier's log: why it rejected a program, where in the cell, what the register holds, what to do.
 
 The messages are those of kernel/bpf/verifier.c, Linux 5.8 to 7.3. From 7.3 on a report of the kernel's own follows many
 of them ("Verification failed: ... Reason: ... At: ... Suggestion: ..."), which is then believed before our own words.
@@ -14,14 +14,14 @@ from typing import NamedTuple
 
 from bpfnb.tracer.diagnose.lineinfo import Lines
 
-__all__ = ["Refusal", "read"]
+__all__ = ["Rejection", "read"]
 
 
 _NO_LINES = Lines()
 
 
-class Refusal(NamedTuple):
-    """Why a program was refused.
+class Rejection(NamedTuple):
+    """Why a program was rejected.
 
     ``kind``: a name for this class of error, "" where it is not known. ``summary``: the verifier's own sentence.
     ``line``: of the cell, or None. ``explanation``: what it means here, or "". ``hint``: what to do, where that is
@@ -35,24 +35,24 @@ class Refusal(NamedTuple):
     hint: str | None
 
 
-def read(log: str, number: int, cell: str, lines: Lines = _NO_LINES) -> Refusal:
+def read(log: str, number: int, cell: str, lines: Lines = _NO_LINES) -> Rejection:
     """Read a verifier's log.
 
-    ``number``: the errno the program was refused with. ``cell``: the user's text. ``lines``: which of its lines each
+    ``number``: the errno of loading it. ``cell``: the user's text. ``lines``: which of its lines each
     instruction comes from, as far as that is known; else the log's own quotes have to do.
     """
     report = _report(log)
-    told = (log[: report.start] if report else log).partition("\nHINT:")[0]  # bcc's advice follows
-    steps = _Steps(told, cell, lines)
-    summary = _summary(told) or (report.problem if report else "") or _error(number)
-    rule = next((rule for rule in _RULES if re.search(rule.pattern, summary if rule.alone else told)), None)
-    if number == errno.E2BIG and not told.strip() and not report:
+    own = (log[: report.start] if report else log).partition("\nHINT:")[0]  # without bcc's hints
+    steps = _Steps(own, cell, lines)
+    summary = _summary(own) or (report.problem if report else "") or _error(number)
+    rule = next((rule for rule in _RULES if re.search(rule.pattern, summary if rule.alone else own)), None)
+    if number == errno.E2BIG and not own.strip() and not report:
         rule = _TOO_LONG
-    line = steps.line_of(_named_instruction(summary, told)) or (
+    line = steps.line_of(_named_instruction(summary, own)) or (
         steps.loop() if rule and rule.kind == "too complex" else steps.last_line()
     )
     if rule and rule.kind in _REFINED:
-        rule = _REFINED[rule.kind](summary, told) or rule
+        rule = _REFINED[rule.kind](summary, own) or rule
     if report:
         rule = rule or report.rule()
         line = line or steps.line_of(report.instruction) or steps.within(report.line)
@@ -60,14 +60,14 @@ def read(log: str, number: int, cell: str, lines: Lines = _NO_LINES) -> Refusal:
     hint = rule.hint if rule else None
     if report:
         explanation, hint = report.reason or explanation, report.suggestion or hint
-    return Refusal(rule.kind if rule else "", summary, line, explanation, hint)
+    return Rejection(rule.kind if rule else "", summary, line, explanation, hint)
 
 
 # --- what it means ------------------------------------------------------------------------------------------------
 
 
 class _Rule(NamedTuple):
-    """A class of refusals. ``alone``: the pattern is for the summary, else it may be anywhere in the log."""
+    """A class of rejections. ``alone``: the pattern is for the summary, else it may be anywhere in the log."""
 
     kind: str
     pattern: str
@@ -340,12 +340,12 @@ def _register(summary: str, steps: _Steps) -> str:
     if not found or found[1] == "10":
         return ""
     states = re.findall(rf"\bR{found[1]}(?:_\w+)?=([^\s(]+(?:\([^)]*\))?)", steps.log)
-    told = [f"R{found[1]} is {states[-1]}"] if states else []
+    parts = [f"R{found[1]} is {states[-1]}"] if states else []
     line = steps.writer_of(int(found[1]))
     if line:
-        told.append(f"it got its value in line {line}: {steps.quoted(line)}")
-    text = "; ".join(told)
-    return text if text.endswith(";") or not told else f"{text}."  # a line of C has its own full stop
+        parts.append(f"it got its value in line {line}: {steps.quoted(line)}")
+    text = "; ".join(parts)
+    return text if text.endswith(";") or not parts else f"{text}."  # a line of C has its own full stop
 
 
 # --- the report of Linux 7.3 --------------------------------------------------------------------------------------
@@ -380,7 +380,7 @@ _REPORTED = [
 
 
 class _Report(NamedTuple):
-    """``instruction`` and ``line`` (of the cell): where it is; -1 and None where that is not told."""
+    """``instruction`` and ``line`` (of the cell): where it is; -1 and None where that is not known."""
 
     start: int
     problem: str
