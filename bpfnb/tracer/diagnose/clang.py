@@ -109,7 +109,7 @@ def _fix(quote: Sequence[str]) -> str:
 
 
 class _Finding(NamedTuple):
-    """``sure``: it is about the cell's text, and at its place. ``ours``: in our words, and then clang's are left out."""
+    """``sure``: it is about the cell's text, and at its place. ``ours``: in our words, in place of clang's."""
 
     head: Diagnostic
     notes: Sequence[Diagnostic] = ()
