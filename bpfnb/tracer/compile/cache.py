@@ -85,7 +85,7 @@ class Code(Struct, frozen=True):
     tags: tuple[int, ...]
 
     def filled(self, fds: Sequence[int], tag: bytes) -> bytes:
-        """The instructions with descriptors and a tag in their places."""
+        """Return the instructions with descriptors and a tag in their places."""
         code = bytearray(self.instructions)
         for index, which in self.maps:
             IMMEDIATE.pack_into(code, SIZE * index + IMMEDIATE_AT, fds[which])
@@ -206,7 +206,7 @@ _MAP_SOURCES = (PSEUDO_MAP_FD, PSEUDO_MAP_VALUE)  # of an lddw that loads a map,
 
 
 def _number(code: bytes, index: int) -> bytes:
-    """An lddw's number, in the order of memory."""
+    """Return an lddw's number, in the order of memory."""
     low, high = (SIZE * (index + half) + IMMEDIATE_AT for half in range(2))
     return code[low : low + 4] + code[high : high + 4]
 
@@ -224,7 +224,7 @@ _TRACEPOINTS = re.compile(r"\bTRACEPOINT_PROBE\s*\(\s*(\w+)\s*,\s*(\w+)|\btracep
 
 
 def decided(text: str, cflags: Sequence[str]) -> bool:
-    """Whether text and flags decide, on this machine, what becomes of them: the header tree does not change."""
+    """Return whether text and flags decide, on this machine, what becomes of them: the header tree does not change."""
     whole = "\n".join((text, *cflags)).replace("\\\n", "")
     return (
         all(_PLAIN_FLAG.fullmatch(flag) for flag in cflags)

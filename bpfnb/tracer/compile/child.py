@@ -349,7 +349,7 @@ def _no_address(nowhere: tuple[str, int, str], btf: bytes, compiling: str) -> No
 def _rejected(
     compiled: Compiled, spec: ProgramSpec, function: Function, number: int, btf: bytes, compiling: str
 ) -> NotLoaded:
-    """What there is to say of a program the kernel did not take."""
+    """Return what there is to say of a program the kernel did not take."""
     log = _text(2)
     if number == errno.E2BIG:  # bcc then keeps the log to itself
         log = compiled.log(spec, function.instructions)
@@ -358,7 +358,7 @@ def _rejected(
 
 
 def _btf(inherited: set[int]) -> bytes:
-    """The type information of what was just compiled; b"" where there is none."""
+    """Return the type information of what was just compiled; b"" where there is none."""
     opened = _btf_descriptors() - inherited
     return bpf.btf(opened.pop()) if opened else b""
 
@@ -374,7 +374,7 @@ def _btf_descriptors() -> set[int]:
 
 
 def _map(types: Types | None, name: str) -> Map:
-    """The types of a map's key and value: bcc declares a struct of the two (helpers.h, BPF_ANNOTATE_KV_PAIR)."""
+    """Return the types of a map's key and value: bcc declares a struct of the two (helpers.h, BPF_ANNOTATE_KV_PAIR)."""
     found = types.named([f"____btf_map_{name}"], STRUCT) if types else []
     if not types or not found:
         return Map(name, None, None)

@@ -44,7 +44,7 @@ class Reference(NamedTuple):
 
 
 def unfilled(code: bytes) -> list[int]:
-    """The instructions that want an address: for a number of 31 bits LLVM has a shorter one than ``lddw``."""
+    """Return the instructions that want an address: for a number of 31 bits LLVM has a shorter one than ``lddw``."""
     return [
         at
         for at, i in operations(code)
@@ -53,7 +53,7 @@ def unfilled(code: bytes) -> list[int]:
 
 
 def placed(code: bytes, references: Sequence[Reference], map_fd: int) -> bytes:
-    """The instructions, with the addresses of constants in a map's value."""
+    """Return the instructions, with the addresses of constants in a map's value."""
     filled = bytearray(code)
     for instruction, offset, _, _ in references:
         if offset is not None:
@@ -64,7 +64,7 @@ def placed(code: bytes, references: Sequence[Reference], map_fd: int) -> bytes:
 
 
 def find(section: str, code: bytes) -> Object | None:
-    """The object file with a function just compiled, its section and instructions; None where there is none."""
+    """Return the object file with a function just compiled, its section and instructions; None where there is none."""
     for held in memory():
         for magic in _MAGIC.finditer(held):
             try:
@@ -102,11 +102,11 @@ class Object:
         self.constants = self._linked(self._laid_out())
 
     def has(self, section: str, code: bytes) -> bool:
-        """Whether a section has these instructions, but for numbers that bcc fills in."""
+        """Return whether a section has these instructions, but for numbers that bcc fills in."""
         return any(s.name == section and _without_numbers(s.data) == _without_numbers(code) for s in self._sections)
 
     def references(self, section: str) -> list[Reference]:
-        """The addresses that the function in a section wants."""
+        """Return the addresses that the function in a section wants."""
         number = next(i for i, s in enumerate(self._sections) if s.name == section)
         code = self._sections[number].data
         wanted = set(unfilled(code))
@@ -126,7 +126,7 @@ class Object:
         return constants
 
     def _linked(self, constants: bytearray) -> bytes:
-        """The constants, with the distances filled in that LLVM makes of a table of pointers to them.
+        """Return the constants, with the distances filled in that LLVM makes of a table of pointers to them.
 
         A section that holds an address has no place: nobody can say what it will be.
         """
@@ -141,7 +141,7 @@ class Object:
         return bytes(constants)
 
     def _relocations(self, number: int) -> Iterator[tuple[int, _Symbol, int]]:
-        """Where in a section what address is wanted, and as what."""
+        """Yield where in a section what address is wanted, and as what."""
         for section in self._sections:
             if section.type == _REL and section.info == number:
                 for at, info in _RELOCATION.iter_unpack(section.data):
@@ -167,7 +167,7 @@ class _Symbol(NamedTuple):
 
 
 def _data(held: memoryview, header: Sequence[int]) -> bytes:
-    """A section's contents; "" for one that is all zero, which is not in the file."""
+    """Return a section's contents; "" for one that is all zero, which is not in the file."""
     kind, at, size = header[1], header[4], header[5]
     if kind == _NO_DATA:
         return b""
@@ -182,7 +182,7 @@ def _string(text: bytes, at: int) -> str:
 
 
 def _without_numbers(code: bytes) -> bytes:
-    """The instructions without what an ``lddw`` loads, and from where."""
+    """Return the instructions without what an ``lddw`` loads, and from where."""
     bare = bytearray(code)
     for at in range(0, len(code) - SIZE, SIZE):
         if code[at] == LDDW:

@@ -37,7 +37,7 @@ _PLACES = (
 
 
 def find_bcc() -> Path:
-    """The folder of iovisor's bcc. SetupError, naming the package to install, when there is none."""
+    """Return the folder of iovisor's bcc. SetupError, naming the package to install, when there is none."""
     patterns = [os.environ["BPFNB_BCC"]] if "BPFNB_BCC" in os.environ else _PLACES
     for pattern in patterns:
         for place in sorted(glob.glob(pattern), reverse=True):  # noqa: PTH207 (absolute patterns)
@@ -156,39 +156,39 @@ class Compiled:
         self._owner = owner  # frees the module when it goes
 
     def has(self, function: str) -> bool:
-        """Whether a function was compiled: one under an ``#if`` may not have been."""
+        """Return whether a function was compiled: one under an ``#if`` may not have been."""
         return self._compiled_name(function) is not None
 
     def table(self, name: str) -> int | None:
-        """The descriptor of a map or output, which this object owns; None when it was not compiled."""
+        """Return the descriptor of a map or output, which this object owns; None when it was not compiled."""
         fd: int = self._lib.bpf_table_fd(self._module, name.encode())
         return fd if fd >= 0 else None
 
     def declared(self, name: str) -> MapShape:
-        """What the cell says of a table there is; a pinned one may be another."""
+        """Return what the cell says of a table there is; a pinned one may be another."""
         lib, module, table = self._lib, ctypes.c_void_p(self._module), name.encode()
         number = ctypes.c_size_t(lib.bpf_table_id(module, table))
         sizes = lib.bpf_table_key_size_id(module, number), lib.bpf_table_leaf_size_id(module, number)
         return MapShape(lib.bpf_table_type(module, table), 0, *sizes, 0, 0)
 
     def tables(self) -> list[int]:
-        """The descriptors of all tables: also of those that nobody has asked for by name."""
+        """Return the descriptors of all tables: also of those that nobody has asked for by name."""
         lib, module = self._lib, ctypes.c_void_p(self._module)  # bcc's binding does not say what these two take
         return [lib.bpf_table_fd_id(module, ctypes.c_size_t(i)) for i in range(lib.bpf_num_tables(module))]
 
     def function(self, function: str) -> Function:
-        """A function there is (see ``has``)."""
+        """Return a function there is (see ``has``)."""
         lib, module, compiled = self._lib, self._module, self._compiled_name(function)
         start, size = lib.bpf_function_start(module, compiled), lib.bpf_function_size(module, compiled)
         licence, version = lib.bpf_module_license(module), lib.bpf_module_kern_version(module)
         return Function(ctypes.string_at(start, size), licence or b"", version)
 
     def section(self, function: str) -> str:
-        """The section of the object file that a function is compiled into."""
+        """Return the section of the object file that a function is compiled into."""
         return f".bpf.fn.{(self._compiled_name(function) or b'').decode()}"
 
     def log(self, spec: ProgramSpec, code: bytes = b"") -> str:
-        """The verifier's log of a program that it follows too far, as far as it is kept, with its verdict.
+        """Return the verifier's log of a program that it follows too far, as far as it is kept, with its verdict.
 
         Linux keeps a log's end since v6.4, and before that its beginning: then the verdict takes another round.
         """

@@ -101,14 +101,14 @@ def _map_names(program: Program, source: Rewritten) -> list[str]:
 
 
 def _prints_into_ring(confinement: Confinement) -> bool:
-    """Where no tracefs instance can be made; or what is printed could be the kernel's memory, and is not to be."""
+    """Return whether no tracefs instance can be made, or lines could show memory of the kernel that may not be read."""
     hidden = not confinement.kernel_memory
     return (hidden or not tracefs.is_writable()) and _can(features.snprintf)
 
 
 @cache
 def _can(feature: Callable[[], None]) -> bool:
-    """Whether this kernel does something (features.py)."""
+    """Return whether this kernel does something (features.py)."""
     try:
         feature()
     except OSError as error:
@@ -165,7 +165,7 @@ def _output(
 
 
 def _map_infos(program: Program, source: Rewritten, loaded: Loaded) -> tuple[MapInfo, ...]:
-    """The maps that are in the compiled text, each once."""
+    """Return the maps that are in the compiled text, each once."""
     declared = {m.name: m for m in program.maps if m.name in loaded.maps}
     return tuple(_map_info(m, source, loaded.maps[name]) for name, m in declared.items())
 
@@ -187,6 +187,6 @@ def _refused(source: Rewritten, loaded: Loaded) -> Counters | None:
 
 
 def _notes(source: Rewritten, maps: tuple[MapInfo, ...]) -> tuple[Diagnostic, ...]:
-    """What the user should know of additions that are left as they are."""
+    """Return what the user should know of additions that are left as they are."""
     sizes = {info.name: info.value_size for info in maps if "percpu" not in info.kind}
     return (*source.notes, *narrow_notes(source.increments, sizes))

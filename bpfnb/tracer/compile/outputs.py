@@ -83,7 +83,7 @@ def _payload_type(schema: Schema, sizes: Iterable[int], longer: bool) -> Payload
 
 
 def _rest(schema: Schema) -> Column:
-    """What is submitted beyond the type of what the pointer points to: the size is believed, as bytes."""
+    """Return what is submitted beyond the type of what the pointer points to: the size is believed, as bytes."""
     name = "rest"
     while any(column.name == name for column in schema.columns):
         name += "_"

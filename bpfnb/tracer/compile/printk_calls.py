@@ -72,7 +72,7 @@ _SHORT_CONVERSION = re.compile(r"%(?:%|#?(?:l{0,2}|z)[diuxX]|c)")
 
 
 def _is_short(format_: Sequence[Token]) -> bool:
-    """Whether a line is little longer than its format: that is all literals, and its values are numbers."""
+    """Return whether a line is little longer than its format: that is all literals, and its values are numbers."""
     if not format_ or any(t.kind != "string" and t.text not in "()" for t in format_):
         return False
     text = "".join(t.text.partition('"')[2].removesuffix('"') for t in format_)
@@ -83,7 +83,7 @@ _CONVERSION = re.compile(r"%(%|[-+ #0]*\d*(?:\.\d+)?[hlz]*[a-zA-Z])")
 
 
 def _conversions(format_: Sequence[Token]) -> int:
-    """How many values a format wants that is all literals; 0 for one with macros."""
+    """Return how many values a format wants that is all literals; 0 for one with macros."""
     if any(t.kind != "string" and t.text not in "()" for t in format_):
         return 0
     text = "".join(t.text.partition('"')[2].removesuffix('"') for t in format_)

@@ -53,7 +53,7 @@ class _Known(NamedTuple):
         return _Known(registers, frozenset(apart | known))
 
     def is_tagged(self, register: int) -> bool:
-        """Whether a register points at a format that begins with the tag."""
+        """Return whether a register points at a format that begins with the tag."""
         value = self.registers[register]
         return value == _TAGGED or (value, _TAG) in self.stack
 
@@ -90,7 +90,7 @@ def begin_with_tag(code: Sequence[Instruction], tags: Sequence[int]) -> bool:
 
 
 def _following(code: Sequence[Instruction], at: int) -> list[int]:
-    """The instructions that may come next."""
+    """Return the instructions that may come next."""
     i = code[at]
     if i.op == EXIT:
         return []
@@ -102,7 +102,7 @@ def _following(code: Sequence[Instruction], at: int) -> list[int]:
 
 
 def _after(i: Instruction, is_tag: bool, known: _Known) -> _Known:
-    """What is known after an instruction."""
+    """Return what is known after an instruction."""
     registers, kind = known.registers, i.op & 7
     if kind in STORES:
         base = registers[i.dst]
@@ -115,7 +115,7 @@ def _after(i: Instruction, is_tag: bool, known: _Known) -> _Known:
 
 
 def _value(i: Instruction, known: _Known) -> _Value:
-    """What an instruction puts into a register."""
+    """Return what an instruction puts into a register."""
     source, target = known.registers[i.src], known.registers[i.dst]
     if i.op == LOAD and isinstance(source, int):
         return known.held(source + i.offset)

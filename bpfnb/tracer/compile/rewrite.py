@@ -44,7 +44,7 @@ def rewrite(
     late: bool = True,
     counting: bool = True,
 ) -> Rewritten:
-    """The text to compile for this kernel.
+    """Return the text to compile for this kernel.
 
     ``cell``: the program's text, where it has been read before. ``tag``: put before every printk format; "" for none.
     ``lines``: what is printed goes through a ring buffer (lines.py). ``path``: a file that holds the cell, for as long
@@ -84,7 +84,7 @@ def _resets(cell: Cell) -> Iterator[Edit]:
 
 
 def _line_directives(cell: Cell) -> Iterator[Edit]:
-    """The cell's own #line directives go: lines are the cell's."""
+    """Yield edits that remove the cell's own #line directives: lines are the cell's."""
     for token in cell.directives:
         if re.match(r"#\s*(?:line\b|[0-9])", token.text):
             yield Edit(token.start, token.end)

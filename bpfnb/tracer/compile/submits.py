@@ -113,12 +113,12 @@ class Submits(NamedTuple):
 
 
 def padded_maps(output: str) -> list[str]:
-    """The maps for events that perf pads with one byte, two, up to seven."""
+    """Return the maps for events that perf pads with one byte, two, up to seven."""
     return [f"bpfnb_{output}_{padding}" for padding in range(1, 8)]
 
 
 def submits(cell: Cell, *, cpu: bool = False) -> Submits:
-    """The cell's calls of its outputs' methods. ``cpu``: a stamp has the CPU's number, too."""
+    """Return the cell's calls of its outputs' methods. ``cpu``: a stamp has the CPU's number, too."""
     if not cell.outputs:
         return Submits([], "", ())
     numbers = {output.name: number for number, output in enumerate(cell.outputs)}
@@ -184,7 +184,7 @@ def _calls(cell: Cell, names: Iterable[str]) -> Iterator[_Call]:
 
 
 def _stamped(cell: Cell, calls: Sequence[_Call]) -> frozenset[str]:
-    """The ring buffers of which every use is one of ``calls``, with a size the compiler knows."""
+    """Return the ring buffers of which every use is one of ``calls``, with a size the compiler knows."""
     elsewhere = any('"' in token.text for token in cell.directives if "include" in token.text)
     if elsewhere or "BPF_LICENSE" in cell.macros:
         return frozenset()
@@ -203,14 +203,14 @@ def _stamped(cell: Cell, calls: Sequence[_Call]) -> frozenset[str]:
 
 
 def _declared(cell: Cell) -> Iterator[Token]:
-    """The names in ``BPF_RINGBUF_OUTPUT(name, pages)``."""
+    """Yield the names in ``BPF_RINGBUF_OUTPUT(name, pages)``."""
     for i, token in enumerate(cell.tokens[:-2]):
         if token.text == "BPF_RINGBUF_OUTPUT" and cell.tokens[i + 1].text == "(":
             yield cell.tokens[i + 2]
 
 
 def _padded(cell: Cell, calls: Sequence[_Call]) -> frozenset[str]:
-    """The perf outputs whose events' lengths follow from no constant."""
+    """Return the perf outputs whose events' lengths follow from no constant."""
     sizes: dict[str, set[str]] = {}
     changing = set()
     for call in calls:
@@ -248,7 +248,7 @@ _OPERATORS = frozenset("+-*/%()<>|&~^")
 
 
 def _is_constant(cell: Cell, tokens: Sequence[Token], depth: int = 8) -> bool:
-    """Whether the compiler knows the value, as far as the text shows it."""
+    """Return whether the compiler knows the value, as far as the text shows it."""
     i = 0
     while i < len(tokens):
         token = tokens[i]
@@ -323,7 +323,7 @@ def _choosing(call: _Call, output: int, holder: str) -> Iterator[Edit]:
 
 
 def _padded_submit(output: str) -> str:
-    """The maps for each padding, and the function that chooses among them.
+    """Return the maps for each padding, and the function that chooses among them.
 
     Different code after every call, or LLVM would make one of them, which is in no line at all.
     """
@@ -347,7 +347,7 @@ def _arguments(call: _Call, names: Sequence[str]) -> Iterator[Edit]:
 
 
 def _holder(cell: Cell, call: _Call, number: int) -> str:
-    """A variable nobody reads, whose type says what the expression points to."""
+    """Return a variable nobody reads, whose type says what the expression points to."""
     payload = _uncast(call.payload)
     e = f"({_text(payload)})"
     checked = size = ""
@@ -359,7 +359,7 @@ def _holder(cell: Cell, call: _Call, number: int) -> str:
 
 
 def _size(call: _Call) -> str:
-    """A member whose type says how large the event is."""
+    """Return a member whose type says how large the event is."""
     return f"char (*size)[{_text(call.size)}];"
 
 
@@ -386,7 +386,7 @@ _BYTES = frozenset(
 
 
 def _uncast(tokens: list[Token]) -> list[Token]:
-    """The expression without casts to bytes or to void, which say less of it than its own type, and brackets."""
+    """Return the expression without casts to bytes or to void, which say less of it than its own type, and brackets."""
     while len(tokens) > 2 and tokens[0].text == "(" and (end := closing(tokens, 0)) < len(tokens):
         inside, rest = tokens[1:end], tokens[end + 1 :]
         if not rest:
@@ -404,7 +404,7 @@ def _uncast(tokens: list[Token]) -> list[Token]:
 
 
 def _is_one(tokens: list[Token]) -> bool:
-    """Whether a cast before these tokens is one of them all, no operator having two values among them."""
+    """Return whether a cast before these tokens is one of them all, no operator having two values among them."""
     while tokens and tokens[0].text in "&*":
         tokens = tokens[1:]
     i = 0

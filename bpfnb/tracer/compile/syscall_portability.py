@@ -120,7 +120,7 @@ class Portable:
                 self.kinds[name], self.forks[name] = set(on_syscalls), set(forks)
 
     def prelude(self) -> str:
-        """What the edits need defined; call after ``edits``."""
+        """Return what the edits need defined; call after ``edits``."""
         if not self._used:
             return ""
         return _TRACEPOINT_PRELUDE if self.mode == "tracepoint" else _KPROBE_PRELUDE
@@ -359,7 +359,7 @@ class _Reading:
         return found
 
     def _edit(self, node: Node) -> Edit | None:
-        """The edit for a node; one without text where it stays as it is; None to look at what is inside."""
+        """Return the edit for a node; one without text where it stays as it is; None to look at what is inside."""
         if node.type == "call_expression":
             return self._on_call(node)
         if node.type == "field_expression":
@@ -428,7 +428,7 @@ class _Reading:
         return self._replaced(node, f"BPFNB_RET({self._context_name()})")
 
     def _unwrapped(self, node: Node) -> Edit:
-        """The registers the caller of the syscall had: code that gets at the arguments by itself."""
+        """Return the edit that gives the registers of the syscall's caller to code that unwraps them by itself."""
         self._require_one_kind(node)
         if "sysret" in self.kinds:
             what = f"{self._text(node)}: when the syscall returns its arguments are gone"
@@ -484,7 +484,7 @@ class _Reading:
         return False
 
     def _becomes_registers(self, node: Node) -> bool:
-        """Whether a value is used as a pointer to registers: cast to one, or stored in one."""
+        """Return whether a value is used as a pointer to registers: cast to one, or stored in one."""
         parent = node.parent
         while parent and parent.type in ("parenthesized_expression", "cast_expression"):
             if re.search(r"\bpt_regs\b", self._text(parent.child_by_field_name("type"))):
@@ -571,20 +571,20 @@ def _arguments(node: Node) -> list[Node]:
 
 
 def _identifier(node: Node) -> str:
-    """The name a declarator declares, or an assignment's target has."""
+    """Return the name a declarator declares, or an assignment's target has."""
     found = next((n for n in walk(node) if n.type == "identifier"), None)
     return (found.text or b"").decode() if found else ""
 
 
 def _parameter_nodes(cell: Cell, f: Body) -> tuple[int, Node | None]:
-    """The parameter list of a function, and the offset its positions count from."""
+    """Return the parameter list of a function, and the offset its positions count from."""
     root = parse_c(cell.masked[f.start : f.open] + "{}")
     declarator = function_declarator(root)
     return f.start, declarator.child_by_field_name("parameters") if declarator else None
 
 
 def _parameter_list(cell: Cell, f: Body) -> tuple[int, int]:
-    """Where the text between the brackets of a function's parameters starts and ends."""
+    """Return where the text between the brackets of a function's parameters starts and ends."""
     base, node = _parameter_nodes(cell, f)
     assert node is not None  # the cell's reader found the function by it
     return base + node.start_byte + 1, base + node.end_byte - 1

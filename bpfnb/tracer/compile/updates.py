@@ -104,7 +104,7 @@ class Updates(NamedTuple):
 
 
 def updates(cell: Cell, *, late: bool, in_tasks: bool, counting: bool = True) -> Updates:
-    """The cell's calls of its maps' methods.
+    """Return the cell's calls of its maps' methods.
 
     ``late``: whether hashes may allocate their entries as they come; ``in_tasks``: whether all of the cell's programs
     run where interrupts are enabled. ``counting``: whether this kernel has arrays that can be mapped.
@@ -147,7 +147,7 @@ def shown_entries(cell: Cell, name: str) -> int:
 
 
 def _declarations(cell: Cell, name: str) -> list[tuple[str, list[list[Token]]]]:
-    """The macros that declare a map, and their arguments; [] where another macro has written these.
+    """Return the macros that declare a map, and their arguments; [] where another macro has written these.
 
     There are several where the preprocessor chooses among them.
     """
@@ -160,7 +160,7 @@ def _declarations(cell: Cell, name: str) -> list[tuple[str, list[list[Token]]]]:
 
 
 def _is_array(cell: Cell, name: str) -> bool:
-    """Whether the map is surely an array: a key it does not have is past its end."""
+    """Return whether the map is surely an array: a key it does not have is past its end."""
     return all(_declares_array(macro, args) for macro, args in _declarations(cell, name))
 
 
@@ -198,7 +198,7 @@ _COUNTED = {
 
 
 def _calls(cell: Cell, declared: dict[str, MapDecl]) -> Iterator[_Call]:
-    """The calls that may be refused. One with another number of arguments is left to clang, which says so."""
+    """Yield the calls that may be refused. One with another number of arguments is left to clang, which says so."""
     tokens = cell.tokens
     for i in range(len(tokens) - 3):
         name, dot, method, bracket = (t.text for t in tokens[i : i + 4])
@@ -213,7 +213,7 @@ def _calls(cell: Cell, declared: dict[str, MapDecl]) -> Iterator[_Call]:
 
 
 def _hides_commas(cell: Cell, args: list[list[Token]]) -> bool:
-    """Whether an argument is a macro that may be several."""
+    """Return whether an argument is a macro that may be several."""
     words = [t.text for arg in args for t in arg if t.text in cell.macros]
     return any(m.parameters is None and any(t.text == "," for t in m.tokens) for w in words for m in cell.macros[w])
 
@@ -260,7 +260,7 @@ def _increment(call: _Call, first: int, array: bool) -> Iterator[Edit]:
 
 
 def _around(call: _Call, first: int, array: bool) -> tuple[str, str]:
-    """What stands before and after a call that stays as it is."""
+    """Return what stands before and after a call that stays as it is."""
     if call.method in ("lookup_or_try_init", "lookup_or_init"):
         leaf = f"__typeof__({call.map}.leaf) *bpfnb_leaf"
         give_up = " if (!bpfnb_leaf) return 0;" if call.method == "lookup_or_init" else ""
@@ -287,7 +287,7 @@ def _why(call: _Call, first: int, array: bool) -> str:
 
 
 def _is_plain(arg: Sequence[Token]) -> bool:
-    """Whether an argument may be evaluated once more: names and members, no calls and no assignments."""
+    """Return whether an argument may be evaluated once more: names and members, no calls and no assignments."""
     return all(t.kind in ("word", "number") or t.text in ("&", "*", ".", "->", "[", "]") for t in arg)
 
 
@@ -335,7 +335,7 @@ class _Addition(NamedTuple):
 
 
 def _addition(tokens: Sequence[Token], i: int) -> _Addition | None:
-    """An addition to what the variable at ``i`` points to, or to a member of it."""
+    """Return an addition to what the variable at ``i`` points to, or to a member of it."""
     texts = [t.text for t in tokens]
     begin, end, value = i, i + 1, texts[i]
     if texts[end : end + 1] == ["->"]:
@@ -370,7 +370,7 @@ def _addition(tokens: Sequence[Token], i: int) -> _Addition | None:
 
 
 def _until(texts: Sequence[str], i: int) -> str:
-    """What stands before the end of the statement."""
+    """Return what stands before the end of the statement."""
     end = next((j for j in range(i, len(texts)) if texts[j] == ";"), len(texts))
     return " ".join(texts[i:end])
 

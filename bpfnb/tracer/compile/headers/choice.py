@@ -34,7 +34,7 @@ class Tree(NamedTuple):
 
 
 def choose(requested: str) -> Tree:
-    """The headers for a cell. ``requested``: "auto" (as kernel_source), "btf", or a folder of kernel headers.
+    """Return the headers for a cell. ``requested``: "auto" (as kernel_source), "btf", or a folder of kernel headers.
 
     ProgramError where the folder has none; SetupError as kernel_source and generate.
     """
@@ -69,7 +69,7 @@ def _require_btf(btf: Path) -> Path:
 
 
 def has_real_headers(modules: Path, release: str) -> bool:
-    """Whether bcc will find headers in a /lib/modules folder, and they are of exactly this release.
+    """Return whether bcc will find headers in a /lib/modules folder, and they are of exactly this release.
 
     As bcc chooses: ``source`` for the sources when both ``source`` and ``build`` are there, else ``build``.
     Headers of another kernel are often symlinked there; generated/utsrelease.h says whose they are.
@@ -122,7 +122,7 @@ _MAX_ARCHITECTURES = 64
 
 
 def _generated_folders(build: Path) -> list[str]:
-    """Where a build that is apart from its sources has its headers (the kernel's Makefile: LINUXINCLUDE)."""
+    """Return where a build that is apart from its sources has its headers (the kernel's Makefile: LINUXINCLUDE)."""
     folders = ["include", "include/generated/uapi"]
     for arch in itertools.islice((build / "arch").glob("*/include/generated"), _MAX_ARCHITECTURES):
         folders += [str(arch.relative_to(build)), str(arch.relative_to(build) / "uapi")]

@@ -56,7 +56,7 @@ class Clash(NamedTuple):
 
 
 def find(log: str, source: str) -> set[Clash]:
-    """The clashes that clang complained of in a cell."""
+    """Return the clashes that clang complained of in a cell."""
     noted = set(_noted(log))
     if not noted:
         return set()
@@ -69,7 +69,7 @@ def find(log: str, source: str) -> set[Clash]:
 
 
 def _noted(log: str) -> Iterator[Clash]:
-    """What is named in messages about the cell whose notes are about the tree, and the other way round."""
+    """Yield what is named in messages about the cell whose notes are about the tree, and the other way round."""
     head: re.Match[str] | None = None
     for said in _MESSAGE.finditer(log):
         if said["severity"] != "note":
@@ -87,13 +87,13 @@ def _noted(log: str) -> Iterator[Clash]:
 
 
 def _file(said: re.Match[str]) -> str:
-    """The file of the tree that a message is about; "" for the cell and others."""
+    """Return the file of the tree that a message is about; "" for the cell and others."""
     found = _OURS.fullmatch(said["file"])
     return found[1] if found else ""
 
 
 def replacements(tree: Path, clashes: Collection[Clash]) -> dict[str, str]:
-    """The files of a tree in which one of the names stands: file name to text, without guard."""
+    """Return the files of a tree in which one of the names stands: file name to text, without guard."""
     found = {}
     for path in sorted((tree / "include/bpfnb").glob("*.h")):
         before = after = body(path.read_text())
@@ -132,7 +132,7 @@ _RENAMINGS = ((("tag",), rename_tags), (("name", "macro"), rename_names), (("wor
 
 
 def warnings(cell: Cell, clashes: Collection[Clash]) -> list[Diagnostic]:
-    """What the user has to know: a name of a header that the cell includes does not mean the kernel's.
+    """Return what the user has to know: a name of a header that the cell includes does not mean the kernel's.
 
     Nothing to say where the cell includes no header of the kernel's, or only one that does not have the name: there the
     kernel's is there for our sake alone.

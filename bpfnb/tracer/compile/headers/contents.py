@@ -160,7 +160,7 @@ _INTEGERS = {
 
 
 def files(btf: bytes, release: str) -> dict[str, str]:
-    """The whole tree: path to text."""
+    """Return the whole tree: path to text."""
     types = KernelTypes(btf)
     core, kernel, everything = dump(btf, (_core(types), _kernel(types), range(1, len(types.all))))
     constants = types.enumerators()
@@ -206,7 +206,7 @@ _REPLACEABLE = re.compile(r"#include BPFNB_\w+_H_OTHER\n#else\n(.*)#endif\n#endi
 
 
 def _replaceable(text: str) -> str:
-    """A file that includes another in its own place where a macro says so."""
+    """Return a file that includes another in its own place where a macro says so."""
     return _GUARDED.sub(
         lambda found: (
             f"{found[1]}#ifdef {found[2]}_OTHER\n#include {found[2]}_OTHER\n#else\n{found[3]}#endif\n{found[4]}"
@@ -216,18 +216,18 @@ def _replaceable(text: str) -> str:
 
 
 def body(text: str) -> str:
-    """What a file of bpfnb/ has between its guards: what another one has to hold in its place."""
+    """Return what a file of bpfnb/ has between its guards: what another one has to hold in its place."""
     found = _REPLACEABLE.search(text)
     return found[1] if found else ""
 
 
 def replaced(file: str, other: str) -> str:
-    """The flag that has clang read ``other`` in place of a file of bpfnb/, "core.h"."""
+    """Return the flag that has clang read ``other`` in place of a file of bpfnb/, "core.h"."""
     return f'-D{_guard(file)}_OTHER="{other}"'
 
 
 def _without(constants: set[str], text: str) -> str:
-    """The text without macros that this kernel has as enumerators: there they would break the enumeration."""
+    """Return the text without macros that this kernel has as enumerators: there they would break the enumeration."""
 
     def keep(found: re.Match[str]) -> str:
         return "" if found[1] in constants else found[0]
@@ -236,7 +236,7 @@ def _without(constants: set[str], text: str) -> str:
 
 
 def _config(types: KernelTypes) -> str:
-    """The CONFIG_ macros that bcc and its tools ask for, as far as the kernel's types tell."""
+    """Return the CONFIG_ macros that bcc and its tools ask for, as far as the kernel's types tell."""
     options = ["BPF_SYSCALL"]
     machine = os.uname().machine
     options += {"x86_64": ["64BIT", "X86_64"], "aarch64": ["64BIT", "ARM64"]}.get(machine, ["64BIT"])
@@ -312,7 +312,7 @@ def _missing_helpers(constants: set[str]) -> str:
 
 
 def _core(types: KernelTypes) -> list[int]:
-    """The types of core.h."""
+    """Return the types of core.h."""
     wanted = types.integer_typedefs()
     wanted += types.named(_CORE_TYPEDEFS, TYPEDEF)
     wanted += types.named(_CORE_TYPES, STRUCT, UNION)
@@ -325,7 +325,7 @@ def _core(types: KernelTypes) -> list[int]:
 
 
 def _kernel(types: KernelTypes) -> list[int]:
-    """The types of kernel.h."""
+    """Return the types of kernel.h."""
     roots = types.named(_ROOTS, STRUCT, UNION)
     private = set(types.named(_PRIVATE, STRUCT))
     return types.enums_with(_KERNEL_CONSTANTS) + roots + types.reachable(roots, private)

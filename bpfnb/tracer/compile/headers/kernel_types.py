@@ -34,7 +34,7 @@ class KernelTypes(Types):
         return {t.name for t in self.all if t.kind == kind}
 
     def tags(self) -> set[str]:
-        """The names of all structs, unions and enumerations, as C has them: with the word in front."""
+        """Return the names of all structs, unions and enumerations, as C has them: with the word in front."""
         words = {STRUCT: "struct", UNION: "union", ENUM: "enum", ENUM64: "enum"}
         return {f"{words[t.kind]} {t.name}" for t in self.all if t.kind in words}
 
@@ -54,18 +54,18 @@ class KernelTypes(Types):
                 yield i, [name for name, _ in self.constants(i)]
 
     def enumerators(self) -> set[str]:
-        """The name of every constant."""
+        """Return the name of every constant."""
         return {name for _, names in self._enums() for name in names}
 
     def enums_with(self, prefixes: tuple[str, ...]) -> list[int]:
-        """The enumerations with a constant that begins in one of these ways."""
+        """Return the enumerations with a constant that begins in one of these ways."""
         return [i for i, names in self._enums() if any(name.startswith(prefixes) for name in names)]
 
     def integer_typedefs(self) -> list[int]:
         return [i for i, t in enumerate(self.all) if t.kind == TYPEDEF and self.all[self.plain(i)].kind == INT]
 
     def targets(self, i: int) -> list[int]:
-        """The types a type is made of or points to; not a function's arguments, since BPF calls no pointer."""
+        """Return the types a type is made of or points to; not a function's arguments, since BPF calls no pointer."""
         type_ = self.all[i]
         if type_.kind in (STRUCT, UNION):
             return [member.type_id for member in self.members(i)]
@@ -74,7 +74,7 @@ class KernelTypes(Types):
         return [type_.ref] if type_.kind == PTR or type_.kind in OTHER_NAMES else []
 
     def array_length(self, type_name: str, field: str) -> int:
-        """How many elements a field has that is an array; 0 where there is no such field."""
+        """Return how many elements a field has that is an array; 0 where there is no such field."""
         for i in self.named((type_name,), STRUCT, UNION):
             for member in self.members(i):
                 if member.name == field and self.all[member.type_id].kind == ARRAY:
@@ -82,7 +82,7 @@ class KernelTypes(Types):
         return 0
 
     def reachable(self, roots: Iterable[int], private: Collection[int] = ()) -> list[int]:
-        """The structs and unions that can be got to from the roots, pointers followed, but not through these."""
+        """Return the structs and unions that can be got to from the roots, pointers followed, but not through these."""
         seen: set[int] = set(private)
         queue = list(roots)
         while queue:
@@ -98,7 +98,7 @@ class KernelTypes(Types):
 
 
 def dump(btf: bytes, tiers: Iterable[Iterable[int]]) -> list[str]:
-    """The C of each tier: its types and all they need, without what an earlier tier has had.
+    """Return the C of each tier: its types and all they need, without what an earlier tier has had.
 
     libbpf hands each piece of text to a function of vprintf's kind with a pointer of our choice in front. That is
     the signature of vfprintf, so libc's own goes in, with a stream in memory: half a million calls, none in Python.
@@ -156,7 +156,7 @@ def _new_dumper(libbpf: ctypes.CDLL, types: int, write: ctypes.c_void_p, stream:
 
 
 def _made(pointer: int | None, function: str) -> int:
-    """The pointer libbpf returned. Its errors are NULL since 1.0, and before that a number just below 2**64."""
+    """Return the pointer libbpf returned. Its errors are NULL since 1.0, and before that a number just below 2**64."""
     if pointer is None or pointer > 2**64 - 4096:
         raise SetupError(f"libbpf cannot read the kernel's BTF ({function} failed); it may be older than the kernel")
     return pointer

@@ -37,7 +37,7 @@ _in_use: set[Path] = set()  # trees that this process uses
 
 
 def generate(btf: Path = KERNEL_BTF, *, caches: Sequence[Path] = (), release: str | None = None) -> Path:
-    """The header tree for the kernel described by ``btf``, from the cache, or made and put there.
+    """Return the header tree for the kernel described by ``btf``, from the cache, or made and put there.
 
     ``caches``: folders to keep trees in, of which the first that can be written is taken; by default /var/cache/bpfnb
     and bpfnb in the user's cache folder. ``release``: as ``uname -r`` says, by default this kernel's.
@@ -78,7 +78,7 @@ def whole(tree: Path) -> bool:
 
 @functools.lru_cache(maxsize=8)
 def _tree_name(btf: Path, release: str) -> str:
-    """The name of a tree: changes with the kernel's build and with whatever else decides the tree's contents."""
+    """Return the name of a tree: changes with the kernel's build and with whatever else decides the tree's contents."""
     digest = hashlib.blake2b(digest_size=10)
     for path in (
         btf,
@@ -112,7 +112,7 @@ def _prepare(folder: Path) -> bool:
 
 
 def _trusted(folder: Path) -> Path:
-    """The folder, symlinks resolved, if only root and we can change what is in it. SetupError if others can.
+    """Return the folder, symlinks resolved, if only root and we can change what is in it. SetupError if others can.
 
     Root compiles what is here into the kernel. Whoever can rename a folder on the way can replace the tree, so
     the whole way counts; a sticky folder such as /tmp protects what is in it from all but its owner.
@@ -209,7 +209,7 @@ def _used(tree: Path) -> Path:
 
 
 def _dates(tree: Path) -> dict[str, tuple[int, int]]:
-    """The size and the time of the last change of each file, by its name in the tree."""
+    """Return the size and the time of the last change of each file, by its name in the tree."""
     found = {}
     for folder, _, names in os.walk(tree):
         for name in names:
