@@ -381,6 +381,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "bpf_printk": ("bpf_printk(", "bpf_trace_printk("),
     "strcmp": ('return strcmp(comm, "sh");', WANT),
     "strlen": ("strlen(comm)", "bpf_probe_read_kernel_str(comm, 16, comm)"),
+    "too many arguments": ("bpf_ktime_get_ns(1)", "bpf_ktime_get_ns()"),
     "too few arguments": ("(&c)", "(&c, sizeof(c))"),
     "helper function not static": ("int g", "static inline int g"),
     "ctx in TRACEPOINT_PROBE": ("ctx->pid", "args->child_pid"),
