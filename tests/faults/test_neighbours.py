@@ -259,6 +259,7 @@ def test_a_tracer_ends_cleanly_where_tracefs_was_unmounted() -> None:
     until(lambda: not {p.name for p in INSTANCES.iterdir() if p.name.startswith("bpfnb")} - before)
 
 
+@pytest.mark.portable
 def test_where_tracefs_is_read_only_lines_come_through_a_ring() -> None:
     """And what needs no instance works as ever."""
     script = """

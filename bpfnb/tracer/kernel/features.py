@@ -24,6 +24,7 @@ from bpfnb.tracer.kernel.instructions import (
     MOVE_IMMEDIATE,
     RETURN_0,
     STACK,
+    STORE_IMMEDIATE,
     Helper,
     encode,
     load_map,
@@ -139,9 +140,13 @@ def snprintf() -> None:
 
 
 def _eight_bytes_of_stack() -> bytes:
-    """The first two arguments of a helper that writes there."""
+    """The first two arguments of a helper that writes there.
+
+    They are written to before: older kernels take what such a helper is given for read (Linux 6.1: bpf_snprintf).
+    """
+    zero = encode(STORE_IMMEDIATE, STACK, offset=-8)
     to = encode(MOVE, 1, STACK) + encode(ADD_IMMEDIATE, 1, immediate=-8)
-    return to + encode(MOVE_IMMEDIATE, 2, immediate=8)
+    return zero + to + encode(MOVE_IMMEDIATE, 2, immediate=8)
 
 
 def perf_buffer() -> None:

@@ -18,6 +18,7 @@ SIZE, IMMEDIATE_AT = ENCODING.size, 4
 
 LDDW = 0x18  # load 64 bits: the immediate's upper half is in the next instruction, which is no operation
 LOAD, LOAD_WORD, STORE = 0x79, 0x61, 0x7B  # of 64 bits, of 32, of 64, to or from where a register points
+STORE_IMMEDIATE = 0x7A  # of 64 bits, to where a register points
 MOVE, MOVE_IMMEDIATE, ADD_IMMEDIATE = 0xBF, 0xB7, 0x07  # of 64 bits
 CALL, EXIT = 0x85, 0x95
 GOTO, GOTO_FAR = 0x05, 0x06  # by the offset, by the immediate
