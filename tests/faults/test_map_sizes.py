@@ -51,10 +51,10 @@ def test_a_tracer_that_ends_before_a_large_map_was_read_says_so() -> None:
     with bpfnb.trace(BOTH, name="s", attach=ATTACH) as session:
         tracer = default_host.connect()
         session.stop()
-        assert session._behind == {"large"}
+        assert session._pending == {"large"}
         tracer.close()
     assert len(session.maps["small"].df) == 1000
-    if isinstance(session._final["large"], tuple):
+    if isinstance(session._final_maps["large"], tuple):
         pytest.skip("it was quicker")
     with pytest.raises(bpfnb.MapError, match="the map large had not been read when the tracer ended"):
         len(session.maps["large"].df)
