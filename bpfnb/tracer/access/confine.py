@@ -36,23 +36,34 @@ from bpfnb.tracer.kernel.instructions import (
     MOVE,
     MOVE_IMMEDIATE,
     PSEUDO_BTF_ID,
-    Helper,
     encode,
+    helper,
     helper_name,
     operations,
 )
 
 __all__ = ["NO_LIMITS", "Confinement", "Forbidden", "Guard", "forbidden", "guard_for", "guarded"]
 
-_INTERFERING = {Helper.PROBE_WRITE_USER, Helper.OVERRIDE_RETURN, Helper.SEND_SIGNAL, Helper.SEND_SIGNAL_THREAD}
-_STACKS = {Helper.GET_STACKID, Helper.GET_STACK, Helper.GET_TASK_STACK}
-_TIMERS = {Helper.TIMER_INIT, Helper.TIMER_SET_CALLBACK, Helper.TIMER_START}
-# The numbers of helpers that read no kernel memory except maps. Stacks have addresses, not contents.
-_HARMLESS = frozenset(
-    {1, 2, 3, 5, 7, 8, 12, 14, 15, 16, 22, 25, 27, 35, 37, 42, 55, 56, 67, 80, 87, 88, 89, 93, 94, 105, 106, 112, 114}
-    | {118, 119, 120, 123, 125, 130, 131, 132, 133, 134, 148, 160, 164, 165, 169, 170, 171, 172, 174, 181, 182, 195}
-    | {208, *_INTERFERING}
-)
+
+def _numbers(names: str) -> frozenset[int]:
+    """Return the numbers of helpers that are named without "bpf_"."""
+    return frozenset(helper(f"bpf_{name}") for name in names.split())
+
+
+_INTERFERING = _numbers("probe_write_user override_return send_signal send_signal_thread")
+_STACKS = _numbers("get_stackid get_stack get_task_stack")
+_TIMERS = _numbers("timer_init timer_set_callback timer_start")
+# Helpers that read no kernel memory except maps. Stacks have addresses, not contents.
+_HARMLESS = _INTERFERING | _numbers("""
+    map_lookup_elem map_update_elem map_delete_elem ktime_get_ns get_prandom_u32 get_smp_processor_id tail_call
+    get_current_pid_tgid get_current_uid_gid get_current_comm perf_event_read perf_event_output get_stackid
+    get_current_task current_task_under_cgroup get_numa_node_id perf_event_read_value perf_prog_read_value get_stack
+    get_current_cgroup_id map_push_elem map_pop_elem map_peek_elem spin_lock spin_unlock strtol strtoul probe_read_user
+    probe_read_user_str jiffies64 read_branch_records get_ns_current_pid_tgid get_current_ancestor_cgroup_id
+    ktime_get_boot_ns ringbuf_output ringbuf_reserve ringbuf_submit ringbuf_discard ringbuf_query copy_from_user
+    ktime_get_coarse_ns for_each_map_elem snprintf timer_init timer_set_callback timer_start timer_cancel
+    get_attach_cookie loop strncmp map_lookup_percpu_elem ktime_get_tai_ns
+""")
 # Formats for which bpf_snprintf follows pointers: Linux, kernel/trace/bpf_trace.c and helpers.c, bpf_bprintf_prepare().
 _FOLLOWING = re.compile(rb"%[^a-zA-Z%]*[ps]")
 
@@ -114,7 +125,7 @@ def forbidden(code: bytes, confinement: Confinement, constants: bytes = b"") -> 
 def guarded(code: bytes, guard: Guard) -> bytes:
     """Return the program with a guard before it, so that it does nothing in other users' processes."""
     guard_code = [
-        encode(CALL, immediate=Helper.GET_CURRENT_TASK_BTF),
+        encode(CALL, immediate=helper("bpf_get_current_task_btf")),
         encode(LOAD, 7, 0, guard.cred),
     ]
     tests = [(LOAD_WORD, JUMP_UNEQUAL_WORD, offset, number) for offset, number in guard.words]
@@ -170,6 +181,6 @@ def _forbidden_call(source: int, number: int, confinement: Confinement, constant
         return ""
     if number not in _HARMLESS:
         return f"read the kernel's memory ({helper_name(number)})"
-    if number == Helper.SNPRINTF and _FOLLOWING.search(constants):
+    if number == helper("bpf_snprintf") and _FOLLOWING.search(constants):
         return "print what a pointer points to (%s, %p), which reads the kernel's memory"
     return ""

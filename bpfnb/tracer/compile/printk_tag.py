@@ -19,8 +19,8 @@ from bpfnb.tracer.kernel.instructions import (
     MOVE,
     STORE,
     STORES,
-    Helper,
     Instruction,
+    helper,
 )
 
 __all__ = ["begin_with_tag"]
@@ -85,7 +85,7 @@ def begin_with_tag(code: Sequence[Instruction], tags: Sequence[int]) -> bool:
     calls = [(at, i) for at, i in enumerate(code) if i.op == CALL]
     if any(i.src for _, i in calls):
         return False  # functions of its own: which formats they are given is not followed
-    printing = [known[at] for at, i in calls if i.immediate == Helper.TRACE_PRINTK and at in known]
+    printing = [known[at] for at, i in calls if i.immediate == helper("bpf_trace_printk") and at in known]
     return all(k.is_tagged(FIRST_ARGUMENT) for k in printing)
 
 

@@ -25,8 +25,8 @@ from bpfnb.tracer.kernel.instructions import (
     RETURN_0,
     STACK,
     STORE_IMMEDIATE,
-    Helper,
     encode,
+    helper,
     load_map,
     load_map_value,
 )
@@ -97,13 +97,13 @@ def run_statistics() -> None:
 def read_kernel_memory() -> None:
     """Load a program that reads the kernel's memory: refused where lockdown guards its confidentiality."""
 
-    def read_with(helper: int) -> None:
+    def read_with(name: str) -> None:
         source = encode(MOVE_IMMEDIATE, 3)
-        call = encode(CALL, immediate=helper)
+        call = encode(CALL, immediate=helper(name))
         with _program(ProgramType.TRACEPOINT, _eight_bytes_of_stack() + source + call + RETURN_0):
             pass
 
-    _first((Helper.PROBE_READ_KERNEL, Helper.PROBE_READ), read_with, errno.EINVAL)  # the first since Linux v5.5
+    _first(("bpf_probe_read_kernel", "bpf_probe_read"), read_with, errno.EINVAL)  # the first since Linux v5.5
 
 
 def ring_buffer() -> None:
@@ -133,7 +133,7 @@ def snprintf() -> None:
     v5.13)."""
     with _closing(bpf.create_constants(b"x".ljust(8, b"\0"))) as made:
         no_values = encode(MOVE_IMMEDIATE, 4) + encode(MOVE_IMMEDIATE, 5)
-        call = encode(CALL, immediate=Helper.SNPRINTF)
+        call = encode(CALL, immediate=helper("bpf_snprintf"))
         code = _eight_bytes_of_stack() + load_map_value(3, made) + no_values + call + RETURN_0
         with _program(ProgramType.TRACEPOINT, code):
             pass

@@ -1,7 +1,7 @@
-"""The encoding of BPF instructions, and the numbers of helpers.
+"""The encoding of BPF instructions.
 
 Linux: Documentation/bpf/standardization/instruction-set.rst and include/uapi/linux/bpf_common.h for operations,
-include/uapi/linux/bpf.h for BPF_PSEUDO_* and ___BPF_FUNC_MAPPER.
+include/uapi/linux/bpf.h for BPF_PSEUDO_*. The numbers of helpers are bpfnb/language/vocabulary.py's.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import Iterator
-from enum import IntEnum
 from typing import NamedTuple
+
+from bpfnb.language.vocabulary import helpers
 
 ENCODING = struct.Struct("=BBhi")  # operation, registers, offset, immediate
 IMMEDIATE = struct.Struct("=i")
@@ -34,35 +35,15 @@ HELPER_CALL, KFUNC_CALL = 0, 2
 FIRST_ARGUMENT, FIRST_SAVED, STACK = 1, 6, 10
 
 
-class Helper(IntEnum):
-    """Helpers that are called, or looked for, in programs."""
-
-    PROBE_READ = 4
-    TRACE_PRINTK = 6
-    GET_STACKID = 27
-    PROBE_WRITE_USER = 36
-    PROBE_READ_STR = 45
-    OVERRIDE_RETURN = 58
-    GET_STACK = 67
-    SEND_SIGNAL = 109
-    PROBE_READ_KERNEL = 113
-    PROBE_READ_KERNEL_STR = 115
-    SEND_SIGNAL_THREAD = 117
-    GET_TASK_STACK = 141
-    D_PATH = 147
-    GET_CURRENT_TASK_BTF = 158
-    SNPRINTF = 165
-    TIMER_INIT = 169
-    TIMER_SET_CALLBACK = 170
-    TIMER_START = 171
-    TASK_PT_REGS = 175
-    TRACE_VPRINTK = 177
-    COPY_FROM_USER_TASK = 191
+def helper(name: str) -> int:
+    """Return the number of a helper, such as bpf_snprintf. KeyError where there is none of that name."""
+    return helpers()[name].number
 
 
 def helper_name(number: int) -> str:
-    """Return what programs call a helper, where its name is in Helper, else its number in words."""
-    return f"bpf_{Helper(number).name.lower()}" if number in set(Helper) else f"the helper of number {number}"
+    """Return what programs call a helper; for an unknown one, its number in words."""
+    names = (name for name, known in helpers().items() if known.number == number)
+    return next(names, f"the helper of number {number}")
 
 
 class Instruction(NamedTuple):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from bpfnb.language.vocabulary import helpers
 from bpfnb.protocol.schema import PRINTK_ROW, Number, Rows, Schema, Tail, Text
 from bpfnb.protocol.segments import SegmentWriter
 
@@ -30,7 +31,7 @@ _NO_TEXT = np.empty(0, np.uint8)
 # fewer, as the kernel's bpf_trace_printk takes whatever is in the registers. The time is in the record's last 8 bytes,
 # where RingSource expects it (submits.py); the record's size is a multiple of 8.
 PRELUDE = f"""\
-#define BPFNB_SNPRINTF ((long (*)(char *, u32, const char *, u64 *, u32))165)
+#define BPFNB_SNPRINTF ((long (*)(char *, u32, const char *, u64 *, u32)){helpers()["bpf_snprintf"].number})
 struct bpfnb_line {{ u32 pid; u16 cpu; u16 length; char comm[16]; }};
 BPF_RINGBUF_OUTPUT({LINES_MAP}, {_RING_BYTES} / PAGE_SIZE);
 BPF_F_TABLE("array", int, u64, {LOST_MAP}, 1, 1024);
