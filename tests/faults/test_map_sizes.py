@@ -47,6 +47,7 @@ def test_a_large_map_is_read_behind_the_stop() -> None:
     assert default_host.connect()._listeners == {}
 
 
+@pytest.mark.ends_tracer
 def test_a_tracer_that_ends_before_a_large_map_was_read_says_so() -> None:
     with bpfnb.trace(BOTH, name="s", attach=ATTACH) as session:
         tracer = default_host.connect()
