@@ -132,7 +132,7 @@ class Host:
     @uninterrupted
     def stop_all(self) -> None:
         """Stop every running session; see ``Session.stop``."""
-        running = self._registry.running().values()
+        running = self._registry.unstopped()
         for session in running:
             session._stop(timeout=0)
         deadline = time.monotonic() + DETACH_TIMEOUT

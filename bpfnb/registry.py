@@ -40,6 +40,12 @@ class Registry:
             return {name: session for name, session in self._running.items() if not session._abandoned}
 
     @uninterrupted
+    def unstopped(self) -> list[Session]:
+        """Return the running sessions, and those being stopped whose call was interrupted, which nobody sees."""
+        with self._lock:
+            return list(self._running.values())
+
+    @uninterrupted
     def detaching(self) -> list[Session]:
         """Return the sessions that have stopped and whose probes the kernel is still detaching."""
         with self._lock:

@@ -65,6 +65,14 @@ def test_an_interrupted_start_leaves_nothing_running(tracer: FakeTracer) -> None
     assert len(tracer.loaded) > 2
 
 
+def test_stop_all_also_stops_a_session_whose_start_was_interrupted(tracer: FakeTracer) -> None:
+    session = bpfnb.trace(HELLO, name="s")
+    session._abandoned = True  # as Host.start does, before the thread it starts stops the session
+    assert bpfnb.sessions() == {}
+    bpfnb.stop_all()
+    assert session.state == "stopped"
+
+
 def test_an_interrupted_replacement_leaves_one_or_none(tracer: FakeTracer) -> None:
     def replace() -> None:
         bpfnb.trace(HELLO, name="s")
