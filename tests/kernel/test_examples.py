@@ -864,6 +864,7 @@ def test_probes_in_python(shell: Shell) -> None:
     assert df.kind[df.probe == "syscall:clone"].tolist() == ["syscall"]
 
 
+@pytest.mark.portable
 @shown("kprobe:vfs_read+OFFSET")
 def test_a_probe_within_a_function(shell: Shell) -> None:
     """Past the function's first instruction: endbr64, or the five bytes where its tracing is switched on."""

@@ -242,6 +242,7 @@ def test_the_kernels_probes_are_a_frame_of_what_can_be_attached() -> None:
         bpfnb.probes("usdt:/no/such/file:*")
 
 
+@pytest.mark.portable
 def test_sampling() -> None:
     probes = {"profile:199": "hz", "profile:ms:5": "ms", "software:cpu-clock:1000000": "clock"}
     source = "".join(HIT.replace("hit", name) for name in probes.values())
