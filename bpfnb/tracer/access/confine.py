@@ -68,13 +68,14 @@ _HARMLESS = _INTERFERING | _numbers("""
 _FOLLOWING = re.compile(rb"%[^a-zA-Z%]*[ps]")
 
 
+_READ_USER, _READ_USER_STR = helper("bpf_probe_read_user"), helper("bpf_probe_read_user_str")
 # Where bcc does not see the kernel's symbols, it compiles bpf_probe_read_user to bpf_probe_read. These macros prevent
 # that.
-_USER_READS = """\
+_USER_READS = f"""\
 #define bpf_probe_read_user(to, size, from) \\
-    ((long (*)(void *, unsigned int, const void *))112)((void *)(to), size, (const void *)(from))
+    ((long (*)(void *, unsigned int, const void *)){_READ_USER})((void *)(to), size, (const void *)(from))
 #define bpf_probe_read_user_str(to, size, from) \\
-    ((long (*)(void *, unsigned int, const void *))114)((void *)(to), size, (const void *)(from))
+    ((long (*)(void *, unsigned int, const void *)){_READ_USER_STR})((void *)(to), size, (const void *)(from))
 """
 
 
