@@ -60,8 +60,8 @@ def test_defines_and_flags_reach_the_compiler(shell: Shell) -> None:
 
 def test_headers_of_ones_choice(shell: Shell, tracer: FakeTracer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/user")
-    for wish, found in (("btf", "btf"), ("/usr/src/linux", "/usr/src/linux"), ("~/linux", "/home/user/linux")):
-        assert session(shell.run(f"%%bpf c --headers={wish}\n{HELLO}")).program.headers == found
+    for headers, found in (("btf", "btf"), ("/usr/src/linux", "/usr/src/linux"), ("~/linux", "/home/user/linux")):
+        assert session(shell.run(f"%%bpf c --headers={headers}\n{HELLO}")).program.headers == found
 
 
 def test_a_path_with_spaces_and_an_equals_sign(shell: Shell) -> None:
@@ -70,9 +70,9 @@ def test_a_path_with_spaces_and_an_equals_sign(shell: Shell) -> None:
 
 
 def test_a_function_of_cxx_has_spaces_between_its_parameters(shell: Shell) -> None:
-    wish = "uprobe:./shop:app::Order::total(int, char const*, int)"
-    result = session(shell.run(f"%%bpf c -a {wish}=hello --attach syscall:clone=hello\n{CLONE}"))
-    assert [p.requested for p in result.probes] == [wish, "syscall:clone"]
+    probe = "uprobe:./shop:app::Order::total(int, char const*, int)"
+    result = session(shell.run(f"%%bpf c -a {probe}=hello --attach syscall:clone=hello\n{CLONE}"))
+    assert [p.requested for p in result.probes] == [probe, "syscall:clone"]
 
 
 def test_without_a_name_sessions_are_numbered_run_side_by_side_and_nothing_is_bound(shell: Shell) -> None:

@@ -52,11 +52,11 @@ def apart(whole: Path) -> Path:
     return build
 
 
-@pytest.mark.parametrize("wish", ["auto", "btf"])
-def test_the_machines_headers(wish: str) -> None:
-    assert rows(headers=wish) == (1, [])
+@pytest.mark.parametrize("headers", ["auto", "btf"])
+def test_the_machines_headers(headers: str) -> None:
+    assert rows(headers=headers) == (1, [])
     with pytest.raises(bpfnb.CompileError, match="not the headers asked for"):
-        rows(headers=wish, cflags=["-DWANTED"])
+        rows(headers=headers, cflags=["-DWANTED"])
 
 
 def test_a_folders_headers(whole: Path) -> None:

@@ -30,14 +30,14 @@ def mine(session: Session) -> list[str]:
 
 @pytest.mark.portable
 def test_a_syscall_by_any_name() -> None:
-    """By option and by a function's name, each is the same wish."""
-    wishes = {"syscall:getpgid": "one", "kprobe:__x64_sys_getpgid": "two", "kprobe:sys_getpgid": "three"}
+    """By option and by a function's name, each is the same probe."""
+    attach = {"syscall:getpgid": "one", "kprobe:__x64_sys_getpgid": "two", "kprobe:sys_getpgid": "three"}
     names = ["kprobe__sys_getpgid", "kprobe____x64_sys_getpgid", "syscall__getpgid"]
-    source = "".join(HIT.replace("hit", name) for name in [*wishes.values(), *names])
-    with bpfnb.trace(source, attach=wishes) as session:
+    source = "".join(HIT.replace("hit", name) for name in [*attach.values(), *names])
+    with bpfnb.trace(source, attach=attach) as session:
         _libc.getpgid(0)
-    assert sorted(mine(session)) == sorted([*wishes.values(), *names])
-    assert sorted(info.requested for info in session.probes) == sorted([*wishes, *names])
+    assert sorted(mine(session)) == sorted([*attach.values(), *names])
+    assert sorted(info.requested for info in session.probes) == sorted([*attach, *names])
     for info in session.probes:
         assert info.kind == ("kprobe" if KPROBES else "tracepoint")
         assert info.attached == ("kprobe:__x64_sys_getpgid" if KPROBES else "tracepoint:syscalls:sys_enter_getpgid")

@@ -340,7 +340,7 @@ for name, cell in CELLS.items():
     ]
 
 
-def test_a_recipe_that_the_kernel_refuses_is_replaced_by_compiling() -> None:
+def test_a_cached_program_that_the_kernel_refuses_is_compiled() -> None:
     """GIVEN instructions that do not pass, maps that cannot be made or types that are none THEN the cell works."""
     said = worker("""
 from bpfnb.tracer.compile.cache import Code

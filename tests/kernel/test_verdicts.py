@@ -1,6 +1,6 @@
 """A corpus of programs the verifier refuses: each yields its class and its line, on every kernel.
 
-tests/corpus/verifier/*.c: ``// class:`` the class, ``// attach:`` the wish, ``<- here`` on the line; ``// until:``
+tests/corpus/verifier/*.c: ``// class:`` the class, ``// attach:`` the probe, ``<- here`` on the line; ``// until:``
 the first kernel that takes the program, ``// needs: fentry`` a kernel that has it.
 """
 

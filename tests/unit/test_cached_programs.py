@@ -209,7 +209,7 @@ def test_the_formats_of_tracepoints_are_read(tmp_path: Path) -> None:
 # --- when a cached program is used ----------------------------------------------------------------------------
 
 
-def test_the_recipes_used_last_are_kept() -> None:
+def test_the_programs_used_last_are_kept() -> None:
     kept: Lru[int] = Lru(2)
     for key in "ab":
         kept.put(key, ord(key))
@@ -264,10 +264,10 @@ def test_a_cell_is_compiled_once_whatever_its_tag() -> None:
 @pytest.mark.parametrize("other", ["text", "lines", "flags", "program type", "tables", "no tag"])
 def test_a_cell_that_differs_is_compiled(other: str) -> None:
     compiler = Recorder()
-    wishes = (["-DX=1"], [ProgramSpec("f", 5)], ["m"])
-    compiler.build(source("abcdefgh"), *wishes)
+    arguments = (["-DX=1"], [ProgramSpec("f", 5)], ["m"])
+    compiler.build(source("abcdefgh"), *arguments)
     changed = {"text": CELL + " ", "lines": "\n" + CELL}.get(other, CELL)
-    flags = ["-DX=2"] if other == "flags" else wishes[0]
+    flags = ["-DX=2"] if other == "flags" else arguments[0]
     kind = 2 if other == "program type" else 5
     tables = [] if other == "tables" else ["m"]
     tag = "" if other == "no tag" else "ABCDEFGH"

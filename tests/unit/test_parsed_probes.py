@@ -78,7 +78,7 @@ def test_probes(text: str, kind: str, target: str) -> None:
 
 
 @pytest.mark.parametrize("entry", ["sys_", "SyS_", "__x64_sys_", "__arm64_sys_", "__s390x_sys_", "__riscv_sys_"])
-def test_a_kprobe_on_a_syscalls_entry_is_the_portable_wish(entry: str) -> None:
+def test_a_kprobe_on_a_syscalls_entry_is_the_portable_probe(entry: str) -> None:
     assert parse_probe(f"kprobe:{entry}clone") == ("syscall", "clone")
     assert parse_probe(f"kretprobe:{entry}clone") == ("sysret", "clone")
     assert parse_probe(f"kprobe__{entry}clone") == ("syscall", "clone")

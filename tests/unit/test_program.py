@@ -41,7 +41,7 @@ def attached(body: str, *functions: str) -> Program:
 
 @pytest.mark.parametrize(("source", "target"), [(SEED_HELLO, "clone"), (SEED_SYNC, "sync")])
 def test_seed_programs_attach_by_their_names(source: str, target: str) -> None:
-    """GIVEN C of the tutorial, unescaped by Python or not THEN its name is the portable wish for the syscall."""
+    """GIVEN C of the tutorial, unescaped by Python or not THEN its name is the portable probe on the syscall."""
     for text in (source, source.replace("\n", "\\\\n")):
         program = parse(text)
         assert probes(program) == [("syscall", target, f"kprobe__sys_{target}")]
@@ -135,7 +135,7 @@ def test_bccs_other_names_attach_there_as_well() -> None:
     assert found == [("kprobe", "vfs_read", "kprobe__vfs_read"), ("kprobe", "vfs_write", "kprobe__vfs_read")]
 
 
-def test_the_same_wish_twice_is_one_probe() -> None:
+def test_the_same_probe_twice_is_one_probe() -> None:
     program = parse(SEED_HELLO, [("syscall:clone", "kprobe__sys_clone"), ("kprobe:sys_clone", "kprobe__sys_clone")])
     assert probes(program) == [("syscall", "clone", "kprobe__sys_clone")]
     assert program.probes[0].requested == "kprobe__sys_clone"
@@ -272,8 +272,8 @@ def test_prints(source: str, prints: bool) -> None:
 def test_conditions(before: str, cflags: tuple[str, ...], found: str) -> None:
     """GIVEN two functions in the branches of a condition THEN only what is surely dead is left out."""
     source = f"{before}\nint a(void *c) {{ return 0; }}\n#else\nint b(void *c) {{ return 0; }}\n#endif\n"
-    wishes = [("k:x", name) for name in (found if len(found) == 1 else "")]
-    program = parse(source + "int anchor(void *ctx) { return 0; }", [*wishes, ("k:x", "anchor")], cflags)
+    attach = [("k:x", name) for name in (found if len(found) == 1 else "")]
+    program = parse(source + "int anchor(void *ctx) { return 0; }", [*attach, ("k:x", "anchor")], cflags)
     assert names(program) == [*found, "anchor"]
     assert [f.conditional for f in program.functions] == [found == "ab"] * len(found) + [False]
 
@@ -427,7 +427,7 @@ def test_a_function_nothing_attaches() -> None:
         ("struct my_args { u64 pad; }; int g(struct my_args *args) { return 0; }", "PROBE"),
     ],
 )
-def test_the_advice_on_a_function_nothing_attaches_can_be_followed(source: str, probe: str) -> None:
+def test_the_hint_on_a_function_nothing_attaches_can_be_followed(source: str, probe: str) -> None:
     (message,) = warned(source)
     assert f"-a {probe}=g or" in message
     if probe != "PROBE":
@@ -448,7 +448,7 @@ def test_a_helper_that_is_not_static_is_told_to_be() -> None:
         ("int g(struct __sk_buff *skb) { return 0; }", "programs on packets run on network devices and sockets"),
     ],
 )
-def test_what_bpfnb_cannot_attach_comes_without_advice(source: str, what: str) -> None:
+def test_what_bpfnb_cannot_attach_comes_without_a_hint(source: str, what: str) -> None:
     (message,) = warned(source)
     assert message.endswith(f"it never runs: {what}, and bpfnb attaches none")
     with pytest.raises(ProgramError, match=f"nothing would run: {what}, and bpfnb attaches none") as caught:
@@ -503,7 +503,7 @@ def test_a_function_in_a_condition_may_stay_unattached() -> None:
     ],
 )
 def test_clang_speaks_of_syntax_errors(source: str) -> None:
-    """GIVEN C that does not parse THEN no claim is made about what it lacks: the wish is taken on trust."""
+    """GIVEN C that does not parse THEN no claim is made about what it lacks: the probe is taken on trust."""
     program = parse(source, {"syscall:clone": "hello"})
     assert ("syscall", "clone", "hello") in probes(program)
     parse(source)  # nor that nothing is attached
