@@ -180,7 +180,7 @@ def cached_program(
 
 
 def _is_plain(made: MapAttributes) -> bool:
-    # Which node of the memory a map is on, the kernel does not tell.
+    # Which NUMA node a map is on, the kernel does not tell.
     return made.type in _PLAIN_MAPS and not made.flags & uapi.NUMA_NODE and not (made.device or made.kernel_type)
 
 

@@ -19,11 +19,7 @@ from typing import NoReturn
 
 from msgspec.structs import replace
 
-from bpfnb.errors import (
-    BpfnbError,
-    UnsupportedError,
-    few_descriptors,
-)
+from bpfnb.errors import BpfnbError, UnsupportedError, few_descriptors
 from bpfnb.language.program import MapDecl
 from bpfnb.protocol.connection import Connection
 from bpfnb.protocol.messages import Failed

@@ -1,6 +1,6 @@
 """The C bcc gets to compile: the cell's, changed where this kernel, the printk tag or an output asks for it.
 
-Five kinds of change. What is handed to an output is shown to the compiler's type information (submits.py). What is
+Five kinds of change. What is submitted to an output is shown to the compiler's type information (submits.py). What is
 added to a map is added exactly, and counted where it is refused (updates.py). Every format of bpf_trace_printk starts
 with the session's tag. A format that ends in ``\\\\n`` (C pasted out of a Python string) ends in a newline. And in
 functions on syscalls ``PT_REGS_PARMn(ctx)`` and extra parameters mean the syscall's n-th argument, ``PT_REGS_RC(ctx)``
@@ -59,18 +59,18 @@ def rewrite(
     edits = [*printk_edits(cell, tag, lines), *_line_directives(cell), *_resets(cell)]
     portable = Portable(cell, program, syscall_mode)
     edits += portable.edits()
-    handed = submits(cell, cpu=program.cpu)
+    submitting = submits(cell, cpu=program.cpu)
     in_tasks = all(KINDS[p.kind].in_task or p.target.startswith(SYSCALL_EVENTS) for p in program.probes)
     made = updates(cell, late=late, in_tasks=in_tasks, counting=counting)
-    prelude = (LINES_PRELUDE if lines else "") + portable.prelude() + made.prelude + handed.prelude + readers
+    prelude = (LINES_PRELUDE if lines else "") + portable.prelude() + made.prelude + submitting.prelude + readers
     # An increment begins where a submit does that gives its key: what is around it comes first.
-    rewritten = assemble(cell, [*edits, *made.edits, *handed.edits], prelude, path)
+    rewritten = assemble(cell, [*edits, *made.edits, *submitting.edits], prelude, path)
     return dataclasses.replace(
         rewritten,
-        submits=handed.calls,
+        submits=submitting.calls,
         tag=tag,
-        stamped=handed.stamped,
-        padded=handed.padded,
+        stamped=submitting.stamped,
+        padded=submitting.padded,
         counted=made.counted,
         notes=made.notes,
         increments=made.increments,

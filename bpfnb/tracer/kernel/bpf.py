@@ -136,7 +136,7 @@ def map_shape(fd: int) -> MapShape:
 
 
 def map_attributes(fd: int) -> MapAttributes:
-    """Return what a map was created with, as far as the kernel says: not its inner map, not its node of the memory."""
+    """Return what a map was created with, as far as the kernel says: not its inner map, not its NUMA node."""
     info = uapi.MapInfo()
     _object_info(fd, info)
     return MapAttributes(

@@ -11,10 +11,7 @@ from typing import NamedTuple
 
 from bpfnb.errors import ProgramError, SetupError
 from bpfnb.tracer.compile.headers.trees import generate
-from bpfnb.tracer.kernel.btf import (
-    KERNEL_BTF,
-    btf_of,
-)
+from bpfnb.tracer.kernel.btf import KERNEL_BTF, btf_of
 from bpfnb.tracer.kernel.files import UNREADABLE, read_text
 
 __all__ = ["Tree", "choose", "has_real_headers", "kernel_source"]

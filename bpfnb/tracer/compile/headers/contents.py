@@ -12,12 +12,7 @@ from pathlib import Path
 
 from bpfnb.language.vocabulary import helpers
 from bpfnb.tracer.compile.headers.kernel_types import KernelTypes, dump
-from bpfnb.tracer.kernel.btf import (
-    PTR,
-    STRUCT,
-    TYPEDEF,
-    UNION,
-)
+from bpfnb.tracer.kernel.btf import PTR, STRUCT, TYPEDEF, UNION
 
 __all__ = ["EVERYTHING", "GENERATED", "HAND_WRITTEN", "NAMES", "body", "files", "guarded", "lacks_a_type", "replaced"]
 

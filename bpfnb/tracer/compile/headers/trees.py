@@ -18,9 +18,7 @@ from pathlib import Path
 from bpfnb.errors import SetupError
 from bpfnb.language.vocabulary import HELPERS_FILE
 from bpfnb.tracer.compile.headers.contents import HAND_WRITTEN, files
-from bpfnb.tracer.kernel.btf import (
-    KERNEL_BTF,
-)
+from bpfnb.tracer.kernel.btf import KERNEL_BTF
 
 __all__ = ["generate", "whole", "write_tree"]
 
