@@ -14,16 +14,15 @@ Rows are written by pwrite(2), which costs a third of storing them in mapped mem
 cleared before it is overwritten. Only the header is mapped.
 
 The notebook acknowledges each segment it has received. A notebook that is stopped, or in a long call, acknowledges
-none. So that segments do not fill the memory meanwhile, a session has ``Credit``. Rows beyond it are counted as lost.
+none. So that segments do not fill the memory meanwhile, a session has ``Credit`` (credit.py). Rows beyond it are
+counted as lost.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-import threading
 import weakref
-from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -31,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
+from bpfnb.protocol.credit import Credit
 from bpfnb.protocol.schema import Rows, Schema
 
 __all__ = [
@@ -41,7 +41,6 @@ __all__ = [
     "ROWS",
     "TEXT",
     "Append",
-    "Credit",
     "Layout",
     "Publish",
     "SegmentReader",
@@ -57,7 +56,6 @@ ROWS, TEXT, LOST = 0, 1, 2  # indices into the header seen as 64-bit words
 MAX_EVENT = 24 << 20  # bytes of an event's struct
 
 _SEGMENTS = 16  # in flight at most, a session; they are smaller where ``keep`` is
-_MIN_CREDIT = 8 << 20
 _MIN_RETURNED = 1 << 20  # bytes that are worth giving back to the kernel
 _NO_TEXT = np.empty(0, np.uint8)
 
@@ -97,37 +95,6 @@ def parts(memory: memoryview, schema: Schema, layout: Layout) -> tuple[npt.NDArr
 
 
 Publish = Callable[[Layout, int], None]  # the descriptor stays the writer's
-
-
-class Credit:
-    """A limit on the bytes of a session's segments that are published and not acknowledged. For any thread."""
-
-    def __init__(self, keep: int = 1 << 62) -> None:
-        """``keep``: how many bytes of rows the session may keep."""
-        self.limit = max(keep, _MIN_CREDIT)
-        self._sizes: deque[int] = deque()
-        self._taken = 0
-        self._lock = threading.Lock()
-
-    def allows(self, size: int) -> bool:
-        """Return whether a segment of this size may be published. If none is in flight it may, whatever its size."""
-        return not self._taken or self._taken + size <= self.limit
-
-    def take(self, size: int, *, first: bool = False) -> bool:
-        """Count a segment as published, if that is allowed. The ``first`` of an output always is."""
-        with self._lock:
-            if not first and not self.allows(size):
-                return False
-            self._sizes.append(size)
-            self._taken += size
-            return True
-
-    def acknowledge(self, count: int) -> None:
-        """Count the oldest ``count`` segments as received."""
-        with self._lock:
-            while count > 0 and self._sizes:
-                self._taken -= self._sizes.popleft()
-                count -= 1
 
 
 class SegmentWriter:

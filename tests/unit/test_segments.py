@@ -10,8 +10,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from bpfnb.protocol.credit import Credit
 from bpfnb.protocol.schema import Number, Schema, Tail
-from bpfnb.protocol.segments import LOST, MAX_EVENT, ROWS, Credit, Layout, SegmentWriter, parts
+from bpfnb.protocol.segments import LOST, MAX_EVENT, ROWS, Layout, SegmentWriter, parts
 
 MIB = 1 << 20
 PLAIN = Schema((Number("n", 0, "<u8"),), 1024)

@@ -12,9 +12,10 @@ from typing import TypeVar
 import numpy as np
 
 from bpfnb.errors import BpfnbError
+from bpfnb.protocol.credit import Credit
 from bpfnb.protocol.messages import Noted, SegmentAdded
 from bpfnb.protocol.schema import PRINTK, Schema
-from bpfnb.protocol.segments import Credit, Layout, SegmentWriter
+from bpfnb.protocol.segments import Layout, SegmentWriter
 from bpfnb.tracer.kernel import capabilities
 from bpfnb.tracer.kernel.cpus import CpuWatch
 from bpfnb.tracer.loaded import Counters, LoadedOutput
