@@ -15,10 +15,9 @@ from bpfnb.protocol.schema import Rows
 from bpfnb.results.columns.base import ColumnBuffer
 from bpfnb.results.columns.buffers import Array
 from bpfnb.results.columns.categories import EnumColumn, TextColumn
-from bpfnb.results.columns.numeric import NumberColumn, WideColumn
+from bpfnb.results.columns.numeric import NumberColumn, WideColumn, bits_of, number_reader
 from bpfnb.results.columns.strings import BytesColumn, StringColumn
 from bpfnb.results.columns.values import pack_array, pack_bits, pack_number, pack_tail, pack_text, pack_wide
-from bpfnb.results.columns.words import word_of
 
 __all__ = ["KINDS", "Kind", "column_buffer", "shown"]
 
@@ -57,7 +56,7 @@ def column_buffer(column: schema.Column) -> ColumnBuffer:
 
 
 def _bit_field(column: schema.BitField) -> ColumnBuffer:
-    read = partial(_bits, column)
+    read = partial(bits_of, column)
     return _constants(column, read) if column.labels else NumberColumn(read, column.dtype)
 
 
@@ -75,31 +74,9 @@ def _constants(column: schema.Enum | schema.BitField, read: Callable[[Rows], Arr
     return EnumColumn(read, column.dtype, lambda n: names.get(n, str(n)), tuple(names.values()))
 
 
-def _numbers(column: schema.Number | schema.Enum) -> Callable[[Rows], Array]:
-    """Return a function that takes the column's numbers out of rows."""
-    if np.dtype(column.dtype).kind == "b":
-        return lambda rows: rows[:, column.offset] != 0
-    return column.values
-
-
-def _bits(column: schema.BitField, rows: Rows) -> Array:
-    """Return a bit-field's values, of up to 64 bits, which may lie in nine bytes."""
-    dtype = np.dtype(column.dtype)
-    first, width, offset = column.first, column.width, column.offset + column.first // 8
-    shift = first % 8
-    value = word_of(rows, offset, min(-(-(shift + width) // 8), 8)) >> np.uint64(shift)
-    if shift + width > 64:
-        value |= word_of(rows, offset + 8, 1) << np.uint64(64 - shift)
-    value &= np.uint64(2**width - 1)
-    if dtype.kind == "i":
-        sign = np.uint64(1 << (width - 1))
-        value = ((value ^ sign) - sign).view(np.int64)
-    return value.astype(dtype)
-
-
 KINDS: dict[type[schema.Column], Kind] = {
-    schema.Number: Kind(lambda column: NumberColumn(_numbers(column), column.dtype), pack_number),
-    schema.Enum: Kind(lambda column: _constants(column, _numbers(column)), pack_number),
+    schema.Number: Kind(lambda column: NumberColumn(number_reader(column), column.dtype), pack_number),
+    schema.Enum: Kind(lambda column: _constants(column, number_reader(column)), pack_number),
     schema.BitField: Kind(_bit_field, pack_bits),
     schema.Text: Kind(TextColumn, pack_text),
     schema.Bytes: Kind(BytesColumn, pack_text),

@@ -1,4 +1,4 @@
-"""Columns of numbers: numpy's own types, times, 128-bit integers."""
+"""Columns of numbers: numpy's own types, bit-fields, times, 128-bit integers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bpfnb.protocol.schema import Column, Wide
+from bpfnb.protocol.schema import BitField, Column, Enum, Number, Rows, Wide
 from bpfnb.results.columns.base import FixedColumn
 from bpfnb.results.columns.buffers import Array
-from bpfnb.results.columns.words import words_of
+from bpfnb.results.columns.words import word_of, words_of
 
-__all__ = ["NumberColumn", "TimeColumn", "WideColumn"]
+__all__ = ["NumberColumn", "TimeColumn", "WideColumn", "bits_of", "number_reader"]
 
 _UTC = pd.DatetimeTZDtype("ns", "UTC")
 
@@ -66,3 +66,25 @@ class WideColumn(FixedColumn):
         low, high = self._buffer.view(start).T
         integers: Array = high.view(np.int64 if self._signed else np.uint64).astype(object) * 2**64 + low.astype(object)
         return integers
+
+
+def number_reader(column: Number | Enum) -> Callable[[Rows], Array]:
+    """Return a function that takes the column's numbers out of rows."""
+    if np.dtype(column.dtype).kind == "b":
+        return lambda rows: rows[:, column.offset] != 0
+    return column.values
+
+
+def bits_of(column: BitField, rows: Rows) -> Array:
+    """Return a bit-field's values, of up to 64 bits, which may lie in nine bytes."""
+    dtype = np.dtype(column.dtype)
+    first, width, offset = column.first, column.width, column.offset + column.first // 8
+    shift = first % 8
+    value = word_of(rows, offset, min(-(-(shift + width) // 8), 8)) >> np.uint64(shift)
+    if shift + width > 64:
+        value |= word_of(rows, offset + 8, 1) << np.uint64(64 - shift)
+    value &= np.uint64(2**width - 1)
+    if dtype.kind == "i":
+        sign = np.uint64(1 << (width - 1))
+        value = ((value ^ sign) - sign).view(np.int64)
+    return value.astype(dtype)
