@@ -42,7 +42,7 @@ class BccLoader:
     def load(self, program: Program, files: Files, confinement: Confinement, cancel: Cancel) -> Loaded:
         """Compile and load a program whose probes are there.
 
-        NotAllowed, CancelledError, and as Compiler.build. ``files``: what probes in files depend on.
+        ``files``: what probes in files depend on. Raises NotAllowed, CancelledError, and what Compiler.build raises.
         """
         into_ring = program.prints and _prints_into_ring(confinement)
         cell = scan(program.source, program.cflags)
