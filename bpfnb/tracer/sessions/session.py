@@ -1,6 +1,7 @@
 """A session's parts, and the stack that closes them, the last first.
 
-What goes onto the stack, and so the order, is in start.py and readers.py; docs/architecture.md ("Closing") has it whole.
+What goes onto the stack, and so the order, is in start.py and readers.py. docs/architecture.md has the whole order
+("Closing").
 """
 
 from __future__ import annotations
