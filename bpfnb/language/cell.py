@@ -52,6 +52,11 @@ class MapDecl(msgspec.Struct, frozen=True):
     pinned: str = ""
 
     @property
+    def is_pinned(self) -> bool:
+        """Whether it is pinned, to a file that the text may not name: a macro may."""
+        return bool(self.pinned) or "PINNED" in self.macro
+
+    @property
     def holds_programs(self) -> bool:
         return self.macro == "BPF_PROG_ARRAY" or self.type == "prog"
 

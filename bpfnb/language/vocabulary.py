@@ -73,7 +73,7 @@ _METHODS = (
     Method("delete", "int", ("KEY *key",), "delete(&key)", helper="bpf_map_delete_elem"),
     Method("increment", "void", ("KEY key", "VALUE by"), "increment(key)", optional=1),
     Method("atomic_increment", "void", ("KEY key", "VALUE by"), "atomic_increment(key)", optional=1),
-    Method("push", "int", ("VALUE *value", "u64 flags"), "push(&value, BPF_EXIST)", helper="bpf_map_push_elem"),
+    Method("push", "int", ("VALUE *value", "u64 flags"), "push(&value, 0)", helper="bpf_map_push_elem"),
     Method("pop", "int", ("VALUE *value",), "pop(&value)", helper="bpf_map_pop_elem"),
     Method("peek", "int", ("VALUE *value",), "peek(&value)", helper="bpf_map_peek_elem"),
     Method(

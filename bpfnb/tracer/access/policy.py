@@ -121,7 +121,7 @@ class Policy:
                 raise self._refused(f"{probe.kind} probes ({probe.requested}), {why}", probe.line)
         if not rules.pinned:
             for declared in program.maps:
-                if declared.pinned or "PINNED" in declared.macro:
+                if declared.is_pinned:
                     raise self._refused(f"pinned maps ({declared.name})", declared.line)
             if any(_PINNED.search(text) for text in (program.source, *program.cflags)):
                 raise self._refused("pinned maps")

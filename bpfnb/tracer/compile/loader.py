@@ -79,7 +79,7 @@ class BccLoader:
             _specs(program),
             _map_names(program, source),
             program.headers,
-            [m for m in program.maps if "PINNED" in m.macro],
+            [m for m in program.maps if m.is_pinned],
             confinement,
             cancel,
         )
