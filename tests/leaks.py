@@ -16,7 +16,7 @@ from processes import children, command, descriptors, everyone, objects, parent
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}.get(os.uname().machine, 0)
 # include/uapi/linux/bpf.h, enum bpf_cmd
 _NEXT_ID = {"program": 11, "map": 12, "link": 31}
-TIMEOUT = 3.0  # seconds: the kernel frees programs after an RCU grace period, threads end when they are scheduled
+TIMEOUT = 10.0  # seconds: the kernel frees programs after an RCU grace period, threads end when they are scheduled
 # With other tracers at work on this machine: they may be detaching, which takes the kernel so long, and meanwhile no
 # descriptor tells whose a program is.
 TIMEOUT_WITH_OTHERS = 40.0

@@ -102,14 +102,15 @@ def show(request: pytest.FixtureRequest) -> Callable[[str], None]:
     return write
 
 
-@pytest.fixture
-def guest(version: str, possible: None) -> Iterator[Guest]:
-    """The kernel lane's guest. One at a time: on two cores, two of two CPUs each hold each other up."""
-    guest = Guest(version, *PYTEST, timeout=LIMIT)
+@pytest.fixture(scope="module")
+def guests(possible: None) -> Iterator[dict[str, Guest]]:
+    """The kernel lane's guests, side by side: each takes one core (scripts/vm)."""
+    made = {version: Guest(version, *PYTEST, timeout=LIMIT) for version in VERSIONS}
     try:
-        yield guest
+        yield made
     finally:
-        guest.close()
+        for guest in made.values():
+            guest.close()
 
 
 @pytest.mark.timeout(BOOT_LIMIT + 60)
@@ -130,7 +131,8 @@ def test_the_kernel_is_the_one_wanted(version: str, show: Callable[[str], None])
 
 @pytest.mark.timeout(LIMIT + 200)
 @pytest.mark.parametrize("version", VERSIONS)
-def test_kernel_lane(version: str, guest: Guest, show: Callable[[str], None]) -> None:
+def test_kernel_lane(version: str, guests: dict[str, Guest], show: Callable[[str], None]) -> None:
+    guest = guests[version]
     status = guest.wait(show)
     output = "".join(guest.output)
     assert status == 0, output
