@@ -23,6 +23,7 @@ __all__ = [
     "ATTRIBUTES_WITH_ARGUMENTS",
     "HELPERS_FILE",
     "METHODS",
+    "PINS",
     "PROBES",
     "REGISTERS",
     "TABLES",
@@ -168,6 +169,9 @@ class TableMacro:
         """The position of the file's name; -1 where the macro does not pin."""
         return self.parameters.index('"PATH"') if '"PATH"' in self.parameters else -1
 
+
+# Text that may pin a map, whoever's macro writes it: bcc's own names, and the sections that they put maps into.
+PINS = re.compile(r"PINNED|maps/pinned")
 
 _TABLE_METHODS = ("lookup", "lookup_or_try_init", "update", "insert", "delete", "increment", "atomic_increment")
 _QUEUE_METHODS = ("push", "pop", "peek")

@@ -37,6 +37,7 @@ from typing import Any
 from bpfnb.errors import PrivilegeError, SetupError, did_you_mean
 from bpfnb.language.probes import KINDS
 from bpfnb.language.program import Program
+from bpfnb.language.vocabulary import PINS
 from bpfnb.protocol.messages import Check, Limits
 from bpfnb.tracer.access.audit import AuditRules, unwritable
 from bpfnb.tracer.access.confine import Confinement, guard_for
@@ -46,7 +47,6 @@ __all__ = ["AUDIT_KEYS", "KEYS", "PATH", "AuditRules", "Policy", "Rules", "read_
 
 PATH = Path("/etc/bpfnb/policy.conf")
 _MAX_BYTES = 1 << 20
-_PINNED = re.compile(r"PINNED|maps/pinned")
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Policy:
             for declared in program.maps:
                 if declared.is_pinned:
                     raise self._refused(f"pinned maps ({declared.name})", declared.line)
-            if any(_PINNED.search(text) for text in (program.source, *program.cflags)):
+            if any(PINS.search(text) for text in (program.source, *program.cflags)):
                 raise self._refused("pinned maps")
 
     def capped(self, limits: Limits) -> Limits:

@@ -28,6 +28,7 @@ from typing import Generic, TypeVar
 
 from msgspec import Struct
 
+from bpfnb.language.vocabulary import PINS
 from bpfnb.tracer.compile.engine import Function
 from bpfnb.tracer.compile.printk_tag import begin_with_tag
 from bpfnb.tracer.kernel import bpf, tracefs, uapi
@@ -216,8 +217,6 @@ def _number(code: bytes, index: int) -> bytes:
 # Flags that bring in nothing from elsewhere. -include, -I, -Wp, and their like do.
 _PLAIN_FLAG = re.compile(r"-[DU].+|-W[\w=-]+|-w|-O\w?|-g|-std=[\w:+]+|-f[\w-]+", re.S)
 _CHANGING = re.compile(r"__(DATE|TIME|TIMESTAMP)__|__has_(include|embed)|\.(incbin|include)\b")
-# A map that is pinned is opened where it is there already.
-_PINNED = re.compile(r"PINNED|maps/pinned")
 _INCLUDE = re.compile(r"(?:#|%:)(?:\s|/\*.*?\*/)*(?:include|import|embed)(.*)")
 _IN_THE_TREE = re.compile(r'\w*\s*(?:<(?!/)[^<>]+>|"(?!/)[^"]+")\s*(?:/[/*].*)?')
 _TRACEPOINTS = re.compile(r"\bTRACEPOINT_PROBE\s*\(\s*(\w+)\s*,\s*(\w+)|\btracepoint__(\w+?)__(\w+)")
@@ -229,7 +228,7 @@ def decided(text: str, cflags: Sequence[str]) -> bool:
     return (
         all(_PLAIN_FLAG.fullmatch(flag) for flag in cflags)
         and not _CHANGING.search(whole)
-        and not _PINNED.search(whole)
+        and not PINS.search(whole)  # a map that is pinned is opened where it is there already
         and all(_IN_THE_TREE.fullmatch(what) and ".." not in what for what in _INCLUDE.findall(whole))
     )
 
