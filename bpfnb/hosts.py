@@ -26,6 +26,7 @@ from bpfnb.protocol.messages import Limits
 from bpfnb.registry import Registry
 from bpfnb.results.columns.text import text_dtype
 from bpfnb.results.output import default_keep
+from bpfnb.results.presentation import Presentation
 from bpfnb.results.table import with_escapes
 from bpfnb.session import DETACH_TIMEOUT, Session
 
@@ -102,9 +103,16 @@ class Host:
         return self.start(parse(source, attach, cflags, headers, cpu), name=name, keep=keep, limits=limits)
 
     def start(
-        self, program: Program, *, name: str | None = None, keep: int | None = None, limits: Limits | None = None
+        self,
+        program: Program,
+        *,
+        name: str | None = None,
+        keep: int | None = None,
+        limits: Limits | None = None,
+        presentation: Presentation | None = None,
     ) -> Session:
-        """Run a parsed program; see ``trace``. ``limits``: unless there are any, the usual ones."""
+        """Run a parsed program; see ``trace``. ``limits``: unless there are any, the usual ones. ``presentation``: how
+        its results become ``df``; without one that is its main output."""
         if name is not None:
             check_name(name)
         if keep is not None and (not isinstance(keep, int) or keep <= 0):
@@ -112,7 +120,9 @@ class Host:
                 f"keep must be a positive whole number of bytes, not {keep!r}", hint="write keep=512 << 20 for 512M"
             )
         line = origin()
-        session = Session(name or "bpf", program, keep or default_keep(), self.connect, self._registry.remove)
+        session = Session(
+            name or "bpf", program, keep or default_keep(), self.connect, self._registry.remove, presentation
+        )
         # Ctrl-C may come at any call. Up to the last one nobody has the session: it is stopped. From there on the
         # caller has it; there is no point at which neither holds (but Python 3.10 looks for signals once more as this
         # returns: then it is in ``sessions()``).

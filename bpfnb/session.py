@@ -36,6 +36,7 @@ from bpfnb.results.cost import Costs, no_costs
 from bpfnb.results.maps.map import Map
 from bpfnb.results.maps.refusals import Counters
 from bpfnb.results.output import Keep, Output, OutputKind
+from bpfnb.results.presentation import Presentation, Rows
 from bpfnb.results.snapshot import SessionState, Snapshot
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Session:
     ``warnings``    bpfnb.errors.Diagnostic each: the compiler's warnings, functions that nothing attaches; with
                     severity "note" additions to maps that are not exact, that another session was replaced, and what
                     happened to the session while it ran (such as that another process read its lines)
-    ``program``     the parsed cell
+    ``program``     the parsed cell; ``source`` is its C
 
     Leaving a ``with`` block stops the session. Results can be read while it runs and after it has stopped. Methods and
     properties may be used from any thread.
@@ -81,9 +82,11 @@ class Session:
         keep: int,
         connect: Callable[[], Tracer],
         on_end: Callable[[Session], None] = lambda session: None,
+        presentation: Presentation | None = None,
     ) -> None:
         self.name = name
         self.program = program
+        self._presentation = presentation
         self.state: SessionState = "starting"
         self.reason = ""
         self.probes: tuple[ProbeInfo, ...] = ()
@@ -116,8 +119,18 @@ class Session:
 
     @property
     def df(self) -> pd.DataFrame:
-        """Return the main output so far, as a new DataFrame. ProgramError where the cell has no output."""
-        return self._main().df
+        """Return the session's result so far, as a new DataFrame: of a cell its main output, of a one-liner or a tool
+        the columns it is documented to have. ProgramError where the cell has no output."""
+        if self._presentation is None:
+            return self._main().df
+        if isinstance(self._presentation, Rows):
+            return self._presentation.convert(self._main().df)
+        return self._presentation.compute(self.maps)
+
+    @property
+    def source(self) -> str:
+        """Return the C that runs, as it was written or generated."""
+        return self.program.cell or self.program.source
 
     @property
     def outputs(self) -> Mapping[str, Output]:

@@ -189,6 +189,7 @@ def test_a_session_shows_its_public_names_alone(default: FakeTracer) -> None:
         "rate",
         "reason",
         "snapshot",
+        "source",
         "state",
         "stop",
         "wait",

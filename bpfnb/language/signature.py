@@ -1,0 +1,62 @@
+"""What a probe gives its program: arguments and return value, with their C types.
+
+The tracer finds signatures in the kernel's type information, in tracefs and in files. One-liners are typed by them, and
+``probes()`` lists them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+__all__ = ["Argument", "Signature", "Type", "TypeKind"]
+
+TypeKind = Literal["int", "bool", "float", "enum", "pointer", "string", "array", "struct", "void", "unknown"]
+
+
+class Type(Struct, frozen=True):
+    """A C type. ``text``: as C writes it, "const char *", "struct sock *", "__be16". ``size``: bytes.
+
+    Kind "string": characters up to a NUL, or the address of such. ``signed``: of an integer. ``big_endian``: the type's
+    name says so. ``user``: a pointer to a process's memory, not the kernel's. ``to``: what a pointer points to and what
+    an array consists of, where that is known, without members; ``count``: elements of an array. ``values``: an enum's.
+    """
+
+    text: str
+    kind: TypeKind
+    size: int = 0
+    signed: bool = False
+    big_endian: bool = False
+    user: bool = False
+    to: Type | None = None
+    count: int = 0
+    values: tuple[tuple[str, int], ...] = ()
+
+
+class Argument(Struct, frozen=True):
+    """An argument of a probe. Of a tracepoint it is a field. ``position``: from 0, as in ``arg0``.
+
+    ``located``: the field holds the offset and length of what is meant (tracefs: ``__data_loc``).
+    """
+
+    name: str
+    type: Type
+    position: int = 0
+    located: bool = False
+
+
+class Signature(Struct, frozen=True):
+    """What is known of a probe. ``probe``: as -a takes it. ``returns``: None where nothing is returned, or not known.
+
+    ``note``: one line, such as that this kernel has no such kind of probe and what stands in; else "". ``members``: for
+    each path that was asked, such as ("sk", "__sk_common", "skc_dport"), the types of the argument and of each member
+    in turn; () where this probe has no argument of that name. A path that breaks off later ends at its last known type:
+    it is shorter than the path.
+    """
+
+    probe: str
+    arguments: tuple[Argument, ...] = ()
+    returns: Type | None = None
+    note: str = ""
+    members: tuple[tuple[Type, ...], ...] = ()

@@ -1,0 +1,30 @@
+"""How a session's results become its ``df``: of cells as they are, of one-liners and tools by what these say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from bpfnb.results.maps.map import Map
+
+__all__ = ["Presentation", "Rows", "Table"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """An event a row. ``convert``: rows of the main output -> rows of ``df``, of all rows or of any run of them: what a
+    row becomes depends on that row alone."""
+
+    convert: Callable[[pd.DataFrame], pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table made of maps, as they are at the moment that it is asked for."""
+
+    compute: Callable[[Mapping[str, Map]], pd.DataFrame]
+
+
+Presentation = Rows | Table
