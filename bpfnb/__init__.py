@@ -55,6 +55,7 @@ __all__ = [
     "probes",
     "sessions",
     "stop_all",
+    "tools",
     "trace",
 ]
 
@@ -66,6 +67,7 @@ stop_all = _default_host.stop_all
 probes = _default_host.probes
 doctor = _default_host.doctor
 live = _default_host.live
+tools = _default_host.tools
 
 
 def __dir__() -> list[str]:

@@ -29,6 +29,7 @@ from bpfnb.results.output import default_keep
 from bpfnb.results.presentation import Presentation
 from bpfnb.results.table import with_escapes
 from bpfnb.session import DETACH_TIMEOUT, Session
+from bpfnb.tools.toolbox import Toolbox
 
 __all__ = ["MAX_COST", "Host", "check_name", "default_host", "limits_of"]
 
@@ -55,6 +56,7 @@ class Host:
     def __init__(self, launch: Launch = local.launch) -> None:
         self._connector = Connector(launch)
         self._registry = Registry()
+        self.tools = Toolbox(self)
 
     def trace(
         self,

@@ -21,7 +21,7 @@ NOTEBOOK = [
     {"results", "host"},
     {"views"},
     {"session"},
-    {"doctor", "registry", "setup"},
+    {"doctor", "registry", "setup", "tools"},
     {"hosts"},
     {"testing"},
     {"magics"},
@@ -216,6 +216,7 @@ def test_the_public_names_are_these() -> None:
         "probes",
         "sessions",
         "stop_all",
+        "tools",
         "trace",
     ]
     assert all(hasattr(bpfnb, name) for name in bpfnb.__all__)

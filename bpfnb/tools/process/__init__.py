@@ -1,0 +1,1 @@
+"""Tools about processes: who starts, ends, is sent signals, asks for capabilities."""
