@@ -19,6 +19,7 @@ program is accepted, unless ``refuse`` gives an error for the next one.
 from __future__ import annotations
 
 import errno
+import fnmatch
 import os
 import socket
 import struct
@@ -31,12 +32,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from msgspec.structs import replace
 
-from bpfnb.errors import BpfnbError
+from bpfnb.errors import AttachError, BpfnbError, ProgramError
 from bpfnb.host.client import Client
 from bpfnb.host.connector import Connector
 from bpfnb.host.tracer import Tracer
 from bpfnb.hosts import default_host
 from bpfnb.language.program import MapDecl, Program
+from bpfnb.language.signature import Signature
 from bpfnb.protocol import messages
 from bpfnb.protocol.connection import Connection
 from bpfnb.protocol.messages import (
@@ -79,9 +81,14 @@ class FakeTracer:
         checks: Sequence[Check] = (),
         maps: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
         *,
+        signatures: Sequence[Signature] = (),
         sizes: SegmentSizes = SegmentSizes(),  # noqa: B008 (it is frozen)
     ) -> None:
-        """``sizes``: the sizes of segments; with small ones a few rows fill many segments."""
+        """``signatures``: of the probes that there are to describe; their ``members`` are given whatever is asked.
+
+        ``sizes``: the sizes of segments; with small ones a few rows fill many segments.
+        """
+        self._signatures = tuple(signatures)
         self._sizes = sizes
         self._probes = tuple(probes)
         self._checks = tuple(checks)
@@ -242,9 +249,22 @@ class FakeTracer:
                 return messages.Pong(request)
             case messages.FindProbes(request, _, limit):
                 return messages.ProbeNames(request, self._probes[:limit], max(len(self._probes) - limit, 0))
+            case messages.DescribeProbes(request, probes, _, limit):
+                return messages.ProbesDescribed(request, self._described(probes, limit))
             case messages.RunChecks(request):
                 return messages.Checks(request, self._checks)
         raise AssertionError(message)
+
+    def _described(self, probes: Sequence[str], limit: int) -> tuple[Signature, ...]:
+        found: dict[str, Signature] = {}
+        for text in probes:
+            matching = {s.probe: s for s in self._signatures if fnmatch.fnmatchcase(s.probe, text)}
+            if not matching:
+                raise AttachError(f"{text}: no probe matches", probe=text, errno=errno.ENOENT)
+            found |= matching
+        if len(found) > limit:
+            raise ProgramError(f"{len(found):,} probes are more than {limit:,}: name fewer")
+        return tuple(found.values())
 
     def _load(self, request: int, program: Program, limits: Limits) -> messages.FromTracer:
         if self._refusals:

@@ -21,6 +21,7 @@ from bpfnb.errors import BpfnbError, InternalError, TracerDied, few_descriptors
 from bpfnb.host.tracer import Listener, Tracer
 from bpfnb.interrupts import Flag, new_lock, uninterrupted
 from bpfnb.language.program import Program
+from bpfnb.language.signature import Signature
 from bpfnb.protocol import messages
 from bpfnb.protocol.connection import Connection
 from bpfnb.protocol.messages import (
@@ -146,6 +147,10 @@ class Client(Tracer):
     def find_probes(self, pattern: str, limit: int) -> tuple[tuple[str, ...], int]:
         reply = self._ask(messages.FindProbes(next(self._requests), pattern, limit, _folder()), messages.ProbeNames)
         return reply.names, reply.more
+
+    def describe(self, probes: Sequence[str], paths: Sequence[tuple[str, ...]], limit: int) -> tuple[Signature, ...]:
+        asked = messages.DescribeProbes(next(self._requests), tuple(probes), tuple(paths), limit, _folder())
+        return self._ask(asked, messages.ProbesDescribed).signatures
 
     def run_checks(self) -> tuple[messages.Check, ...]:
         return self._ask(messages.RunChecks(next(self._requests)), messages.Checks).rows

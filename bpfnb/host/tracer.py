@@ -11,6 +11,7 @@ from typing import Protocol
 
 from bpfnb.errors import TracerDied
 from bpfnb.language.program import Program
+from bpfnb.language.signature import Signature
 from bpfnb.protocol.messages import (
     Check,
     CostsAdded,
@@ -121,6 +122,13 @@ class Tracer(Protocol):
 
     def find_probes(self, pattern: str, limit: int) -> tuple[tuple[str, ...], int]:
         """Return up to ``limit`` probes whose names match a shell pattern, and how many more there are."""
+
+    def describe(self, probes: Sequence[str], paths: Sequence[tuple[str, ...]], limit: int) -> tuple[Signature, ...]:
+        """Return the signatures of probes as -a takes them, wildcards too, in the order given; of a wildcard by name.
+
+        ``paths``: of members, such as ("sk", "__sk_common", "skc_dport"), looked up in each probe's arguments: see
+        Signature. AttachError, with near names, for what matches nothing; ProgramError for more than ``limit`` probes.
+        """
 
     def run_checks(self) -> tuple[Check, ...]:
         """Return the doctor's rows about the tracer's machine."""

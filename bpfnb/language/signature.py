@@ -21,6 +21,8 @@ class Type(Struct, frozen=True):
     Kind "string": characters up to a NUL, or the address of such. ``signed``: of an integer. ``big_endian``: the type's
     name says so. ``user``: a pointer to a process's memory, not the kernel's. ``to``: what a pointer points to and what
     an array consists of, where that is known, without members; ``count``: elements of an array. ``values``: an enum's.
+    ``bits``: of a member that is a bit-field, how many it has; it has no address. A pointer that is not ``user`` may
+    lead to a process's memory all the same, where the kernel's own types do not say.
     """
 
     text: str
@@ -32,12 +34,16 @@ class Type(Struct, frozen=True):
     to: Type | None = None
     count: int = 0
     values: tuple[tuple[str, int], ...] = ()
+    bits: int = 0
 
 
 class Argument(Struct, frozen=True):
-    """An argument of a probe. Of a tracepoint it is a field. ``position``: from 0, as in ``arg0``.
+    """An argument of a probe. Of a tracepoint it is a field.
 
-    ``located``: the field holds the offset and length of what is meant (tracefs: ``__data_loc``).
+    ``position``: from 0, as in ``arg0``; of a function's parameter, the register it is passed in, -1 where it is passed
+    in memory. ``located``: the field holds the offset and length of what is meant (tracefs: ``__data_loc``). The type
+    of a tracepoint's field may say more than its declaration: a ``const void *skaddr`` is a ``const struct sock *``
+    where the tracepoint is called with one, and a system call's ``int`` lies in eight bytes. A cast is right for both.
     """
 
     name: str
@@ -49,10 +55,14 @@ class Argument(Struct, frozen=True):
 class Signature(Struct, frozen=True):
     """What is known of a probe. ``probe``: as -a takes it. ``returns``: None where nothing is returned, or not known.
 
+    ``arguments``: of a probe on a return, those that the function was called with.
+
     ``note``: one line, such as that this kernel has no such kind of probe and what stands in; else "". ``members``: for
     each path that was asked, such as ("sk", "__sk_common", "skc_dport"), the types of the argument and of each member
     in turn; () where this probe has no argument of that name. A path that breaks off later ends at its last known type:
-    it is shorter than the path.
+    it is shorter than the path. ``near``: for each path that breaks off, names there are that look like the first one
+    that is not there; for others (). A number, such as "0", is the element of an array or of what a pointer leads to.
+    "retval" begins a path from what is returned.
     """
 
     probe: str
@@ -60,3 +70,4 @@ class Signature(Struct, frozen=True):
     returns: Type | None = None
     note: str = ""
     members: tuple[tuple[Type, ...], ...] = ()
+    near: tuple[tuple[str, ...], ...] = ()

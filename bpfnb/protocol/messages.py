@@ -15,6 +15,7 @@ from msgspec import Struct
 from bpfnb import errors
 from bpfnb.errors import BpfnbError, Diagnostic
 from bpfnb.language.program import Program
+from bpfnb.language.signature import Signature
 from bpfnb.protocol.schema import Schema
 from bpfnb.protocol.segments import Layout
 
@@ -28,6 +29,7 @@ __all__ = [
     "ClearMap",
     "CostsAdded",
     "CountersAdded",
+    "DescribeProbes",
     "Detached",
     "Ended",
     "Failed",
@@ -50,6 +52,7 @@ __all__ = [
     "Pong",
     "ProbeInfo",
     "ProbeNames",
+    "ProbesDescribed",
     "ReadMap",
     "Received",
     "Request",
@@ -180,6 +183,17 @@ class FindProbes(Struct, tag=True, frozen=True):
 
     request: int
     pattern: str
+    limit: int
+    folder: str = ""
+
+
+class DescribeProbes(Struct, tag=True, frozen=True):
+    """Ask for the signatures of probes as -a takes them, wildcards too, and for the types along ``paths`` of members.
+    Answered by ProbesDescribed. ``limit``: of probes; more are an error. ``folder``: as in Load."""
+
+    request: int
+    probes: tuple[str, ...]
+    paths: tuple[tuple[str, ...], ...]
     limit: int
     folder: str = ""
 
@@ -425,6 +439,13 @@ class ProbeNames(Struct, tag=True, frozen=True):
     more: int
 
 
+class ProbesDescribed(Struct, tag=True, frozen=True):
+    """The signatures of probes: in the order asked, those of a wildcard by name, each once."""
+
+    request: int
+    signatures: tuple[Signature, ...]
+
+
 class Pong(Struct, tag=True, frozen=True):
     """The tracer answers."""
 
@@ -465,6 +486,7 @@ Request = (
     | Stop
     | Ping
     | FindProbes
+    | DescribeProbes
     | RunChecks
     | ReadMap
     | LookupMap
@@ -492,6 +514,7 @@ FromTracer = (
     | Symbols
     | Pong
     | ProbeNames
+    | ProbesDescribed
     | Checks
     | Failed
 )

@@ -171,6 +171,10 @@ class Service:
                     raise ProgramError(f"the limit of probes must not be negative: {limit}")
                 names, more = catalog.find(pattern, limit, folder)
                 return messages.ProbeNames(request, names, more)
+            case messages.DescribeProbes(request, probes, paths, limit, folder):
+                from bpfnb.tracer.probes.describe import describe
+
+                return messages.ProbesDescribed(request, describe(probes, paths, limit, folder))
             case messages.RunChecks(request):
                 from bpfnb.tracer.doctor import checks
 
@@ -183,7 +187,13 @@ def _lane(message: Request) -> Hashable:
     match message:
         case messages.Load(request):
             return request
-        case messages.Ping() | messages.FindSymbols() | messages.FindProbes() | messages.RunChecks():
+        case (
+            messages.Ping()
+            | messages.FindSymbols()
+            | messages.FindProbes()
+            | messages.DescribeProbes()
+            | messages.RunChecks()
+        ):
             return type(message).__name__
     return message.session
 

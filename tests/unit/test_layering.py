@@ -30,9 +30,9 @@ NOTEBOOK = [
 ]
 TRACER = [
     {"kernel", "source_map", "cancel"},
-    {"symbols", "loaded"},
+    {"symbols", "loaded", "signatures"},
     {"link", "read", "diagnose", "access"},
-    {"compile"},
+    {"compile", "probes"},
     {"doctor", "guard", "outbox", "lanes", "loaders"},
     {"sessions"},
     {"service"},

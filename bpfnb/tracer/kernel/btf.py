@@ -117,11 +117,28 @@ class Types:
     def broken(self, why: str) -> SetupError:
         return SetupError(f"{self._whose} BTF cannot be read: {why}")
 
+    def extended(self, btf: bytes, whose: str) -> Types:
+        """Return these types and those of a module's blob, whose numbers and strings go on where these end."""
+        larger = Types.__new__(Types)
+        larger._whose = whose
+        try:
+            types, strings = sections(btf)
+            own, _ = sections(self._btf)
+            larger._btf = self._btf[: own.stop] + btf[types.start : types.stop]
+            larger._strings = self._strings + btf[strings.start : strings.stop]
+            larger.all = self.all.copy()
+            larger._records(larger._btf, own.stop, len(larger._btf))
+        except (struct.error, ValueError) as error:
+            raise larger.broken(str(error)) from None
+        return larger
+
     def _index(self, btf: bytes) -> None:
         types, strings = sections(btf)
         self._strings = btf[strings.start : strings.stop]
         self.all = [Type(0, "", 0, 0, 0, False)]
-        at, end = types.start, types.stop
+        self._records(btf, types.start, types.stop)
+
+    def _records(self, btf: bytes, at: int, end: int) -> None:
         unpack, text = _THREE_WORDS.unpack_from, self._string
         while at < end:
             name, info, ref = unpack(btf, at)
@@ -178,6 +195,10 @@ class Types:
             found.append(Member(self._string(name), to, bit, width))
         return found
 
+    def element(self, type_id: int) -> int:
+        """Return the element type of an array, as declared."""
+        return int(_ONE_WORD.unpack_from(self._btf, self.all[type_id].at)[0])
+
     def array(self, type_id: int) -> tuple[int, tuple[int, ...]]:
         """Return the element type of an array of arrays, and its length in each dimension, outermost first."""
         shape: list[int] = []
@@ -188,6 +209,11 @@ class Types:
             type_id = self.plain(type_id)
             shape.append(count)
         return type_id, tuple(shape)
+
+    def parameters(self, type_id: int) -> list[tuple[str, int]]:
+        """Return the names and types of a prototype's parameters. The last is ("", 0) where more may follow."""
+        type_ = self.all[type_id]
+        return [(self._string(name), to) for name, to in _TWO_WORDS.iter_unpack(self._following(type_))]
 
     def constants(self, type_id: int) -> list[tuple[str, int]]:
         """Return the constants of an enumeration and their values, as its size and sign have them."""

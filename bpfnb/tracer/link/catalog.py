@@ -3,26 +3,71 @@
 from __future__ import annotations
 
 import fnmatch
+import re
+from collections.abc import Iterator
 
+from bpfnb.errors import AttachError
+from bpfnb.language.probes import KINDS as WORDS
+from bpfnb.language.probes import Probe
+from bpfnb.tracer.link.errors import near, rejection
 from bpfnb.tracer.link.kinds import KINDS
 from bpfnb.tracer.link.uprobe import as_pattern
 
-__all__ = ["find"]
+__all__ = ["find", "in_full", "kinds_of", "none"]
+
+# Other probes at the same places: they are listed where a pattern names their kind.
+_TWINS = frozenset(("kretprobe", "fentry", "fexit", "rawtracepoint"))
+_WILDCARD = re.compile(r"[*?\[]")
 
 
 def find(pattern: str, limit: int, folder: str = "") -> tuple[tuple[str, ...], int]:
     """Return up to ``limit`` probes whose name matches a shell pattern, or contains it where it has no wildcard.
 
-    The second is how many more there are.
+    The second is how many more there are. They come by kind, in the order of ``kinds_of``.
 
     usdt:PATH:PATTERN, uprobe:PATH:PATTERN and uretprobe:PATH:PATTERN are those of a file, else of the kernel.
     ``folder``: where relative paths begin. AttachError when there is no such file.
     """
+    pattern = in_full(pattern)
     kind, _, rest = pattern.partition(":")
     in_file = KINDS[kind].names_in_file if kind in KINDS and ":" in rest else None
-    matching = in_file(kind, rest, folder, pattern) if in_file else fnmatch.filter(_names(), as_pattern(pattern))
+    if in_file:
+        matching = in_file(kind, rest, folder, pattern)
+    else:
+        matching = [name for kind in kinds_of(pattern) for name in _names(kind, as_pattern(pattern))]
     return tuple(matching[:limit]), max(len(matching) - limit, 0)
 
 
-def _names() -> list[str]:
-    return sorted(f"{name}:{target}" for name, kind in KINDS.items() if kind.names for target in kind.names())
+def in_full(pattern: str) -> str:
+    """Return a pattern with its kind's name in place of an alias: "k:vfs_*" is "kprobe:vfs_*"."""
+    word, colon, rest = pattern.partition(":")
+    return next((f"{name}:{rest}" for name, kind in WORDS.items() if colon and word in kind.aliases), pattern)
+
+
+def kinds_of(pattern: str) -> Iterator[str]:
+    """Yield the kinds that a pattern may match, but of those that see the same only one, unless it is asked for."""
+    pattern = as_pattern(pattern)
+    start = _WILDCARD.split(pattern, maxsplit=1)[0]
+    for kind in KINDS:
+        name = f"{kind}:"
+        if (start.startswith(name) or name.startswith(start)) and (start or kind not in _TWINS):
+            yield kind
+
+
+def none(pattern: str) -> AttachError:
+    """Return the error for a pattern that nothing matches, with names that look like it."""
+    kind, _, target = in_full(pattern).partition(":")
+    row = KINDS.get(kind)
+    probe = Probe(kind, target, "", pattern, 0)
+    if row and row.unavailable and (why := row.unavailable()):
+        return rejection(probe, why)
+    word = target.replace("*", "").replace("?", "")
+    names = row.names() if row and row.names else ()
+    # A kernel has 100,000 functions and comparing is slow: a name people mistype starts right.
+    hint = near(word, (name for name in names if name[:2] == word[:2]), f"{kind}:")
+    return rejection(probe, "no probe matches", hint=hint)
+
+
+def _names(kind: str, pattern: str) -> list[str]:
+    names = KINDS[kind].names
+    return sorted(fnmatch.filter((f"{kind}:{target}" for target in names()), pattern)) if names else []

@@ -40,7 +40,8 @@ class Kind:
     is given the probe and its program's descriptor; the Link it returns detaches when it is closed, and the kernel
     detaches when the process dies. ``require``: None where names cannot be looked up. ``names``: the targets that the
     kernel offers, where it can list them; ``names_in_file`` is given the kind, a path and a pattern, the notebook's
-    folder, and what the user wrote. They raise AttachError.
+    folder, and what the user wrote. They raise AttachError. ``unavailable``: why no probe of the kind can be attached
+    on this kernel, "" where that can be.
     """
 
     program_type: Callable[[], ProgramType]
@@ -49,6 +50,7 @@ class Kind:
     attach_type: int = 0
     names: Callable[[], Iterable[str]] | None = None
     names_in_file: Callable[[str, str, str, str], list[str]] | None = None
+    unavailable: Callable[[], str] | None = None
 
 
 def require(probe: Probe, folder: str = "") -> None:
@@ -82,6 +84,7 @@ def _of_kernel(
     require: Callable[[Probe], None] | None = None,
     attach_type: int = 0,
     names: Callable[[], Iterable[str]] | None = None,
+    unavailable: Callable[[], str] | None = None,
 ) -> Kind:
     """A kind whose probes are in no file."""
     return Kind(
@@ -90,6 +93,19 @@ def _of_kernel(
         (lambda probe, _: require(probe)) if require else None,
         attach_type,
         names,
+        unavailable=unavailable,
+    )
+
+
+def _traced(attach_type: AttachType) -> Kind:
+    """A kind of BPF trampolines into functions."""
+    names, unavailable = trampoline.functions, trampoline.no_functions
+    return _of_kernel(ProgramType.TRACING, trampoline.attach, trampoline.require, attach_type, names, unavailable)
+
+
+def _kprobe() -> Kind:
+    return _of_kernel(
+        ProgramType.KPROBE, kprobe.attach, kprobe.require, names=kprobe.names, unavailable=kprobe.unavailable
     )
 
 
@@ -114,17 +130,31 @@ _USDT = Kind(
 KINDS: dict[str, Kind] = {
     "syscall": _SYSCALL,
     "sysret": _SYSCALL,
-    "kprobe": _of_kernel(ProgramType.KPROBE, kprobe.attach, kprobe.require, names=kprobe.names),
-    "kretprobe": _of_kernel(ProgramType.KPROBE, kprobe.attach, kprobe.require),
-    "fentry": _of_kernel(ProgramType.TRACING, trampoline.attach, trampoline.require, AttachType.TRACE_FENTRY),
-    "fexit": _of_kernel(ProgramType.TRACING, trampoline.attach, trampoline.require, AttachType.TRACE_FEXIT),
-    "lsm": _of_kernel(ProgramType.LSM, trampoline.attach, trampoline.require, AttachType.LSM_MAC),
+    "kprobe": _kprobe(),
+    "kretprobe": _kprobe(),
+    "fentry": _traced(AttachType.TRACE_FENTRY),
+    "fexit": _traced(AttachType.TRACE_FEXIT),
+    "lsm": _of_kernel(
+        ProgramType.LSM,
+        trampoline.attach,
+        trampoline.require,
+        AttachType.LSM_MAC,
+        trampoline.hooks,
+        trampoline.no_hooks,
+    ),
     "tracepoint": _of_kernel(ProgramType.TRACEPOINT, tracepoint.attach, tracepoint.require, names=tracefs.tracepoints),
-    "rawtracepoint": _of_kernel(ProgramType.RAW_TRACEPOINT, tracepoint.attach_raw),
+    "rawtracepoint": _of_kernel(
+        ProgramType.RAW_TRACEPOINT, tracepoint.attach_raw, tracepoint.require_raw, names=tracepoint.raw_names
+    ),
     "uprobe": _UPROBE,
     "uretprobe": _UPROBE,
     "usdt": _USDT,
     "profile": _of_kernel(ProgramType.PERF_EVENT, perf_event.attach_profile),
     "software": _of_kernel(ProgramType.PERF_EVENT, perf_event.attach_counter, names=perf_event.software_events),
-    "hardware": _of_kernel(ProgramType.PERF_EVENT, perf_event.attach_counter),
+    "hardware": _of_kernel(
+        ProgramType.PERF_EVENT,
+        perf_event.attach_counter,
+        names=perf_event.hardware_events,
+        unavailable=perf_event.no_hardware,
+    ),
 }

@@ -11,7 +11,7 @@ from bpfnb.tracer.link.errors import rejection
 from bpfnb.tracer.link.functions import alternative, kernel_functions, no_function
 from bpfnb.tracer.link.link import Link, Place, on_events
 
-__all__ = ["attach", "has_kprobes", "names", "require"]
+__all__ = ["attach", "has_kprobes", "names", "require", "unavailable"]
 
 
 @cache
@@ -20,11 +20,16 @@ def has_kprobes() -> bool:
     return perf.has_pmu("kprobe")
 
 
+def unavailable() -> str:
+    """Return why no function can be probed, "" where some can."""
+    return "" if has_kprobes() else "this kernel has no kprobes (CONFIG_KPROBES is off)"
+
+
 def require(probe: Probe) -> None:
     """AttachError where this kernel has no such function, or no kprobes."""
     function = probe.target.partition("+")[0]
-    if not has_kprobes():
-        raise rejection(probe, "this kernel has no kprobes (CONFIG_KPROBES is off)", hint=alternative(probe, function))
+    if why := unavailable():
+        raise rejection(probe, why, hint=alternative(probe, function))
     if function in kernel_functions:
         return
     parts = sorted(name for name in kernel_functions.all() if name.startswith(f"{function}."))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
+from bpfnb.errors import few_descriptors
 from bpfnb.language.probes import KINDS, Probe
-from bpfnb.tracer.kernel import perf, uapi
+from bpfnb.tracer.kernel import features, perf, uapi
 from bpfnb.tracer.kernel.cpus import online_cpus
 from bpfnb.tracer.link.errors import rejection
 from bpfnb.tracer.link.link import Link, Place, new_link, on_events
 
-__all__ = ["attach_counter", "attach_profile", "open_counter", "software_events"]
+__all__ = ["attach_counter", "attach_profile", "hardware_events", "no_hardware", "open_counter", "software_events"]
 
 _MAX_FREQUENCY = Path("/proc/sys/kernel/perf_event_max_sample_rate")
 _TYPES = {"software": uapi.PERF_TYPE_SOFTWARE, "hardware": uapi.PERF_TYPE_HARDWARE}
@@ -44,6 +45,23 @@ def attach_counter(probe: Probe, program: int) -> Link:
 def software_events() -> Iterable[str]:
     """Return the names of the software events, which every kernel has."""
     return KINDS["software"].events
+
+
+def hardware_events() -> Iterable[str]:
+    """Return the names of the hardware events, where this machine counts any."""
+    return () if no_hardware() else KINDS["hardware"].events
+
+
+@cache
+def no_hardware() -> str:
+    """Return why no hardware event can be counted; "" where some can."""
+    try:
+        features.hardware_event()
+    except OSError as error:
+        if few := few_descriptors(error):  # that says nothing of the machine
+            raise few from None
+        return "this machine has no hardware counters"
+    return ""
 
 
 def open_counter(kind: str, event: str, *, cpu: int, period: int = 0) -> int:

@@ -11,8 +11,9 @@ from bpfnb.language.probes import SYSCALL_ENTRIES, Probe
 from bpfnb.tracer.kernel import bpf, perf, tracefs
 from bpfnb.tracer.link.errors import near, rejection
 from bpfnb.tracer.link.link import Link, Place, by_link, on_events
+from bpfnb.tracer.signatures.kernel import kernel_types
 
-__all__ = ["attach", "attach_raw", "open_event", "require"]
+__all__ = ["attach", "attach_raw", "open_event", "raw_names", "require", "require_raw"]
 
 
 def require(probe: Probe) -> None:
@@ -35,13 +36,30 @@ def open_event(name: str) -> int:
     return perf.open_tracepoint(tracefs.event_id(name.replace(":", "/")))
 
 
+def raw_names() -> list[str]:
+    """Return the raw tracepoints: those the kernel's types know, else those that tracefs shows."""
+    known = kernel_types.tracepoints()
+    return known or sorted({name.partition(":")[2] for name in tracefs.tracepoints()})
+
+
+def require_raw(probe: Probe) -> None:
+    """AttachError where this kernel is known to have no such raw tracepoint."""
+    if kernel_types.mentions(f"btf_trace_{probe.target}"):
+        return
+    if kernel_types.is_complete() and probe.target not in raw_names():
+        raise _no_raw(probe)
+
+
 def attach_raw(probe: Probe, program: int) -> Link:
-    """Attach to a tracepoint directly. AttachError, with near names, where there is none: the kernel lists none."""
+    """Attach to a tracepoint directly. AttachError, with near names, where there is none."""
     try:
         return by_link(probe, partial(bpf.attach_raw_tracepoint, program, probe.target))
     except AttachError as error:
         if error.errno != errno.ENOENT:
             raise
-        known = (name.partition(":")[2] for name in tracefs.tracepoints())
-        hint = near(probe.target, known, "rawtracepoint:")
-        raise rejection(probe, f"this kernel has no raw tracepoint {probe.target}", hint=hint) from None
+        raise _no_raw(probe) from None
+
+
+def _no_raw(probe: Probe) -> AttachError:
+    hint = near(probe.target, raw_names(), "rawtracepoint:")
+    return rejection(probe, f"this kernel has no raw tracepoint {probe.target}", hint=hint)

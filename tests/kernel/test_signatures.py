@@ -1,0 +1,149 @@
+"""Signatures of probes, against the kernel's own text, and against programs that see the arguments themselves."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import bpfnb
+from bpfnb.hosts import default_host
+from bpfnb.language.signature import Signature, Type
+
+EVENTS = Path("/sys/kernel/tracing/events")
+
+
+def described(*probes: str, paths: tuple[tuple[str, ...], ...] = (), limit: int = 10_000) -> tuple[Signature, ...]:
+    return default_host.connect().describe(probes, paths, limit)
+
+
+def lines_of(event: str) -> list[tuple[str, int, bool]]:
+    """The fields of a format file, read in another way than the code under test: declaration, size, signed."""
+    found = []
+    for line in (EVENTS / event / "format").read_text().splitlines():
+        if line.startswith("\tfield:"):
+            parts = [part.strip() for part in line.split(";")]
+            found.append((parts[0].removeprefix("field:"), int(parts[2][5:]), parts[3:4] == ["signed:1"]))
+    return [line for line in found if "common_" not in line[0]]
+
+
+def squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
+def test_every_tracepoint_has_the_fields_of_its_format_file() -> None:
+    checked = 0
+    for signature in described("tracepoint:*"):
+        event = signature.probe.removeprefix("tracepoint:").replace(":", "/")
+        lines = lines_of(event)
+        assert len(signature.arguments) == len(lines), event
+        for argument, (declaration, size, signed) in zip(signature.arguments, lines, strict=True):
+            type_ = argument.type
+            assert re.search(rf"\b{argument.name}(\[.*\])?$", declaration), (event, declaration)
+            assert argument.located == declaration.startswith("__data_loc")
+            if type_.kind in ("int", "bool", "enum") and not event.startswith("syscalls/sys_enter_"):
+                assert (type_.size, type_.signed) == (size, signed), (event, declaration)
+                assert squeezed(declaration) == squeezed(type_.text + argument.name)
+            if "[" in declaration and not argument.located:
+                assert (type_.kind in ("array", "string"), type_.size) == (True, size), (event, declaration)
+            checked += 1
+    assert checked > 5000
+
+
+def type_of(signature: Signature, name: str) -> Type:
+    return next(argument.type for argument in signature.arguments if argument.name == name)
+
+
+@pytest.mark.portable
+def test_parameters_of_system_calls() -> None:
+    """As the manual has them."""
+    openat, write, clone3 = described("syscall:openat", "sysret:write", "syscall:clone3", paths=(("uargs", "flags"),))
+    assert [(a.name, a.type.text) for a in openat.arguments] == [
+        ("dfd", "int"),
+        ("filename", "const char *"),
+        ("flags", "int"),
+        ("mode", "umode_t"),
+    ]
+    assert [(t.kind, t.size, t.signed, t.user) for t in (a.type for a in openat.arguments)] == [
+        ("int", 4, True, False),
+        ("string", 8, False, True),
+        ("int", 4, True, False),
+        ("int", 2, False, False),
+    ]
+    assert (type_of(write, "buf").kind, type_of(write, "buf").user) == ("pointer", True)  # of a length of its own
+    assert openat.returns == write.returns == Type("long", "int", 8, signed=True)
+    assert [t.text for t in clone3.members[0]] == ["struct clone_args *", "__u64"]
+    assert (openat.members, openat.near) == (((),), (("flags",),))
+
+
+@pytest.mark.portable
+def test_the_kernel_knows_what_leads_where() -> None:
+    paths = (
+        ("skaddr", "__sk_common", "skc_dport"),
+        ("skaddr", "__sk_common", "skc_dprt"),
+        ("skaddr", "sk_protocol"),
+        ("skaddr", "__sk_common", "skc_reuse"),  # a bit-field of four
+        ("oldstat",),
+    )
+    (state,) = described("tracepoint:sock:inet_sock_set_state", paths=paths)
+    port, misspelt, protocol, bits, unknown = state.members
+    assert [t.text for t in port] == ["const struct sock *", "struct sock_common", "__be16"]
+    assert (port[2].big_endian, port[2].size, port[2].signed) == (True, 2, False)
+    assert [t.text for t in misspelt] == ["const struct sock *", "struct sock_common"]
+    assert (protocol[1].text, bits[2].bits, unknown) == ("u16", 4, ())
+    assert state.near == ((), ("skc_dport",), (), (), ("oldstate",))
+
+    path = ("prev", "mm", "exe_file", "f_path", "dentry", "d_name", "name")
+    (switch,) = described("rawtracepoint:sched_switch", paths=(path, ("next", "comm"), ("next", "comm", "0")))
+    assert [a.name for a in switch.arguments][:3] == ["preempt", "prev", "next"]
+    assert [(a.type.kind, a.position) for a in switch.arguments][:3] == [("bool", 0), ("pointer", 1), ("pointer", 2)]
+    assert [t.text for t in switch.members[0]][-3:] == ["struct dentry *", "const struct qstr", "const unsigned char *"]
+    assert switch.members[0][-1].kind == "string"
+    comm = switch.members[1][1]
+    assert (comm.text, comm.kind, comm.count, comm.size) == ("char [16]", "string", 16, 16)
+    assert switch.members[2][2].text == "char"
+
+
+def test_wildcards_and_what_matches_nothing() -> None:
+    calls = {p.name.removeprefix("sys_enter_") for p in (EVENTS / "syscalls").glob("sys_enter_*")}
+    found = [signature.probe for signature in described("syscall:*")]
+    assert found == sorted(f"syscall:{call}" for call in calls)
+    assert [s.probe for s in described("t:sched:sched_process_exi*", "syscall:getpgid")] == [
+        "tracepoint:sched:sched_process_exit",
+        "syscall:getpgid",
+    ]
+    with pytest.raises(bpfnb.ProgramError, match=r"^syscall:\*: \d+ probes match, more than 10: narrow the pattern$"):
+        described("syscall:*", limit=10)
+    with pytest.raises(bpfnb.AttachError, match=r"^tracepoint:schd:\*: no probe matches$"):
+        described("tracepoint:schd:*")
+    with pytest.raises(bpfnb.AttachError, match="no raw tracepoint sched_swich") as caught:
+        described("rawtracepoint:sched_swich")
+    assert caught.value.hint == "did you mean rawtracepoint:sched_switch?"
+    with pytest.raises(bpfnb.AttachError, match="no syscall openta") as caught:
+        described("syscall:openta")
+    assert "syscall:openat" in str(caught.value.hint)
+
+
+def test_arguments_of_usdt_probes(tmp_path: Path) -> None:
+    """As the C that makes them says: their sizes and signs are those of the expressions."""
+    source = """
+    #include <sys/sdt.h>
+    int main(int argc, char **argv) {
+        long wide = argc; unsigned short narrow = argc; signed char small = -argc;
+        DTRACE_PROBE4(bpfnbtest, four, argc, wide, narrow, small);
+        DTRACE_PROBE(bpfnbtest, none);
+        return 0;
+    }
+    """
+    (tmp_path / "p.c").write_text(source)
+    subprocess.run(["gcc", "-O1", "-o", tmp_path / "p", tmp_path / "p.c"], check=True)
+    four, none = described(f"usdt:{tmp_path}/p:bpfnbtest:*")
+    assert [(a.name, a.type.size, a.type.signed) for a in four.arguments] == [
+        ("arg0", 4, True),
+        ("arg1", 8, True),
+        ("arg2", 2, False),
+        ("arg3", 1, True),
+    ]
+    assert (none.probe, none.arguments) == (f"usdt:{tmp_path}/p:bpfnbtest:none", ())
