@@ -7,7 +7,7 @@ import bisect
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -15,7 +15,7 @@ from bpfnb.errors import ProgramError
 from bpfnb.language.preprocessor import Macro
 from bpfnb.language.tokens import Token
 
-__all__ = ["Body", "Cell", "Function", "MapDecl", "Output"]
+__all__ = ["Asked", "Body", "Cell", "Function", "MapDecl", "Output"]
 
 
 class Function(msgspec.Struct, frozen=True):
@@ -61,12 +61,22 @@ class MapDecl(msgspec.Struct, frozen=True):
         return self.macro == "BPF_PROG_ARRAY" or self.type == "prog"
 
 
+class Asked(NamedTuple):
+    """A probe that is asked for before a function: ``PROBE("uprobe:c:malloc")``. ``text``: as written there. ``start``,
+    ``end``: the macro's use, in offsets from the cell's start."""
+
+    text: str
+    start: int
+    end: int
+
+
 @dataclasses.dataclass
 class Body:
     """A function as it was found in the text. Offsets count from the cell's start; ``open``, ``close``: its braces.
 
     ``probe``, ``requested``: the probe that its macro names, and the text that names it. ``generated``: a macro of the
-    cell writes the function; then the offsets are those of the macro's use, and it has no text of its own.
+    cell writes the function; then the offsets are those of the macro's use, and it has no text of its own. ``asked``:
+    the probes that are asked for before it.
     """
 
     name: str
@@ -81,6 +91,7 @@ class Body:
     requested: str
     probe: tuple[str, str] | None = None
     generated: bool = False
+    asked: tuple[Asked, ...] = ()
 
     def uses(self, names: Iterable[str]) -> bool:
         """Return whether the function's body contains one of these names."""

@@ -32,13 +32,15 @@ __all__ = [
 
 
 class Probe(msgspec.Struct, frozen=True):
-    """One attachment. ``requested``: as the user wrote it. ``line``: of the function, 0 where it was not found."""
+    """One attachment. ``requested``: as the user wrote it. ``line``: of the function, 0 where it was not found.
+    ``asked``: the line of the PROBE(...) that asks for it, 0 where none does."""
 
     kind: str
     target: str
     function: str
     requested: str
     line: int
+    asked: int = 0
 
 
 _TargetParser = Callable[["Kind", str, str], tuple[str, str]]  # the row, what follows the kind, the text as written

@@ -20,7 +20,7 @@ import msgspec
 
 from bpfnb.errors import Diagnostic, ProgramError
 from bpfnb.language import cflags as clang_flags
-from bpfnb.language.cell import Body, Cell, Function, MapDecl, Output
+from bpfnb.language.cell import Asked, Body, Cell, Function, MapDecl, Output
 from bpfnb.language.includes import LineMap, Piece, expand, reachable
 from bpfnb.language.probes import KINDS, Probe, named_by_function, near, parse_probe, split_attach
 from bpfnb.language.scan import scan
@@ -190,19 +190,29 @@ _Request = tuple[tuple[str, str], str, str]  # (kind, target), as written, funct
 
 def _probes(cell: Cell, requests: Sequence[_Request]) -> list[Probe]:
     """Return the probes that functions' names and macros ask for, then those that are requested; each attachment
-    once."""
+    once. ProgramError, with its line, for a PROBE(...) that is none."""
     lines = {f.name: cell.place(f.name_at)[0] for f in cell.functions}
     named = {function for _, _, function in requests}
     probes = []
     for f in cell.functions:
+        for asked in f.asked:
+            line = cell.place(asked.start)[0]
+            probes.append(Probe(*_asked_probe(cell, asked), f.name, asked.text.strip(), lines[f.name], line))
         auto = None if f.static else f.probe or named_by_function(f.name)
         # syscall__x is a convention of bpfnb's: where the function is attached explicitly, its name asks for nothing.
-        if auto and not (f.name in named and f.name.startswith(KINDS["syscall"].function_prefix)):
+        if auto and not ((f.asked or f.name in named) and f.name.startswith(KINDS["syscall"].function_prefix)):
             probes.append(Probe(*auto, f.name, f.requested, lines[f.name]))
     for (kind, target), text, function in requests:
         probes.append(Probe(kind, target, function, text.strip(), lines.get(function, 0)))
     unique = {(p.kind, p.target, p.function): p for p in reversed(probes)}
     return [p for p in probes if unique[p.kind, p.target, p.function] is p]
+
+
+def _asked_probe(cell: Cell, asked: Asked) -> tuple[str, str]:
+    try:
+        return parse_probe(asked.text)
+    except ProgramError as error:
+        raise cell.error(error.message, asked.start, hint=error.hint) from None
 
 
 def _check(cell: Cell, probes: Sequence[Probe], requests: Sequence[_Request]) -> None:

@@ -19,17 +19,18 @@ from typing import NamedTuple
 
 import msgspec
 
-from bpfnb.language.cell import Body, Cell, MapDecl, Output
+from bpfnb.language.cell import Asked, Body, Cell, MapDecl, Output
 from bpfnb.language.preprocessor import Conditionals, read_macro
 from bpfnb.language.syntax import Node, function_declarator, parse_c, walk
 from bpfnb.language.tokens import Token, arguments, closing, lex, opens
-from bpfnb.language.vocabulary import ATTRIBUTES, ATTRIBUTES_WITH_ARGUMENTS, PROBES, TABLES, TableMacro
+from bpfnb.language.vocabulary import ATTACH, ATTRIBUTES, ATTRIBUTES_WITH_ARGUMENTS, PROBES, TABLES, TableMacro
 
 __all__ = ["scan"]
 
 
 def scan(source: str, cflags: Sequence[str] = ()) -> Cell:
-    """Read a cell. The ``-D`` options among ``cflags`` decide ``#ifdef``."""
+    """Read a cell. The ``-D`` options among ``cflags`` decide ``#ifdef``. ProgramError for a PROBE(...) that cannot be
+    meant."""
     cell = Cell(source)
     conditionals = Conditionals(_defined(cflags))
     for token in lex(source, directives=True):
@@ -42,11 +43,23 @@ def scan(source: str, cflags: Sequence[str] = ()) -> Cell:
         elif token.kind != "comment" and conditionals.state != "dead":
             cell.tokens.append(token)
     conditionals.finish(len(source))
+    _require_none_in_macros(cell)
     hidden = conditionals.hidden(cell.tokens)
     visible = [t for t in cell.tokens if not _within(t.start, hidden)] if hidden else cell.tokens
-    _Structure(cell, visible, conditionals.maybe).read()
+    structure = _Structure(cell, visible, conditionals.maybe)
+    structure.read()
+    structure.place_asked()
     cell.functions.sort(key=lambda f: f.name_at)
     return cell
+
+
+def _require_none_in_macros(cell: Cell) -> None:
+    """ProgramError where a macro of the cell is to write PROBE(...): only what is written out is read."""
+    for macros in () if ATTACH in cell.macros else cell.macros.values():
+        for macro in macros:
+            for i, token in enumerate(macro.tokens):
+                if token.text == ATTACH and opens(macro.tokens, i + 1):
+                    raise cell.error(f"{ATTACH}(...) cannot come out of a macro: write it out", token.start)
 
 
 def _within(at: int, ranges: Iterable[tuple[int, int]]) -> bool:
@@ -87,6 +100,8 @@ class _Structure:
         self.made: dict[int, _Made] = {}
         self.statics: list[int] = []
         self.ends: list[int] = []  # where top-level items end: after a closing brace or a semicolon
+        self.starts: list[tuple[int, str]] = []  # of functions, with their names
+        self.asked: list[Asked] = []
 
     def read(self) -> None:
         self._mask()
@@ -156,6 +171,8 @@ class _Structure:
             self._table(TABLES[word], token, arguments(self.tokens, i + 1))
         elif word in PROBES:
             self._make(i, end)
+        elif word == ATTACH:
+            self._ask(i, end)
         elif word != "asm":
             _fill(self.text, token.start, word)
             return i + 1
@@ -196,6 +213,35 @@ class _Structure:
             generated=False,
         )
         self._signature(token, end, made)
+
+    def _ask(self, i: int, end: int) -> None:
+        """Read ``PROBE("KIND:TARGET")``."""
+        start, strings = self.tokens[i].start, self.tokens[i + 2 : end]
+        if end == len(self.tokens) or not strings or any(t.kind != "string" or t.text[0] != '"' for t in strings):
+            hint = f'write {ATTACH}("uprobe:c:malloc"), with one probe in quotes'
+            raise self.cell.error(f"{ATTACH}(...) names no probe", start, hint=hint)
+        text = "".join(t.text[1:-1] for t in strings)
+        self.asked.append(Asked(text, start, self.tokens[end].end))
+
+    def place_asked(self) -> None:
+        """Give each PROBE(...) to the function that follows it. ProgramError where none does."""
+        self.starts.sort()
+        for asked in self.asked:
+            at, name = next(((at, name) for at, name in self.starts if at >= asked.end), (len(self.cell.source), ""))
+            if not name and self.cell.doubtful:
+                continue
+            if not name or any(self._stands_alone(t) for t in self.tokens if asked.end <= t.start < at):
+                hint = f'write {ATTACH}("{asked.text}") on a line before the function'
+                raise self.cell.error(f"{ATTACH}(...) stands before no function", asked.start, hint=hint)
+            if _within(asked.start, self.maybe) and not _within(at, self.maybe):
+                what = f"{ATTACH}(...) stands under an #if that only the compiler can decide"
+                raise self.cell.error(what, asked.start, hint="put the function under the #if as well")
+            f = next(f for f in self.cell.functions if f.name == name)
+            f.asked += (asked,)
+
+    def _stands_alone(self, token: Token) -> bool:
+        """Return whether a token is part of neither a PROBE(...) nor its semicolon."""
+        return token.text != ";" and not any(asked.start <= token.start < asked.end for asked in self.asked)
 
     def _signature(self, token: Token, end: int, made: _Made) -> None:
         """Replace a macro's use by a signature that the C grammar knows: ``a bbb()``."""
@@ -259,6 +305,7 @@ class _Structure:
             generated=bool(made),
         )
         found.requested = made.requested if made and made.requested else found.name
+        self.starts.append((found.start, found.name))
         if all(f.name != found.name for f in self.cell.functions):  # the other half of an #if / #else
             self.cell.functions.append(found)
 

@@ -3,9 +3,11 @@
     TABLES      macros that declare a map or an output: BPF_HASH(...), BPF_PERF_OUTPUT(...)
     METHODS     what maps and outputs are asked for: counts.increment(key)
     PROBES      macros that write a function's signature: TRACEPOINT_PROBE(...)
+    ATTACH      bpfnb's own macro before a function: PROBE("uprobe:c:malloc") attaches it
     helpers()   the kernel's functions for programs: bpf_ktime_get_ns()
 
-They are those of bcc's helpers.h, which cells are compiled with, and of the kernel's list of helpers (bpf_helpers.txt).
+All but ATTACH are those of bcc's helpers.h, which cells are compiled with, and of the kernel's list of helpers
+(bpf_helpers.txt).
 Parsing, rewriting and hints read them here. tests/kernel/test_helpers_h.py compares them with the installed bcc's.
 """
 
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 __all__ = [
+    "ATTACH",
     "ATTRIBUTES",
     "ATTRIBUTES_WITH_ARGUMENTS",
     "HELPERS_FILE",
@@ -316,16 +319,19 @@ _MACROS = (
     ProbeMacro("BPF_PROG", ("NAME", "PARAMETERS..."), "{}", "", _BPF_PROG),
 )
 PROBES: Mapping[str, ProbeMacro] = {macro.name: macro for macro in _MACROS}
+ATTACH = "PROBE"
 REGISTERS = (*(f"PT_REGS_PARM{n}" for n in range(1, 7)), "PT_REGS_RC", "PT_REGS_IP", "PT_REGS_SP", "PT_REGS_FP")
 
 
 def declares(word: str) -> bool:
-    """Return whether bcc has a macro of this name that declares a map, an output or a function."""
-    return word in TABLES or word in PROBES
+    """Return whether there is a macro of this name that declares a map, an output or a function, or attaches one."""
+    return word in TABLES or word in PROBES or word == ATTACH
 
 
 def usage(word: str) -> str:
     """Return how a macro is called: ``BPF_HASH(NAME[, KEY[, VALUE[, SIZE]]])``."""
+    if word == ATTACH:
+        return f'{word}("KIND:TARGET")'
     if word in PROBES:
         return f"{word}({', '.join(PROBES[word].parameters)})"
     macro = TABLES[word]

@@ -34,6 +34,7 @@ ELSEWHERE = {
         "tests/kernel/test_long_names.py",
         "test_a_function_by_its_long_name",
     ),
+    'PROBE("uprobe:c:malloc")': ("tests/kernel/test_many_probes.py", "test_probes_that_stand_in_the_cell"),
     ".venv/bin/python -m benchmarks.tables --untouched --rows 3 20": (
         "tests/unit/test_memory.py",
         "test_the_benchmark_of_untouched_memory",

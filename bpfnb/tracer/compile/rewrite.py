@@ -22,6 +22,7 @@ from bpfnb.language.cell import Cell
 from bpfnb.language.probes import KINDS
 from bpfnb.language.program import Program
 from bpfnb.language.scan import scan
+from bpfnb.language.vocabulary import ATTACH
 from bpfnb.tracer.compile.printk_calls import printk_edits
 from bpfnb.tracer.compile.submits import submits
 from bpfnb.tracer.compile.syscall_portability import SYSCALL_EVENTS, Mode, Portable
@@ -62,7 +63,8 @@ def rewrite(
     submitting = submits(cell, cpu=program.cpu)
     in_tasks = all(KINDS[p.kind].in_task or p.target.startswith(SYSCALL_EVENTS) for p in program.probes)
     made = updates(cell, late=late, in_tasks=in_tasks, counting=counting)
-    prelude = (LINES_PRELUDE if lines else "") + portable.prelude() + made.prelude + submitting.prelude + readers
+    prelude = _attaching(cell) + (LINES_PRELUDE if lines else "") + portable.prelude()
+    prelude += made.prelude + submitting.prelude + readers
     # An increment begins where a submit does that gives its key: what is around it comes first.
     rewritten = assemble(cell, [*edits, *made.edits, *submitting.edits], prelude, path)
     return dataclasses.replace(
@@ -75,6 +77,12 @@ def rewrite(
         notes=made.notes,
         increments=made.increments,
     )
+
+
+def _attaching(cell: Cell) -> str:
+    """Return the definition that has the compiler see nothing of PROBE(...), which the cell's reader has read."""
+    used = ATTACH not in cell.macros and any(token.text == ATTACH for token in cell.tokens)
+    return f"#define {ATTACH}(probe)\n" if used else ""
 
 
 def _resets(cell: Cell) -> Iterator[Edit]:

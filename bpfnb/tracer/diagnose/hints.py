@@ -14,7 +14,7 @@ from bpfnb.language.cell import Body, Cell
 from bpfnb.language.program import RAW_STRING_HINT
 from bpfnb.language.syntax import struct
 from bpfnb.language.tokens import Token, arguments
-from bpfnb.language.vocabulary import METHODS, PROBES, REGISTERS, TABLES, declares, helpers, usage
+from bpfnb.language.vocabulary import ATTACH, METHODS, PROBES, REGISTERS, TABLES, declares, helpers, usage
 from bpfnb.tracer.kernel import tracefs
 from bpfnb.tracer.kernel.btf import KERNEL_BTF, STRUCT, UNION, Types
 
@@ -115,6 +115,7 @@ class _Place:
 _MACROS = [
     *(name for name, table in TABLES.items() if table.offered),
     *(name for name, probe in PROBES.items() if probe.offered),
+    ATTACH,
 ]
 # Macros that other headers for BPF programs have.
 _OTHER_MACROS = {

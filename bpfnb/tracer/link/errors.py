@@ -42,7 +42,7 @@ def explained(probe: Probe, error: OSError) -> Exception:
 def rejection(probe: Probe, why: str, number: int = errno.ENOENT, hint: str | None = None) -> AttachError:
     """Return the error that says in words why a probe could not be attached."""
     # A probe that was asked for beside the cell has no place in it.
-    line = probe.line if ":" not in probe.requested else 0
+    line = probe.asked or (probe.line if ":" not in probe.requested else 0)
     return AttachError(f"{probe.requested}: {why}", probe=probe.requested, errno=number, hint=hint, line=line or None)
 
 
