@@ -71,7 +71,7 @@ def syscalls_table() -> str:
     x86, arm = LATER_X86 | LATER | x86, LATER | arm
     lines = [
         "# System calls: name, number on x86_64, on aarch64 (- where there is none), and the name of the entry",
-        "# function and tracepoint where that is another. From the kernel's asm/unistd_64.h and asm-generic/unistd.h, by",
+        "# function and tracepoint where that is another. From the kernel's asm/unistd_64.h, asm-generic/unistd.h, by",
         "# scripts/tables.py; for calls since 6.2, from its tables of system calls.",
     ]
     for name in sorted(x86 | arm, key=lambda name: (x86.get(name, arm.get(name)), name not in x86)):
