@@ -219,6 +219,7 @@ class Session:
             maps=tuple((name, map_.info.kind, map_.lost) for name, map_ in self._maps.items()),
             pins=tuple((name, map_.info.pinned) for name, map_ in self._maps.items() if map_.info.pinned),
             cost=self._costs.line() if self._costs else "",
+            title=self._presentation.title if self._presentation else "",
             notes=(
                 *(w.message for w in self.warnings if w.severity == "note" and not w.line),
                 *self._notes,

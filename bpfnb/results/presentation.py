@@ -15,16 +15,18 @@ __all__ = ["Presentation", "Rows", "Table"]
 @dataclass(frozen=True)
 class Rows:
     """An event a row. ``convert``: rows of the main output -> rows of ``df``, of all rows or of any run of them: what a
-    row becomes depends on that row alone."""
+    row becomes depends on that row alone. ``title``: what the session's card says of it, one line."""
 
     convert: Callable[[pd.DataFrame], pd.DataFrame]
+    title: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table made of maps, as they are at the moment that it is asked for."""
+    """A table made of maps, as they are at the moment that it is asked for. ``title``: as above."""
 
     compute: Callable[[Mapping[str, Map]], pd.DataFrame]
+    title: str = ""
 
 
 Presentation = Rows | Table

@@ -10,15 +10,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal, Protocol
+
+import pandas as pd
 
 from bpfnb.errors import ProgramError, near_or_all
 from bpfnb.language.program import Program, parse
 from bpfnb.protocol.messages import Limits
-from bpfnb.results.presentation import Presentation
+from bpfnb.results.presentation import Presentation, Rows, Table
 from bpfnb.session import Session
 
-__all__ = ["Column", "Option", "Spec", "Starter", "Tool", "View"]
+__all__ = ["SESSION_OPTIONS", "Column", "Option", "Spec", "Starter", "Tool", "View"]
+
+SESSION_OPTIONS = ("name", "keep")  # what every session takes, beside a tool's own
 
 View = Literal["rows", "table", "histogram", "stacks"]  # what a tool's result is looked at as, by default
 
@@ -36,12 +41,14 @@ class Starter(Protocol):
         presentation: Presentation | None = None,
     ) -> Session: ...
 
+    def probes(self, pattern: str) -> pd.DataFrame: ...
+
 
 @dataclass(frozen=True)
 class Option:
     """An option of a tool's own. ``name``: as in Python; --min-ms in a terminal is min_ms. ``default`` decides its
-    type: False is a switch; None a text that may be absent, unless ``type`` says otherwise. ``short``: its letter in
-    bcc."""
+    type: False is a switch; None a text that may be absent, unless ``type`` says otherwise: int, float, str, or a
+    function that makes a value of text. ``short``: its letter in bcc."""
 
     name: str
     default: bool | int | float | str | None
@@ -50,12 +57,46 @@ class Option:
     type: Callable[[str], Any] | None = None
     choices: Sequence[str] = ()
 
+    @property
+    def kind(self) -> Callable[[str], Any]:
+        """Return what its values are: bool, int, float, str, or a function that makes them of text."""
+        return self.type or (str if self.default is None else type(self.default))
+
+    def check(self, value: Any) -> Any:
+        """Return a value as ``build`` gets it. ProgramError, which does not name the tool, for one that cannot be."""
+        if value is None and self.default is None:
+            return None
+        kind, word = _KINDS.get(self.kind, (object, ""))
+        if not isinstance(value, kind) or (isinstance(value, bool) and self.kind is not bool and word):
+            raise ProgramError(f"{self.name} must be {word}, not {value!r}")
+        if self.choices and value not in self.choices:
+            raise ProgramError(f"{self.name} cannot be {value!r}{near_or_all(str(value), self.choices)}")
+        return self.parse(value) if isinstance(value, str) or word else value
+
+    def parse(self, value: Any) -> Any:
+        """Return the value of a text, such as a terminal's word; of a number, the same as Python's own."""
+        try:
+            return self.kind(value)
+        except ValueError as error:
+            if isinstance(error, ProgramError):
+                raise
+            word = _KINDS[self.kind][1] if self.kind in _KINDS else "something else"
+            raise ProgramError(f"{self.name} must be {word}, not {value!r}") from None
+
+
+_KINDS: dict[Any, tuple[type, str]] = {
+    bool: (bool, "True or False"),
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: (str, "text"),
+}
+
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a tool. ``heading``: in a terminal's table, bcc's own. ``unit``: of the DataFrame's values, or "".
-    ``show``: value -> its text in the terminal's table, whose unit is the heading's. ``width``: characters; numbers
-    are aligned to the right."""
+    """A column of a tool. ``heading``: in a terminal's table, bcc's own; "" for a column that is left out there.
+    ``unit``: of the DataFrame's values, or "". ``show``: value -> its text in the terminal's table, whose unit is the
+    heading's. ``width``: characters; numbers are aligned to the right."""
 
     name: str
     heading: str
@@ -68,12 +109,14 @@ class Column:
 @dataclass(frozen=True)
 class Spec:
     """A tool's program for one set of options: C, what is attached beside its PROBE lines, macros, and what of its
-    outputs and maps is ``df``."""
+    outputs and maps is ``df``. ``columns``: names of the tool's columns that there are with these options, where not
+    all."""
 
     source: str
     presentation: Presentation
     attach: Sequence[tuple[str, str]] = ()
     cflags: Sequence[str] = ()
+    columns: Sequence[str] = ()
 
     def program(self) -> Program:
         unfiltered = ["-Dbpfnb_selected()=1", "-Dbpfnb_selected_task(task)=1"]  # until sessions have filters
@@ -82,7 +125,13 @@ class Spec:
 
 @dataclass(frozen=True)
 class Tool:
-    """A ready-made tool. Calling one of a ``Toolbox`` starts it."""
+    """A ready-made tool. Calling one of a ``Toolbox`` starts it.
+
+    ``hooks``: probes that not every kernel has. ``build`` gets those of them that this one has, as ``has``; a raw
+    tracepoint stands there as "tracepoint:CATEGORY:NAME". It raises UnsupportedError where nothing will do.
+    ``interval``: seconds between two tables in a terminal, of a tool that has tables; None: one at the end. What is
+    counted begins anew with each table, as bcc's tools have it.
+    """
 
     name: str
     subject: str
@@ -91,22 +140,41 @@ class Tool:
     build: Callable[..., Spec]
     options: Sequence[Option] = ()
     view: View = "rows"
+    hooks: Sequence[str] = ()
+    interval: float | None = None
 
     @property
     def summary(self) -> str:
         """Return what it shows, in one line."""
-        return inspect.cleandoc(self.doc).splitlines()[0].partition(": ")[2]
+        return inspect.cleandoc(self.doc).splitlines()[0].partition(": ")[2].rstrip(".")
 
     def start(self, host: Starter, **options: Any) -> Session:
         """Start the tool; ``options``: its own, and those of every session."""
-        own = {option.name: options.pop(option.name, option.default) for option in self.options}
-        self._check(own)
-        spec = self.build(**own)
-        return host.start(spec.program(), presentation=spec.presentation, **options)
+        own = {option.name: options.pop(option.name) for option in self.options if option.name in options}
+        if unknown := [name for name in options if name not in SESSION_OPTIONS]:
+            known = [*(option.name for option in self.options), *SESSION_OPTIONS]
+            raise ProgramError(f"{self.name} has no option {unknown[0]!r}{near_or_all(unknown[0], known)}")
+        values = self.values(**own)
+        if self.hooks:
+            values["has"] = frozenset(hook for hook in self.hooks if hook in set(host.probes(hook)["probe"]))
+        spec = self.build(**values)
+        return host.start(spec.program(), presentation=self._presentation(spec), **options)
 
-    def _check(self, own: dict[str, Any]) -> None:
-        for option in self.options:
-            value = own[option.name]
-            if option.choices and value is not None and value not in option.choices:
-                names = near_or_all(str(value), dict.fromkeys(option.choices))
-                raise ProgramError(f"{self.name}: {option.name} cannot be {value!r}{names}")
+    def values(self, **own: Any) -> dict[str, Any]:
+        """Return the values of all its own options, as ``build`` gets them. ProgramError for one that cannot be."""
+        return {option.name: self._checked(option, own.get(option.name, option.default)) for option in self.options}
+
+    def _presentation(self, spec: Spec) -> Presentation:
+        """Return the spec's own, with the columns that are documented, in that order, and with the tool's name."""
+        names = list(spec.columns or [column.name for column in self.columns])
+        title = f"{self.name}: {self.summary}"
+        own = spec.presentation
+        if isinstance(own, Rows):
+            return Rows(lambda events: own.convert(events)[names], title)
+        return Table(lambda maps: own.compute(maps)[names], title)
+
+    def _checked(self, option: Option, value: Any) -> Any:
+        try:
+            return option.check(value)
+        except ProgramError as error:
+            raise ProgramError(f"{self.name}: {error.message}", hint=error.hint) from None

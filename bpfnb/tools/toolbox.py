@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from importlib import import_module
 from importlib.resources import files
 from typing import Any
@@ -13,6 +12,7 @@ import pandas as pd
 from bpfnb.errors import near_or_all
 from bpfnb.results.columns.text import text_dtype
 from bpfnb.session import Session
+from bpfnb.tools.describe import documentation, signature
 from bpfnb.tools.tool import Starter, Tool
 
 __all__ = ["Toolbox", "find", "names"]
@@ -50,10 +50,7 @@ class Toolbox:
     def __getattr__(self, name: str) -> Callable[..., Session]:
         if name.startswith("_"):
             raise AttributeError(name)
-        tool = find(name)
-        start = partial(tool.start, self._host)
-        start.__doc__ = tool.doc
-        return start
+        return _starter(find(name), self._host)
 
     def __dir__(self) -> list[str]:
         return list(names())
@@ -70,3 +67,14 @@ class Toolbox:
 
     def _repr_html_(self) -> str:
         return str(self._df.to_html(index=False))
+
+
+def _starter(tool: Tool, host: Starter) -> Callable[..., Session]:
+    def start(**options: Any) -> Session:
+        return tool.start(host, **options)
+
+    start.__name__ = start.__qualname__ = tool.name
+    start.__module__ = "bpfnb.tools"
+    start.__doc__ = documentation(tool)
+    start.__signature__ = signature(tool)  # type: ignore[attr-defined]
+    return start
