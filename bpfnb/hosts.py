@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import keyword
+import os
 import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from msgspec import structs
 
 from bpfnb import views
 from bpfnb.doctor import Report, examine
@@ -21,7 +24,8 @@ from bpfnb.host.connector import Connector, Launch
 from bpfnb.host.tracer import Tracer
 from bpfnb.interrupts import start_new_thread, undoing, uninterrupted
 from bpfnb.language.program import Program, parse
-from bpfnb.origins import Origin, origin
+from bpfnb.options import SessionOptions, check_options, command_of, filters_of
+from bpfnb.origins import Origin, origin, stack_level
 from bpfnb.protocol.messages import Limits
 from bpfnb.registry import Registry
 from bpfnb.results.columns.text import text_dtype
@@ -30,6 +34,9 @@ from bpfnb.results.presentation import Presentation
 from bpfnb.results.table import with_escapes
 from bpfnb.session import DETACH_TIMEOUT, Session
 from bpfnb.tools.toolbox import Toolbox
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["MAX_COST", "Host", "check_name", "default_host", "limits_of"]
 
@@ -72,6 +79,12 @@ class Host:
         max_rate: float | None = None,
         max_memory: int | None = None,
         guard: bool = True,
+        pid: int | None = None,
+        follow: int | None = None,
+        comm: str | None = None,
+        cgroup: str | os.PathLike[str] | None = None,
+        uid: int | str | None = None,
+        command: str | Sequence[str] | None = None,
     ) -> Session:
         """Compile C, attach it, and return the running session.
 
@@ -97,12 +110,59 @@ class Host:
         ``max_memory``  bytes in the kernel, of the session's maps and buffers; rows are bounded by ``keep``.
         ``guard``       False: no limits.
 
+        Filters. The kernel tests them before a program's own work, on the current task: the one on the CPU. All must
+        hold. A program that calls ``bpfnb_selected()`` or ``bpfnb_selected_task(task)`` tests them itself.
+
+        ``pid``      a process, as the caller's pid namespace numbers it. Probes in files are put into it alone.
+        ``follow``   a process, those it has started, and those that any of them starts from now on.
+        ``comm``     the name of a thread; one that ends in * is what the name begins with.
+        ``cgroup``   a cgroup (v2) and those below it, by its path: under /sys/fs/cgroup, or as in /proc/PID/cgroup.
+        ``uid``      a user, by name or number: the task's real user id, as the host numbers it.
+        ``command``  a command to start, follow and trace from its exec on. A string is split as a shell would, a list
+                     is taken as it is. The session stops when the command ends, see ``Session.returncode``; a session
+                     that is stopped before ends it.
+
         Raises ProgramError, CompileError, VerifierError, AttachError, PrivilegeError, SetupError, UnsupportedError or
         TracerDied. Then nothing is left attached, and a running session of that name goes on. Interrupted by Ctrl-C,
         nothing new is left attached either; the session it was about to replace may have been stopped already.
         """
-        limits = limits_of(max_cost, max_rate, max_memory, guard)
-        return self.start(parse(source, attach, cflags, headers, cpu), name=name, keep=keep, limits=limits)
+        program = parse(source, attach, cflags, headers)
+        return self.run(
+            program,
+            name=name,
+            keep=keep,
+            cpu=cpu,
+            max_cost=max_cost,
+            max_rate=max_rate,
+            max_memory=max_memory,
+            guard=guard,
+            pid=pid,
+            follow=follow,
+            comm=comm,
+            cgroup=cgroup,
+            uid=uid,
+            command=command,
+        )
+
+    def run(
+        self, program: Program, presentation: Presentation | None = None, **options: Unpack[SessionOptions]
+    ) -> Session:
+        """Run a parsed program with the options that every session takes; see ``trace``. ``presentation``: how its
+        results become ``df``. ProgramError for options that there are not, or that cannot be meant."""
+        check_options(options)
+        limits = limits_of(
+            options.get("max_cost", MAX_COST),
+            options.get("max_rate"),
+            options.get("max_memory"),
+            options.get("guard", True),
+        )
+        filters = filters_of(options)
+        if filters or command_of(options):
+            raise ProgramError("filters are not built yet")
+        program = structs.replace(program, filters=filters, cpu=bool(options.get("cpu", program.cpu)))
+        return self.start(
+            program, name=options.get("name"), keep=options.get("keep"), limits=limits, presentation=presentation
+        )
 
     def start(
         self,
@@ -250,7 +310,7 @@ def _say_replaced(session: Session, line: Origin, *, named: bool) -> None:
     if line.notebook:
         print(printable(f"{session.name} {note}{more}"))
     elif not named:
-        warnings.warn(f"{session.name} {note}{more}", RuntimeWarning, stacklevel=4)
+        warnings.warn(f"{session.name} {note}{more}", RuntimeWarning, stacklevel=stack_level())
 
 
 def limits_of(max_cost: float | None, max_rate: float | None, max_memory: int | None, guard: bool) -> Limits:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-__all__ = ["Origin", "origin"]
+__all__ = ["Origin", "origin", "stack_level"]
 
 _OURS = ("bpfnb", "magics")
 
@@ -46,6 +46,14 @@ def origin() -> Origin:
     cell = "" if _is_file(frame.f_code.co_filename) else _cell(frame)
     where = cell or (frame.f_code.co_filename if _is_file(frame.f_code.co_filename) else None)
     return Origin(bool(cell), where and (where, frame.f_lineno, *calls))
+
+
+def stack_level() -> int:
+    """Return the ``stacklevel`` that has a warning of our caller's name the line that bpfnb was called from."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and str(frame.f_globals.get("__name__")).partition(".")[0] in _OURS:
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _is_file(name: str) -> bool:

@@ -14,26 +14,33 @@ from typing import NamedTuple
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
-from IPython.core.magic_arguments import MagicArgumentParser, argument, magic_arguments
+from IPython.core.magic_arguments import ArgDecorator, MagicArgumentParser, argument, magic_arguments
 from IPython.display import ProgressBar, display
 from msgspec.structs import replace
 
 from bpfnb.errors import BpfnbError, Diagnostic, ProgramError, did_you_mean, printable
-from bpfnb.hosts import MAX_COST, check_name, default_host, limits_of
+from bpfnb.hosts import check_name, default_host
 from bpfnb.interrupts import start_new_thread, undoing
 from bpfnb.language.probes import split_attach
 from bpfnb.language.program import Program, parse
-from bpfnb.protocol.messages import Limits
+from bpfnb.options import add_options, options_of, seconds_of
 from bpfnb.session import Session
 from bpfnb.views import html
 
-from .options import insert, parse_define, parse_duration, parse_rate, parse_share, parse_size, split
+from .options import insert, parse_define, split
 
 __all__ = ["COMMANDS", "BpfMagics", "Command", "help_alone", "option_names"]
 
 _HELP = ("--help", "-h", "help")
 _MAX_PROBES = 60
 _PERIOD = 0.1  # seconds between two updates of the progress bar
+
+
+class _SessionOptions(ArgDecorator):
+    """Adds the options of every session to a magic; its name is the first word."""
+
+    def add_to_parser(self, parser: MagicArgumentParser, group: None) -> None:
+        add_options(parser, name=False, live=True)
 
 
 @magics_class
@@ -60,9 +67,6 @@ class BpfMagics(Magics):
         "profile:99=f; may be given again. Functions with bcc's names (kprobe__sys_clone, TRACEPOINT_PROBE, ...) "
         "attach by themselves",
     )
-    @argument("-t", "--time", metavar="DURATION", help="trace for 10s, 500ms, 2m, then stop; Ctrl-C stops earlier")
-    @argument("--live", action="store_true", help="show the live panel")
-    @argument("--keep", metavar="SIZE", help="keep at most so many bytes of rows, such as 512M; the oldest go first")
     @argument(
         "-D",
         "--define",
@@ -79,18 +83,8 @@ class BpfMagics(Magics):
         help="what to compile against: this kernel's own headers where exactly they are installed, else what is made "
         "from its type information (auto); always the latter (btf); or a folder of kernel headers",
     )
-    @argument(
-        "--max-cost",
-        metavar="SHARE",
-        help="the guard ends a session that takes more than this share of all CPUs over 5 s; without it 25%%",
-    )
-    @argument(
-        "--max-rate", metavar="N", help="it also ends one with more than N events a second, such as 20000, over 5 s"
-    )
-    @argument("--max-memory", metavar="SIZE", help="and one that takes more memory in the kernel, such as 512M")
-    @argument("--no-guard", action="store_true", help="no limits")
+    @_SessionOptions()
     @argument("--help", "-h", action="store_true", help="show this, and run nothing")
-    @argument("--cpu", action="store_true", help="events have the number of their CPU, as a column cpu")
     @argument("--dry-run", action="store_true", help="parse only: say what would be attached, and attach nothing")
     @no_var_expand
     @line_cell_magic
@@ -119,18 +113,17 @@ class BpfMagics(Magics):
             return None
         if args.name is not None:
             self._check_name(args.name)
-        seconds = parse_duration(args.time) if args.time is not None else None
-        keep = parse_size(args.keep) if args.keep is not None else None
-        limits = _limits(args)
+        seconds = seconds_of(args)
+        options = options_of(args)
         flags = [*split(args.cflags), *map(parse_define, args.define)]
-        program = parse(cell, [split_attach(text) for text in args.attach], flags, args.headers, args.cpu)
+        program = parse(cell, [split_attach(text) for text in args.attach], flags, args.headers)
         if args.dry_run:
             print(printable(_plan(program), keep="\n"))
             _print_warnings(program.warnings)
             return None
         names = self.shell.user_ns
         try:
-            session = default_host.start(program, name=args.name, keep=keep, limits=limits)
+            session = default_host.run(program, **options)
         except BpfnbError as error:
             if panel := html.error_panel(error):  # an error itself can show no HTML
                 display({"text/html": panel}, raw=True)
@@ -213,16 +206,6 @@ def _parsed(parser: MagicArgumentParser, words: list[str]) -> argparse.Namespace
     unknown = re.match(r"unrecognized arguments: (-[\w-]+)", message)
     near = did_you_mean(unknown[1], options) if unknown else ""
     raise UsageError(f"%%bpf: {message}{near and f'; {near}'}  (%%bpf? lists the options)")
-
-
-def _limits(args: argparse.Namespace) -> Limits:
-    cost = MAX_COST if args.max_cost is None else parse_share(args.max_cost)
-    rate = None if args.max_rate is None else parse_rate(args.max_rate)
-    memory = None if args.max_memory is None else parse_size(args.max_memory)
-    given = {"--max-cost": args.max_cost, "--max-rate": args.max_rate, "--max-memory": args.max_memory}
-    if args.no_guard and (limited := [option for option, value in given.items() if value is not None]):
-        raise UsageError(f"%%bpf: --no-guard sets no limits, and {limited[0]} one: leave out either")
-    return limits_of(cost, rate, memory, not args.no_guard)
 
 
 def _plan(program: Program) -> str:

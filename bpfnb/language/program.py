@@ -21,6 +21,7 @@ import msgspec
 from bpfnb.errors import Diagnostic, ProgramError
 from bpfnb.language import cflags as clang_flags
 from bpfnb.language.cell import Asked, Body, Cell, Function, MapDecl, Output
+from bpfnb.language.filters import Filters
 from bpfnb.language.includes import LineMap, Piece, expand, reachable
 from bpfnb.language.probes import KINDS, Probe, named_by_function, near, parse_probe, split_attach
 from bpfnb.language.scan import scan
@@ -44,7 +45,7 @@ Kind = Literal["bcc"]  # what a program is written in: bcc's C
 class Program(msgspec.Struct, frozen=True):
     """A parsed cell. ``prints``: it calls bpf_trace_printk. ``cflags``: for clang, ``-DX=Y`` included. ``headers``:
     "auto", "btf", or a folder of kernel headers, from the root. ``warnings``: about the text, such as a function that
-    nothing attaches. ``cpu``: events have the number of their CPU.
+    nothing attaches. ``cpu``: events have the number of their CPU. ``filters``: the tasks that the session is about.
 
     Where the cell includes the user's own headers, ``source`` contains them, ``cell`` is the text as it was written,
     and ``pieces`` say where the lines come from; ``line_map`` maps lines of ``source`` to the cell and the headers.
@@ -63,6 +64,7 @@ class Program(msgspec.Struct, frozen=True):
     cell: str = ""
     pieces: tuple[Piece, ...] = ()
     kind: Kind = "bcc"
+    filters: Filters = Filters()
 
     @property
     def tail_calls(self) -> tuple[str, ...]:

@@ -259,7 +259,11 @@ BAD_CELLS = [
     (f"%%bpf hello --max-cost 25\n{HELLO}", bpfnb.ProgramError, "not a share of all CPUs: '25'"),
     (f"%%bpf hello --max-rate lots\n{HELLO}", bpfnb.ProgramError, "not a number of events a second: 'lots'"),
     (f"%%bpf hello --max-memory 0\n{HELLO}", bpfnb.ProgramError, "not a size: '0'"),
-    (f"%%bpf hello --no-guard --max-rate 5\n{HELLO}", UsageError, "--no-guard sets no limits, and --max-rate one"),
+    (
+        f"%%bpf hello --no-guard --max-rate 5\n{HELLO}",
+        bpfnb.ProgramError,
+        "--no-guard sets no limits, and --max-rate one",
+    ),
     ("%%bpf hello\n", UsageError, "empty"),  # IPython itself sees to this one
     ("%%bpf hello\n  \n// only a comment\n", bpfnb.ProgramError, "empty"),
     (f"%%bpf hello --nonsense\n{HELLO}", UsageError, "--nonsense"),

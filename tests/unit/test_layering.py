@@ -20,7 +20,7 @@ NOTEBOOK = [
     {"protocol"},
     {"results", "host"},
     {"views"},
-    {"session"},
+    {"session", "options"},
     {"doctor", "registry", "setup", "tools"},
     {"hosts"},
     {"testing"},

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bpfnb.errors import ProgramError
-from magics.options import parse_duration, parse_rate, parse_share, parse_size, split
+from bpfnb.options import parse_duration, parse_rate, parse_share, parse_size
+from magics.options import split
 
 
 @pytest.mark.parametrize(
