@@ -157,7 +157,7 @@ class Host:
             options.get("guard", True),
         )
         filters = filters_of(options)
-        if filters or command_of(options):
+        if command_of(options):
             raise ProgramError("filters are not built yet")
         program = structs.replace(program, filters=filters, cpu=bool(options.get("cpu", program.cpu)))
         return self.start(

@@ -20,6 +20,7 @@ from bpfnb.tracer.compile.outputs import PayloadType, payload_types, without_typ
 from bpfnb.tracer.compile.rewrite import rewrite
 from bpfnb.tracer.compile.submits import LOST_MAP, NO_STAMP, padded_maps
 from bpfnb.tracer.compile.updates import REFUSED_MAP, narrow_notes, shown_entries
+from bpfnb.tracer.filters import text as filters
 from bpfnb.tracer.kernel import bpf, features, pins, tracefs
 from bpfnb.tracer.kernel import maps as kernel_maps
 from bpfnb.tracer.kernel.uapi import MapType
@@ -96,6 +97,7 @@ def _map_names(program: Program, source: Rewritten) -> list[str]:
     names += [LOST_MAP] if program.outputs else []
     names += [name for output in sorted(source.padded) for name in padded_maps(output)]
     names += [REFUSED_MAP] if source.counted else []
+    names += filters.map_names(program.filters)
     names += [lines.LINES_MAP, lines.LOST_MAP] if program.prints and not source.tag else []
     return list(dict.fromkeys(names))
 

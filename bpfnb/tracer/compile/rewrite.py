@@ -1,10 +1,11 @@
 """The C bcc gets to compile: the cell's, changed where this kernel, the printk tag or an output asks for it.
 
-Five kinds of change. What is submitted to an output is shown to the compiler's type information (submits.py). What is
+Six kinds of change. What is submitted to an output is shown to the compiler's type information (submits.py). What is
 added to a map is added exactly, and counted where it is refused (updates.py). Every format of bpf_trace_printk starts
-with the session's tag. A format that ends in ``\\\\n`` (C pasted out of a Python string) ends in a newline. And in
-functions on syscalls ``PT_REGS_PARMn(ctx)`` and extra parameters mean the syscall's n-th argument, ``PT_REGS_RC(ctx)``
-its result, whether the function runs as a kprobe on the syscall's entry function or on the syscall's tracepoint.
+with the session's tag. A format that ends in ``\\\\n`` (C pasted out of a Python string) ends in a newline. An attached
+function begins with a test of the session's filters (filters/text.py). And in functions on syscalls
+``PT_REGS_PARMn(ctx)`` and extra parameters mean the syscall's n-th argument, ``PT_REGS_RC(ctx)`` its result, whether
+the function runs as a kprobe on the syscall's entry function or on the syscall's tracepoint.
 
 Positions. bcc compiles in three passes and adds lines in each: the struct of every TRACEPOINT_PROBE, an attribute
 before every function, a line after every ``{`` of one. Diagnostics and the verifier's line info then carry the lines
@@ -27,6 +28,7 @@ from bpfnb.tracer.compile.printk_calls import printk_edits
 from bpfnb.tracer.compile.submits import submits
 from bpfnb.tracer.compile.syscall_portability import SYSCALL_EVENTS, Mode, Portable
 from bpfnb.tracer.compile.updates import updates
+from bpfnb.tracer.filters import text as filters
 from bpfnb.tracer.read.lines import PRELUDE as LINES_PRELUDE
 from bpfnb.tracer.source_map import Edit, Rewritten, assemble
 
@@ -57,14 +59,14 @@ def rewrite(
         if re.search(r'["\\%\n]', text):
             raise ValueError(f"quotes, backslashes, percent signs and newlines have no place in {text!r}")
     cell = cell or scan(program.source, program.cflags)
-    edits = [*printk_edits(cell, tag, lines), *_line_directives(cell), *_resets(cell)]
+    edits = [*filters.edits(cell, program), *printk_edits(cell, tag, lines), *_line_directives(cell), *_resets(cell)]
     portable = Portable(cell, program, syscall_mode)
     edits += portable.edits()
     submitting = submits(cell, cpu=program.cpu)
     in_tasks = all(KINDS[p.kind].in_task or p.target.startswith(SYSCALL_EVENTS) for p in program.probes)
     made = updates(cell, late=late, in_tasks=in_tasks, counting=counting)
-    prelude = _attaching(cell) + (LINES_PRELUDE if lines else "") + portable.prelude()
-    prelude += made.prelude + submitting.prelude + readers
+    prelude = _attaching(cell) + (LINES_PRELUDE if lines else "") + filters.prelude(cell, program.filters)
+    prelude += portable.prelude() + made.prelude + submitting.prelude + readers
     # An increment begins where a submit does that gives its key: what is around it comes first.
     rewritten = assemble(cell, [*edits, *made.edits, *submitting.edits], prelude, path)
     return dataclasses.replace(

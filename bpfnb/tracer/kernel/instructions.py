@@ -19,11 +19,16 @@ SIZE, IMMEDIATE_AT = ENCODING.size, 4
 
 LDDW = 0x18  # load 64 bits: the immediate's upper half is in the next instruction, which is no operation
 LOAD, LOAD_WORD, STORE = 0x79, 0x61, 0x7B  # of 64 bits, of 32, of 64, to or from where a register points
-STORE_IMMEDIATE = 0x7A  # of 64 bits, to where a register points
+STORE_WORD = 0x63
+STORE_IMMEDIATE, STORE_WORD_IMMEDIATE = 0x7A, 0x62  # of 64 bits, of 32, to where a register points
+ATOMIC_ADD = 0xDB  # of 64 bits, to where a register points
 MOVE, MOVE_IMMEDIATE, ADD_IMMEDIATE = 0xBF, 0xB7, 0x07  # of 64 bits
 CALL, EXIT = 0x85, 0x95
 GOTO, GOTO_FAR = 0x05, 0x06  # by the offset, by the immediate
+JUMP_EQUAL = 0x15  # where a register is the immediate, of 64 bits
 JUMP_UNEQUAL, JUMP_UNEQUAL_WORD = 0x55, 0x56  # where a register is not the immediate: of 64 bits, of 32
+JUMP_UNEQUAL_REGISTER = 0x5D  # where two registers differ, of 64 bits
+SHIFT_RIGHT = 0x77  # of 64 bits
 # Classes: the lowest three bits of an operation
 STORES, JUMPS = (2, 3), (5, 6)
 

@@ -46,8 +46,9 @@ def open_event(
     read_format: int = 0,
     flags: int = 0,
     clock: int = 0,
+    pid: int = 0,
 ) -> int:
-    """Open an event of every process on a CPU: its descriptor.
+    """Open an event of every process on a CPU, or of one process (``pid``) on all: its descriptor.
 
     ``cpu``: some CPU that is online by default; probes run on all of them, whichever is named. ``frequency``: hits a
     second, in place of ``period``.
@@ -55,9 +56,10 @@ def open_event(
     attr = PerfEventAttr(type_, ctypes.sizeof(PerfEventAttr), config, frequency or period, sample_type, read_format)
     attr.flags = flags | (uapi.PERF_ATTR_FREQ if frequency else 0)
     attr.config1, attr.config2, attr.clockid = config1, config2, clock
-    every_process, no_group, close_on_exec = -1, -1, ctypes.c_ulong(uapi.PERF_FLAG_FD_CLOEXEC)
-    on = min(os.sched_getaffinity(0)) if cpu is None else cpu
-    return syscall.invoke(uapi.SYSCALLS.perf_event_open, ctypes.byref(attr), every_process, on, no_group, close_on_exec)
+    every, no_group, close_on_exec = -1, -1, ctypes.c_ulong(uapi.PERF_FLAG_FD_CLOEXEC)
+    on = every if pid else min(os.sched_getaffinity(0)) if cpu is None else cpu
+    whose = pid or every
+    return syscall.invoke(uapi.SYSCALLS.perf_event_open, ctypes.byref(attr), whose, on, no_group, close_on_exec)
 
 
 def open_tracepoint(number: int) -> int:
@@ -71,16 +73,16 @@ def open_kprobe(function: str, offset: int = 0, *, returning: bool = False) -> i
     return open_event(pmu_type("kprobe"), int(returning), config1=ctypes.addressof(name), config2=offset)
 
 
-def open_uprobe(path: str, offset: int, *, returning: bool = False, semaphore: int = 0) -> int:
+def open_uprobe(path: str, offset: int, *, returning: bool = False, semaphore: int = 0, pid: int = 0) -> int:
     """Open an event on an instruction of a file, given by its offset there.
 
     ``semaphore``: the offset of a counter that the kernel raises in every process that maps the file, for as long as
     the event is open. Linux kernel commit 1cc33161a83d ("uprobes: Support SDT markers having reference count
-    (semaphore)") (in v4.20): see ``has_format``.
+    (semaphore)") (in v4.20): see ``has_format``. ``pid``: the process whose memory alone gets the trap; 0 for all.
     """
     name = ctypes.create_string_buffer(os.fsencode(path))
     config = int(returning) | semaphore << _SEMAPHORE_SHIFT
-    return open_event(pmu_type("uprobe"), config, config1=ctypes.addressof(name), config2=offset)
+    return open_event(pmu_type("uprobe"), config, config1=ctypes.addressof(name), config2=offset, pid=pid)
 
 
 def attach_program(event: int, program: int, cookie: int = 0) -> int | None:

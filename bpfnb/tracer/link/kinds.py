@@ -26,10 +26,12 @@ __all__ = ["KINDS", "Files", "Kind", "attach", "require", "spec", "tail_call"]
 
 
 class Files(NamedTuple):
-    """What probes in files depend on: the notebook's folder ("" where it is not known), and the USDT probes found."""
+    """What probes in files depend on: the notebook's folder ("" where it is not known), the USDT probes found, and the
+    process that they are put into, 0 for all."""
 
     folder: str = ""
     usdt: Mapping[Probe, Usdt] = {}
+    pid: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,13 +119,13 @@ _SYSCALL = Kind(
 )
 _UPROBE = Kind(
     lambda: ProgramType.KPROBE,
-    lambda probe, program, files: uprobe.attach(probe, program, files.folder),
+    lambda probe, program, files: uprobe.attach(probe, program, files.folder, files.pid),
     uprobe.require,
     names_in_file=uprobe.names_in_file,
 )
 _USDT = Kind(
     lambda: ProgramType.KPROBE,
-    lambda probe, program, files: usdt.attach(probe, program, files.folder, files.usdt),
+    lambda probe, program, files: usdt.attach(probe, program, files.folder, files.usdt, files.pid),
     usdt.require,
     names_in_file=usdt.names_in_file,
 )

@@ -99,24 +99,27 @@ def require(probe: Probe, folder: str) -> None:
     _resolved(probe, folder)
 
 
-def attach(probe: Probe, program: int, folder: str) -> Link:
-    """Attach to all functions of that name: several files of a program may each have a static one."""
+def attach(probe: Probe, program: int, folder: str, pid: int = 0) -> Link:
+    """Attach to all functions of that name: several files of a program may each have a static one. ``pid``: in this
+    process alone; 0 for all."""
     name, symbol, plus = split_symbol(probe.target)
     with open_target(probe, name, folder) as target:
         found = _find(probe, target, symbol, plus)
         returning = probe.kind == "uretprobe"
-        places = [Place(partial(place, target, at, returning=returning), code=code(target, at)) for at in found.offsets]
+        put = partial(place, target, returning=returning, pid=pid)
+        places = [Place(partial(put, at), code=code(target, at)) for at in found.offsets]
         return on_events(probe, program, places, f"{probe.kind}:{target.path}:{symbol}{plus}", found.note)
 
 
-def place(target: Target, offset: int, semaphore: int = 0, *, returning: bool = False) -> int:
-    """Open a perf event on an instruction, given by its offset in the file. OSError. ``semaphore``: see
+def place(target: Target, offset: int, semaphore: int = 0, *, returning: bool = False, pid: int = 0) -> int:
+    """Open a perf event on an instruction, given by its offset in the file. OSError. ``semaphore``, ``pid``: see
     perf.open_uprobe."""
     if not perf.has_pmu("uprobe"):
         raise UnsupportedError("this kernel has no uprobes (CONFIG_UPROBE_EVENTS is off)")
     if semaphore and not perf.has_format("uprobe", "ref_ctr_offset"):
         raise UnsupportedError("a USDT probe with a semaphore takes Linux 4.20")
-    return perf.open_uprobe(f"/proc/self/fd/{target.file.fd}", offset, returning=returning, semaphore=semaphore)
+    path = f"/proc/self/fd/{target.file.fd}"
+    return perf.open_uprobe(path, offset, returning=returning, semaphore=semaphore, pid=pid)
 
 
 def code(target: Target, offset: int) -> bytes:

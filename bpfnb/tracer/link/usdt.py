@@ -111,15 +111,16 @@ def names_in_file(kind: str, target: str, folder: str, requested: str) -> list[s
     return [f"{kind}:{path}:{label}" for label in fnmatch.filter(labels, pattern)]
 
 
-def attach(probe: Probe, program: int, folder: str, found: Mapping[Probe, Usdt]) -> Link:
-    """Attach to every place of a probe of those ``found``, whose readers the program was compiled with."""
+def attach(probe: Probe, program: int, folder: str, found: Mapping[Probe, Usdt], pid: int = 0) -> Link:
+    """Attach to every place of a probe of those ``found``, whose readers the program was compiled with. ``pid``: in
+    this process alone; 0 for all."""
     usdt, ways = found[probe], _layouts(found)[probe.function]
     with open_target(probe, usdt.path, folder) as target:
         if _version(target) != usdt.version:
             raise rejection(probe, f"{usdt.path} has changed while the cell was compiled")
         places = [
             Place(
-                partial(place, target, spot.offset, spot.semaphore),
+                partial(place, target, spot.offset, spot.semaphore, pid=pid),
                 ways.index(spot.arguments),
                 code(target, spot.offset),
             )

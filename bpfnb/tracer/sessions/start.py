@@ -14,6 +14,8 @@ from bpfnb.protocol.messages import CountersAdded, Limits, Noted, ProbeInfo
 from bpfnb.tracer.access.audit import Audit
 from bpfnb.tracer.access.policy import Policy, spoken_time
 from bpfnb.tracer.cancel import Cancel
+from bpfnb.tracer.filters.selection import Selection, select
+from bpfnb.tracer.filters.text import MAX_FOLLOWED
 from bpfnb.tracer.guard.guard import Guard
 from bpfnb.tracer.kernel import bpf, capabilities, features
 from bpfnb.tracer.kernel.cpus import CpuWatch
@@ -58,13 +60,36 @@ class Starter:
 
         What is begun first ends last: links, then the last drains, then what they read from, then the programs.
         """
-        files = Files(folder, usdt.find_all(program, folder))
+        selection = select(program.filters, self._policy.peer.pid)
+        try:
+            return self._start(number, program, folder, limits, keep, starting, selection)
+        finally:
+            selection.close()
+
+    def _start(
+        self,
+        number: int,
+        program: Program,
+        folder: str,
+        limits: Limits,
+        keep: int,
+        starting: Starting,
+        selection: Selection,
+    ) -> tuple[Session, messages.Loaded]:
+        files = Files(folder, usdt.find_all(program, folder), selection.pid)
         _require(program, files)
         loaded = self._loaders[program.kind].load(program, files, self._policy.confinement, starting.cancel)
+        try:
+            selection.load(loaded)
+        except BaseException:
+            loaded.close()
+            raise
         session = Session(number, loaded)
         try:
             with self._closer.paused():
                 starting.attach()
+                session.stack.callback(self._say_lost, session, selection)
+                selection.install(loaded, session.stack)
                 self.readers.read(session, keep)
                 probes = self._attach(session, program, files, starting.cancel)
             self._send_counters(session)
@@ -105,6 +130,12 @@ class Starter:
             link.renew(cpu)
         what = f"{link.info.requested} is attached there now; up to a second of it is missing"
         self._outbox.send(Noted(number, f"CPU {cpu} has come online: {what}", ""))
+
+    def _say_lost(self, session: Session, selection: Selection) -> None:
+        """Say at a session's end which processes it did not follow."""
+        if lost := selection.lost(session.loaded):
+            text = f"{lost:,} processes were not followed: {MAX_FOLLOWED:,} are, at a time"
+            self._outbox.send(Noted(session.number, text, ""))
 
     def _send_counters(self, session: Session) -> None:
         """Hand the notebook the memory in which the programs count what their maps refuse."""

@@ -1,0 +1,1 @@
+"""Filters: the C that tests them, the processes and cgroups that they name, and following what processes start."""
