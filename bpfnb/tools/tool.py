@@ -119,8 +119,7 @@ class Spec:
     columns: Sequence[str] = ()
 
     def program(self) -> Program:
-        unfiltered = ["-Dbpfnb_selected()=1", "-Dbpfnb_selected_task(task)=1"]  # until sessions have filters
-        return parse(self.source, self.attach, [*self.cflags, *unfiltered])
+        return parse(self.source, self.attach, self.cflags)
 
 
 @dataclass(frozen=True)
