@@ -218,24 +218,32 @@ class Host:
     def probes(self, pattern: str) -> pd.DataFrame:
         """Return the probes whose names match a shell pattern, or contain it where it has no wildcard: a row each.
 
-        "*clone*" is looked for among the kernel's probes, "usdt:PATH:*", "uprobe:PATH:*" and "uretprobe:PATH:*" in a
-        program or library. The columns are text:
+        "*clone*" is looked for among the kernel's probes, "kprobe:tcp_*" among those of a kind, "usdt:PATH:*",
+        "uprobe:PATH:*" and "uretprobe:PATH:*" in a program or library. Of kinds that see the same (kretprobe, fentry,
+        fexit, rawtracepoint) a pattern that names none lists one. The columns are text:
 
         ``probe``      as ``attach`` and ``-a`` take it, such as "tracepoint:sched:sched_process_fork"
         ``kind``       its first word: "tracepoint"
-        ``arguments``  not known yet: ""
-        ``returns``    not known yet: ""
-        ``note``       ""
+        ``arguments``  as C declares them: "int dfd, const char *filename, int flags"; "" where they are not known
+        ``returns``    a type, and what it means where that is known: "long: negative errno on failure"
+        ``note``       why it cannot be attached on this kernel, and what can instead; or ""
+
+        Probes of a kind that this kernel has not are listed where the pattern names the kind, or nothing else matches.
 
         ``attrs["more"]``: how many further probes match, beyond the 200,000 that are listed at most.
 
         Raises AttachError where there is no such file, PrivilegeError, SetupError or TracerDied.
         """
-        names, more = self.connect().find_probes(pattern, _MAX_PROBES)
-        kinds = [name.partition(":")[0] for name in names]
-        columns = {"probe": names, "kind": kinds, "arguments": "", "returns": "", "note": ""}
-        frame = pd.DataFrame(columns, index=range(len(names)), dtype=text_dtype())
-        frame.attrs["more"] = more
+        found = self.connect().list_probes(pattern, _MAX_PROBES)
+        columns = {
+            "probe": found.names,
+            "kind": [name.partition(":")[0] for name in found.names],
+            "arguments": [", ".join(arguments) for arguments in found.arguments],
+            "returns": found.returns,
+            "note": found.notes,
+        }
+        frame = pd.DataFrame(columns, index=range(len(found.names)), dtype=text_dtype())
+        frame.attrs["more"] = found.more
         return with_escapes(frame)
 
     def doctor(self) -> Report:

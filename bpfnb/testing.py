@@ -249,6 +249,11 @@ class FakeTracer:
                 return messages.Pong(request)
             case messages.FindProbes(request, _, limit):
                 return messages.ProbeNames(request, self._probes[:limit], max(len(self._probes) - limit, 0))
+            case messages.ListProbes(request, _, limit):
+                names = self._probes[:limit]
+                none = ("",) * len(names)
+                more = max(len(self._probes) - limit, 0)
+                return messages.ProbesListed(request, names, ((),) * len(names), none, none, more)
             case messages.DescribeProbes(request, probes, _, limit):
                 return messages.ProbesDescribed(request, self._described(probes, limit))
             case messages.RunChecks(request):

@@ -25,7 +25,7 @@ from bpfnb.language.probes import split_attach
 from bpfnb.language.program import Program, parse
 from bpfnb.options import add_options, options_of, seconds_of
 from bpfnb.session import Session
-from bpfnb.views import html
+from bpfnb.views import html, probes
 
 from .options import insert, parse_define, split
 
@@ -282,10 +282,8 @@ def _doctor() -> None:
 
 
 def _probes(pattern: str) -> None:
-    names, more = default_host.connect().find_probes(pattern, _MAX_PROBES)
-    print("\n".join(map(printable, names)) or f"no probe matches {pattern!r}")
-    if more:
-        print(f"... and {more} more: narrow the pattern")
+    found = default_host.connect().list_probes(pattern, _MAX_PROBES)
+    _show(probes.probes_text(found, pattern), probes.probes_table(found, pattern))
 
 
 def _find(name: str) -> Session:

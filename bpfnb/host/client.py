@@ -148,6 +148,9 @@ class Client(Tracer):
         reply = self._ask(messages.FindProbes(next(self._requests), pattern, limit, _folder()), messages.ProbeNames)
         return reply.names, reply.more
 
+    def list_probes(self, pattern: str, limit: int) -> messages.ProbesListed:
+        return self._ask(messages.ListProbes(next(self._requests), pattern, limit, _folder()), messages.ProbesListed)
+
     def describe(self, probes: Sequence[str], paths: Sequence[tuple[str, ...]], limit: int) -> tuple[Signature, ...]:
         asked = messages.DescribeProbes(next(self._requests), tuple(probes), tuple(paths), limit, _folder())
         return self._ask(asked, messages.ProbesDescribed).signatures

@@ -23,6 +23,7 @@ from bpfnb.protocol.messages import (
     MapLost,
     MapRead,
     Noted,
+    ProbesListed,
     SegmentAdded,
     Stopped,
 )
@@ -122,6 +123,9 @@ class Tracer(Protocol):
 
     def find_probes(self, pattern: str, limit: int) -> tuple[tuple[str, ...], int]:
         """Return up to ``limit`` probes whose names match a shell pattern, and how many more there are."""
+
+    def list_probes(self, pattern: str, limit: int) -> ProbesListed:
+        """Return up to ``limit`` probes whose names match a shell pattern, with what is known of each."""
 
     def describe(self, probes: Sequence[str], paths: Sequence[tuple[str, ...]], limit: int) -> tuple[Signature, ...]:
         """Return the signatures of probes as -a takes them, wildcards too, in the order given; of a wildcard by name.

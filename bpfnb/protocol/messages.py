@@ -38,6 +38,7 @@ __all__ = [
     "FromTracer",
     "Hello",
     "Limits",
+    "ListProbes",
     "Load",
     "Loaded",
     "LookupMap",
@@ -53,6 +54,7 @@ __all__ = [
     "ProbeInfo",
     "ProbeNames",
     "ProbesDescribed",
+    "ProbesListed",
     "ReadMap",
     "Received",
     "Request",
@@ -180,6 +182,16 @@ class Received(Struct, tag=True, frozen=True):
 class FindProbes(Struct, tag=True, frozen=True):
     """List the probes of this kernel, or of a file (usdt:PATH:PATTERN), whose name matches a shell pattern. Answered by
     ProbeNames. ``folder``: as in Load."""
+
+    request: int
+    pattern: str
+    limit: int
+    folder: str = ""
+
+
+class ListProbes(Struct, tag=True, frozen=True):
+    """As FindProbes, with what is known of each probe, and with those that this kernel is known not to have. Answered
+    by ProbesListed."""
 
     request: int
     pattern: str
@@ -439,6 +451,18 @@ class ProbeNames(Struct, tag=True, frozen=True):
     more: int
 
 
+class ProbesListed(Struct, tag=True, frozen=True):
+    """The matching probes, and how many more match. One entry a probe: ``arguments`` as C declares them; ``returns`` a
+    type, and what it means where that is known; ``notes`` such as why it cannot be attached, and what can instead."""
+
+    request: int
+    names: tuple[str, ...]
+    arguments: tuple[tuple[str, ...], ...]
+    returns: tuple[str, ...]
+    notes: tuple[str, ...]
+    more: int
+
+
 class ProbesDescribed(Struct, tag=True, frozen=True):
     """The signatures of probes: in the order asked, those of a wildcard by name, each once."""
 
@@ -486,6 +510,7 @@ Request = (
     | Stop
     | Ping
     | FindProbes
+    | ListProbes
     | DescribeProbes
     | RunChecks
     | ReadMap
@@ -514,6 +539,7 @@ FromTracer = (
     | Symbols
     | Pong
     | ProbeNames
+    | ProbesListed
     | ProbesDescribed
     | Checks
     | Failed

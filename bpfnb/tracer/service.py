@@ -33,6 +33,7 @@ _MAX_STOP_THREADS = 16
 _MAX_BYTES = 64 << 20  # of requests accepted and not answered yet
 _MIN_BYTES = 256 << 10  # a request counts as at least so many: it costs more than its text
 _MAX_NUMBER = 1 << 63
+_MAX_LISTED = 200_000  # probes in an answer
 
 
 class Service:
@@ -167,10 +168,16 @@ class Service:
             case messages.FindProbes(request, pattern, limit, folder):
                 from bpfnb.tracer.link import catalog
 
-                if limit < 0:
-                    raise ProgramError(f"the limit of probes must not be negative: {limit}")
+                _require_limit(limit)
                 names, more = catalog.find(pattern, limit, folder)
                 return messages.ProbeNames(request, names, more)
+            case messages.ListProbes(request, pattern, limit, folder):
+                from bpfnb.tracer.probes.listing import listed
+
+                _require_limit(limit)
+                rows, more = listed(pattern, min(limit, _MAX_LISTED), folder)
+                names, arguments, returns, notes = zip(*rows, strict=True) if rows else ((), (), (), ())
+                return messages.ProbesListed(request, names, arguments, returns, notes, more)
             case messages.DescribeProbes(request, probes, paths, limit, folder):
                 from bpfnb.tracer.probes.describe import describe
 
@@ -191,11 +198,17 @@ def _lane(message: Request) -> Hashable:
             messages.Ping()
             | messages.FindSymbols()
             | messages.FindProbes()
+            | messages.ListProbes()
             | messages.DescribeProbes()
             | messages.RunChecks()
         ):
             return type(message).__name__
     return message.session
+
+
+def _require_limit(limit: int) -> None:
+    if limit < 0:
+        raise ProgramError(f"the limit of probes must not be negative: {limit}")
 
 
 def _require_addresses(pid: int, addresses: tuple[int, ...]) -> None:

@@ -191,7 +191,7 @@ def sessions_text(snapshots: Sequence[Snapshot]) -> str:
     for s in snapshots:
         probes = printable(", ".join(probe.requested for probe in s.probes))
         rows.append((printable(s.name), printable(s.state), duration(s.seconds), f"{s.rows:,}", f"{s.lost:,}", probes))
-    return _columns([_LIST, *rows], numbers=(3, 4))
+    return columns([_LIST, *rows], numbers=(3, 4))
 
 
 # --- the doctor ---------------------------------------------------------------------------------------------------
@@ -371,7 +371,8 @@ def _tr(cells: Sequence[str]) -> str:
     return f'<tr style="background:transparent;border:none">{"".join(cells)}</tr>'
 
 
-def _columns(rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
+def columns(rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
+    """Write rows for a terminal, their columns one under another. ``numbers``: those that are right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:

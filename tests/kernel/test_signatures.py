@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import statistics
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -147,3 +149,70 @@ def test_arguments_of_usdt_probes(tmp_path: Path) -> None:
         ("arg3", 1, True),
     ]
     assert (none.probe, none.arguments) == (f"usdt:{tmp_path}/p:bpfnbtest:none", ())
+
+
+# --- bpfnb.probes -------------------------------------------------------------------------------------------------
+
+KPROBES = Path("/sys/bus/event_source/devices/kprobe/type").exists()
+
+
+@pytest.mark.portable
+def test_kernel_functions_are_listed_whether_or_not_they_can_be_probed() -> None:
+    """Prototypes as fs/read_write.c, fs/namei.c and net/ipv4/tcp_ipv4.c have them, alike from 6.1 to 6.18."""
+    expected = {
+        "vfs_read": ("struct file *file, char *buf, size_t count, loff_t *pos", "ssize_t"),
+        "tcp_v4_destroy_sock": ("struct sock *sk", "void"),
+        "do_sys_openat2": ("int dfd, const char *filename, struct open_how *how", ("long", "int")),
+    }
+    for name, (arguments, returns) in expected.items():
+        for kind in ("kprobe", "kretprobe"):
+            row = bpfnb.probes(f"{kind}:{name}").iloc[0]
+            assert (row.probe, row.kind, row.arguments) == (f"{kind}:{name}", kind, arguments)
+            assert row.returns in returns if isinstance(returns, tuple) else row.returns == returns
+            assert row.note.startswith("this kernel has no kprobes") == (not KPROBES)
+    if KPROBES:
+        assert bpfnb.probes("kprobe:do_sys_openat2").note.item() == ""
+    else:
+        assert bpfnb.probes("kprobe:do_sys_openat2").note.item().endswith("; in its place: syscall:openat")
+        assert "kprobe" not in set(bpfnb.probes("*open*").kind)
+
+
+@pytest.mark.portable
+def test_what_is_listed() -> None:
+    df = bpfnb.probes("*getpgid*")
+    assert df.probe.tolist()[:2] == ["syscall:getpgid", "sysret:getpgid"]
+    assert df.arguments.tolist()[:2] == ["pid_t pid"] * 2
+    assert df.returns.tolist()[:2] == ["long: negative errno on failure"] * 2
+    assert df[df.probe == "tracepoint:syscalls:sys_exit_getpgid"].arguments.item() == "int __syscall_nr, long ret"
+    assert bpfnb.probes("rawtracepoint:sched_process_fork").arguments.item() == (
+        "struct task_struct *parent, struct task_struct *child"
+    )
+    assert bpfnb.probes("lsm:file_open").arguments.item() == "struct file *file"
+    assert "page-faults" in " ".join(bpfnb.probes("software:*").probe)
+    assert len(bpfnb.probes("hardware:*")) == 10
+    assert "every CPU" in bpfnb.probes("profile:*").note.item()
+    assert "malloc" in " ".join(bpfnb.probes("uprobe:c:mall*").probe)
+    assert bpfnb.probes("no such probe").empty
+
+
+def test_usdt_probes_are_listed_with_their_arguments() -> None:
+    df = bpfnb.probes("usdt:/usr/bin/python3:*")
+    notes = subprocess.run(["readelf", "-n", "/usr/bin/python3"], capture_output=True, text=True, check=True).stdout
+    counts = {
+        name: len(arguments.split()) for name, arguments in re.findall(r"Name: (\w+)(?s:.*?)Arguments: (.*)", notes)
+    }
+    assert df.probe.tolist() == sorted(f"usdt:/usr/bin/python3:python:{name}" for name in counts)
+    for probe, arguments in zip(df.probe, df.arguments, strict=True):
+        assert len(arguments.split(", ")) == counts[probe.rpartition(":")[2]]
+
+
+def test_lists_come_at_once() -> None:
+    """After the first. On two cores that others use as well, a median, and three times what is promised."""
+    for pattern in ("*clone*", "tracepoint:*", "kprobe:tcp_*"):
+        bpfnb.probes(pattern)
+        times = []
+        for _ in range(5):
+            begin = time.perf_counter()
+            bpfnb.probes(pattern)
+            times.append(time.perf_counter() - begin)
+        assert statistics.median(times) < 0.9, (pattern, times)

@@ -13,8 +13,14 @@ from bpfnb.tracer.link.errors import near, rejection
 from bpfnb.tracer.link.kinds import KINDS
 from bpfnb.tracer.link.uprobe import as_pattern
 
-__all__ = ["find", "in_full", "kinds_of", "none"]
+__all__ = ["find", "in_full", "kinds_of", "none", "wanted"]
 
+# Kinds in the order they are listed in: first what works on every kernel, and has names that stay.
+_ORDER = (
+    "syscall", "sysret", "tracepoint", "kprobe", "kretprobe", "fentry", "fexit", "rawtracepoint", "lsm",
+    "software", "hardware", "profile", "usdt", "uprobe", "uretprobe",
+)  # fmt: skip
+assert set(_ORDER) == KINDS.keys()
 # Other probes at the same places: they are listed where a pattern names their kind.
 _TWINS = frozenset(("kretprobe", "fentry", "fexit", "rawtracepoint"))
 _WILDCARD = re.compile(r"[*?\[]")
@@ -34,7 +40,7 @@ def find(pattern: str, limit: int, folder: str = "") -> tuple[tuple[str, ...], i
     if in_file:
         matching = in_file(kind, rest, folder, pattern)
     else:
-        matching = [name for kind in kinds_of(pattern) for name in _names(kind, as_pattern(pattern))]
+        matching = [name for kind in kinds_of(pattern) for name in _names(kind, wanted(pattern))]
     return tuple(matching[:limit]), max(len(matching) - limit, 0)
 
 
@@ -44,11 +50,16 @@ def in_full(pattern: str) -> str:
     return next((f"{name}:{rest}" for name, kind in WORDS.items() if colon and word in kind.aliases), pattern)
 
 
+def wanted(pattern: str) -> str:
+    """Return the shell pattern of whole names that is meant: what has no wildcard is a part of the target."""
+    kind, colon, target = in_full(pattern).partition(":")
+    return f"{kind}:{as_pattern(target)}" if colon and kind in KINDS else as_pattern(pattern)
+
+
 def kinds_of(pattern: str) -> Iterator[str]:
     """Yield the kinds that a pattern may match, but of those that see the same only one, unless it is asked for."""
-    pattern = as_pattern(pattern)
-    start = _WILDCARD.split(pattern, maxsplit=1)[0]
-    for kind in KINDS:
+    start = _WILDCARD.split(wanted(pattern), maxsplit=1)[0]
+    for kind in _ORDER:
         name = f"{kind}:"
         if (start.startswith(name) or name.startswith(start)) and (start or kind not in _TWINS):
             yield kind

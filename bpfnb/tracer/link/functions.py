@@ -11,7 +11,7 @@ from bpfnb.language.probes import Probe
 from bpfnb.tracer.kernel import tracefs
 from bpfnb.tracer.link.errors import near, rejection
 
-__all__ = ["SYSCALLS", "TRACEPOINTS", "KernelFunctions", "alternative", "kernel_functions", "no_function"]
+__all__ = ["SYSCALLS", "TRACEPOINTS", "KernelFunctions", "alternative", "kernel_functions", "no_function", "stand_in"]
 
 # Tracepoints that are met where well-known functions are, and outlive their renaming and inlining.
 TRACEPOINTS = {
@@ -88,12 +88,19 @@ def no_function(probe: Probe, function: str, known: Iterable[str]) -> AttachErro
     return rejection(probe, f"no kernel function is called {function}; it may be inlined", hint=hint)
 
 
-def alternative(probe: Probe, function: str) -> str | None:
-    """Return, as a hint, what is met where the function is, and is there on this kernel."""
+def stand_in(function: str) -> str:
+    """Return the probe that is met where the function is, and is there on this kernel; "" where there is none."""
     function = function.partition(".")[0]  # the compiler's own name for a part of it, as bcc's tools look it up
     if function in SYSCALLS:
-        return f"the syscall it serves: -a syscall:{SYSCALLS[function]}={probe.function}"
+        return f"syscall:{SYSCALLS[function]}"
     event = TRACEPOINTS.get(function, "")
-    if not event or not tracefs.has_event(event.replace(":", "/")):
+    return f"tracepoint:{event}" if event and tracefs.has_event(event.replace(":", "/")) else ""
+
+
+def alternative(probe: Probe, function: str) -> str | None:
+    """Return, as a hint, what is met where the function is, and is there on this kernel."""
+    found = stand_in(function)
+    if not found:
         return None
-    return f"a tracepoint stands at this place: -a tracepoint:{event}={probe.function}"
+    what = "the syscall it serves" if found.startswith("syscall:") else "a tracepoint stands at this place"
+    return f"{what}: -a {found}={probe.function}" if probe.function else f"{what}: {found}"

@@ -48,7 +48,12 @@ def attach(probe: Probe, program: int) -> Link:
 
 
 def names() -> Iterator[str]:
-    """Yield the functions that can be probed."""
-    if has_kprobes():
+    """Yield the functions that can be probed, as far as the kernel says which: without ftrace, all there are."""
+    if not has_kprobes():
+        return
+    try:
         functions = (tracefs.root() / "available_filter_functions").read_text().splitlines()
-        yield from (line.split()[0] for line in functions if line)
+    except FileNotFoundError:
+        yield from kernel_functions.all()
+        return
+    yield from (line.split()[0] for line in functions if line)

@@ -22,7 +22,7 @@ from bpfnb.tracer.signatures.kernel import BtfFolder, kernel_types
 from bpfnb.tracer.signatures.members import Place, follow, place_of
 from bpfnb.tracer.signatures.types import UNSIGNED_LONG, Function, KernelTypes, integer, plain_type
 
-__all__ = ["Known", "describe", "known"]
+__all__ = ["Known", "describe", "format_of", "known"]
 
 _MAX_PROBES = 10_000
 _MAX_PATHS, _MAX_PATH, _MAX_NAME = 256, 32, 256
@@ -150,7 +150,7 @@ def _registers(returns: Type | None) -> Known:
 
 def _syscall(probe: Probe, folder: str, btf: BtfFolder) -> Known:
     types = btf.kernel()
-    if text := _format(f"syscalls/sys_enter_{probe.target}"):
+    if text := format_of(f"syscalls/sys_enter_{probe.target}"):
         return _of_texts(types, parameters(text, _called(types)), LONG)
     # Where the body of the call is a function of its own, and tracefs is not to be had.
     if types and (function := types.function(f"__do_sys_{probe.target}")):
@@ -166,7 +166,7 @@ def _in_process(type_: Type) -> Type:
 def _tracepoint(probe: Probe, folder: str, btf: BtfFolder) -> Known:
     types = btf.kernel()
     event = probe.target.partition(":")[2]
-    text = _format(probe.target.replace(":", "/"))
+    text = format_of(probe.target.replace(":", "/"))
     if not text:
         return Known()
     arguments = fields(text, _called(types))
@@ -259,10 +259,10 @@ def _operand(ways: Sequence[usdt.Argument]) -> Type:
     return integer(f"{'' if signed else 'unsigned '}{_WORDS.get(size, 'long')}", size, signed=signed)
 
 
-def _format(event: str) -> str:
+def format_of(event: str) -> str:
     """Return an event's format file, "" where there is none, or no tracefs."""
     try:
-        with (tracefs.root() / "events" / event / "format").open() as file:
+        with (tracefs.root() / f"events/{event}/format").open() as file:
             return file.read(_MAX_FORMAT)
     except (OSError, SetupError):
         return ""
