@@ -30,19 +30,9 @@ NOTEBOOK = [
 ]
 TRACER = [
     {"kernel", "source_map", "cancel"},
-<<<<<<< HEAD
     {"symbols", "loaded", "signatures"},
-    {"link", "read", "diagnose", "access"},
-    {"compile", "probes"},
-||||||| parent of c70f6c5 (Filters: pid, follow, comm, cgroup and uid are tested in the kernel, before a program's own work; bpfnb_selected())
-    {"symbols", "loaded"},
-    {"link", "read", "diagnose", "access"},
-    {"compile"},
-=======
-    {"symbols", "loaded"},
     {"link", "read", "diagnose", "access", "filters"},
-    {"compile"},
->>>>>>> c70f6c5 (Filters: pid, follow, comm, cgroup and uid are tested in the kernel, before a program's own work; bpfnb_selected())
+    {"compile", "probes"},
     {"doctor", "guard", "outbox", "lanes", "loaders"},
     {"sessions"},
     {"service"},
