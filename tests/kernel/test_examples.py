@@ -847,6 +847,14 @@ def test_files_of_probes(shell: Shell, tmp_path: Path, monkeypatch: pytest.Monke
         check(shell, probe, Case(go_on, 3, 3))
 
 
+@shown("%bpf probes syscall:openat")
+def test_a_probes_arguments(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    shell.run(text("%bpf probes syscall:openat"))
+    name, *arguments, returns = map(str.strip, capsys.readouterr().out.splitlines())
+    assert (name, returns) == ("syscall:openat", "returns long: negative errno on failure")
+    assert arguments == ["int dfd", "const char *filename", "int flags", "umode_t mode"]
+
+
 @shown("%bpf probes 'usdt:/usr/bin/python3:*'")
 def test_a_programs_probes(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     shell.run(text("%bpf probes 'usdt:/usr/bin/python3:*'"))

@@ -30,6 +30,8 @@ WRITTEN = [name for name in DOCUMENTS if name != "docs/compatibility.md"]  # by 
 
 # Examples that a test runs without taking their text from the document: the file, and the test in it.
 ELSEWHERE = {
+    "kprobe:tcp_*": ("tests/kernel/test_signatures.py", "test_lists_come_at_once"),
+    "uprobe:c:mem*": ("tests/kernel/test_signatures.py", "test_what_is_listed"),
     "-a uprobe:./shop:app::Order::total(int, int)=f": (
         "tests/kernel/test_long_names.py",
         "test_a_function_by_its_long_name",
