@@ -185,14 +185,18 @@ class _Run:
                 n, r.choice((0, os.getpid(), r.choice(_NUMBERS))), tuple(r.choices(_NUMBERS, k=3))
             ),
             lambda: messages.Ping(n),
+            lambda: messages.DescribeProbes(
+                n, tuple(r.choices(_TEXTS, k=2)), ((r.choice(_TEXTS), r.choice(_TEXTS)), ()), r.choice(_NUMBERS[:4])
+            ),
+            lambda: messages.ListProbes(n, r.choice(_TEXTS), r.choice(_NUMBERS[:4]), r.choice(_TEXTS)),
             lambda: messages.FindProbes(n, r.choice(_TEXTS), r.choice(_NUMBERS[:4]), r.choice(_TEXTS)),
         ]
         if r.random() < 0.02:  # what takes a while, or ends the session
-            makers = [makers[-1], lambda: messages.Stop(n, r.choice((r.choice(_NUMBERS), n, n + 1)))]
+            makers = [*makers[-2:], lambda: messages.Stop(n, r.choice((r.choice(_NUMBERS), n, n + 1)))]
         elif r.random() < 0.002:
             makers = [lambda: messages.RunChecks(n), lambda: messages.Load(n, parse(_SOURCE, {"syscall:getpgid": "f"}))]
         else:
-            del makers[-1]
+            del makers[-2:]
         return r.choice(makers)()
 
     def _number(self) -> int:

@@ -187,6 +187,12 @@ def test_what_is_not_there_is_a_program_error() -> None:
             messages.FindSymbols(n(), -1, (1,)),
             messages.FindSymbols(n(), 1 << 40, (1,)),
             messages.FindProbes(n(), "*", -5),
+            messages.ListProbes(n(), "*", -5),
+            messages.DescribeProbes(n(), ("syscall:getpgid",), (), -5),
+            messages.DescribeProbes(n(), ("syscall:getpgid",), ((),), 10),
+            messages.DescribeProbes(n(), ("syscall:getpgid",), (("pid",) * 1000,), 10),
+            messages.DescribeProbes(n(), ("syscall:getpgid",) * 20_000, (), 10),
+            messages.DescribeProbes(n(), ("syscall:getpgid",), (("pid",),) * 1000, 10),
         ]:
             reply = tracer.ask(request)
             assert isinstance(reply, messages.Failed), request

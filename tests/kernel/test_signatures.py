@@ -58,7 +58,6 @@ def type_of(signature: Signature, name: str) -> Type:
     return next(argument.type for argument in signature.arguments if argument.name == name)
 
 
-@pytest.mark.portable
 def test_parameters_of_system_calls() -> None:
     """As the manual has them."""
     openat, write, clone3 = described("syscall:openat", "sysret:write", "syscall:clone3", paths=(("uargs", "flags"),))
@@ -101,7 +100,8 @@ def test_the_kernel_knows_what_leads_where() -> None:
     (switch,) = described("rawtracepoint:sched_switch", paths=(path, ("next", "comm"), ("next", "comm", "0")))
     assert [a.name for a in switch.arguments][:3] == ["preempt", "prev", "next"]
     assert [(a.type.kind, a.position) for a in switch.arguments][:3] == [("bool", 0), ("pointer", 1), ("pointer", 2)]
-    assert [t.text for t in switch.members[0]][-3:] == ["struct dentry *", "const struct qstr", "const unsigned char *"]
+    types = [t.text.removeprefix("const ") for t in switch.members[0]]
+    assert types[-3:] == ["struct dentry *", "struct qstr", "unsigned char *"]
     assert switch.members[0][-1].kind == "string"
     comm = switch.members[1][1]
     assert (comm.text, comm.kind, comm.count, comm.size) == ("char [16]", "string", 16, 16)
@@ -177,7 +177,6 @@ def test_kernel_functions_are_listed_whether_or_not_they_can_be_probed() -> None
         assert "kprobe" not in set(bpfnb.probes("*open*").kind)
 
 
-@pytest.mark.portable
 def test_what_is_listed() -> None:
     df = bpfnb.probes("*getpgid*")
     assert df.probe.tolist()[:2] == ["syscall:getpgid", "sysret:getpgid"]

@@ -143,7 +143,10 @@ class KernelTypes:
     def of(self, number: int) -> Type:
         """Return a type. SetupError where the BTF contradicts itself."""
         if number not in self._made:
-            self._made[number] = self._make(number, 0)
+            try:
+                self._made[number] = self._make(number, 0)
+            except IndexError:
+                raise self._types.broken(f"it has no type {number}, or none that it needs") from None
         return self._made[number]
 
     def target(self, number: int) -> int:
