@@ -23,8 +23,8 @@ from bpfnb.host import local
 from bpfnb.host.connector import Connector, Launch
 from bpfnb.host.tracer import Tracer
 from bpfnb.interrupts import start_new_thread, undoing, uninterrupted
-from bpfnb.language.program import Program, parse
-from bpfnb.options import SessionOptions, check_options, command_of, filters_of
+from bpfnb.language.program import Missing, Program, parse
+from bpfnb.options import SessionOptions, check_options, command_of, filters_of, missing_of
 from bpfnb.origins import Origin, origin, stack_level
 from bpfnb.protocol.messages import Limits
 from bpfnb.registry import Registry
@@ -79,6 +79,7 @@ class Host:
         max_rate: float | None = None,
         max_memory: int | None = None,
         guard: bool = True,
+        missing: Missing | None = None,
         pid: int | None = None,
         follow: int | None = None,
         comm: str | None = None,
@@ -109,6 +110,9 @@ class Host:
         ``max_rate``    events a second, delivered or lost, over five seconds.
         ``max_memory``  bytes in the kernel, of the session's maps and buffers; rows are bounded by ``keep``.
         ``guard``       False: no limits.
+        ``missing``     what becomes of a probe that is not there or that the kernel does not let be attached: "error";
+                        "warn": it is left out, and a warning of the session names it; "ignore": it is left out. By
+                        default "error", but "warn" for each of those that match a wildcard.
 
         Filters. The kernel tests them before a program's own work, on the current task: the one on the CPU. All must
         hold. A program that calls ``bpfnb_selected()`` or ``bpfnb_selected_task(task)`` tests them itself.
@@ -136,6 +140,7 @@ class Host:
             max_rate=max_rate,
             max_memory=max_memory,
             guard=guard,
+            missing=missing,
             pid=pid,
             follow=follow,
             comm=comm,
@@ -159,7 +164,8 @@ class Host:
         filters = filters_of(options)
         if command_of(options):
             raise ProgramError("filters are not built yet")
-        program = structs.replace(program, filters=filters, cpu=bool(options.get("cpu", program.cpu)))
+        cpu, missing = bool(options.get("cpu", program.cpu)), missing_of(options)
+        program = structs.replace(program, filters=filters, cpu=cpu, missing=missing)
         return self.start(
             program, name=options.get("name"), keep=options.get("keep"), limits=limits, presentation=presentation
         )

@@ -20,6 +20,7 @@ from typing import Any, TypedDict
 
 from bpfnb.errors import ProgramError, did_you_mean, near_or_all
 from bpfnb.language.filters import Filters
+from bpfnb.language.program import Missing
 
 __all__ = [
     "SessionOptions",
@@ -27,6 +28,7 @@ __all__ = [
     "check_options",
     "command_of",
     "filters_of",
+    "missing_of",
     "options_of",
     "parse_duration",
     "parse_rate",
@@ -50,6 +52,7 @@ class SessionOptions(TypedDict, total=False):
     max_rate: float | None
     max_memory: int | None
     guard: bool
+    missing: Missing | None
     pid: int | None
     follow: int | None
     comm: str | None
@@ -64,6 +67,18 @@ def check_options(options: Mapping[str, object]) -> None:
     for name in options:
         if name not in known:
             raise ProgramError(f"there is no option {name!r}{near_or_all(name, known)}")
+
+
+def missing_of(options: Mapping[str, object]) -> Missing:
+    """Return what becomes of probes that cannot be attached. ProgramError."""
+    choices: tuple[Missing, ...] = ("error", "warn", "ignore")
+    wanted = options.get("missing")
+    if wanted is None:
+        return ""
+    for choice in choices:
+        if wanted == choice:
+            return choice
+    raise ProgramError(f"missing must be 'error', 'warn' or 'ignore', not {wanted!r}")
 
 
 # --- filters ------------------------------------------------------------------------------------------------------
@@ -167,6 +182,7 @@ def add_options(parser: _Parser, *, name: bool = True, live: bool = False) -> No
         add("--live", action="store_true", help="show the live panel")
     add("--keep", metavar="SIZE", help="keep at most so many bytes of rows, such as 512M; the oldest go first")
     add("--cpu", action="store_true", help="events have the number of their CPU, as a column cpu")
+    add("--missing", metavar="WHAT", help="a probe that cannot be attached: error, warn (leave it out), or ignore")
     add("--pid", metavar="PID", help="only what this process does")
     add("--follow", metavar="PID", help="only what this process does, and all that it has started or starts")
     add("--comm", metavar="NAME", help="only threads of this name; a * at its end: of names that begin so")
@@ -205,7 +221,7 @@ def options_of(parsed: argparse.Namespace) -> SessionOptions:
         options["pid"] = _parse_pid("--pid", parsed.pid)
     if parsed.follow is not None:
         options["follow"] = _parse_pid("--follow", parsed.follow)
-    for name in ("name", "comm", "cgroup", "uid", "command"):
+    for name in ("name", "missing", "comm", "cgroup", "uid", "command"):
         if getattr(parsed, name, None) is not None:
             options[name] = getattr(parsed, name)
     return options

@@ -2,7 +2,10 @@
 
     KINDS                the rows, by name
     parse_probe(text)    "t:sched:sched_switch" -> ("tracepoint", "sched:sched_switch")
+                         "kprobe:tcp_*" -> ("kprobe", "tcp_*"), a pattern: many probes
     split_attach(text)   "syscall:clone=hello" -> ("syscall:clone", "hello")
+
+In a pattern "*" stands for any text, "?" for a letter, "[a-z]" for one of several. The tracer finds what matches.
 
 How a kind is loaded, attached and listed is the tracer's table, in bpfnb/tracer/link; nothing here looks at the kernel.
 """
@@ -28,12 +31,21 @@ __all__ = [
     "parse_probe",
     "split_attach",
     "split_symbol",
+    "split_usdt",
 ]
+
+# How the tracer attaches a probe, where that is not each by itself in its kind's own way (link/many).
+Way = Literal["", "apart", "tracepoint", "raw_syscalls", "multi"]
 
 
 class Probe(msgspec.Struct, frozen=True):
-    """One attachment. ``requested``: as the user wrote it. ``line``: of the function, 0 where it was not found.
-    ``asked``: the line of the PROBE(...) that asks for it, 0 where none does."""
+    """One attachment, or a pattern of several. ``requested``: as the user wrote it. ``line``: of the function, 0 where
+    it was not found. ``asked``: the line of the PROBE(...) that asks for it, 0 where none does.
+
+    The rest is the tracer's. It makes a probe of each that matches a pattern: a ``member``. ``optional``: where it
+    cannot be attached, the others are. ``note``: what to say of it. ``number``: what bpfnb_probe gives, where that is
+    told by a cookie, else 0.
+    """
 
     kind: str
     target: str
@@ -41,6 +53,26 @@ class Probe(msgspec.Struct, frozen=True):
     requested: str
     line: int
     asked: int = 0
+    way: Way = ""
+    member: bool = False
+    optional: bool = False
+    note: str = ""
+    number: int = 0
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether it stands for all probes that match it."""
+        return KINDS[self.kind].has_wildcard(self.target)
+
+    @property
+    def name(self) -> str:
+        """What it is called: its kind in full, and its target."""
+        return f"{self.kind}:{self.target}"
+
+    @property
+    def label(self) -> str:
+        """What errors call it."""
+        return f"{self.name} (of {self.requested})" if self.member else self.requested
 
 
 _TargetParser = Callable[["Kind", str, str], tuple[str, str]]  # the row, what follows the kind, the text as written
@@ -63,6 +95,8 @@ class Kind:
     parameters after the context come from: the "registers" that the context holds (bcc reads them), those of a
     "syscall" (rewrite.py reads them), "none" where the context has none; "" where nothing is checked.
 
+    ``name_of``: the part of a target that may have wildcards; "" where none may.
+
     ``function_prefix``: a function with such a name is attached without being asked for. ``target_of_name`` makes the
     target of the rest of that name; "" where it is none. ``contexts``: words of a context's type that make the first
     example a probe the function can be attached to.
@@ -84,6 +118,10 @@ class Kind:
     function_prefix: str = ""
     target_of_name: Callable[[str], str] = str
     contexts: tuple[str, ...] = ()
+    name_of: Callable[[str], str] = lambda target: ""
+
+    def has_wildcard(self, target: str) -> bool:
+        return _is_pattern(self.name_of(target))
 
     @property
     def usage(self) -> str:
@@ -145,9 +183,6 @@ def _not_a_probe(text: str) -> tuple[str, str]:
 
 
 def _malformed(kind: Kind, text: str) -> ProgramError:
-    if "*" in text or "?" in text:
-        hint = f"probes are named one by one; %bpf probes '{text}' lists those that match"
-        return ProgramError(f"wildcards are not understood: {text!r}", hint=hint)
     return ProgramError(f"malformed probe {text!r}", hint=f"write {kind.usage}")
 
 
@@ -155,7 +190,9 @@ def _malformed(kind: Kind, text: str) -> ProgramError:
 
 # Entry functions of syscalls, old (sys_, SyS_) and new. Compat entries (__ia32_compat_sys_) are other functions, called
 # by other programs: a probe on one of those stays a kprobe.
-_SYSCALL_ENTRY = re.compile(r"(?:sys_|SyS_|__x64_sys_|__arm64_sys_|__riscv_sys_|__s390x_sys_|__s390_sys_)([a-z0-9_]+)")
+_SYSCALL_ENTRY = re.compile(
+    r"(?:sys_|SyS_|__x64_sys_|__arm64_sys_|__riscv_sys_|__s390x_sys_|__s390_sys_)([a-z0-9_*?\[\]!-]+)"
+)
 # System calls whose entry function, and so their tracepoint, is called otherwise than the call: by the kernel's tables
 # (arch/x86/entry/syscalls/syscall_64.tbl, scripts/syscall.tbl: "4 common stat sys_newstat"), or by the C library and
 # its manual, which leave out the number of the version in use.
@@ -180,6 +217,21 @@ _POSITIVE = re.compile(r"0*[1-9][0-9]*", re.ASCII)
 _USDT_NAME = re.compile(r"[A-Za-z_][\w-]*", re.ASCII)
 
 
+_PATTERN = re.compile(r"[\w.$*?\[\]!-]+", re.ASCII)
+
+
+def _is_pattern(name: str) -> bool:
+    """Return whether a name is a pattern: "tcp_*". A C++ name may have such characters, too: "app::f(char *)"."""
+    return any(c in name for c in "*?[") and "[]" not in name and bool(_PATTERN.fullmatch(name))
+
+
+def split_usdt(target: str) -> tuple[str, str, str]:
+    """Split a USDT probe's target into file, provider or "", and name: a path may have colons of its own."""
+    path, _, name = target.rpartition(":")
+    shorter, _, provider = path.rpartition(":")
+    return (shorter, provider, name) if shorter and "/" not in provider else (path, "", name)
+
+
 def split_symbol(target: str) -> tuple[str, str, str]:
     """Split a uprobe's target into PATH, SYMBOL and OFFSET ("+0x10", or "").
 
@@ -197,7 +249,7 @@ def _split_offset(target: str) -> tuple[str, str]:
 def _kernel_function(kind: Kind, target: str, text: str) -> tuple[str, str]:
     symbol, offset = _split_offset(target)
     name = symbol.removeprefix("vmlinux:")  # bpftrace's name for what is in no module
-    if not _SYMBOL.fullmatch(name):
+    if not (_SYMBOL.fullmatch(name) or (_is_pattern(name) and not offset)):
         raise _malformed(kind, text)
     if offset and not kind.takes_offset:
         raise ProgramError(f"{kind.name} takes no offset: {text!r}", hint=f"write {kind.usage}")
@@ -211,7 +263,7 @@ def _kernel_function(kind: Kind, target: str, text: str) -> tuple[str, str]:
 def _syscall(kind: Kind, target: str, text: str) -> tuple[str, str]:
     entry = _SYSCALL_ENTRY.fullmatch(target)
     name = entry[1] if entry else target
-    if not re.fullmatch(r"[a-z_][a-z0-9_]*", name):
+    if not (re.fullmatch(r"[a-z_][a-z0-9_]*", name) or (_is_pattern(name) and name == name.lower())):
         raise _malformed(kind, text)
     return kind.name, SYSCALL_ENTRIES.get(name, name)
 
@@ -219,7 +271,10 @@ def _syscall(kind: Kind, target: str, text: str) -> tuple[str, str]:
 def _words(count: int) -> _TargetParser:
     def check(kind: Kind, target: str, text: str) -> tuple[str, str]:
         parts = target.split(":")
-        if len(parts) != count or not all(re.fullmatch(r"[\w-]+", part, re.ASCII) for part in parts):
+        wild = kind.has_wildcard(target)
+        if len(parts) != count or not all(
+            re.fullmatch(r"[\w-]+", part, re.ASCII) or (wild and _PATTERN.fullmatch(part)) for part in parts
+        ):
             raise _malformed(kind, text)
         return kind.name, target
 
@@ -238,7 +293,7 @@ def _user_function(kind: Kind, target: str, text: str) -> tuple[str, str]:
 def _usdt(kind: Kind, target: str, text: str) -> tuple[str, str]:
     """The provider may be left out; a path may have colons, so which word is what is known where the file is."""
     path, _, name = target.rpartition(":")
-    if not path or path.startswith(":") or not _USDT_NAME.fullmatch(name):
+    if not path or path.startswith(":") or not (_USDT_NAME.fullmatch(name) or _is_pattern(name)):
         raise _malformed(kind, text)
     return kind.name, target
 
@@ -266,6 +321,22 @@ def _positive(count: str, kind: Kind, text: str) -> str:
 
 
 # --- the kinds -------------------------------------------------------------------------------------------------------
+
+
+def _whole(target: str) -> str:
+    return target
+
+
+def _joined(target: str) -> str:
+    return target.replace(":", ".")
+
+
+def _of_symbol(target: str) -> str:
+    return split_symbol(target)[1]
+
+
+def _of_usdt(target: str) -> str:
+    return ".".join(split_usdt(target)[1:])
 
 
 def _of_tracepoint(name: str) -> str:
@@ -318,8 +389,18 @@ _ROWS = (
         arguments="syscall",
         function_prefix="syscall__",
         contexts=("pt_regs", "void"),
+        name_of=_whole,
     ),
-    Kind("sysret", "sysret:NAME", ("sysret:clone",), _syscall, in_task=True, when="return", arguments="syscall"),
+    Kind(
+        "sysret",
+        "sysret:NAME",
+        ("sysret:clone",),
+        _syscall,
+        in_task=True,
+        when="return",
+        arguments="syscall",
+        name_of=_whole,
+    ),
     Kind(
         "kprobe",
         "kprobe:FUNCTION or kprobe:FUNCTION+OFFSET",
@@ -331,6 +412,7 @@ _ROWS = (
         when="entry",
         arguments="registers",
         function_prefix="kprobe__",
+        name_of=_whole,
     ),
     Kind(
         "kretprobe",
@@ -342,6 +424,7 @@ _ROWS = (
         when="return",
         arguments="registers",
         function_prefix="kretprobe__",
+        name_of=_whole,
     ),
     Kind(
         "fentry",
@@ -353,6 +436,7 @@ _ROWS = (
         when="entry",
         function_prefix="kfunc__",
         target_of_name=_of_trampoline,
+        name_of=_whole,
     ),
     Kind(
         "fexit",
@@ -364,6 +448,7 @@ _ROWS = (
         when="return",
         function_prefix="kretfunc__",
         target_of_name=_of_trampoline,
+        name_of=_whole,
     ),
     Kind(
         "tracepoint",
@@ -374,6 +459,7 @@ _ROWS = (
         arguments="none",
         function_prefix="tracepoint__",
         target_of_name=_of_tracepoint,
+        name_of=_joined,
     ),
     Kind(
         "rawtracepoint",
@@ -384,6 +470,7 @@ _ROWS = (
         arguments="none",
         function_prefix="raw_tracepoint__",
         contexts=("bpf_raw_tracepoint_args",),
+        name_of=_whole,
     ),
     Kind(
         "uprobe",
@@ -396,6 +483,7 @@ _ROWS = (
         in_task=True,
         when="entry",
         arguments="registers",
+        name_of=_of_symbol,
     ),
     Kind(
         "uretprobe",
@@ -407,6 +495,7 @@ _ROWS = (
         in_task=True,
         when="return",
         arguments="registers",
+        name_of=_of_symbol,
     ),
     Kind(
         "usdt",
@@ -416,6 +505,7 @@ _ROWS = (
         aliases=("U",),
         in_file=True,
         in_task=True,
+        name_of=_of_usdt,
     ),
     Kind(
         "profile",

@@ -25,13 +25,14 @@ from bpfnb.language.filters import Filters
 from bpfnb.language.includes import LineMap, Piece, expand, reachable
 from bpfnb.language.probes import KINDS, Probe, named_by_function, near, parse_probe, split_attach
 from bpfnb.language.scan import scan
-from bpfnb.language.vocabulary import TABLES
+from bpfnb.language.vocabulary import NUMBER, TABLES
 
 __all__ = [
     "RAW_STRING_HINT",
     "Function",
     "Kind",
     "MapDecl",
+    "Missing",
     "Output",
     "Probe",
     "Program",
@@ -40,12 +41,16 @@ __all__ = [
 
 
 Kind = Literal["bcc"]  # what a program is written in: bcc's C
+Missing = Literal["", "error", "warn", "ignore"]
 
 
 class Program(msgspec.Struct, frozen=True):
     """A parsed cell. ``prints``: it calls bpf_trace_printk. ``cflags``: for clang, ``-DX=Y`` included. ``headers``:
     "auto", "btf", or a folder of kernel headers, from the root. ``warnings``: about the text, such as a function that
     nothing attaches. ``cpu``: events have the number of their CPU. ``filters``: the tasks that the session is about.
+    ``missing``: what becomes of a probe that cannot be attached: "error", it is left out with a warning ("warn") or
+    without ("ignore"); by default it is an error, but for what matches a pattern a warning. ``numbered``: it asks for
+    the number of the probe that fires, bpfnb_probe(ctx).
 
     Where the cell includes the user's own headers, ``source`` contains them, ``cell`` is the text as it was written,
     and ``pieces`` say where the lines come from; ``line_map`` maps lines of ``source`` to the cell and the headers.
@@ -65,6 +70,8 @@ class Program(msgspec.Struct, frozen=True):
     pieces: tuple[Piece, ...] = ()
     kind: Kind = "bcc"
     filters: Filters = Filters()
+    missing: Missing = ""
+    numbered: bool = False
 
     @property
     def tail_calls(self) -> tuple[str, ...]:
@@ -135,6 +142,7 @@ def _parse(
         headers=_headers(headers),
         warnings=(*_unattached(cell, probes), *_uncounted(cell)),
         cpu=cpu,
+        numbered=cell.mentions(cell.tokens, NUMBER) and NUMBER not in cell.macros,
     )
 
 

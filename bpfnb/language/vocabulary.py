@@ -4,11 +4,12 @@
     METHODS     what maps and outputs are asked for: counts.increment(key)
     PROBES      macros that write a function's signature: TRACEPOINT_PROBE(...)
     ATTACH      bpfnb's own macro before a function: PROBE("uprobe:c:malloc") attaches it
+    NUMBER      bpfnb's own function, which gives the number of the probe that fires: bpfnb_probe(ctx)
     helpers()   the kernel's functions for programs: bpf_ktime_get_ns()
 
-All but ATTACH are those of bcc's helpers.h, which cells are compiled with, and of the kernel's list of helpers
-(bpf_helpers.txt).
-Parsing, rewriting and hints read them here. tests/kernel/test_helpers_h.py compares them with the installed bcc's.
+The others are those of bcc's helpers.h, which cells are compiled with, and of the kernel's list of helpers
+(bpf_helpers.txt). Parsing, rewriting and hints read them here. tests/kernel/test_helpers_h.py compares them with the
+installed bcc's.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ __all__ = [
     "ATTRIBUTES_WITH_ARGUMENTS",
     "HELPERS_FILE",
     "METHODS",
+    "NUMBER",
     "PINS",
     "PROBES",
     "REGISTERS",
@@ -319,7 +321,7 @@ _MACROS = (
     ProbeMacro("BPF_PROG", ("NAME", "PARAMETERS..."), "{}", "", _BPF_PROG),
 )
 PROBES: Mapping[str, ProbeMacro] = {macro.name: macro for macro in _MACROS}
-ATTACH = "PROBE"
+ATTACH, NUMBER = "PROBE", "bpfnb_probe"
 REGISTERS = (*(f"PT_REGS_PARM{n}" for n in range(1, 7)), "PT_REGS_RC", "PT_REGS_IP", "PT_REGS_SP", "PT_REGS_FP")
 
 

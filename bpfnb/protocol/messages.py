@@ -73,14 +73,16 @@ COSTS_HEAD, COSTS_EACH = 8, 4  # 64-bit numbers of a session's costs, and of eac
 
 
 class ProbeInfo(Struct, frozen=True):
-    """An attached probe. ``attached``: what it is attached to; ``kind``: how; ``note``: why that differs from what was
-    requested, or ""."""
+    """An attached probe. ``requested``: as the user wrote it, which may be a pattern. ``attached``: what it is attached
+    to; ``kind``: how; ``note``: why that differs from what was requested, or "". ``name``: the probe itself, its kind
+    in full: "uprobe:c:malloc"."""
 
     requested: str
     attached: str
     kind: str
     note: str
     function: str
+    name: str = ""
 
 
 class MapInfo(Struct, frozen=True):

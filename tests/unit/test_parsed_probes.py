@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpfnb.errors import ProgramError
-from bpfnb.language.probes import KINDS, named_by_function, parse_probe, split_attach, split_symbol
+from bpfnb.language.probes import KINDS, Probe, named_by_function, parse_probe, split_attach, split_symbol
 
 
 @pytest.mark.parametrize(
@@ -122,8 +122,6 @@ def test_what_only_looks_like_a_syscall_stays(text: str, kind: str, target: str)
         ("kretprobe:vfs_read+4", "takes no offset"),
         ("fentry:vfs_read+4", "takes no offset"),
         ("uretprobe:/bin/bash:readline+4", "takes no offset"),
-        ("kprobe:vfs_*", "wildcards are not understood"),
-        ("tracepoint:sched:*", "wildcards are not understood"),
     ],
 )
 def test_refused_probes(text: str, says: str) -> None:
@@ -241,3 +239,43 @@ def test_what_the_tracer_takes_from_the_rows() -> None:
         "in_task": {"syscall", "sysret", "uprobe", "uretprobe", "usdt"},
     }
     assert {name for name, kind in KINDS.items() if kind.reads_kernel} == {"fentry", "fexit", "lsm"}
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "target"),
+    [
+        ("syscall:*", "syscall", "*"),
+        ("sysret:mem*", "sysret", "mem*"),
+        ("kprobe:tcp_[a-z]*", "kprobe", "tcp_[a-z]*"),
+        ("kprobe:vmlinux:tcp_*", "kprobe", "tcp_*"),
+        ("kretprobe:__x64_sys_*", "sysret", "*"),
+        ("f:tcp_????", "fentry", "tcp_????"),
+        ("t:sched:*", "tracepoint", "sched:*"),
+        ("tracepoint:*:sched_*", "tracepoint", "*:sched_*"),
+        ("rt:sched_*", "rawtracepoint", "sched_*"),
+        ("uprobe:c:mem*", "uprobe", "c:mem*"),
+        ("uretprobe:/a:b:f?", "uretprobe", "/a:b:f?"),
+        ("usdt:/usr/bin/python3:*", "usdt", "/usr/bin/python3:*"),
+        ("usdt:/x:py*:gc__start", "usdt", "/x:py*:gc__start"),
+    ],
+)
+def test_patterns(text: str, kind: str, target: str) -> None:
+    assert parse_probe(text) == (kind, target)
+    assert Probe(kind, target, "f", text, 0).is_pattern
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("uprobe:./s:app::f(char *)", "uprobe:./s:operator[]", "uprobe:/a*b/c:f", "usdt:/a[1]:p:n", "syscall:clone"),
+        *("kprobe:vfs_read+4", "profile:99", "software:page-faults:1", "lsm:file_open"),
+    ],
+)
+def test_what_is_no_pattern(text: str) -> None:
+    assert not Probe(*parse_probe(text), "f", text, 0).is_pattern
+
+
+@pytest.mark.parametrize("text", ["kprobe:tcp_*+4", "lsm:*", "tracepoint:*", "syscall:A*", "syscall:a *", "usdt:*"])
+def test_where_no_pattern_may_be(text: str) -> None:
+    with pytest.raises(ProgramError, match="malformed probe"):
+        parse_probe(text)

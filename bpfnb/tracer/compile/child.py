@@ -54,6 +54,7 @@ from bpfnb.tracer.diagnose.lineinfo import Lines
 from bpfnb.tracer.kernel import bpf, capabilities
 from bpfnb.tracer.kernel import maps as kernel_maps
 from bpfnb.tracer.kernel.btf import INT, STRUCT, Types, schema_of
+from bpfnb.tracer.link.many import numbers
 from bpfnb.tracer.loaded import ProgramSpec
 from bpfnb.tracer.source_map import Payload, Payloads
 
@@ -232,6 +233,7 @@ def _do(engine: Engine, job: Job) -> tuple[Answer, list[int]]:
         if not compiled.has(spec.function):
             continue
         function = linked.function(spec.function)
+        function = function._replace(instructions=numbers.placed(function.instructions, job.places[index]))
         try:
             fd = compiled.load(spec, function.instructions)
         except OSError as error:

@@ -102,11 +102,13 @@ class Compiler:
         pinned: Sequence[MapDecl] = (),
         confinement: Confinement = NO_LIMITS,
         cancel: Cancel | None = None,
+        places: Sequence[int | None] = (),
     ) -> tuple[Loaded, Payloads]:
         """Compile a cell, or take what was compiled of it before, and load what is asked for; functions and maps
         that are not in the compiled text are left out. ``headers_from``: see headers.choose. ``pinned``: those of its
         maps that are. ``confinement``: what programs may not do; NotAllowed where one does.
-        ``cancel``: what ends the wait, with CancelledError. Also return what each of the source's calls submits.
+        ``cancel``: what ends the wait, with CancelledError. ``places``: of each spec's program (link/many/numbers.py).
+        Also return what each of the source's calls submits.
 
         CompileError, VerifierError, PrivilegeError, SetupError; ProgramError for a flag that clang is not to have.
         """
@@ -135,6 +137,7 @@ class Compiler:
             confinement=confinement,
             headers_folder="" if ours else headers_from,
             formats=tuple(cache.formats(source.text).items()),
+            places=tuple(places) or (None,) * len(specs),
         )
         # All that the compiler is told, but for the tag.
         key = replace(job, text=source.text.replace(source.tag, ""), tag="")

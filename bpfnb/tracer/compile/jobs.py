@@ -50,7 +50,8 @@ class Job(Struct, frozen=True):
     ``tag``: the printk tag in the text, or "". ``cacheable``: whether a cached program is wanted. ``clashes``: names of
     the cell's own that the headers must not have. ``headers_folder``: the headers to take instead of ``tree``'s.
     ``formats``: how the tracepoints look that the text names, see cache.formats. ``pinned_files``: the files of pinned
-    maps that are there already, whose descriptors travel along.
+    maps that are there already, whose descriptors travel along. ``places``: of each spec's program, see
+    link/many/numbers.py.
     """
 
     text: str
@@ -67,6 +68,7 @@ class Job(Struct, frozen=True):
     headers_folder: str = ""
     formats: tuple[tuple[str, str], ...] = ()
     pinned_files: tuple[str, ...] = ()
+    places: tuple[int | None, ...] = ()
 
 
 class Nothing(Struct, frozen=True):

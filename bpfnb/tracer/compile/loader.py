@@ -26,6 +26,7 @@ from bpfnb.tracer.kernel import maps as kernel_maps
 from bpfnb.tracer.kernel.uapi import MapType
 from bpfnb.tracer.link import kinds, syscall, usdt
 from bpfnb.tracer.link.kinds import Files
+from bpfnb.tracer.link.many import numbers
 from bpfnb.tracer.loaded import Counters, Loaded, LoadedMap, LoadedOutput, ProgramSpec
 from bpfnb.tracer.read import lines
 from bpfnb.tracer.read.printk import new_tag
@@ -54,7 +55,7 @@ class BccLoader:
             lines=into_ring,
             syscall_mode=syscall.mode(),
             path=CELL_PATH,
-            readers=confinement.prelude + usdt.readers(cell, files.usdt),
+            readers=confinement.prelude + usdt.readers(cell, files.usdt) + numbers.prelude(program),
             late=_can(features.late_allocation),
             counting=_can(features.mapped_array),
         )
@@ -74,15 +75,18 @@ class BccLoader:
         self, program: Program, source: Rewritten, confinement: Confinement, cancel: Cancel
     ) -> tuple[Loaded, Payloads]:
         pins.prepare(program.maps)
+        specs = _specs(program)
+        where = numbers.places(program)
         return self._compiler.build(
             source,
             program.cflags,
-            _specs(program),
+            specs,
             _map_names(program, source),
             program.headers,
             [m for m in program.maps if m.is_pinned],
             confinement,
             cancel,
+            [where.get(spec) for spec in specs],
         )
 
 
@@ -98,6 +102,7 @@ def _map_names(program: Program, source: Rewritten) -> list[str]:
     names += [name for output in sorted(source.padded) for name in padded_maps(output)]
     names += [REFUSED_MAP] if source.counted else []
     names += filters.map_names(program.filters)
+    names += numbers.wanted_maps(program)
     names += [lines.LINES_MAP, lines.LOST_MAP] if program.prints and not source.tag else []
     return list(dict.fromkeys(names))
 

@@ -33,6 +33,7 @@ from bpfnb.tracer.kernel.instructions import (
 from bpfnb.tracer.kernel.uapi import AttachType, MapType, ProgramType
 
 __all__ = [
+    "attach_cookie",
     "fentry",
     "hardware_event",
     "is_jited",
@@ -125,6 +126,14 @@ def late_allocation() -> None:
     """
     late = MapAttributes(MapType.HASH, 4, 4, 1, uapi.NO_PREALLOC)
     with _closing(bpf.create_map(late)) as made, _program(ProgramType.PERF_EVENT, load_map(1, made) + RETURN_0):
+        pass
+
+
+def attach_cookie() -> None:
+    """Load a program that asks for the cookie of its perf event (Linux kernel commit 7adfc6c9b315 "bpf: Add
+    bpf_get_attach_cookie() BPF helper to access bpf_cookie value", in v5.15)."""
+    call = encode(CALL, immediate=helper("bpf_get_attach_cookie"))
+    with _program(ProgramType.TRACEPOINT, call + RETURN_0):
         pass
 
 

@@ -97,6 +97,11 @@ def tracepoints() -> list[str]:
     return (root() / "available_events").read_text().split()
 
 
+def traceable_functions() -> list[str]:
+    """Return the kernel functions that may be traced, those of modules too, each as often as it is there."""
+    return [line.split(None, 1)[0] for line in (root() / "available_filter_functions").read_text().splitlines() if line]
+
+
 def has_event(event: str) -> bool:
     """Return whether this kernel has a tracepoint "category/event", or a category."""
     return (root() / "events" / event).is_dir()

@@ -35,7 +35,7 @@ def explained(probe: Probe, error: OSError) -> Exception:
     number = error.errno or 0
     why = _REASONS.get((probe.kind, number)) or _REASONS.get(("", number)) or os.strerror(number)
     if probe.kind == "hardware" and number in (errno.ENOENT, errno.EOPNOTSUPP):
-        return UnsupportedError(f"{probe.requested}: this machine has no such hardware counter ({why})")
+        return UnsupportedError(f"{probe.label}: this machine has no such hardware counter ({why})")
     return rejection(probe, why, number)
 
 
@@ -43,7 +43,7 @@ def rejection(probe: Probe, why: str, number: int = errno.ENOENT, hint: str | No
     """Return the error that says in words why a probe could not be attached."""
     # A probe that was asked for beside the cell has no place in it.
     line = probe.asked or (probe.line if ":" not in probe.requested else 0)
-    return AttachError(f"{probe.requested}: {why}", probe=probe.requested, errno=number, hint=hint, line=line or None)
+    return AttachError(f"{probe.label}: {why}", probe=probe.requested, errno=number, hint=hint, line=line or None)
 
 
 def near(name: str, known: Iterable[str], prefix: str) -> str | None:

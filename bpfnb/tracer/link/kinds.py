@@ -64,7 +64,8 @@ def require(probe: Probe, folder: str = "") -> None:
 def spec(probe: Probe) -> ProgramSpec:
     """Return what a probe needs its function loaded as."""
     kind = KINDS[probe.kind]
-    return ProgramSpec(probe.function, kind.program_type(), kind.attach_type, probe.target if kind.attach_type else "")
+    target = probe.target if kind.attach_type or probe.way == "apart" else ""
+    return ProgramSpec(probe.function, kind.program_type(), kind.attach_type, target)
 
 
 def tail_call(function: str, caller: ProgramSpec) -> ProgramSpec:

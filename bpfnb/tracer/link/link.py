@@ -24,6 +24,7 @@ from bpfnb.tracer.kernel import perf, syscall, uapi
 from bpfnb.tracer.link.errors import explained
 
 __all__ = [
+    "NUMBER_SHIFT",
     "Closer",
     "Link",
     "Place",
@@ -35,6 +36,9 @@ __all__ = [
 ]
 
 _MAX_THREADS = 64
+
+
+NUMBER_SHIFT = 32  # of a probe's number in its cookies
 
 
 class Link(NamedTuple):
@@ -57,8 +61,8 @@ class Link(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a program is put: ``open`` opens the perf event; ``cookie`` is what bpf_get_attach_cookie gives there.
-    ``code``: see Link."""
+    """Where a program is put: ``open`` opens the perf event; ``cookie`` is the lower half of what bpf_get_attach_cookie
+    gives there, below the probe's number. ``code``: see Link."""
 
     open: Callable[[], int]
     cookie: int = 0
@@ -78,7 +82,7 @@ def on_events(probe: Probe, program: int, places: Iterable[Place], attached: str
             event = place.open()
             link.events.append(event)
             link.code.append(place.code)
-            _give(link, program, event, place.cookie)
+            _give(link, program, event, place.cookie | probe.number << NUMBER_SHIFT)
     except OSError as error:
         link.close()
         raise explained(probe, error) from None
@@ -113,7 +117,9 @@ def by_link(probe: Probe, attach: Callable[[], int]) -> Link:
 
 def new_link(probe: Probe, links: list[int], attached: str, note: str = "") -> Link:
     """Return the Link of a probe that is ``attached`` as it is named there."""
-    return Link(ProbeInfo(probe.requested, attached, attached.partition(":")[0], note, probe.function), links, [], [])
+    notes = "; ".join(filter(None, (probe.note, note)))
+    kind = attached.partition(":")[0]
+    return Link(ProbeInfo(probe.requested, attached, kind, notes, probe.function, probe.name), links, [], [])
 
 
 # --- letting go ---------------------------------------------------------------------------------------------------

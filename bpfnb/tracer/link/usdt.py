@@ -14,14 +14,14 @@ import fnmatch
 import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
 from functools import partial
 from typing import NamedTuple
 
-from bpfnb.errors import AttachError, ProgramError
+from msgspec.structs import replace
+
+from bpfnb.errors import ProgramError
 from bpfnb.language.cell import Body, Cell
-from bpfnb.language.probes import Probe
-from bpfnb.language.program import Program
+from bpfnb.language.probes import Probe, split_usdt
 from bpfnb.language.tokens import Token, arguments
 from bpfnb.tracer.link.errors import near, rejection
 from bpfnb.tracer.link.link import Link, Place, on_events
@@ -33,7 +33,6 @@ __all__ = [
     "Usdt",
     "attach",
     "find",
-    "find_all",
     "names_in_file",
     "parse_arguments",
     "readers",
@@ -71,7 +70,7 @@ class Usdt(NamedTuple):
 
 def find(probe: Probe, folder: str) -> Usdt:
     """Return the probe PATH:PROVIDER:NAME or PATH:NAME. AttachError, with the names there are, unless it is one."""
-    name, provider, wanted = _split_target(probe.target)
+    name, provider, wanted = split_usdt(probe.target)
     with open_target(probe, name, folder) as target:
         notes = target.elf.usdt()
         found = [note for note in notes if _matches(note, provider, wanted)]
@@ -91,20 +90,9 @@ def require(probe: Probe, folder: str) -> None:
     find(probe, folder)
 
 
-def find_all(program: Program, folder: str = "") -> dict[Probe, Usdt]:
-    """Return a program's USDT probes. One whose function may turn out not to be compiled need not be there."""
-    unsure = {f.name for f in program.functions if f.conditional}
-    found = {}
-    for probe in program.probes:
-        if probe.kind == "usdt":
-            with suppress(AttachError) if probe.function in unsure else nullcontext():
-                found[probe] = find(probe, folder)
-    return found
-
-
 def names_in_file(kind: str, target: str, folder: str, requested: str) -> list[str]:
     """Return the USDT probes of a file. ``target``: its path, and a pattern of PROVIDER:NAME or NAME."""
-    path, provider, name = _split_target(target)
+    path, provider, name = split_usdt(target)
     pattern = as_pattern(f"{provider}:{name}") if provider else f"*:{as_pattern(name)}"
     with open_target(Probe(kind, target, "", requested, 0), path, folder) as file:
         labels = sorted({f"{note.provider}:{note.name}" for note in file.elf.usdt()})
@@ -114,7 +102,7 @@ def names_in_file(kind: str, target: str, folder: str, requested: str) -> list[s
 def attach(probe: Probe, program: int, folder: str, found: Mapping[Probe, Usdt], pid: int = 0) -> Link:
     """Attach to every place of a probe of those ``found``, whose readers the program was compiled with. ``pid``: in
     this process alone; 0 for all."""
-    usdt, ways = found[probe], _layouts(found)[probe.function]
+    usdt, ways = found[replace(probe, number=0)], _layouts(found)[probe.function]
     with open_target(probe, usdt.path, folder) as target:
         if _version(target) != usdt.version:
             raise rejection(probe, f"{usdt.path} has changed while the cell was compiled")
@@ -127,13 +115,6 @@ def attach(probe: Probe, program: int, folder: str, found: Mapping[Probe, Usdt],
             for spot in usdt.spots
         ]
         return on_events(probe, program, places, f"usdt:{usdt.path}:{usdt.label}")
-
-
-def _split_target(target: str) -> tuple[str, str, str]:
-    """Split a target into file, provider or "", and name: a path may have colons of its own."""
-    path, _, name = target.rpartition(":")
-    shorter, _, provider = path.rpartition(":")
-    return (shorter, provider, name) if shorter and "/" not in provider else (path, "", name)
 
 
 def _matches(note: UsdtNote, provider: str, name: str) -> bool:
@@ -339,6 +320,6 @@ def _reader(function: str, number: int, ways: Sequence[tuple[Argument, ...]]) ->
     else:
         # The barrier keeps LLVM from reading several cases' registers by one load through a computed pointer.
         cases = "".join(f"case {i}: {{ {c} {_BARRIER} break; }} " for i, c in enumerate(bodies))
-        body = f"switch (bpfnb_cookie(ctx)) {{ {cases}default: return -1; }}"
+        body = f"switch ((u32)bpfnb_cookie(ctx)) {{ {cases}default: return -1; }}"
     head = f"static __always_inline int _bpf_readarg_{function}_{number}(struct pt_regs *ctx, void *dest, size_t len)"
     return f"{head} {{ u64 value = 0; {body} {_STORE} }}"

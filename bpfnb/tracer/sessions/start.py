@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from bpfnb.errors import Diagnostic, ProgramError
+from bpfnb.errors import AttachError, Diagnostic, ProgramError, UnsupportedError
 from bpfnb.language.probes import Probe
 from bpfnb.language.program import Program
 from bpfnb.protocol import messages
@@ -19,9 +19,11 @@ from bpfnb.tracer.filters.text import MAX_FOLLOWED
 from bpfnb.tracer.guard.guard import Guard
 from bpfnb.tracer.kernel import bpf, capabilities, features
 from bpfnb.tracer.kernel.cpus import CpuWatch
-from bpfnb.tracer.link import kinds, usdt
+from bpfnb.tracer.link import kinds
 from bpfnb.tracer.link.kinds import Files
 from bpfnb.tracer.link.link import Closer, Link, silence
+from bpfnb.tracer.link.many import numbers
+from bpfnb.tracer.link.many.expand import Skipped, expand
 from bpfnb.tracer.loaded import Loaded
 from bpfnb.tracer.loaders import Loaders
 from bpfnb.tracer.outbox import Outbox
@@ -76,8 +78,8 @@ class Starter:
         starting: Starting,
         selection: Selection,
     ) -> tuple[Session, messages.Loaded]:
-        files = Files(folder, usdt.find_all(program, folder), selection.pid)
-        _require(program, files)
+        program, files, skipped = expand(program, folder, selection.pid)
+        self._policy.check_load(program)
         loaded = self._loaders[program.kind].load(program, files, self._policy.confinement, starting.cancel)
         try:
             selection.load(loaded)
@@ -91,7 +93,7 @@ class Starter:
                 session.stack.callback(self._say_lost, session, selection)
                 selection.install(loaded, session.stack)
                 self.readers.read(session, keep)
-                probes = self._attach(session, program, files, starting.cancel)
+                probes = self._attach(session, program, files, skipped, starting.cancel)
             self._send_counters(session)
             self._limit_time(session)
             session.meter.add_links(session.links)
@@ -102,23 +104,31 @@ class Starter:
             session.close()
             self._closer.close(session.events())
             raise
-        warnings = (*loaded.warnings, *_unguarded(limits))
+        warnings = (*loaded.warnings, *skipped.warnings(), *_unguarded(limits))
         return session, messages.Loaded(number, probes, warnings, loaded.map_infos, loaded.notes)
 
-    def _attach(self, session: Session, program: Program, files: Files, cancel: Cancel) -> tuple[ProbeInfo, ...]:
-        links = session.links
+    def _attach(
+        self, session: Session, program: Program, files: Files, skipped: Skipped, cancel: Cancel
+    ) -> tuple[ProbeInfo, ...]:
+        links, where = session.links, numbers.places(program)
         # First of all at the end, so that no probe sees events when another, its counterpart, sees none any more.
         session.stack.callback(silence, links)
         unsure = _conditional(program)
         for probe in _compiled(program, session.loaded):
             cancel.check()
-            if probe.function in unsure:  # now it is sure; the others were asked for before they were compiled
-                kinds.require(probe, files.folder)
-            with capabilities.with_sys_admin():
-                link = kinds.attach(session.loaded, probe, files)
+            probe = numbers.numbered(probe, len(links), session.loaded, where)
+            try:
+                if probe.function in unsure:  # now it is sure; the others were asked for before they were compiled
+                    kinds.require(probe, files.folder)
+                with capabilities.with_sys_admin():
+                    link = kinds.attach(session.loaded, probe, files)
+            except (AttachError, UnsupportedError) as error:
+                skipped.add(probe, error)
+                continue
             links.append(link)
             if link.renew:
                 session.follow_cpus(self._cpus, partial(self._renew, session.number, link))
+        skipped.require_some(links)
         if not links:
             raise _nothing_compiled(program)
         return tuple(link.info for link in links)
@@ -151,15 +161,6 @@ class Starter:
             timer.daemon = True
             timer.start()
             session.stack.callback(timer.cancel)
-
-
-def _require(program: Program, files: Files) -> None:
-    """AttachError, before anything is compiled, where a probe is not there. What stands under an #if may not be asked
-    for."""
-    unsure = _conditional(program)
-    for probe in program.probes:
-        if probe.function not in unsure and probe not in files.usdt:
-            kinds.require(probe, files.folder)
 
 
 def _compiled(program: Program, loaded: Loaded) -> list[Probe]:
