@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
+import resource
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -142,3 +146,118 @@ def test_what_is_left_out_is_named_and_takes_no_number(library: Path) -> None:
         bpfnb.trace(COUNT, attach={f"uprobe:{library}:f99": "f"}, cflags=[OWN], missing="warn")
     with pytest.raises(bpfnb.ProgramError, match="missing must be"):
         bpfnb.trace(COUNT, attach=attach, cflags=[OWN], missing="no")
+
+
+# --- system calls -------------------------------------------------------------------------------------------------
+
+CALLS = r"""
+BPF_HASH(counts, u32, u64);
+BPF_HASH(first, u32, u64);
+int f(struct pt_regs *ctx, unsigned long number) {
+    u32 probe = bpfnb_probe(ctx);
+    u64 seen = number;
+    counts.increment(probe);
+    first.update(&probe, &seen);
+    return 0;
+}
+BPF_HASH(returns, u32, u64);
+BPF_HASH(results, u32, s64);
+int g(struct pt_regs *ctx) {
+    u32 probe = bpfnb_probe(ctx);
+    s64 seen = PT_REGS_RC(ctx);
+    returns.increment(probe);
+    results.update(&probe, &seen);
+    return 0;
+}
+"""
+# Calls each so often, and with int 0x80 the 32-bit call 20 (getpid), whose number among the 64-bit calls is writev's.
+WORKLOAD = """
+import ctypes, mmap, os, sys
+libc = ctypes.CDLL(None)
+page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+page.write(bytes.fromhex("b814000000cd80c3"))
+at = ctypes.addressof(ctypes.c_char.from_buffer(page))
+getpid_32 = ctypes.CFUNCTYPE(ctypes.c_int)(at)
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(3): libc.getpgid(4_000_000)
+for _ in range(5): libc.getsid(0)
+for _ in range(7): libc.getppid()
+for _ in range(2):
+    child = os.fork()
+    if child == 0: os._exit(0)
+    os.waitpid(child, 0)
+print(os.getsid(0), flush=True)
+sys.stdin.readline()
+print(getpid_32() if WITH_32_BIT else 0, flush=True)
+sys.stdin.readline()
+"""
+WITH_32_BIT = platform.machine() == "x86_64"
+
+
+def named(session: Session, name: str) -> dict[str, int]:
+    """A map by the names of the probes, without their kinds."""
+    entries = session.maps[name].df
+    names = {number: probe.name.partition(":")[2] for number, probe in enumerate(session.probes)}
+    return {names[number]: value for number, value in zip(entries.key, entries.value, strict=True)}
+
+
+@pytest.mark.portable
+def test_system_calls_that_share_a_probe_are_told_apart() -> None:
+    workload = WORKLOAD.replace("WITH_32_BIT", str(WITH_32_BIT))
+    with subprocess.Popen([sys.executable, "-c", workload], stdin=-1, stdout=-1, text=True) as child:
+        assert child.stdin
+        assert child.stdout
+        child.stdout.readline()
+        with bpfnb.trace(CALLS, attach={"syscall:*": "f", "sysret:*": "g"}, follow=child.pid) as session:
+            child.stdin.write("go\n")
+            child.stdin.flush()
+            sid = int(child.stdout.readline())
+            counts, first = named(session, "counts"), named(session, "first")
+            returns, results = named(session, "returns"), named(session, "results")
+            child.stdin.write("go\n")
+            child.stdin.flush()
+            child.stdout.readline()
+            later = named(session, "counts")
+        began = time.monotonic()
+        session.stop()
+        assert time.monotonic() - began < 2
+        assert not session.detaching
+        child.stdin.write("go\n")
+    wanted = {"getpgid": 3, "getsid": 6, "getppid": 7, "wait4": 2, "clone": 2}
+    assert {name: counts.get(name) for name in wanted} == wanted
+    assert {name: returns.get(name) for name in wanted} == wanted  # the two children's own return from clone is none
+    assert (first["getpgid"], results["getpgid"]) == (4_000_000, -3)
+    assert results["getsid"] == sid
+    assert "writev" not in later
+    assert {p.kind for p in session.probes} == {"tracepoint"}
+    assert {p.attached for p in session.probes} == {f"tracepoint:raw_syscalls:sys_{way}" for way in ("enter", "exit")}
+    assert len(session.probes) == len({(p.function, p.name) for p in session.probes}) > 500
+
+
+def test_system_calls_that_share_a_probe_are_those_of_their_own_tracepoints() -> None:
+    names = ["getpgid", "getsid", "getppid", "dup", "close", "newfstat", "lseek", "umask", "getuid", "getrusage"]
+    source = COUNT + COUNT.replace("counts", "others").replace("int f(", "int g(")
+    attach = [("tracepoint:syscalls:sys_enter_*", "f")]
+    attach += [(f"tracepoint:syscalls:sys_enter_{name}", "g") for name in names]
+    with bpfnb.trace(source, attach=attach, cflags=[OWN]) as session:
+        for n in range(20):
+            _libc.umask(_libc.umask(0))
+            os.close(os.dup(0))
+            os.fstat(0)
+            resource.getrusage(resource.RUSAGE_SELF)
+            if n % 2:
+                _libc.getpgid(0)
+        session.stop()
+    shared, own = named(session, "counts"), named(session, "others")
+    own_names = {f"syscalls:sys_enter_{name}" for name in names}
+    assert own
+    assert {name: count for name, count in shared.items() if name in own_names} == own
+
+
+def test_what_matches_two_patterns_is_attached_once() -> None:
+    with bpfnb.trace(COUNT, attach={"syscall:getp*": "f", "syscall:*": "f"}, cflags=[OWN]) as session:
+        _libc.getpgid(0)
+        counts = counted(session)
+    assert counts["syscall:getpgid"] == 1
+    assert len(session.probes) == len({p.name for p in session.probes})

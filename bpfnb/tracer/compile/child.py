@@ -25,7 +25,6 @@ from bpfnb.protocol.connection import Connection
 from bpfnb.protocol.messages import Failed
 from bpfnb.protocol.schema import Schema
 from bpfnb.tracer.access import confine, impersonate
-from bpfnb.tracer.access.confine import Guard
 from bpfnb.tracer.access.impersonate import User
 from bpfnb.tracer.compile import cache, constants, headers, jobs
 from bpfnb.tracer.compile.engine import Compiled, Engine, Function
@@ -54,7 +53,8 @@ from bpfnb.tracer.diagnose.lineinfo import Lines
 from bpfnb.tracer.kernel import bpf, capabilities
 from bpfnb.tracer.kernel import maps as kernel_maps
 from bpfnb.tracer.kernel.btf import INT, STRUCT, Types, schema_of
-from bpfnb.tracer.link.many import numbers
+from bpfnb.tracer.link.many import numbers, raw_syscalls
+from bpfnb.tracer.link.many.raw_syscalls import CALLS_MAP
 from bpfnb.tracer.loaded import ProgramSpec
 from bpfnb.tracer.source_map import Payload, Payloads
 
@@ -246,8 +246,9 @@ def _do(engine: Engine, job: Job) -> tuple[Answer, list[int]]:
         if found := confine.forbidden(function.instructions, job.confinement, linked.constant_bytes):
             lines = lineinfo.find(btf, spec.function, CELL_PATH) if (btf := _btf(inherited)) else Lines()
             return Forbidden(found.what, lines.line(found.instruction) or 0), []
-        if job.confinement.guard:
-            fd, function = _guarded(fd, function, job.confinement.guard)
+        before = _before(function.instructions, job, index, compiled)
+        if before != function.instructions:
+            fd, function = _reloaded(fd, function, before)
         programs.append((fd, function))
         loaded.append(index)
     btf = _btf(inherited)
@@ -271,12 +272,20 @@ def _do(engine: Engine, job: Job) -> tuple[Answer, list[int]]:
     return built, [*(fd for fd, _ in programs), *map_fds]
 
 
-def _guarded(fd: int, function: Function, guard: Guard) -> tuple[int, Function]:
-    """The program loaded once more with a guard, which the kernel is told no lines of: it has rejected none of them."""
+def _before(code: bytes, job: Job, index: int, compiled: Compiled) -> bytes:
+    """Return a program with what is to be before it: a filter of system calls, and a guard."""
+    place = job.places[index]
+    calls = compiled.table(CALLS_MAP)
+    if place is not None and numbers.is_raw(place) and job.task and calls is not None and not job.specs[index].optional:
+        code = raw_syscalls.filtered(code, place - numbers.RAW, calls, job.task)
+    return confine.guarded(code, job.confinement.guard) if job.confinement.guard else code
+
+
+def _reloaded(fd: int, function: Function, code: bytes) -> tuple[int, Function]:
+    """Load a program once more with something before it, which the kernel is told no lines of: it has rejected none."""
     attributes = bpf.program_attributes(fd, function.licence, function.version)
     os.close(fd)
-    function = function._replace(instructions=confine.guarded(function.instructions, guard))
-    return bpf.load_program(attributes, function.instructions), function
+    return bpf.load_program(attributes, code), function._replace(instructions=code)
 
 
 def _other_map(compiled: Compiled, declared: MapDecl) -> OtherMap | None:

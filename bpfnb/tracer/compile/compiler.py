@@ -58,6 +58,7 @@ from bpfnb.tracer.compile.jobs import (
 )
 from bpfnb.tracer.diagnose import errors
 from bpfnb.tracer.kernel import pins
+from bpfnb.tracer.link.many.raw_syscalls import Task
 from bpfnb.tracer.loaded import Loaded, LoadedMap, NotAllowed, ProgramSpec
 from bpfnb.tracer.source_map import Payloads, Rewritten
 
@@ -103,11 +104,13 @@ class Compiler:
         confinement: Confinement = NO_LIMITS,
         cancel: Cancel | None = None,
         places: Sequence[int | None] = (),
+        task: Task | None = None,
     ) -> tuple[Loaded, Payloads]:
         """Compile a cell, or take what was compiled of it before, and load what is asked for; functions and maps
         that are not in the compiled text are left out. ``headers_from``: see headers.choose. ``pinned``: those of its
         maps that are. ``confinement``: what programs may not do; NotAllowed where one does.
         ``cancel``: what ends the wait, with CancelledError. ``places``: of each spec's program (link/many/numbers.py).
+        ``task``: where there are programs that system calls share.
         Also return what each of the source's calls submits.
 
         CompileError, VerifierError, PrivilegeError, SetupError; ProgramError for a flag that clang is not to have.
@@ -138,6 +141,7 @@ class Compiler:
             headers_folder="" if ours else headers_from,
             formats=tuple(cache.formats(source.text).items()),
             places=tuple(places) or (None,) * len(specs),
+            task=task,
         )
         # All that the compiler is told, but for the tag.
         key = replace(job, text=source.text.replace(source.tag, ""), tag="")

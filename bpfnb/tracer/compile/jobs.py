@@ -14,6 +14,7 @@ from bpfnb.tracer.compile import headers
 from bpfnb.tracer.compile.cache import CachedProgram
 from bpfnb.tracer.compile.headers.clashes import Clash
 from bpfnb.tracer.diagnose.lineinfo import Lines
+from bpfnb.tracer.link.many.raw_syscalls import Task
 from bpfnb.tracer.loaded import ProgramSpec
 from bpfnb.tracer.source_map import Payloads
 
@@ -51,7 +52,7 @@ class Job(Struct, frozen=True):
     the cell's own that the headers must not have. ``headers_folder``: the headers to take instead of ``tree``'s.
     ``formats``: how the tracepoints look that the text names, see cache.formats. ``pinned_files``: the files of pinned
     maps that are there already, whose descriptors travel along. ``places``: of each spec's program, see
-    link/many/numbers.py.
+    link/many/numbers.py. ``task``: for programs that system calls share, see link/many/raw_syscalls.py.
     """
 
     text: str
@@ -69,6 +70,7 @@ class Job(Struct, frozen=True):
     formats: tuple[tuple[str, str], ...] = ()
     pinned_files: tuple[str, ...] = ()
     places: tuple[int | None, ...] = ()
+    task: Task | None = None
 
 
 class Nothing(Struct, frozen=True):

@@ -24,9 +24,9 @@ from bpfnb.tracer.filters import text as filters
 from bpfnb.tracer.kernel import bpf, features, pins, tracefs
 from bpfnb.tracer.kernel import maps as kernel_maps
 from bpfnb.tracer.kernel.uapi import MapType
-from bpfnb.tracer.link import kinds, syscall, usdt
+from bpfnb.tracer.link import kinds, usdt
 from bpfnb.tracer.link.kinds import Files
-from bpfnb.tracer.link.many import numbers
+from bpfnb.tracer.link.many import numbers, raw_syscalls, ways
 from bpfnb.tracer.loaded import Counters, Loaded, LoadedMap, LoadedOutput, ProgramSpec
 from bpfnb.tracer.read import lines
 from bpfnb.tracer.read.printk import new_tag
@@ -53,7 +53,7 @@ class BccLoader:
             cell,
             tag=new_tag() if program.prints and not into_ring else "",
             lines=into_ring,
-            syscall_mode=syscall.mode(),
+            syscall_mode=ways.syscall_mode(program),
             path=CELL_PATH,
             readers=confinement.prelude + usdt.readers(cell, files.usdt) + numbers.prelude(program),
             late=_can(features.late_allocation),
@@ -87,6 +87,7 @@ class BccLoader:
             confinement,
             cancel,
             [where.get(spec) for spec in specs],
+            raw_syscalls.task() if any(map(numbers.is_raw, where.values())) else None,
         )
 
 

@@ -111,7 +111,7 @@ class Portable:
         self._used = False
         for probe in program.probes:
             self.kinds.setdefault(probe.function, set()).add(_kind(probe))
-            if probe.kind == "sysret":
+            if probe.kind == "sysret" and probe.way != "raw_syscalls":  # which skips the children by itself
                 self.forks.setdefault(probe.function, set()).add(probe.target)
         on_syscalls = {kind for kinds in self.kinds.values() for kind in kinds & _ON_SYSCALL}
         forks = {target for targets in self.forks.values() for target in targets}

@@ -34,6 +34,7 @@ from bpfnb.tracer.kernel.uapi import AttachType, MapType, ProgramType
 
 __all__ = [
     "attach_cookie",
+    "current_task",
     "fentry",
     "hardware_event",
     "is_jited",
@@ -134,6 +135,13 @@ def attach_cookie() -> None:
     bpf_get_attach_cookie() BPF helper to access bpf_cookie value", in v5.15)."""
     call = encode(CALL, immediate=helper("bpf_get_attach_cookie"))
     with _program(ProgramType.TRACEPOINT, call + RETURN_0):
+        pass
+
+
+def current_task() -> None:
+    """Load a program that reads the running task as what it is (Linux kernel commit 3ca1032ab7ab "bpf: Implement
+    get_current_task_btf and RET_PTR_TO_BTF_ID", in v5.11)."""
+    with _program(ProgramType.TRACEPOINT, encode(CALL, immediate=helper("bpf_get_current_task_btf")) + RETURN_0):
         pass
 
 

@@ -26,6 +26,7 @@ MOVE, MOVE_IMMEDIATE, ADD_IMMEDIATE = 0xBF, 0xB7, 0x07  # of 64 bits
 CALL, EXIT = 0x85, 0x95
 GOTO, GOTO_FAR = 0x05, 0x06  # by the offset, by the immediate
 JUMP_EQUAL = 0x15  # where a register is the immediate, of 64 bits
+JUMP_AT_LEAST, JUMP_SET = 0x35, 0x45  # where it is not less, unsigned; where it has one of the immediate's bits
 JUMP_UNEQUAL, JUMP_UNEQUAL_WORD = 0x55, 0x56  # where a register is not the immediate: of 64 bits, of 32
 JUMP_UNEQUAL_REGISTER = 0x5D  # where two registers differ, of 64 bits
 SHIFT_RIGHT = 0x77  # of 64 bits

@@ -19,6 +19,7 @@ from bpfnb.tracer.kernel import tracefs
 from bpfnb.tracer.kernel.uapi import AttachType, ProgramType
 from bpfnb.tracer.link import kprobe, perf_event, syscall, tracepoint, trampoline, uprobe, usdt
 from bpfnb.tracer.link.link import Link
+from bpfnb.tracer.link.many import raw_syscalls
 from bpfnb.tracer.link.usdt import Usdt
 from bpfnb.tracer.loaded import Loaded, ProgramSpec
 
@@ -63,6 +64,11 @@ def require(probe: Probe, folder: str = "") -> None:
 
 def spec(probe: Probe) -> ProgramSpec:
     """Return what a probe needs its function loaded as."""
+    if probe.way == "raw_syscalls":
+        shared = f"{probe.kind} {raw_syscalls.event(probe)}"
+        return ProgramSpec(probe.function, ProgramType.TRACEPOINT, 0, shared)
+    if probe.way == "tracepoint":
+        return ProgramSpec(probe.function, ProgramType.TRACEPOINT)
     kind = KINDS[probe.kind]
     target = probe.target if kind.attach_type or probe.way == "apart" else ""
     return ProgramSpec(probe.function, kind.program_type(), kind.attach_type, target)
@@ -75,7 +81,10 @@ def tail_call(function: str, caller: ProgramSpec) -> ProgramSpec:
 
 def attach(loaded: Loaded, probe: Probe, files: Files) -> Link:
     """Attach a probe that ``require`` has let pass and whose function is loaded. AttachError when that cannot be."""
-    return KINDS[probe.kind].attach(probe, loaded.programs[spec(probe)], files)
+    program = loaded.programs[spec(probe)]
+    if probe.way == "tracepoint":
+        return syscall.attach_tracepoint(probe, program)
+    return KINDS[probe.kind].attach(probe, program, files)
 
 
 # --- the rows -----------------------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ class Link(NamedTuple):
 
     ``code``: of a uprobe, what the instructions it is at begin with.
     ``renew``: of one that is attached to each CPU, attaches it to one that has come online (cpus.py).
+    ``others``: further probes that it is the attachment of.
     """
 
     info: ProbeInfo
@@ -53,6 +54,11 @@ class Link(NamedTuple):
     events: list[int]
     code: list[bytes]
     renew: Callable[[int], None] | None = None
+    others: tuple[ProbeInfo, ...] = ()
+
+    @property
+    def infos(self) -> tuple[ProbeInfo, ...]:
+        return (self.info, *self.others)
 
     def close(self) -> None:
         """Detach. Idempotent."""

@@ -21,7 +21,7 @@ from bpfnb.tracer.link.kprobe import has_kprobes
 from bpfnb.tracer.link.link import Link, Place, on_events
 from bpfnb.tracer.link.tracepoint import open_event
 
-__all__ = ["attach", "mode", "names", "program_type", "require"]
+__all__ = ["attach", "attach_tracepoint", "mode", "names", "program_type", "require"]
 
 _ENTER = "syscalls:sys_enter_"
 _PREFIXES = {
@@ -75,8 +75,13 @@ def attach(probe: Probe, program: int) -> Link:
         function = _function(probe)
         place = Place(partial(perf.open_kprobe, function, returning=returning))
         return on_events(probe, program, [place], f"{'kretprobe' if returning else 'kprobe'}:{function}")
-    event = f"syscalls:sys_{'exit' if returning else 'enter'}_{probe.target}"
     note = "this kernel has no kprobes: probes on syscalls are attached to their tracepoints, which see the same calls"
+    return attach_tracepoint(probe, program, note)
+
+
+def attach_tracepoint(probe: Probe, program: int, note: str = "") -> Link:
+    """Attach to the tracepoint of the call's entry or return."""
+    event = f"syscalls:sys_{'exit' if probe.kind == 'sysret' else 'enter'}_{probe.target}"
     return on_events(probe, program, [Place(partial(open_event, event))], f"tracepoint:{event}", note)
 
 

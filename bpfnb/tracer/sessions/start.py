@@ -22,7 +22,7 @@ from bpfnb.tracer.kernel.cpus import CpuWatch
 from bpfnb.tracer.link import kinds
 from bpfnb.tracer.link.kinds import Files
 from bpfnb.tracer.link.link import Closer, Link, silence
-from bpfnb.tracer.link.many import numbers
+from bpfnb.tracer.link.many import attachment, numbers, ways
 from bpfnb.tracer.link.many.expand import Skipped, expand
 from bpfnb.tracer.loaded import Loaded
 from bpfnb.tracer.loaders import Loaders
@@ -114,24 +114,25 @@ class Starter:
         # First of all at the end, so that no probe sees events when another, its counterpart, sees none any more.
         session.stack.callback(silence, links)
         unsure = _conditional(program)
-        for probe in _compiled(program, session.loaded):
+        infos: list[ProbeInfo] = []
+        for group in ways.groups(_compiled(program, session.loaded)):
             cancel.check()
-            probe = numbers.numbered(probe, len(links), session.loaded, where)
             try:
-                if probe.function in unsure:  # now it is sure; the others were asked for before they were compiled
-                    kinds.require(probe, files.folder)
+                if group[0].function in unsure:  # now it is sure; the others were asked for before they were compiled
+                    kinds.require(group[0], files.folder)
                 with capabilities.with_sys_admin():
-                    link = kinds.attach(session.loaded, probe, files)
+                    link = attachment.attach(session.loaded, group, len(infos), files, where)
             except (AttachError, UnsupportedError) as error:
-                skipped.add(probe, error)
+                skipped.add(group[0], error)
                 continue
             links.append(link)
+            infos += link.infos
             if link.renew:
                 session.follow_cpus(self._cpus, partial(self._renew, session.number, link))
         skipped.require_some(links)
         if not links:
             raise _nothing_compiled(program)
-        return tuple(link.info for link in links)
+        return tuple(infos)
 
     def _renew(self, number: int, link: Link, cpu: int) -> None:
         """Attach a probe to a CPU that has come online."""

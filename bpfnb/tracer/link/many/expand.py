@@ -5,7 +5,7 @@ This is done before anything is compiled. What the kernel refuses when it is att
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -15,7 +15,7 @@ from bpfnb.language.probes import Probe
 from bpfnb.language.program import Program
 from bpfnb.tracer.link import kinds, usdt
 from bpfnb.tracer.link.kinds import Files
-from bpfnb.tracer.link.many import numbers
+from bpfnb.tracer.link.many import numbers, ways
 from bpfnb.tracer.link.many.names import matches
 from bpfnb.tracer.link.usdt import Usdt
 
@@ -96,16 +96,9 @@ def expand(program: Program, folder: str, pid: int = 0) -> Plan:
             else:
                 found.setdefault((probe.kind, probe.target, probe.function), probe)
     skipped.require_some(found)
-    expanded = replace(program, probes=tuple(_apart(program, list(found.values()))))
+    expanded = replace(program, probes=tuple(ways.chosen(program, list(found.values()))))
     numbers.require_cookies(expanded)
     return Plan(expanded, Files(folder, usdts, pid), skipped)
-
-
-def _apart(program: Program, probes: Sequence[Probe]) -> Iterator[Probe]:
-    """Yield the probes, those that have no cookies with programs of their own where a program asks for its probe's
-    number."""
-    for probe in probes:
-        yield replace(probe, way="apart") if program.numbered and probe.kind == "rawtracepoint" else probe
 
 
 def _members(probe: Probe, folder: str, program: Program) -> list[Probe]:

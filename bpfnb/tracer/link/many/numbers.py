@@ -3,10 +3,11 @@
 A program is told its *place* when it is loaded: the C loads a constant, PLACE, that is replaced in its instructions.
 The verifier knows it as a number then, and drops the branches for other places. A place is
 
-    less than 1 << 16    of a program that runs at one probe: the index in an array that has the probe's number
-    COOKIE               of one that runs at several, each of which gives its number by bpf_get_attach_cookie
+    less than RAW        of a program that runs at one probe: the index in an array that has the probe's number
+    RAW + n              of the n-th that system calls share, whose numbers say which it is (raw_syscalls.py)
+    COOKIE               of one that runs at several probes, each of which gives its number by bpf_get_attach_cookie
 
-The numbers go into the array, and to the kernel as cookies, when a probe is attached: only then is it known which of
+The numbers go into the arrays, and to the kernel as cookies, when a probe is attached: only then is it known which of
 those before it were.
 """
 
@@ -25,12 +26,13 @@ from bpfnb.tracer.kernel import bpf, features
 from bpfnb.tracer.kernel.instructions import IMMEDIATE_AT, LDDW, NUMBER, SIZE, helper, operations
 from bpfnb.tracer.link import kinds
 from bpfnb.tracer.link.link import NUMBER_SHIFT
+from bpfnb.tracer.link.many.raw_syscalls import CALLS_MAP, MAX_NUMBER
 from bpfnb.tracer.loaded import Loaded, ProgramSpec
 
-__all__ = ["NUMBERS_MAP", "numbered", "placed", "places", "prelude", "require_cookies", "wanted_maps"]
+__all__ = ["NUMBERS_MAP", "RAW", "is_raw", "numbered", "placed", "places", "prelude", "require_cookies", "wanted_maps"]
 
 NUMBERS_MAP = "bpfnb_numbers"
-COOKIE = 0xFFFFFFFF
+RAW, COOKIE = 1 << 16, 0xFFFFFFFF
 _PLACE = 0x62706670726F6265  # "bpfprobe"
 _PRELUDE = f"""\
 BPF_ARRAY({NUMBERS_MAP}, u32, %d);
@@ -39,26 +41,49 @@ static __always_inline u32 bpfnb_probe(void *ctx) {{
     asm volatile("%%0 = {_PLACE:#x} ll" : "=r"(bpfnb_place));
     if (bpfnb_place == {COOKIE:#x}) return ((u64 (*)(void *)){helper("bpf_get_attach_cookie")})(ctx) >> {NUMBER_SHIFT};
     int bpfnb_index = bpfnb_place;
+    %s
     u32 *bpfnb_number = {NUMBERS_MAP}.lookup(&bpfnb_index);
     return bpfnb_number ? *bpfnb_number : 0;
 }}
 """
+_CALLS = f"BPF_ARRAY({CALLS_MAP}, u32, %d);\n"
+_BY_CALL = f"""\
+if (bpfnb_place >= {RAW}) {{
+        bpfnb_index = (bpfnb_place - {RAW}) * {MAX_NUMBER} + ((u64 *)ctx)[1];
+        u32 *bpfnb_call = {CALLS_MAP}.lookup(&bpfnb_index);
+        return bpfnb_call ? (*bpfnb_call & 0x7fffffff) - 1 : 0;
+    }}"""
 
 
 def prelude(program: Program) -> str:
-    """Return the C of bpfnb_probe, where the program asks for it."""
-    return _PRELUDE % max(len(places(program)), 1) if program.numbered else ""
+    """Return the C of bpfnb_probe, where the program asks for it, and the arrays that are wanted."""
+    where = places(program).values()
+    sharing = len({place for place in where if is_raw(place)})
+    calls = _CALLS % (sharing * MAX_NUMBER) if sharing else ""
+    return calls + (_PRELUDE % (max(len(where), 1), _BY_CALL if sharing else "") if program.numbered else "")
+
+
+def is_raw(place: int | None) -> bool:
+    """Return whether a place is that of a program that system calls share."""
+    return place is not None and RAW <= place < COOKIE
 
 
 def places(program: Program) -> dict[ProgramSpec, int]:
-    """Return the place of each program that is loaded for probes, where they are asked for their numbers."""
-    if not program.numbered:
-        return {}
+    """Return the places of programs that are loaded for probes: of those that system calls share, and of all where the
+    program asks for their numbers."""
     probes: dict[ProgramSpec, int] = {}
     for probe in program.probes:
         spec = kinds.spec(probe)
         probes[spec] = probes.get(spec, 0) + 1
-    return {spec: COOKIE if several > 1 else index for index, (spec, several) in enumerate(probes.items())}
+    shared = [kinds.spec(probe) for probe in program.probes if probe.way == "raw_syscalls"]
+    found = {spec: RAW + index for index, spec in enumerate(dict.fromkeys(shared))}
+    if program.numbered:
+        for index, spec in enumerate(spec for spec in probes if spec not in found):
+            # A function that several programs tail-call can ask for a cookie alone.
+            several = probes[spec] > 1 or (program.tail_calls and not spec.attach_to)
+            found[spec] = COOKIE if several else index
+    called = {kinds.tail_call(name, spec): place for name in program.tail_calls for spec, place in found.items()}
+    return called | found
 
 
 def require_cookies(program: Program) -> None:
@@ -85,7 +110,7 @@ def _has_cookies() -> bool:
 def numbered(probe: Probe, number: int, loaded: Loaded, where: Mapping[ProgramSpec, int]) -> Probe:
     """Return a probe that is about to be attached, with its number, which is also put where its program looks."""
     place = where.get(kinds.spec(probe))
-    if place is None:
+    if place is None or is_raw(place):
         return probe
     if place == COOKIE:
         return replace(probe, number=number)
@@ -111,4 +136,5 @@ def _number(code: bytes, low: int, high: int) -> int:
 
 def wanted_maps(program: Program) -> Iterable[str]:
     """Return the maps that ``prelude`` declares."""
-    return [NUMBERS_MAP] if program.numbered else []
+    calls = any(map(is_raw, places(program).values()))
+    return [NUMBERS_MAP] * program.numbered + [CALLS_MAP] * calls
