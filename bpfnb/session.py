@@ -36,8 +36,9 @@ from bpfnb.results.cost import Costs, no_costs
 from bpfnb.results.maps.map import Map
 from bpfnb.results.maps.refusals import Counters
 from bpfnb.results.output import Keep, Output, OutputKind
-from bpfnb.results.presentation import Presentation, Rows
+from bpfnb.results.presentation import Presentation, Rows, Table
 from bpfnb.results.snapshot import SessionState, Snapshot
+from bpfnb.results.stream import Batches, Events, Source
 
 if TYPE_CHECKING:
     from bpfnb.views.panel import Panel
@@ -185,6 +186,36 @@ class Session:
         """
         return rates.rate(self.df, every, by)
 
+    def __iter__(self) -> Events:
+        """Return the rows of ``df`` as named tuples, as they come: first all that are kept, until the session has
+        ended and none is left. ``for event in session`` does not stop the session, however it is left.
+
+        Rows come within about 50 ms, in the order in which they arrive; those that arrive together by time. Several
+        loops, also in several threads, each get all rows. A loop that is slow leaves rows waiting within ``keep``;
+        beyond it the oldest are dropped, counted (``iter(session).dropped``) and warned of once.
+
+        A field has its column's name, with ``_`` for what a name may not hold (``slots[0]`` is ``slots_0_``), behind a
+        keyword ``_``, and before a digit or ``_`` an ``x``. Values are int, float, bool, str, bytes, Timestamp and
+        Timedelta. Missing ones are None, but a float's nan. ProgramError for a session without rows.
+        """
+        return Events(self._source(None))
+
+    def stream(self, output: str | None = None, every: str = "100ms", new: bool = False) -> Batches:
+        """Return an iterator of DataFrames, each with the rows that are new: at once those kept, then every ``every``
+        (a pandas interval of at least 1ms) those that have come, if any, until the session has ended and none is left.
+
+        ``output``   an output's name; None: the rows of ``df``
+        ``new``      begin with the next row, not with the oldest kept
+
+        Rows are sorted by time within each frame. ``attrs["lost"]`` counts the events lost so far, and
+        ``attrs["dropped"]`` the rows that this iterator missed because it was slow: they wait within ``keep``, then the
+        oldest are dropped; that is warned of once. Several iterators each get all rows. Leaving the loop does not stop
+        the session.
+
+        ProgramError for a session without rows, KeyError for an unknown output, ValueError for what is no interval.
+        """
+        return Batches(self._source(output), every, new)
+
     def live(self, by: str | None = None) -> Panel:
         """Show a panel: the rate over the last minute, Pause and Stop. ``by``: a column, with a line for each value.
 
@@ -325,6 +356,18 @@ class Session:
 
     def _refused(self, info: MapInfo) -> dict[int, int]:
         return self._counters.of(info) if self._counters else {}
+
+    def _source(self, output: str | None) -> Source:
+        """Return what is streamed: an output's rows, or those of ``df``."""
+        if output is not None:
+            return Source(self.outputs[output], self._ended)
+        if isinstance(self._presentation, Table):
+            maps = " or ".join(f"{self._variable}.maps[{name!r}].every('1s')" for name in self._maps)
+            raise ProgramError(
+                f"{self.name} counts in maps, and has no rows to stream: its table is {self._variable}.df"
+                f"{f'; over time: {maps}' if maps else ''}"
+            )
+        return Source(self._main(), self._ended, self._presentation.convert if self._presentation else None)
 
     def _main(self) -> Output:
         declared = [output.name for output in self.program.outputs]

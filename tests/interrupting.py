@@ -21,6 +21,7 @@ _OURS = (
     "protocol/connection",
     "results/maps/map",
     "results/output",
+    "results/stream",
     "views/panel",
     "views/refresh",
     "magics/bpf",

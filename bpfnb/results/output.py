@@ -12,7 +12,7 @@ import time
 import warnings
 import weakref
 from collections import deque
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from bpfnb.protocol.segments import Layout, SegmentReader
 from bpfnb.results.printk import PrintkTable
 from bpfnb.results.table import BATCH, Table, with_escapes
 
-__all__ = ["Keep", "Output", "default_keep"]
+__all__ = ["Keep", "Kept", "Output", "Position", "default_keep"]
 
 _MIN_KEEP, _MAX_KEEP = 256 << 20, 4 << 30
 
@@ -38,25 +38,41 @@ def default_keep() -> int:
 OutputKind = Literal["printk", "perf", "ringbuf"]
 
 
+class Kept(Protocol):
+    """What counts towards a session's ``keep``. Its members are used under the lock of ``Keep``."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def shrink(self, size: int) -> bool:
+        """Drop the oldest so that at most ``size`` bytes remain. Return whether anything was dropped."""
+
+
 class Keep:
-    """The limit on the bytes of rows that a session's outputs keep together; the largest drops rows first. ``lock``:
-    one for all of them, since each may have to drop rows of another."""
+    """The limit on the bytes that a session's outputs and snapshots of maps keep together; the largest drops its oldest
+    first. ``lock``: one for all of them, since each may have to drop what is another's."""
 
     def __init__(self, size: int) -> None:
         self.bytes = size
         self.lock = new_rlock()
         self._outputs: weakref.WeakSet[Output] = weakref.WeakSet()
+        self._snapshots: weakref.WeakSet[Kept] = weakref.WeakSet()
 
     def add(self, output: Output) -> None:
         with self.lock:
             self._outputs.add(output)
 
+    def add_snapshots(self, snapshots: Kept) -> None:
+        with self.lock:
+            self._snapshots.add(snapshots)
+
     def enforce(self) -> None:
-        """Drop the oldest rows of the largest output until all are within the limit."""
-        while (taken := sum(output.nbytes for output in self._outputs)) > self.bytes:
-            largest = max(self._outputs, key=lambda output: output.nbytes)
+        """Drop the oldest of the largest until all are within the limit."""
+        every: list[Kept] = [*self._outputs, *self._snapshots]
+        while (taken := sum(kept.nbytes for kept in every)) > self.bytes:
+            largest = max(every, key=lambda kept: kept.nbytes)
             others = taken - largest.nbytes
-            if not largest.shrink(max(self.bytes - others, self.bytes // (2 * len(self._outputs)))):
+            if not largest.shrink(max(self.bytes - others, self.bytes // (2 * len(every)))):
                 return  # a single row is more than the limit
 
     def enforce_undecoded(self) -> None:
@@ -65,6 +81,15 @@ class Keep:
             fullest_first = sorted(self._outputs, key=lambda output: -output.undecoded)
             if not any(output.drop_segment() for output in fullest_first):
                 return
+
+
+class Position(NamedTuple):
+    """How far a reader has come in an output. ``row``: the number of its next row among those decoded. ``undecoded``:
+    how many the output had dropped undecoded. ``dropped``: how many the reader has missed."""
+
+    row: int = 0
+    undecoded: int = 0
+    dropped: int = 0
 
 
 class Output:
@@ -161,23 +186,25 @@ class Output:
         bpf_trace_printk printk.PrintkTable.
         """
         frame = self._decoded()
-        notes, self._notes_said = self._notes[self._notes_said :], len(self._notes)
-        for note in notes:
-            warnings.warn(f"{self.name}: {note}", RuntimeWarning, stacklevel=3)
-        if frame.attrs["lost"] and not self._loss_said:
-            self._loss_said = True
-            why = "" if self._notes else ": they came faster than they could be taken"
-            text = f"{frame.attrs['lost']:,} events of {self.name} were lost{why}"
-            warnings.warn(text, RuntimeWarning, stacklevel=3)
+        self.warn_of_loss(frame.attrs["lost"], stacklevel=4)
         if frame.attrs["dropped"] and not self._drop_said:
             self._drop_said = True
-            dropped, keep = frame.attrs["dropped"], self._keep.bytes
-            text = (
-                f"the oldest {dropped:,} rows of {self.name} were dropped: keep is {keep:,} bytes "
-                "(set by --keep, or keep= of bpfnb.trace)"
-            )
-            warnings.warn(text, RuntimeWarning, stacklevel=3)
+            self.warn_of_drops(f"the oldest {frame.attrs['dropped']:,} rows", stacklevel=4)
         return with_escapes(frame)
+
+    def warn_of_loss(self, lost: int, *, stacklevel: int) -> None:
+        """Warn of what the tracer noted, and of lost events, if nobody has been warned of them."""
+        notes, self._notes_said = self._notes[self._notes_said :], len(self._notes)
+        for note in notes:
+            warnings.warn(f"{self.name}: {note}", RuntimeWarning, stacklevel=stacklevel)
+        if lost and not self._loss_said:
+            self._loss_said = True
+            why = "" if self._notes else ": they came faster than they could be taken"
+            warnings.warn(f"{lost:,} events of {self.name} were lost{why}", RuntimeWarning, stacklevel=stacklevel)
+
+    def warn_of_drops(self, which: str, *, stacklevel: int) -> None:
+        limit = f"keep is {self._keep.bytes:,} bytes (set by --keep, or keep= of bpfnb.trace)"
+        warnings.warn(f"{which} of {self.name} were dropped: {limit}", RuntimeWarning, stacklevel=stacklevel)
 
     @uninterrupted
     def _decoded(self) -> pd.DataFrame:
@@ -207,6 +234,34 @@ class Output:
             skipped = self._dropped_undecoded
             times, groups = self._table.since(row - skipped, by)
             return skipped + self._table.end, times, groups
+
+    @uninterrupted
+    def end(self) -> Position:
+        """Return the position of a reader that begins with the next row."""
+        with self._lock:
+            self._decode()
+            return Position(self._table.end, self._dropped_undecoded)
+
+    @uninterrupted
+    def read(self, position: Position, most: int | None = None) -> tuple[pd.DataFrame, Position]:
+        """Return the rows that follow a position, at most so many, and the position after them.
+
+        ``attrs["lost"]`` counts the events lost so far, ``attrs["dropped"]`` the rows dropped before this reader had
+        them. Nobody is warned.
+        """
+        with self._lock:
+            self._decode()
+            begin = max(position.row, self._table.begin)
+            end = self._table.end if most is None else min(begin + most, self._table.end)
+            missed = begin - position.row + self._dropped_undecoded - position.undecoded
+            after = Position(end, self._dropped_undecoded, position.dropped + missed)
+            frame = self._table.part(begin, end)
+            frame.attrs.update(lost=self.lost, dropped=after.dropped)
+            return frame, after
+
+    def has_more(self, position: Position) -> bool:
+        """Return whether there are rows behind a position. Takes no lock, and so costs little to ask often."""
+        return self._table.end > position.row or any(segment.unread for segment in tuple(self._segments))
 
     def note(self, text: str) -> None:
         """Warn with the next ``df``."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-__all__ = ["RateMeter", "rate"]
+__all__ = ["RateMeter", "interval", "rate"]
 
 
 class RateMeter:
@@ -75,12 +75,7 @@ def rate(frame: pd.DataFrame, every: str = "1s", by: str | Sequence[str] | None 
     names = [] if by is None else [by] if isinstance(by, str) else list(by)
     if missing := [name for name in names if name not in frame.columns]:
         raise ValueError(f"no column {missing[0]!r}: there are {', '.join(map(str, frame.columns))}")
-    try:
-        step = pd.Timedelta(every)
-    except ValueError:
-        raise ValueError(f"not an interval: {every!r}; write 1s, 100ms or 2min") from None
-    if not step > pd.Timedelta(0):
-        raise ValueError(f"an interval must be longer than nothing, not {every!r}")
+    step = interval(every)
     start = frame["time"].dt.floor(step)
     if not names:
         counts = start.value_counts(sort=False).sort_index().to_frame("rate")
@@ -94,3 +89,14 @@ def rate(frame: pd.DataFrame, every: str = "1s", by: str | Sequence[str] | None 
     counts.index.name = "time"
     rates: pd.DataFrame = counts / step.total_seconds()
     return rates
+
+
+def interval(text: str) -> pd.Timedelta:
+    """Return an interval written as a pandas offset, "100ms". ValueError for what is none."""
+    try:
+        step = pd.Timedelta(text)
+    except (ValueError, TypeError):
+        raise ValueError(f"not an interval: {text!r}; write 1s, 100ms or 2min") from None
+    if not step > pd.Timedelta(0):
+        raise ValueError(f"an interval must be longer than nothing, not {text!r}")
+    return step

@@ -100,6 +100,14 @@ class Table:
         # pandas 3 copies lazily, on the first write; before, a shallow copy would share our arrays for writing.
         return self._frame.copy(deep=PANDAS < (3, 0))
 
+    def part(self, begin: int, end: int) -> pd.DataFrame:
+        """Return the rows from number ``begin`` to ``end``, which must be kept, as ``frame`` returns all."""
+        self._settle()
+        start, stop = begin - self.begin, end - self.begin
+        frame = self._build(start, stop)
+        frame.index = pd.RangeIndex(stop - start)
+        return frame.copy(deep=PANDAS < (3, 0))
+
     def raw(self, name: str) -> pd.Series[Any]:
         """Return a category column before its values were given names: a category of the char arrays' bytes, NULs and
         what follows them included, or of the constants' numbers.
@@ -174,8 +182,9 @@ class Table:
         end = int(ends[-1])
         return Batch(rows, text[begin:end], np.concatenate([[begin], ends]) - begin), end
 
-    def _build(self) -> pd.DataFrame:
-        return pd.DataFrame({name: column.values() for name, column in self._columns.items()}, copy=False)
+    def _build(self, start: int = 0, stop: int | None = None) -> pd.DataFrame:
+        columns = {name: column.values(start, stop) for name, column in self._columns.items()}
+        return pd.DataFrame(columns, copy=False)
 
 
 class _Arrivals:

@@ -166,6 +166,37 @@ def test_events(shell: Shell) -> None:
     assert steps.dropna().abs().max() < 60e9
 
 
+@shown("for event in opens:", "stream(new=True)", 'stream(output="events")', "iter(session)")
+@shown('batch.attrs["dropped"]', 'batch.attrs["lost"]')
+def test_rows_as_they_come(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    opens: Any = shell.run(text("%%bpf opens -a syscall:openat=f"))
+    shell.inner.user_ns["session"] = opens
+    later: Any = shell.run(f"opens.{text('stream(new=True)')}")
+    names = [f"/proc/self/no-such-file-{number}" for number in range(5)]
+
+    def act() -> None:
+        for name in names:
+            with pytest.raises(FileNotFoundError):
+                os.open(name, os.O_RDONLY)
+        opens.stop()
+
+    thread = threading.Timer(0.3, act)
+    thread.start()
+    capsys.readouterr()
+    statements(shell, text("for event in opens:"))
+    thread.join()
+    *events, size = capsys.readouterr().out.splitlines()
+    assert [line for line in events if line.endswith(tuple(names))] == [f"{os.getpid()} {name}" for name in names]
+    assert len(events) == int(size) == len(opens.df)
+    assert set(names) <= set(pd.concat(later).file)
+    batch: Any = next(iter(shell.run("opens." + text('stream(output="events")'))))  # type: ignore[call-overload]
+    shell.inner.user_ns["batch"] = batch
+    pd.testing.assert_frame_equal(batch, opens.df)
+    assert shell.run(text('batch.attrs["dropped"]')) == shell.run(text('batch.attrs["lost"]')) == 0
+    events_of: Any = shell.run(text("iter(session)"))
+    assert (len(list(events_of)), events_of.dropped) == (len(batch), 0)
+
+
 MEMBERS = """
 enum kind {{ RED = 1, GREEN }};
 struct addr {{ union {{ u32 v4; u8 bytes[4]; }}; u16 port; }};

@@ -43,8 +43,9 @@ class ColumnBuffer(ABC):
         """Decode the column's values in ``batch``. Its memory is not kept."""
 
     @abstractmethod
-    def values(self) -> Any:
-        """Return the values as a DataFrame takes them. They never change afterwards."""
+    def values(self, start: int = 0, stop: int | None = None) -> Any:
+        """Return the values, from row ``begin`` + ``start`` to ``begin`` + ``stop``, as a DataFrame takes them. They
+        never change afterwards."""
 
     @abstractmethod
     def groups(self, start: int) -> pd.Categorical[Any]:

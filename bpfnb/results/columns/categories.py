@@ -60,13 +60,13 @@ class CategoryColumn(ColumnBuffer):
     def append(self, batch: Batch) -> None:
         self._put(self._index.codes(self._read(batch.rows)))
 
-    def values(self) -> pd.Series[Any]:
+    def values(self, start: int = 0, stop: int | None = None) -> pd.Series[Any]:
         codes, dtype = self._shown, self._categories()
         if codes.shared is not None and codes.shared.dtype is not dtype:
             codes.leave()  # frames made with fewer categories keep it
         if codes.shared is None:
             codes.shared = pd.Series(pd.Categorical.from_codes(codes.all, dtype=dtype, validate=False), copy=False)
-        return codes.shared.iloc[: len(codes)]
+        return codes.shared.iloc[start : len(codes) if stop is None else stop]
 
     def groups(self, start: int) -> pd.Categorical[Any]:
         return pd.Categorical.from_codes(self._shown.view(start), dtype=self._categories(), validate=False)

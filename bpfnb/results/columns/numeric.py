@@ -27,10 +27,10 @@ class NumberColumn(FixedColumn):
         numbers.flags.writeable = False
         return numbers
 
-    def values(self) -> pd.Series[Any]:
+    def values(self, start: int = 0, stop: int | None = None) -> pd.Series[Any]:
         if self._buffer.shared is None:
             self._buffer.shared = pd.Series(self._array(self._buffer.all), copy=False)
-        return self._buffer.shared.iloc[: len(self._buffer)]
+        return self._buffer.shared.iloc[start : len(self._buffer) if stop is None else stop]
 
     def groups(self, start: int) -> pd.Categorical[Any]:
         return pd.Categorical(self._array(self._buffer.view(start)))
@@ -56,14 +56,14 @@ class WideColumn(FixedColumn):
         self._signed = column.signed
         super().__init__(lambda rows: words_of(rows, column.offset, 16).T, np.uint64, (2,))
 
-    def values(self) -> Any:
-        return self._integers(0)
+    def values(self, start: int = 0, stop: int | None = None) -> Any:
+        return self._integers(start, stop)
 
     def groups(self, start: int) -> pd.Categorical[Any]:
         return pd.Categorical(self._integers(start))
 
-    def _integers(self, start: int) -> Array:
-        low, high = self._buffer.view(start).T
+    def _integers(self, start: int, stop: int | None = None) -> Array:
+        low, high = self._buffer.view()[start:stop].T
         integers: Array = high.view(np.int64 if self._signed else np.uint64).astype(object) * 2**64 + low.astype(object)
         return integers
 

@@ -52,16 +52,16 @@ class BytesColumn(FixedColumn):
     def nbytes(self) -> int:
         return self._buffer.nbytes + self._ends.nbytes
 
-    def values(self) -> Any:
-        return self._array(0)
+    def values(self, start: int = 0, stop: int | None = None) -> Any:
+        return self._array(start, stop)
 
     def groups(self, start: int) -> pd.Categorical[Any]:
         return pd.Categorical(pd.Series(self._array(start)))
 
-    def _array(self, start: int) -> Any:
+    def _array(self, start: int, stop: int | None = None) -> Any:
         data, made = self._buffer.view(), len(self._ends)
         self._ends.append(np.arange(made, len(data) + 1) * data.shape[1])
-        return _byte_strings(self._ends.view(start), data)
+        return _byte_strings(_ends_between(self._ends.view(), start, stop), data)
 
     def _take(self, other: BytesColumn, start: int, stop: int) -> None:
         super()._take(other, start, stop)
@@ -92,18 +92,24 @@ class StringColumn(ColumnBuffer):
             text, offsets = valid_utf8(text, offsets)
         self._strings.append(text, offsets)
 
-    def values(self) -> Any:
-        return self._array(0)
+    def values(self, start: int = 0, stop: int | None = None) -> Any:
+        return self._array(start, stop)
 
     def groups(self, start: int) -> pd.Categorical[Any]:
         return pd.Categorical(pd.Series(self._array(start)))
 
-    def _array(self, start: int) -> Any:
-        ends, data = self._strings.since(start)
+    def _array(self, start: int, stop: int | None = None) -> Any:
+        ends, data = self._strings.since()
+        ends = _ends_between(ends, start, stop)
         return _byte_strings(ends, data) if self._binary else string_array(ends, data)
 
     def _take(self, other: StringColumn, start: int, stop: int) -> None:
         self._strings = other._strings.part(start, stop)
+
+
+def _ends_between(ends: Ints, start: int, stop: int | None) -> Ints:
+    """Return where the strings from ``start`` to ``stop`` end, and first where they begin."""
+    return ends[start : None if stop is None else stop + 1]
 
 
 def _byte_strings(ends: Ints, data: Array) -> Any:
