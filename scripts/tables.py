@@ -19,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SYSCALLS = ROOT / "bpfnb" / "language" / "syscalls.txt"
+CONSTANTS = ROOT / "bpfnb" / "results" / "decode" / "constants.txt"
 
 # Since 5.1 a new system call has one number on all architectures.
 LATER = {
@@ -40,6 +41,45 @@ ENTRIES = {
 # What 64-bit ARM asks of the generic table: arch/arm64/include/asm/unistd.h, arch/arm64/kernel/Makefile.syscalls
 GENERIC = ("RENAMEAT", "SET_GET_RLIMIT", "NEW_STAT", "MEMFD_SECRET", "SYS_CLONE3")
 NO_CALL = {"syscalls", "arch_specific_syscall"}
+
+# Tables of constants: the header, and which of its macros are meant. What the expression captures is the name shown.
+TABLES = {
+    "errno": ("asm/errno.h", r"(E(?!WOULDBLOCK$|DEADLOCK$|NOTSUP$)[A-Z0-9]+)"),
+    "signal": ("asm/signal.h", r"(SIG(?!RTM|STKSZ$|IOT$|POLL$|UNUSED$)[A-Z0-9]+)"),
+    "open": ("asm/fcntl.h", r"(O_(?!NDELAY$)[A-Z]+)"),
+    "prot": ("asm/mman.h", r"(PROT_[A-Z]+)"),
+    "mmap": ("linux/mman.h", r"(MAP_(?!TYPE$|FILE$|UNINITIALIZED$|32BIT$|HUGE_)[A-Z_]+|MAP_HUGE_\d+[MGK]B)"),
+    "mmap.x86_64": ("linux/mman.h", r"(MAP_32BIT)"),
+    "clone": ("linux/sched.h", r"(CLONE_(?!ARGS_)[A-Z_]+)"),
+    "capability": ("linux/capability.h", r"(CAP_(?!LAST_CAP)[A-Z_]+)"),
+    "family": ("sys/socket.h", r"(AF_(?!MAX|LOCAL|FILE|ROUTE)[A-Z0-9]+)"),
+}
+# What no header for users has, or only newer ones than Debian 12's.
+CONSTANTS_LATER: dict[str, dict[str, int]] = {
+    # include/linux/errno.h: the kernel's own; probes on returns see them, processes do not
+    "errno": {
+        "ERESTARTSYS": 512, "ERESTARTNOINTR": 513, "ERESTARTNOHAND": 514, "ENOIOCTLCMD": 515,
+        "ERESTART_RESTARTBLOCK": 516, "EPROBE_DEFER": 517, "EOPENSTALE": 518, "ENOPARAM": 519, "EBADHANDLE": 521,
+        "ENOTSYNC": 522, "EBADCOOKIE": 523, "ENOTSUPP": 524, "ETOOSMALL": 525, "ESERVERFAULT": 526, "EBADTYPE": 527,
+        "EJUKEBOX": 528, "EIOCBQUEUED": 529, "ERECALLCONFLICT": 530, "ENOGRACE": 531,
+    },
+    "open.aarch64": {  # arch/arm64/include/uapi/asm/fcntl.h; O_TMPFILE has O_DIRECTORY in it
+        "O_DIRECTORY": 0o40000, "O_NOFOLLOW": 0o100000, "O_DIRECT": 0o200000, "O_LARGEFILE": 0o400000,
+        "O_TMPFILE": 0o20040000,
+    },
+    "prot.aarch64": {"PROT_BTI": 0x10, "PROT_MTE": 0x20},  # arch/arm64/include/uapi/asm/mman.h
+    "mmap": {"MAP_DROPPABLE": 0x08},  # in 6.11
+    "mmap.x86_64": {"MAP_ABOVE4G": 0x80},  # in 6.6
+    "tcp_state": {"BOUND_INACTIVE": 13},  # in 6.8
+    "socktype": {  # include/linux/net.h; the flags of socket(2) are those of open(2)
+        "SOCK_STREAM": 1, "SOCK_DGRAM": 2, "SOCK_RAW": 3, "SOCK_RDM": 4, "SOCK_SEQPACKET": 5, "SOCK_DCCP": 6,
+        "SOCK_PACKET": 10, "SOCK_NONBLOCK": 0x800, "SOCK_CLOEXEC": 0x80000,
+    },
+    "block": {  # enum req_op of include/linux/blk_types.h, less what differs between releases: operations on zones
+        "READ": 0, "WRITE": 1, "FLUSH": 2, "DISCARD": 3, "SECURE_ERASE": 5, "WRITE_ZEROES": 9, "DRV_IN": 34,
+        "DRV_OUT": 35,
+    },
+}  # fmt: skip
 
 
 def macros(header: str, *flags: str) -> dict[str, str]:
@@ -83,9 +123,50 @@ def syscalls_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def value_of(name: str, found: dict[str, str]) -> int | None:
+    """A macro's number, whose text may name other macros; None where it has none."""
+    text = re.sub(r"\b[A-Za-z_]\w*", lambda match: str(value_of(match[0], found)), found.get(name, ""))
+    text = re.sub(r"\b0(?=\d)", "0o", re.sub(r"(?<=[0-9a-fA-F])[UuLl]+\b", "", text))
+    try:
+        return int(eval(text, {}))
+    except (SyntaxError, TypeError, NameError):
+        return None
+
+
+def tcp_states() -> dict[str, int]:
+    """From linux/bpf.h, which repeats the kernel's: include/net/tcp_states.h is for the kernel alone."""
+    command = ["gcc", "-E", "-"]
+    text = subprocess.run(command, input="#include <linux/bpf.h>\n", capture_output=True, text=True, check=True).stdout
+    names = re.findall(r"^\s*BPF_TCP_(\w+)(?: = 1)?,", text, re.M)
+    return {name: number for number, name in enumerate(names, 1) if name != "MAX_STATES"}
+
+
+def headers_constants() -> dict[str, dict[str, int]]:
+    """The tables that the installed headers have: {kind: {name: number}}."""
+    made = {"tcp_state": tcp_states()}
+    for kind, (header, pattern) in TABLES.items():
+        found = macros(header)
+        names = [match[1] for name in found if (match := re.fullmatch(pattern, name))]
+        made[kind] = {name: value for name in names if (value := value_of(name, found)) is not None}
+    return made
+
+
+def constants_table() -> str:
+    """bpfnb/results/decode/constants.txt."""
+    made = headers_constants()
+    lines = [
+        "# Kind, name, number: constants of the kernel's headers for users, by scripts/tables.py: it says where",
+        "# each is from. A kind with an architecture behind it has what differs there.",
+    ]
+    for kind in sorted(made.keys() | CONSTANTS_LATER.keys()):
+        constants = CONSTANTS_LATER.get(kind, {}) | made.get(kind, {})
+        lines += [f"{kind} {name} {number:#x}" for name, number in sorted(constants.items(), key=lambda item: item[1])]
+    return "\n".join(lines) + "\n"
+
+
 def tables() -> dict[Path, str]:
     """The text of each table, by its file."""
-    return {SYSCALLS: syscalls_table()}
+    return {SYSCALLS: syscalls_table(), CONSTANTS: constants_table()}
 
 
 def main() -> None:

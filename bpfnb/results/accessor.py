@@ -1,5 +1,6 @@
-"""``df.bpf``: methods for DataFrames of events: rates, latencies, histograms, top groups.
+"""``df.bpf``: methods for DataFrames of events: decoded columns, rates, latencies, histograms, top groups.
 
+    calls.bpf.decode(ret="errno", flags="open")
     calls.bpf.rate("100ms", by="comm")
     calls.bpf.between("kind == 'entry'", "kind == 'exit'", by="tid").bpf.hist("latency")
     reads.bpf.top("comm", value="bytes")
@@ -30,6 +31,7 @@ from bpfnb.results.arguments import (
     require_once,
 )
 from bpfnb.results.buckets import HistKind, histogram
+from bpfnb.results.decode import with_decoded
 from bpfnb.results.pairs import THREAD, Chosen, pair_up, thread_column
 
 __all__ = ["EventsAccessor"]
@@ -37,14 +39,14 @@ __all__ = ["EventsAccessor"]
 Array: TypeAlias = npt.NDArray[Any]
 Rows: TypeAlias = "str | Callable[[pd.DataFrame], Any] | pd.Series[Any] | Array | Sequence[bool]"
 
-_METHODS = ("rate", "between", "hist", "top")
+_METHODS = ("decode", "rate", "between", "hist", "top")
 _AGGREGATES = ("count", "sum", "mean", "max", "median")
 _QUANTILE = re.compile(r"p(\d+(?:\.\d+)?)")
 
 
 @pd.api.extensions.register_dataframe_accessor("bpf")
 class EventsAccessor:
-    """Rates, latencies, histograms and the largest groups of a DataFrame with one row an event."""
+    """Decoded columns, rates, latencies, histograms and the largest groups of a DataFrame with one row an event."""
 
     def __init__(self, frame: pd.DataFrame) -> None:
         self._frame = frame
@@ -56,6 +58,31 @@ class EventsAccessor:
             summary = (inspect.getdoc(method) or "").partition("\n")[0].replace("``", "")
             lines += [f"  .{name}({', '.join(inspect.signature(method).parameters)})", f"      {summary}"]
         return "\n".join(lines)
+
+    def decode(self, columns: Mapping[str, str] | None = None, /, **kinds: str) -> pd.DataFrame:
+        """The frame with numbers' meanings beside them: error numbers, flags, addresses and others, by name.
+
+            opens.bpf.decode(ret="errno", flags="open")         # adds ret_errno: ENOENT; flags_open: O_RDWR|O_CREAT
+            connects.bpf.decode(daddr="ip", dport="be16")       # adds daddr_ip: 10.0.0.1; dport_be16: 443
+            frame.bpf.decode({"addr.v4": "ip"})                 # columns whose name is no identifier
+
+        A decoded column is called ``<column>_<kind>`` and stands behind its column, which stays as it is. Text is a
+        category; numbers are integers, durations timedelta64[ns]. Missing where there is no value: ``errno`` of what is
+        no error. Numbers without a name stay numbers, as text.
+
+        Kinds: errno (what a call returned: negative numbers), error (error numbers of either sign), signal, syscall,
+        open, prot, mmap, clone (flags), mode, dev, st_dev, wait, tcp_state, family, socktype, ip, mac, be16, be32,
+        be64, capability, block, rwbs, task_state, raw_state, ioprio, duration. docs/reference.md says what each takes
+        and shows.
+
+        ValueError for an unknown column or kind, a column that the kind does not take, a value that cannot be one, and
+        a decoded column that is there already.
+        """
+        named = dict(columns or {})
+        require_once([*named, *kinds])
+        if not (named := named | kinds):
+            raise ValueError('decode which column, and as what? decode(ret="errno")')
+        return with_decoded(self._frame, named)
 
     def rate(self, every: str = "1s", by: Names | None = None) -> pd.DataFrame:
         """Events per second in each interval of ``every``, with ``by`` a column for each value.

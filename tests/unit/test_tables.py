@@ -14,6 +14,7 @@ from types import ModuleType
 import pytest
 
 from bpfnb.language import syscalls
+from bpfnb.results.decode import constants
 
 ROOT = Path(__file__).parents[2]
 EVENTS = Path("/sys/kernel/tracing/events/syscalls")
@@ -39,6 +40,16 @@ def test_the_headers_system_calls_are_in_the_table_with_their_numbers(generator:
     for machine, found in zip(syscalls.MACHINES, generator.headers_syscalls(), strict=True):
         assert len(found) > 300
         assert found.items() <= syscalls.numbers(machine).items()
+
+
+def test_the_headers_constants_are_in_the_tables_with_their_numbers(generator: ModuleType) -> None:
+    found = generator.headers_constants()
+    assert {"errno", "signal", "open", "prot", "mmap", "clone", "capability", "family", "tcp_state"} <= found.keys()
+    for table, expected in found.items():
+        kind, _, machine = table.partition(".")
+        committed = {name: number for number, name in constants.names(kind, machine).items()}
+        assert expected
+        assert expected.items() <= committed.items()
 
 
 @pytest.mark.parametrize("machine", syscalls.MACHINES)
