@@ -66,7 +66,10 @@ ELSEWHERE = {
     "kill -9": ("tests/kernel/test_lifecycle.py", "test_a_killed_notebook_leaves_nothing"),
     '#include "events.h"': ("tests/kernel/test_cells.py", "test_outputs_and_maps_of_an_included_header_are_the_cells"),
     "--cflags -Ifolder": ("tests/kernel/test_cells.py", "test_outputs_and_maps_of_an_included_header_are_the_cells"),
-    'df.bpf.decode(ret="errno", flags="open")': ("tests/unit/test_decode.py", "test_decoded_columns_stand_behind_theirs"),
+    'df.bpf.decode(ret="errno", flags="open")': (
+        "tests/unit/test_decode.py",
+        "test_decoded_columns_stand_behind_theirs",
+    ),
     "<linux/sched.h>": ("tests/kernel/test_names.py", "test_the_cells_own_means_the_cells_and_the_kernels_the_kernels"),
 }
 # Code that stands in a sentence and is nothing to run, and why.
