@@ -1,0 +1,1 @@
+"""Tools about the network: who connects to whom, and what is sent."""
