@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import until
 
+import bpfnb
 from bpfnb.errors import SetupError
 from bpfnb.tracer.compile import headers
 from bpfnb.tracer.compile.headers.kernel_types import KernelTypes
 from bpfnb.tracer.compile.headers.trees import write_tree
-from bpfnb.tracer.kernel.btf import KERNEL_BTF, btf_of
+from bpfnb.tracer.kernel.btf import KERNEL_BTF, STRUCT, btf_of
 
 PYTHON = "/usr/bin/python3"  # the one that the distribution's bcc belongs to
 
@@ -280,6 +282,31 @@ def test_layout_is_the_running_kernels(tree: Path) -> None:
     assert offset == offset_in_btf("task_struct", "comm")
     assert pid == asked
     assert comm == "python3"
+
+
+@pytest.mark.parametrize("name", ["cfs_rq", "rq"])
+def test_fields_behind_padding_are_read_from_where_the_kernel_has_them(name: str) -> None:
+    """offsetof() was right where the code that LLVM made was not: so the distance of pointers, not known to clang."""
+    types = KernelTypes(KERNEL_BTF.read_bytes())
+    (struct_,) = types.named((name,), STRUCT)
+    fields = {m.name: m.bit // 8 for m in types.members(struct_) if m.name and not m.width}
+    lines = "".join(
+        f"key = {i}; at = (u64)&object->{field} - (u64)object; found.update(&key, &at);\n"
+        for i, field in enumerate(fields)
+    )
+    source = f"""
+    #include <linux/sched.h>
+    BPF_HASH(found, u32, u64);
+    int f(void *ctx) {{
+        u32 key;
+        u64 at;
+        struct {name} *object = (struct {name} *)bpf_get_current_task();
+        {lines} return 0;
+    }}
+    """
+    with bpfnb.trace(source, attach={"profile:99": "f"}, headers="btf") as session:
+        until(lambda: len(session.maps["found"]) == len(fields), 10)
+        assert dict(zip(fields, dict(sorted(session.maps["found"].items())).values(), strict=True)) == fields
 
 
 def test_what_macros_say_is_what_the_kernel_has(tree: Path) -> None:

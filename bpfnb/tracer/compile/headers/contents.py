@@ -138,6 +138,8 @@ _ROOTS = _words("""
     bpf_map bpf_prog virtqueue scatterlist tty_struct pipe_inode_info rq cfs_rq pid upid signal_struct ethtool_cmd
     vlan_hdr vlan_ethhdr linux_dirent64 kstat rusage rlimit seq_file key kobject device
 """)
+# Fields that not every kernel has and tools ask for, as BPFNB_HAS_CFS_RQ_H_NR_DELAYED.
+_TOOLS_FIELDS = (("cfs_rq", "rq"), ("cfs_rq", "h_nr_runnable"), ("cfs_rq", "h_nr_delayed"))
 # Names that bcc's helpers.h or most programs use. BTF has a typedef only if something in the kernel is of that type.
 _INTEGERS = {
     "bool": "_Bool", "size_t": "unsigned long", "ssize_t": "long", "uintptr_t": "unsigned long", "ptrdiff_t": "long",
@@ -244,9 +246,10 @@ def _config(types: KernelTypes) -> str:
     options += [option for option, (name, field) in fields.items() if types.has_field(name, field)]
     text = "".join(f"#define CONFIG_{option} 1\n" for option in options)
     text += f"#define PAGE_SHIFT {os.sysconf('SC_PAGE_SIZE').bit_length() - 1}\n"
-    # Functions of internals.h read these.
+    # Functions of internals.h read these, and tools (bpfnb/tools) those that are called as the field itself is.
     functions = {"SCATTERLIST": ("scatterlist", "page_link"), "SKB_QUEUES": ("sk_buff", "queue_mapping")}
-    return text + "".join(f"#define BPFNB_HAS_{n} 1\n" for n, field in functions.items() if types.has_field(*field))
+    fields = functions | {f"{name}_{field}".upper(): (name, field) for name, field in _TOOLS_FIELDS}
+    return text + "".join(f"#define BPFNB_HAS_{n} 1\n" for n, field in fields.items() if types.has_field(*field))
 
 
 def _derived(types: KernelTypes, constants: set[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator
 
 from bpfnb.errors import SetupError
@@ -119,7 +120,7 @@ def dump(btf: bytes, tiers: Iterable[Iterable[int]]) -> list[str]:
                 if error := libbpf.btf_dump__dump_type(dumper, i):
                     raise SetupError(f"libbpf cannot describe type {i} of the kernel's BTF: {os.strerror(-error)}")
             libc.fflush(stream)
-            texts.append(ctypes.string_at(buffer.value or 0, size.value)[start:].decode("ascii", "replace"))
+            texts.append(_padded(ctypes.string_at(buffer.value or 0, size.value)[start:].decode("ascii", "replace")))
             start = size.value
     finally:
         libbpf.btf_dump__free(dumper)
@@ -128,6 +129,12 @@ def dump(btf: bytes, tiers: Iterable[Iterable[int]]) -> list[str]:
         libc.fclose(stream)
         libc.free(buffer)
     return texts
+
+
+def _padded(text: str) -> str:
+    """Keep libbpf's padding from being one number of hundreds of bits, whose alignment clang 14 does not allow for:
+    fields behind it were read from elsewhere (struct rq, cfs_rq). A bit-field of no width ends such a run."""
+    return re.sub(r"^(\t+)long: 64;$", r"\1long: 0;\n\1long: 64;", text, flags=re.MULTILINE)
 
 
 def _libbpf() -> ctypes.CDLL:
