@@ -1,0 +1,1 @@
+"""Tools about CPUs: who waits for one, who has it, who gives it up, what interrupts it."""

@@ -1,0 +1,170 @@
+"""Tools about CPUs, held against what the kernel counts: /proc/PID/schedstat, /proc/softirqs, /proc/interrupts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bpfnb import tools
+
+CPU = max(os.sched_getaffinity(0))
+# Spins, and says what the kernel knows of it: nanoseconds on a CPU, nanoseconds in a queue.
+BUSY = f"""
+import os, time
+os.sched_setaffinity(0, [{CPU}])
+end = time.monotonic() + 0.5
+while time.monotonic() < end: pass
+print(*open("/proc/self/schedstat").read().split()[:2])
+"""
+
+
+@contextmanager
+def crowd() -> Iterator[dict[int, tuple[int, int]]]:
+    """Three processes that want the same CPU: what each had of it, and how long each waited, once they have ended."""
+    processes = [
+        subprocess.Popen([sys.executable, "-IS", "-c", BUSY], stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    known: dict[int, tuple[int, int]] = {}
+    yield known
+    for process in processes:
+        ran, waited = process.communicate()[0].split()
+        known[process.pid] = int(ran), int(waited)
+
+
+def check_sum(histogram: pd.DataFrame, expected: int) -> None:
+    """The buckets' bounds, times their counts, must have the sum between them: but for what follows its reading."""
+    low, high = (sum(bound.value * n for bound, n in zip(histogram[side], histogram["count"], strict=True))
+                 for side in ("low", "high"))  # fmt: skip
+    assert low * 0.99 - 20e6 <= expected <= high * 1.01, (low, expected, high)
+
+
+@pytest.mark.portable
+def test_runqlat_has_the_waits_that_the_kernel_accounts() -> None:
+    with tools.runqlat(pids=True) as session, crowd() as known:
+        pass
+    df = session.df
+    assert list(df.columns) == ["pid", "low", "high", "label", "count"]
+    assert df["low"].dtype == "timedelta64[ns]"
+    assert not (df["pid"] == 0).any()
+    for pid, (_, waited) in known.items():
+        assert waited > 100e6
+        check_sum(df[df["pid"] == pid], waited)
+
+
+def test_runqslower_has_each_wait_and_who_ran_meanwhile() -> None:
+    with tools.runqslower(min_us=1000) as session, crowd() as known:
+        pass
+    df = session.df
+    assert list(df.columns) == ["time", "comm", "pid", "tid", "lat", "prev_comm", "prev_tid"]
+    assert df["lat"].min() >= pd.Timedelta("1ms")
+    for pid, (_, waited) in known.items():
+        mine = df[df["pid"] == pid]
+        assert mine["lat"].sum().value == pytest.approx(waited, rel=0.1)
+        assert (mine["prev_tid"] != pid).all()
+    assert df["prev_tid"].isin(list(known)).any()
+    assert df["prev_comm"][df["prev_tid"] == 0].str.startswith("swapper/").all()
+
+
+def test_cpudist_has_the_time_on_the_cpu() -> None:
+    with tools.cpudist(pids=True) as session, crowd() as known:
+        pass
+    for pid, (ran, _) in known.items():
+        check_sum(session.df[session.df["pid"] == pid], ran)
+
+
+def test_cpudist_off_the_cpu_has_sleeps() -> None:
+    code = "import time\nfor _ in range(5): time.sleep(0.02)"
+    with tools.cpudist(off_cpu=True, tids=True, milliseconds=True) as session:
+        process = subprocess.Popen([sys.executable, "-IS", "-c", code])
+        process.wait()
+    df = session.df[session.df["tid"] == process.pid]
+    assert df["label"].iloc[0] == "[0ms, 2ms)"
+    assert df["count"][df["low"] >= pd.Timedelta("16ms")].sum() == 5
+
+
+@pytest.mark.portable
+def test_runqlen_counts_those_that_wait() -> None:
+    with tools.runqlen(cpus=True) as session, crowd():
+        session.wait(0.4)
+        df = session.df
+    mine = df[df["cpu"] == CPU]
+    assert mine["count"].sum() > 10
+    assert mine["count"][mine["runqlen"] >= 2].sum() > 0.6 * mine["count"].sum()
+    assert mine["runqlen"].max() < 1000
+
+
+def softirqs() -> dict[str, int]:
+    """How many of each kind there have been, over all CPUs."""
+    lines = [line.split() for line in Path("/proc/softirqs").read_text().splitlines()[1:]]
+    return {name.rstrip(":").lower(): sum(map(int, counts)) for name, *counts in lines}
+
+
+def interrupts() -> dict[str, int]:
+    """How many of each numbered interrupt there have been, over all CPUs."""
+    header, *lines = Path("/proc/interrupts").read_text().splitlines()
+    cpus = len(header.split())
+    rows = [line.split() for line in lines]
+    return {row[0].rstrip(":"): sum(map(int, row[1 : cpus + 1])) for row in rows if row[0][:-1].isdigit()}
+
+
+def work(folder: Path) -> None:
+    """Timers, and requests of the disk."""
+    for _ in range(20):
+        with (folder / "file").open("wb", buffering=0) as file:
+            file.write(b"x" * 4096)
+            os.fsync(file.fileno())
+
+
+@pytest.mark.portable
+def test_softirqs_are_as_many_as_the_kernel_counts(tmp_path: Path) -> None:
+    before = softirqs()
+    with tools.softirqs() as session:
+        attached = softirqs()
+        work(tmp_path)
+        now = softirqs()
+        mine = session.df.set_index("softirq")
+    after = softirqs()
+    assert list(mine.columns) == ["count", "total"]
+    for kind, count in mine["count"].items():
+        assert count <= after[str(kind)] - before[str(kind)]
+    for kind, number in now.items():
+        assert mine["count"].get(kind, 0) >= number - attached[kind] - os.cpu_count()  # those that began before
+    assert (mine["total"] > pd.Timedelta(0)).all()
+
+
+def test_softirqs_as_histograms_are_as_many(tmp_path: Path) -> None:
+    with tools.softirqs(dist=True) as session:
+        work(tmp_path)
+    totals = session.maps["totals"].reduced("sum").set_index("key")["count"]
+    counts = session.df.groupby("softirq", observed=True)["count"].sum()
+    assert counts.to_dict() == {
+        kind: totals[number]
+        for number, kind in enumerate(softirqs())
+        if totals[number]
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("dist", [False, True])
+def test_hardirqs_are_as_many_as_the_kernel_counts(tmp_path: Path, dist: bool) -> None:
+    before = interrupts()
+    with tools.hardirqs(dist=dist) as session:
+        attached = interrupts()
+        work(tmp_path)
+        now = interrupts()
+        df = session.df
+    after = interrupts()
+    mine = df.groupby("irq")["count"].sum()
+    assert mine.sum() > 0
+    for irq, count in mine.items():
+        assert count <= after[str(irq)] - before[str(irq)]
+    for irq, number in now.items():
+        assert mine.get(int(irq), 0) >= number - attached[irq] - 1
+    names = Path("/proc/interrupts").read_text()
+    assert all(name in names for name in df["hardirq"])
