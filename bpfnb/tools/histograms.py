@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -54,7 +55,7 @@ def _durations(counted: Map, unit: str, by: list[str]) -> pd.DataFrame:
     return result
 
 
-def _filled(group: pd.DataFrame, key: Mapping[str, object]) -> pd.DataFrame:
+def _filled(group: pd.DataFrame, key: Mapping[str, Any]) -> pd.DataFrame:
     """Return all buckets of a group up to its last, those that count nothing as well."""
     buckets = group.set_index("slot")["count"].reindex(range(1, group["slot"].max() + 1), fill_value=0)
     return buckets.rename_axis("slot").reset_index().assign(**key)

@@ -1,0 +1,1 @@
+"""Tools about block devices: how long requests take, whose they are, what each process reads and writes."""
