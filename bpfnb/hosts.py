@@ -7,7 +7,8 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from numbers import Integral, Real
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ import pandas as pd
 from msgspec import structs
 
 from bpfnb import views
+from bpfnb.command import Command
 from bpfnb.doctor import Report, examine
 from bpfnb.errors import Diagnostic, ProgramError, printable
 from bpfnb.host import local
@@ -161,14 +163,23 @@ class Host:
             options.get("max_memory"),
             options.get("guard", True),
         )
-        filters = filters_of(options)
-        if command_of(options):
-            raise ProgramError("filters are not built yet")
         cpu, missing = bool(options.get("cpu", program.cpu)), missing_of(options)
-        program = structs.replace(program, filters=filters, cpu=cpu, missing=missing)
-        return self.start(
-            program, name=options.get("name"), keep=options.get("keep"), limits=limits, presentation=presentation
+        program = structs.replace(program, filters=filters_of(options), cpu=cpu, missing=missing)
+        words = command_of(options)
+        start = partial(
+            self.start, name=options.get("name"), keep=options.get("keep"), limits=limits, presentation=presentation
         )
+        return start(program) if words is None else self._run_command(Command(words), program, start)
+
+    def _run_command(self, command: Command, program: Program, start: Callable[..., Session]) -> Session:
+        """Run a program about a command, which is ended should anything go wrong."""
+        try:
+            command.start()
+            filters = structs.replace(program.filters, follow=command.pid, held=True)
+            return start(structs.replace(program, filters=filters), command=command)
+        except:
+            start_new_thread(undoing, (command.end,))
+            raise
 
     def start(
         self,
@@ -178,9 +189,11 @@ class Host:
         keep: int | None = None,
         limits: Limits | None = None,
         presentation: Presentation | None = None,
+        command: Command | None = None,
     ) -> Session:
         """Run a parsed program; see ``trace``. ``limits``: unless there are any, the usual ones. ``presentation``: how
-        its results become ``df``; without one that is its main output."""
+        its results become ``df``; without one that is its main output. ``command``: what it follows, held until now.
+        """
         if name is not None:
             check_name(name)
         if keep is not None and (not isinstance(keep, int) or keep <= 0):
@@ -189,7 +202,7 @@ class Host:
             )
         line = origin()
         session = Session(
-            name or "bpf", program, keep or default_keep(), self.connect, self._registry.remove, presentation
+            name or "bpf", program, keep or default_keep(), self.connect, self._registry.remove, presentation, command
         )
         # Ctrl-C may come at any call. Up to the last one nobody has the session: it is stopped. From there on the
         # caller has it; there is no point at which neither holds (but Python 3.10 looks for signals once more as this
@@ -306,6 +319,12 @@ class Host:
             if session._abandoned:
                 return False
             session._run(limits)
+        if session._command:
+            try:
+                session._command.let_go()
+            except BaseException:
+                session._stop(DETACH_TIMEOUT)
+                raise
         previous = self._registry.add(session, line, named=named)
         if previous:
             previous._stop(timeout=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bpfnb import views
+from bpfnb.command import Command
 from bpfnb.errors import BpfnbError, Diagnostic, MapError, ProgramError, TracerDied, near_or_all
 from bpfnb.host.tracer import Listener, Tracer
 from bpfnb.interrupts import Flag, new_lock, start_new_thread, undoing, uninterrupted
@@ -70,6 +72,7 @@ class Session:
     ``warnings``    bpfnb.errors.Diagnostic each: the compiler's warnings, functions that nothing attaches; with
                     severity "note" additions to maps that are not exact, that another session was replaced, and what
                     happened to the session while it ran (such as that another process read its lines)
+    ``returncode``  the exit status of the session's command, negative for a signal; None while it runs, and without one
     ``program``     the parsed cell; ``source`` is its C
 
     Leaving a ``with`` block stops the session. Results can be read while it runs and after it has stopped. Methods and
@@ -84,8 +87,13 @@ class Session:
         connect: Callable[[], Tracer],
         on_end: Callable[[Session], None] = lambda session: None,
         presentation: Presentation | None = None,
+        command: Command | None = None,
     ) -> None:
         self.name = name
+        self.returncode: int | None = None
+        self._command = command
+        if command:
+            command.on_end = self._command_ended
         self.program = program
         self._presentation = presentation
         self.state: SessionState = "starting"
@@ -273,7 +281,15 @@ class Session:
         """
         self._stop(DETACH_TIMEOUT)
 
-    def _stop(self, timeout: float) -> None:
+    def _stop(self, timeout: float, reason: str = _STOPPED) -> None:
+        """Stop it, and end its command."""
+        try:
+            self._detach(timeout, reason)
+        finally:
+            if self._command:
+                self._command.end()
+
+    def _detach(self, timeout: float, reason: str) -> None:
         with self._stopping:
             if self.state == "running" and self._tracer:
                 try:
@@ -283,7 +299,7 @@ class Session:
                 if not reply.detaching:
                     self._detached.set()
                 self._pending = frozenset(reply.maps)
-                self._end("stopped", _STOPPED)
+                self._end("stopped", reason)
         if self.detaching:
             self._detached.wait(timeout)
 
@@ -325,6 +341,11 @@ class Session:
             if isinstance(error, BpfnbError):
                 self.program.line_map.error(error)
             raise
+
+    def _command_ended(self, status: int) -> None:
+        self.returncode = status
+        how = f"ended with status {status}" if status >= 0 else f"was ended by {_signal_name(-status)}"
+        self._stop(DETACH_TIMEOUT, f"its command {how}")
 
     def _end(self, state: SessionState, reason: str) -> None:
         with self._ending:
@@ -400,6 +421,13 @@ class Session:
         if name in self._outputs:
             return f"{name} is an output, not a map: {self._variable}.outputs[{name!r}]"
         return f"{self.name} has no map {name!r}{near_or_all(name, self._maps)}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 class _SessionListener(Listener):

@@ -136,8 +136,12 @@ class BpfMagics(Magics):
                 display(session.live())
             if seconds is not None:
                 _trace_for(session, seconds)
+            elif args.command is not None:
+                _trace_command(session)
         except:
-            if seconds is not None:  # Ctrl-C before it had begun to wait: nobody would stop it
+            if (
+                seconds is not None or args.command is not None
+            ):  # Ctrl-C before it had begun to wait: nobody would stop it
                 start_new_thread(undoing, (session.stop,))
             raise
         return session
@@ -235,6 +239,16 @@ def _trace_for(session: Session, seconds: float) -> None:
         bar.progress = 1000
     except KeyboardInterrupt:
         print(f"interrupted after {time.monotonic() - begun:.1f} s: {session.name} is stopped")
+    finally:
+        session.stop()
+
+
+def _trace_command(session: Session) -> None:
+    """Let a session run until its command ends. Ctrl-C stops both without an error."""
+    try:
+        session.wait()
+    except KeyboardInterrupt:
+        print(f"interrupted: {session.name} is stopped, and its command ended")
     finally:
         session.stop()
 

@@ -20,7 +20,7 @@ NOTEBOOK = [
     {"protocol"},
     {"results", "host"},
     {"views"},
-    {"session", "options"},
+    {"session", "options", "command"},
     {"doctor", "registry", "setup", "tools"},
     {"hosts"},
     {"testing"},

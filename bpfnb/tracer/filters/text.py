@@ -139,7 +139,7 @@ def edits(cell: Cell, program: Program) -> Iterator[Edit]:
     for f in cell.functions:
         if f.name not in attached:
             continue
-        if f.generated or not f.open:
+        if not f.open:
             line, column = cell.place(f.name_at)
             message = f"the filters cannot be put into {f.name}, which a macro writes"
             hint = "begin the function with: if (!bpfnb_selected()) return 0;"
