@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import signal
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -258,6 +260,7 @@ class Session:
             maps=tuple((name, map_.info.kind, map_.lost) for name, map_ in self._maps.items()),
             pins=tuple((name, map_.info.pinned) for name, map_ in self._maps.items() if map_.info.pinned),
             cost=self._costs.line() if self._costs else "",
+            filters=self._filters(),
             title=self._presentation.title if self._presentation else "",
             notes=(
                 *(w.message for w in self.warnings if w.severity == "note" and not w.line),
@@ -341,6 +344,13 @@ class Session:
             if isinstance(error, BpfnbError):
                 self.program.line_map.error(error)
             raise
+
+    def _filters(self) -> str:
+        filters = self.program.filters
+        if not self._command:
+            return str(filters)
+        others = str(msgspec.structs.replace(filters, follow=0))
+        return f"command {shlex.join(self._command.words)}{others and f', {others}'}"
 
     def _command_ended(self, status: int) -> None:
         self.returncode = status

@@ -37,6 +37,7 @@ from bpfnb.host.client import Client
 from bpfnb.host.connector import Connector
 from bpfnb.host.tracer import Tracer
 from bpfnb.hosts import default_host
+from bpfnb.language.filters import Filters
 from bpfnb.language.program import MapDecl, Program
 from bpfnb.language.signature import Signature
 from bpfnb.protocol import messages
@@ -99,6 +100,7 @@ class FakeTracer:
         self._writers: dict[tuple[int, str], SegmentWriter] = {}
         self._before: Connector | None = None
         self.loaded: list[str] = []  # the sources of the programs loaded, in order
+        self.filters: list[Filters] = []  # whom they are about, in the same order
         self.limits: list[Limits] = []  # what they may take, in the same order
         self._costs: dict[int, tuple[int, tuple[str, ...]]] = {}  # a session's, as a descriptor, and its programs
         self.stopped: list[int] = []  # the numbers of the sessions stopped, in order
@@ -275,6 +277,7 @@ class FakeTracer:
         if self._refusals:
             return messages.Failed.of(request, self._refusals.pop(0))
         self.loaded.append(program.source)
+        self.filters.append(program.filters)
         self.limits.append(limits)
         self._send_costs(request, tuple(dict.fromkeys(probe.function for probe in program.probes)))
         if program.prints:

@@ -31,4 +31,5 @@ class Snapshot(Struct, frozen=True):
     pins: tuple[tuple[str, str], ...] = ()  # name of a map, the file it is pinned at
     notes: tuple[str, ...] = ()  # such as that it replaces another
     cost: str = ""  # what its programs take, where it is known
+    filters: str = ""  # whom it is about, where that is not everybody
     title: str = ""  # what it shows, of a tool

@@ -59,6 +59,7 @@ def session_text(snapshot: Snapshot) -> str:
         facts.append(f"{s.dropped:,} dropped by keep")
     lines = [f"<Session {printable(s.name)}: {', '.join(facts)}>"]
     lines += [f"  {printable(s.title)}"] if s.title else []
+    lines += [f"  only {printable(s.filters)}"] if s.filters else []
     lines += ["  " + _probe_text(probe) for probe in s.probes]
     lines += ["  " + printable(note) for note in _notes(s.probes)]
     if s.maps:
@@ -86,6 +87,8 @@ def session_card(snapshot: Snapshot) -> str:
     parts = [_header(s)]
     if s.title:
         parts.append(f"<div>{escape(s.title)}</div>")
+    if s.filters:
+        parts.append(f"<div>only {escape(s.filters)}</div>")
     if _has_rows(s):
         parts.append(f'<table style="{_TABLE};margin:6px 0 8px">{_tr(facts)}</table>')
     if len(s.outputs) > 1:

@@ -8,6 +8,7 @@ systemd's "Native Journal Protocol", where every value has its length.
     tracer, session                        numbers: the tracer's process, and its session
     uid, user, pid, loginuid, loginname    who asked; the login's are not changed by su or sudo. None where unknown
     sha256, functions, attached            of the program: the hash of its text; where its functions were attached
+    filters                                whom it is about, where that is not everybody: pids as the notebook's
     reason, seconds                        how it ended or why it was refused, and how long it ran
     source                                 the program's text, where the policy asks for it
 """
@@ -100,6 +101,7 @@ class Audit:
             "session": session,
             "sha256": hashlib.sha256(program.source.encode(errors="surrogatepass")).hexdigest(),
             "functions": [function.name for function in program.functions],
+            "filters": str(program.filters) or None,
             "source": program.source if self._rules.source else None,
         }
 
