@@ -70,10 +70,12 @@ class Selection:
             option = "pid" if self._filters.pid else "follow"
             raise ProgramError(f"{option}={self._filters.pid or self._filters.follow}: the process has ended")
 
-    def lost(self, loaded: Loaded) -> int:
-        """Return how many processes were not followed, as there was no room for more."""
+    def note(self, loaded: Loaded) -> str:
+        """Return what to say, at a session's end, of processes that there was no room to follow; "" where all were."""
         data = bpf.lookup(_values(loaded), _ONLY, text.FILTER.size) if self._filters.follow else None
-        return int(text.FILTER.unpack(data)[0]) if data else 0
+        lost = int(text.FILTER.unpack(data)[0]) if data else 0
+        room = bpf.map_shape(_followed(loaded)).max_entries if lost else 0
+        return f"{lost:,} processes were not followed: there was room for {room:,}" if lost else ""
 
     def _packed(self) -> bytes:
         comm, mask = _pattern(self._filters.comm)
@@ -123,7 +125,9 @@ def _add(followed: int, process: Process, *, selected: bool = True) -> None:
     try:
         bpf.update(followed, key, text.FOLLOWED.pack(0, selected))
     except OSError as error:
-        raise ProgramError(f"more than {text.MAX_FOLLOWED:,} processes cannot be followed ({error.strerror})") from None
+        room = bpf.map_shape(followed).max_entries
+        message = f"there is room to follow {room:,} processes, and there are more ({error.strerror})"
+        raise ProgramError(message, hint=f"write -D BPFNB_MAX_FOLLOWED={4 * room}") from None
     if processes.started(process.pid) != process.started:
         bpf.delete(followed, key)
 

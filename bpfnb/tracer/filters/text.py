@@ -27,7 +27,6 @@ __all__ = [
     "FOLLOWED",
     "FOLLOWED_MAP",
     "LOST_AT",
-    "MAX_FOLLOWED",
     "PID_AT",
     "edits",
     "map_names",
@@ -36,7 +35,7 @@ __all__ = [
 
 CURRENT, OF_TASK = "bpfnb_selected", "bpfnb_selected_task"
 FILTER_MAP, FOLLOWED_MAP, CGROUP_MAP = "bpfnb_filter", "bpfnb_followed", "bpfnb_cgroup"
-MAX_FOLLOWED = 16_384  # processes at a time
+MAX_FOLLOWED = 16_384  # processes at a time, unless a cell defines BPFNB_MAX_FOLLOWED
 FILTER = struct.Struct("=Q16s16sQIIQ")  # struct bpfnb_filter_t: lost, comm, mask, cgroup, pid, uid, no more
 FOLLOWED = struct.Struct("=QQ")  # struct bpfnb_followed_t: started, selected
 LOST_AT, PID_AT = 0, 48
@@ -47,8 +46,11 @@ struct bpfnb_filter_t {{ u64 lost; u64 comm[2]; u64 mask[2]; u64 cgroup; u32 pid
 BPF_ARRAY({FILTER_MAP}, struct bpfnb_filter_t, 1);
 """
 _FOLLOWED = f"""\
+#ifndef BPFNB_MAX_FOLLOWED
+#define BPFNB_MAX_FOLLOWED {MAX_FOLLOWED}
+#endif
 struct bpfnb_followed_t {{ u64 started; u64 selected; }};
-BPF_HASH({FOLLOWED_MAP}, u32, struct bpfnb_followed_t, {MAX_FOLLOWED});
+BPF_HASH({FOLLOWED_MAP}, u32, struct bpfnb_followed_t, BPFNB_MAX_FOLLOWED);
 """
 _CGROUP = f"BPF_CGROUP_ARRAY({CGROUP_MAP}, 1);\n"
 _ALWAYS_INLINE = "static inline __attribute__((always_inline, unused)) int"

@@ -15,7 +15,6 @@ from bpfnb.tracer.access.audit import Audit
 from bpfnb.tracer.access.policy import Policy, spoken_time
 from bpfnb.tracer.cancel import Cancel
 from bpfnb.tracer.filters.selection import Selection, select
-from bpfnb.tracer.filters.text import MAX_FOLLOWED
 from bpfnb.tracer.guard.guard import Guard
 from bpfnb.tracer.kernel import bpf, capabilities, features
 from bpfnb.tracer.kernel.cpus import CpuWatch
@@ -144,8 +143,7 @@ class Starter:
 
     def _say_lost(self, session: Session, selection: Selection) -> None:
         """Say at a session's end which processes it did not follow."""
-        if lost := selection.lost(session.loaded):
-            text = f"{lost:,} processes were not followed: {MAX_FOLLOWED:,} are, at a time"
+        if text := selection.note(session.loaded):
             self._outbox.send(Noted(session.number, text, ""))
 
     def _send_counters(self, session: Session) -> None:
