@@ -11,17 +11,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import bpfnb
+from bpfnb.terminal import run
 
 __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status: 0 where tracing works, 1 where it does not, 2 for wrong arguments."""
-    options = _parser().parse_args(arguments)
+    """Run the command; return its exit status: 0 where all is well, 1 where it is not, 2 for wrong arguments."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # marks and names are not in every terminal's character set
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["run"]:
+        return run.main(words[1:])
+    options = _parser().parse_args(words)
     if options.command == "setup":
         return _setup(options)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # the marks are not in every terminal's character set
     report = bpfnb.doctor()
     text = json.dumps({"ok": report.ok, "rows": report.records()}, indent=2) if options.json else str(report)
     try:
@@ -45,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 when tracing works, 1 when something required is missing.",
     )
     doctor.add_argument("--json", action="store_true", help="as JSON: ok, and rows")
+    commands.add_parser("run", help="run a ready-made tool; without a name: list them", add_help=False)
     install = commands.add_parser(
         "setup",
         help="let the members of a group trace, without making them root",

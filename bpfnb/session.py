@@ -37,6 +37,7 @@ from bpfnb.protocol.messages import (
 )
 from bpfnb.results import rates
 from bpfnb.results.cost import Costs, no_costs
+from bpfnb.results.maps.drained import Drained
 from bpfnb.results.maps.map import Map
 from bpfnb.results.maps.refusals import Counters
 from bpfnb.results.output import Keep, Output, OutputKind
@@ -137,6 +138,13 @@ class Session:
         if isinstance(self._presentation, Rows):
             return self._presentation.convert(self._main().df)
         return self._presentation.compute(self.maps)
+
+    def drain(self) -> pd.DataFrame:
+        """Return ``df`` of what was counted since the last drain, of a session whose ``df`` is made of maps. Each count
+        is in one of them; see Map.drain. ProgramError for a session that has rows, or a cell: drain its maps."""
+        if not isinstance(self._presentation, Table):
+            raise ProgramError(f"{self.name} has no table to drain: its maps can be drained, one by one")
+        return self._presentation.compute(Drained(self.maps))
 
     @property
     def source(self) -> str:

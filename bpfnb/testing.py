@@ -83,12 +83,16 @@ class FakeTracer:
         maps: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
         *,
         signatures: Sequence[Signature] = (),
+        outputs: Mapping[str, np.dtype[Any]] | None = None,
         sizes: SegmentSizes = SegmentSizes(),  # noqa: B008 (it is frozen)
     ) -> None:
         """``signatures``: of the probes that there are to describe; their ``members`` are given whatever is asked.
 
-        ``sizes``: the sizes of segments; with small ones a few rows fill many segments.
+        ``outputs``: types of events: a session has its output of that name from the start, else from the first event
+        on. A field called time is the events' time. ``sizes``: the sizes of segments; with small ones a few rows fill
+        many segments.
         """
+        self._outputs = dict(outputs or {})
         self._signatures = tuple(signatures)
         self._sizes = sizes
         self._probes = tuple(probes)
@@ -150,8 +154,7 @@ class FakeTracer:
         """Deliver events to an output. On return they are in its ``df``. ``time``: the field that holds their time."""
         at = (session._number, output)
         if at not in self._writers:
-            schema = replace(_schema(rows.dtype, "value"), time=time)
-            self._writers[at] = SegmentWriter(schema, self._publisher(*at, schema), sizes=self._sizes)
+            self._open(*at, replace(_schema(rows.dtype, "value"), time=time))
         self._writers[at].append(_bytes_of(rows))
         self._ping()
 
@@ -283,6 +286,11 @@ class FakeTracer:
         if program.prints:
             publish = self._publisher(request, "printk", PRINTK)
             self._writers[request, "printk"] = SegmentWriter(PRINTK, publish, sizes=self._sizes)
+        for output in program.outputs:
+            if output.name in self._outputs:
+                dtype = self._outputs[output.name]
+                clock = "time" if "time" in (dtype.names or ()) else ""
+                self._open(request, output.name, replace(_schema(dtype, "value"), time=clock))
         probes = tuple(ProbeInfo(p.requested, p.requested, p.kind, "", p.function) for p in program.probes)
         maps = tuple(self._maps[m.name].info(m, self._first(m.name)) for m in program.maps if m.name in self._maps)
         if maps:
@@ -301,6 +309,11 @@ class FakeTracer:
     def _first(self, name: str) -> int:
         """Return the index of a map's first counter."""
         return list(self._maps).index(name) * COUNTERS
+
+    def _open(self, session: int, output: str, schema: Schema) -> None:
+        self._writers[session, output] = SegmentWriter(
+            schema, self._publisher(session, output, schema), sizes=self._sizes
+        )
 
     def _publisher(self, session: int, output: str, schema: Schema) -> Callable[[Layout, int], None]:
         def publish(layout: Layout, fd: int) -> None:

@@ -18,13 +18,15 @@ from IPython.core.magic_arguments import ArgDecorator, MagicArgumentParser, argu
 from IPython.display import ProgressBar, display
 from msgspec.structs import replace
 
-from bpfnb.errors import BpfnbError, Diagnostic, ProgramError, did_you_mean, printable
+from bpfnb.errors import BpfnbError, Diagnostic, ProgramError, did_you_mean, near_or_all, printable
 from bpfnb.hosts import check_name, default_host
 from bpfnb.interrupts import start_new_thread, undoing
 from bpfnb.language.probes import split_attach
 from bpfnb.language.program import Program, parse
 from bpfnb.options import add_options, options_of, seconds_of
 from bpfnb.session import Session
+from bpfnb.tools.command import parser_of, values_of
+from bpfnb.tools.toolbox import find, names
 from bpfnb.views import html, probes
 
 from .options import insert, parse_define, split
@@ -97,6 +99,7 @@ class BpfMagics(Magics):
             %bpf stop NAME         stop one;  %bpf stop --all  stops all
             %bpf show NAME         a session's card
             %bpf probes PATTERN    the kernel's probes, such as *clone*, or a file's, such as usdt:/usr/bin/python3:*
+            %bpf run TOOL          start a ready-made tool; %bpf run lists them, %bpf run TOOL --help has its options
             %bpf doctor            is this machine ready?
             %bpf help              this text
         """
@@ -121,18 +124,41 @@ class BpfMagics(Magics):
             print(printable(_plan(program), keep="\n"))
             _print_warnings(program.warnings)
             return None
-        names = self.shell.user_ns
+        return self._show_run(lambda: default_host.run(program, **options), args.name, args.live, seconds)
+
+    def _run_tool(self, words: list[str]) -> Session | None:
+        """%bpf run NAME: start a tool; without a name list them."""
+        if not words or words[0] in _HELP:
+            _show(repr(default_host.tools), default_host.tools._repr_html_())
+            return None
+        if words[0] not in names():
+            raise UsageError(f"%bpf run: there is no tool {words[0]!r}{near_or_all(words[0], names())}")
+        tool = find(words[0])
+        parser = parser_of(tool, f"%bpf run {tool.name}", live=True)
+        if any(word in _HELP[:2] for word in words):
+            print(parser.format_help())
+            return None
+        args = parser.parse(words[1:])
+        if args.name is not None:
+            self._check_name(args.name)
+        values, seconds = values_of(tool, args), seconds_of(args)
+        return self._show_run(lambda: tool.start(default_host, **values), args.name, args.live, seconds)
+
+    def _show_run(
+        self, start: Callable[[], Session], name: str | None, live: bool, seconds: float | None
+    ) -> Session | None:
+        """Start a session, bind its name, and show it as its options say."""
         try:
-            session = default_host.run(program, **options)
+            session = start()
         except BpfnbError as error:
             if panel := html.error_panel(error):  # an error itself can show no HTML
                 display({"text/html": panel}, raw=True)
             raise
         try:
-            if args.name is not None:
-                names[args.name] = session
+            if name is not None:
+                self.shell.user_ns[name] = session
             _print_warnings(session.warnings)
-            if args.live:
+            if live:
                 display(session.live())
             if seconds is not None:
                 _trace_for(session, seconds)
@@ -172,6 +198,8 @@ class BpfMagics(Magics):
     def _command(self, line: str) -> Session | None:
         words = self._words(line)
         name, rest = (words[0], words[1:]) if words else ("list", [])
+        if name == "run":
+            return self._run_tool(rest)
         if name in _HELP or any(word in _HELP[:2] for word in rest):
             _print_help()
             return None
@@ -329,5 +357,6 @@ COMMANDS = {
     "doctor": Command(_doctor),
     "probes": Command(_probes, "one pattern"),
     "show": Command(_find, "one name"),
+    "run": Command(BpfMagics._run_tool, None),
     "help": Command(_print_help, None),
 }

@@ -9,6 +9,8 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from bpfnb.errors import BpfnbError
 from bpfnb.hosts import default_host
+from bpfnb.tools.command import parser_of
+from bpfnb.tools.toolbox import find, names
 
 from .bpf import COMMANDS, option_names
 
@@ -44,7 +46,13 @@ def _for_line(words: list[str]) -> list[str]:
         return sorted(COMMANDS)
     if words[0] in ("stop", "show"):
         return list(default_host.sessions())
+    if words[0] == "run":
+        return list(names()) if len(words) == 2 else _tool_options(words[1])
     return []
+
+
+def _tool_options(name: str) -> list[str]:
+    return parser_of(find(name), name, live=True).option_names() if name in names() else []
 
 
 def _probes(start: str) -> list[str]:

@@ -28,7 +28,7 @@ __all__ = ["DOCUMENTS", "EXAMPLES", "ROOT", "SHOWN", "Example", "read", "shown"]
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 # What a program writes: from there on, the document is a table of what other people's programs are called.
-_GENERATED = {"docs/compatibility.md": "## In all"}
+_GENERATED = {"docs/compatibility.md": "## In all", "docs/tools.md": "## The tools"}
 
 # A name of anything: a column, a file, a module, a dtype, a C type, an option of the kernel's.
 _NAME = re.compile(r"(?:\w[\w/-]*(?:\.[a-z]+)?|/[\w./-]+|\*?\.\w+|\(\w+\))\*?")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
 
-from bpfnb.session import Session
-from bpfnb.tools.tool import SESSION_OPTIONS, Column, Option, Tool
+from bpfnb.tools.tool import SESSION_OPTIONS, Column, Option, Starter, Tool
 
-__all__ = ["column_lines", "documentation", "signature"]
+__all__ = ["column_lines", "documentation", "explanation", "signature"]
 
 _INDENT = 4
 _WIDTH = 18  # of a name in a list
@@ -16,13 +14,17 @@ _WIDTH = 18  # of a name in a list
 
 def documentation(tool: Tool) -> str:
     """Return the docstring of the function that starts a tool: what it shows, its columns, its options."""
-    first, _, rest = inspect.cleandoc(tool.doc).partition("\n")
-    parts = [first, rest.strip(), "Columns of df:\n\n" + "\n".join(column_lines(tool))]
+    parts = [explanation(tool), "Columns of df:\n\n" + "\n".join(column_lines(tool))]
     if tool.options:
         parts.append("Options:\n\n" + "\n".join(_line(_value(option), _option(option)) for option in tool.options))
-    parts.append(f"Every session's options: {', '.join(SESSION_OPTIONS)}; see bpfnb.trace.")
+    parts.append("Options of every session, see bpfnb.trace:\n\n" + " " * _INDENT + ", ".join(SESSION_OPTIONS))
     parts.append(f"In a terminal: bpfnb run {tool.name}")
     return "\n\n".join(filter(None, parts))
+
+
+def explanation(tool: Tool) -> str:
+    """Return what it shows, and what it cannot see."""
+    return inspect.cleandoc(tool.doc)
 
 
 def column_lines(tool: Tool) -> list[str]:
@@ -30,20 +32,18 @@ def column_lines(tool: Tool) -> list[str]:
     return [_line(column.name, _column(column)) for column in tool.columns]
 
 
-def signature(tool: Tool) -> inspect.Signature:
-    """Return the parameters of the function that starts a tool: its own options, then every session's."""
-    parameters = [_parameter(option.name, option.default, _annotation(option)) for option in tool.options]
-    parameters += [_parameter(name, None) for name in SESSION_OPTIONS]
-    return inspect.Signature(parameters, return_annotation=Session)
+def signature(tool: Tool, host: Starter) -> inspect.Signature:
+    """Return the parameters of the function that starts a tool: its own options, then every session's, as the host's
+    ``trace`` has them."""
+    every = inspect.signature(host.trace).parameters
+    own = [_parameter(option) for option in tool.options]
+    return inspect.Signature([*own, *(every[name] for name in SESSION_OPTIONS)], return_annotation="Session")
 
 
-def _parameter(name: str, default: Any, annotation: Any = inspect.Parameter.empty) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-
-def _annotation(option: Option) -> Any:
-    kind = option.kind if isinstance(option.kind, type) else Any
-    return kind if option.default is not None or kind is Any else kind | None
+def _parameter(option: Option) -> inspect.Parameter:
+    kind = option.kind.__name__ if isinstance(option.kind, type) else "str"
+    annotation = kind if option.default is not None else f"{kind} | None"
+    return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=annotation)
 
 
 def _value(option: Option) -> str:

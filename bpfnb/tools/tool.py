@@ -7,23 +7,28 @@ are options of every session (``SessionOptions``).
 
 from __future__ import annotations
 
+import functools
 import inspect
+import time as clocks
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pandas as pd
 
 from bpfnb.errors import ProgramError, near_or_all
 from bpfnb.language.program import Program, parse
-from bpfnb.protocol.messages import Limits
+from bpfnb.options import SessionOptions
 from bpfnb.results.presentation import Presentation, Rows, Table
 from bpfnb.session import Session
 
-__all__ = ["SESSION_OPTIONS", "Column", "Option", "Spec", "Starter", "Tool", "View"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-SESSION_OPTIONS = ("name", "keep")  # what every session takes, beside a tool's own
+__all__ = ["SESSION_OPTIONS", "Column", "Option", "Spec", "Starter", "Tool", "View", "clock"]
+
+SESSION_OPTIONS = tuple(SessionOptions.__annotations__)
 
 View = Literal["rows", "table", "histogram", "stacks"]  # what a tool's result is looked at as, by default
 
@@ -31,15 +36,12 @@ View = Literal["rows", "table", "histogram", "stacks"]  # what a tool's result i
 class Starter(Protocol):
     """What starts a tool's program: a host."""
 
-    def start(
-        self,
-        program: Program,
-        *,
-        name: str | None = None,
-        keep: int | None = None,
-        limits: Limits | None = None,
-        presentation: Presentation | None = None,
+    def run(
+        self, program: Program, presentation: Presentation | None = None, **options: Unpack[SessionOptions]
     ) -> Session: ...
+
+    @property
+    def trace(self) -> Callable[..., Session]: ...
 
     def probes(self, pattern: str) -> pd.DataFrame: ...
 
@@ -90,6 +92,16 @@ _KINDS: dict[Any, tuple[type, str]] = {
     float: (Real, "a number"),
     str: (str, "text"),
 }
+
+
+def clock(time: pd.Timestamp) -> str:
+    """Return a time as bcc's tools show it: HH:MM:SS, of this machine's time zone."""
+    return _clock(time.value // 1_000_000_000)
+
+
+@functools.lru_cache(maxsize=64)
+def _clock(seconds: int) -> str:
+    return clocks.strftime("%H:%M:%S", clocks.localtime(seconds))
 
 
 @dataclass(frozen=True)
@@ -157,23 +169,28 @@ class Tool:
         if self.hooks:
             values["has"] = frozenset(hook for hook in self.hooks if hook in set(host.probes(hook)["probe"]))
         spec = self.build(**values)
-        return host.start(spec.program(), presentation=self._presentation(spec), **options)
+        return host.run(spec.program(), self._presentation(spec, bool(options.get("cpu"))), **options)
 
     def values(self, **own: Any) -> dict[str, Any]:
         """Return the values of all its own options, as ``build`` gets them. ProgramError for one that cannot be."""
-        return {option.name: self._checked(option, own.get(option.name, option.default)) for option in self.options}
+        return {option.name: self._say(option.check, own.get(option.name, option.default)) for option in self.options}
 
-    def _presentation(self, spec: Spec) -> Presentation:
+    def parse(self, option: Option, value: Any) -> Any:
+        """Return an option's value of a terminal's word. ProgramError where that is none."""
+        return self._say(option.parse, value)
+
+    def _presentation(self, spec: Spec, cpu: bool) -> Presentation:
         """Return the spec's own, with the columns that are documented, in that order, and with the tool's name."""
-        names = list(spec.columns or [column.name for column in self.columns])
+        names = [*(spec.columns or [column.name for column in self.columns]), *(["cpu"] if cpu else [])]
         title = f"{self.name}: {self.summary}"
         own = spec.presentation
         if isinstance(own, Rows):
             return Rows(lambda events: own.convert(events)[names], title)
         return Table(lambda maps: own.compute(maps)[names], title)
 
-    def _checked(self, option: Option, value: Any) -> Any:
+    def _say(self, make: Callable[[Any], Any], value: Any) -> Any:
+        """Return a value that is made of another. A ProgramError says which tool it is about."""
         try:
-            return option.check(value)
+            return make(value)
         except ProgramError as error:
             raise ProgramError(f"{self.name}: {error.message}", hint=error.hint) from None

@@ -76,5 +76,5 @@ def _starter(tool: Tool, host: Starter) -> Callable[..., Session]:
     start.__name__ = start.__qualname__ = tool.name
     start.__module__ = "bpfnb.tools"
     start.__doc__ = documentation(tool)
-    start.__signature__ = signature(tool)  # type: ignore[attr-defined]
+    start.__signature__ = signature(tool, host)  # type: ignore[attr-defined]
     return start

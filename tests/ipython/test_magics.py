@@ -464,7 +464,9 @@ def test_completion(shell: Shell) -> None:
     assert offered("%%bpf x --") >= {
         word for word in re.findall(r"--[a-z-]+", BpfMagics.bpf.__doc__) if word != "--all"
     }
-    assert offered("%bpf ") >= {"list", "stop", "doctor", "probes", "show", "help"}
+    assert offered("%bpf ") >= {"list", "stop", "doctor", "probes", "show", "help", "run"}
+    assert "exitsnoop" in offered("%bpf run exi")
+    assert {"--failed", "--follow"} <= offered("%bpf run exitsnoop --f")
     shell.run(f"%%bpf clones\n{HELLO}")
     assert "clones" in offered("%bpf stop cl")
 
@@ -507,3 +509,58 @@ def test_frames_are_shown_without_marks_that_act(shell: Shell) -> None:
     for text in (formatted[0]["text/html"], formatted[0]["text/plain"], formatted[1]["text/plain"]):
         assert "\\x1b[31mred\\u202e" in text
         assert not {"\x1b", "\u202e"} & set(text)
+
+
+# --- tools --------------------------------------------------------------------------------------------------------
+
+
+def test_a_tool_runs_and_binds_its_name(shell: Shell, tracer: FakeTracer) -> None:
+    result = session(shell.run("%bpf run exitsnoop --failed --name ends --keep 1M --max-rate 5k"))
+    assert shell.inner.user_ns["ends"] is result
+    assert "-DFAILED=1" in result.program.cflags
+    assert tracer.limits[-1].rate == 5000
+    assert "exitsnoop: processes as they end" in repr(result)
+
+
+def test_a_tool_runs_for_a_while(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    assert session(shell.run("%bpf run exitsnoop -t 50ms")).state == "stopped"
+
+
+def test_a_tool_that_is_run_again_replaces_the_one_of_its_name(shell: Shell) -> None:
+    first = session(shell.run("%bpf run exitsnoop --name ends"))
+    second = session(shell.run("%bpf run exitsnoop --name ends"))
+    assert (first.state, second.state) == ("stopped", "running")
+
+
+@pytest.mark.parametrize("line", ["%bpf run", "%bpf run --help"])
+def test_tools_are_listed(shell: Shell, capsys: pytest.CaptureFixture[str], line: str) -> None:
+    assert shell.run(line) is None
+    assert "exitsnoop" in capsys.readouterr().out
+
+
+def test_a_tools_help(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    assert shell.run("%bpf run exitsnoop --help") is None
+    text = capsys.readouterr().out
+    assert all(words in text for words in ("--failed", "--live", "--max-cost", "exit_code", "cannot"))
+    assert not bpfnb.sessions()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("exitsnop", "no tool 'exitsnop'; did you mean exitsnoop?"),
+        ("exitsnoop --fialed", "unrecognized arguments: --fialed; did you mean --failed?"),
+        ("exitsnoop -time 3s", "no option -time; did you mean --time?"),
+        ("exitsnoop -t", "expected one argument"),
+        ("exitsnoop x", "unrecognized arguments: x"),
+        ("exitsnoop -t x", "not a duration: 'x'"),
+        ("exitsnoop --name 1x", "a session's name must be a Python identifier"),
+        ("exitsnoop --name print", "where it is Python's own"),
+    ],
+)
+def test_a_line_that_cannot_run_a_tool(shell: Shell, tracer: FakeTracer, line: str, words: str) -> None:
+    with pytest.raises((UsageError, bpfnb.ProgramError)) as error:
+        shell.run(f"%bpf run {line}")
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not tracer.loaded

@@ -87,6 +87,36 @@ def table(head: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start:end]]
 
 
+# --- tools --------------------------------------------------------------------------------------------------------
+
+
+@shown(
+    "with bpfnb.tools.exitsnoop(failed=True) as ends:", "session = bpfnb.tools.exitsnoop(failed=True)", "session.source"
+)
+def test_a_tool(shell: Shell) -> None:
+    over = threading.Event()
+
+    def fail() -> None:
+        while not over.wait(0.1):
+            subprocess.run(["sh", "-c", "exit 3"], check=False)
+
+    shell.run("import bpfnb")
+    thread = threading.Thread(target=fail)
+    thread.start()
+    values = statements(shell, text("with bpfnb.tools.exitsnoop(failed=True) as ends:"))
+    over.set()
+    thread.join()
+    df = values['ends.df[["pcomm", "pid", "age", "exit_code"]]']
+    assert ("sh", 768) in zip(df.pcomm, df.exit_code, strict=True)
+    shell.run(text("session = bpfnb.tools.exitsnoop(failed=True)"))
+    source: Any = shell.run(text("session.source"))
+    shell.run("session.stop()")
+    again: Any = shell.run(f"%%bpf again -D FAILED=1\n{source}")
+    subprocess.run(["sh", "-c", "exit 3"], check=False)
+    again.stop()
+    assert "sh" in list(again.df.pcomm)
+
+
 # --- lines --------------------------------------------------------------------------------------------------------
 
 

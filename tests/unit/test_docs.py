@@ -37,6 +37,17 @@ ELSEWHERE = {
         "test_a_function_by_its_long_name",
     ),
     'PROBE("uprobe:c:malloc")': ("tests/kernel/test_many_probes.py", "test_probes_that_stand_in_the_cell"),
+    "%bpf run": ("tests/ipython/test_magics.py", "test_tools_are_listed"),
+    "%bpf run TOOL": ("tests/ipython/test_magics.py", "test_a_tool_runs_and_binds_its_name"),
+    "%bpf run TOOL --help": ("tests/ipython/test_magics.py", "test_a_tools_help"),
+    "%bpf run exitsnoop --failed --name ends -t 100ms": (
+        "tests/ipython/test_magics.py",
+        "test_a_tool_runs_and_binds_its_name",
+    ),
+    ".venv/bin/bpfnb run exitsnoop -t 10s": ("tests/kernel/test_running_tools.py", "test_rows_as_they_come"),
+    "--json": ("tests/kernel/test_running_tools.py", "test_it_runs_in_a_terminal"),
+    "--every": ("tests/unit/test_terminal.py", "test_tables_at_intervals"),
+    "bpfnb.tools": ("tests/unit/test_toolbox.py", "test_the_table_has_every_tool"),
     ".venv/bin/python -m benchmarks.tables --untouched --rows 3 20": (
         "tests/unit/test_memory.py",
         "test_the_benchmark_of_untouched_memory",

@@ -24,7 +24,7 @@ NOTEBOOK = [
     {"doctor", "registry", "setup", "tools"},
     {"hosts"},
     {"testing"},
-    {"magics"},
+    {"magics", "terminal"},
     {"bpfnb"},
     {"__main__"},
 ]

@@ -13,13 +13,14 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from bpfnb.errors import ProgramError
 from bpfnb.interrupts import caller_left, new_lock, uninterrupted
 from bpfnb.protocol.messages import MapInfo
 from bpfnb.protocol.schema import Rows
 from bpfnb.results.maps.baseline import Baseline, Counter
 from bpfnb.results.maps.kinds import ARRAYS, QUEUES
 
-__all__ = ["Entries", "MapAccess", "Taking"]
+__all__ = ["Entries", "MapAccess", "Still", "Taking"]
 
 
 class MapAccess(Protocol):
@@ -64,6 +65,35 @@ class Taking:
         self.values: Rows = np.empty((0, 0), np.uint8)
         self.left: list[tuple[Rows, Rows]] = []
         self.baselines: tuple[Baseline | None, Baseline] | None = None
+
+
+class Still:
+    """An access to entries that were taken: they can only be read."""
+
+    running = False
+
+    def __init__(self, keys: Rows, values: Rows, access: MapAccess) -> None:
+        self._keys, self._values = keys, values
+        self.symbols = access.symbols
+
+    def read(self) -> tuple[int, bytes]:
+        keys = self._keys.tobytes()
+        return len(self._keys), keys + bytes(-len(keys) % 8) + self._values.tobytes()
+
+    def look_up(self, key: bytes) -> bytes | None:
+        raise NotImplementedError
+
+    def take(self, most: int = 0) -> tuple[int, bytes]:
+        return self.read()
+
+    def write(self, key: bytes, value: bytes | None) -> bool:
+        raise ProgramError("what was drained from a map cannot be changed")
+
+    def clear(self) -> None:
+        raise ProgramError("what was drained from a map cannot be changed")
+
+    def open_counter(self, kind: str, event: str) -> None:
+        raise ProgramError("what was drained from a map cannot be changed")
 
 
 class Entries:

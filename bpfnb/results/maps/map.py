@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pandas as pd
 
@@ -30,7 +30,7 @@ from bpfnb.results import stacks
 from bpfnb.results.buckets import HistKind
 from bpfnb.results.maps import refusals
 from bpfnb.results.maps.baseline import counters
-from bpfnb.results.maps.entries import Entries, MapAccess, Taking
+from bpfnb.results.maps.entries import Entries, MapAccess, Still, Taking
 from bpfnb.results.maps.frames import NO_SCHEMA, REDUCTIONS, EntryFrames, Reduction
 from bpfnb.results.maps.histograms import histogram
 from bpfnb.results.maps.kinds import HOLDS, QUEUES, TAKEN
@@ -39,6 +39,8 @@ from bpfnb.results.maps.padding import count_duplicates, hidden_bytes
 from bpfnb.results.table import with_escapes
 
 __all__ = ["Map"]
+
+Made = TypeVar("Made")
 
 _SHOWN = 20  # rows of a map's picture
 _LRU_HELD = 128
@@ -200,6 +202,18 @@ class Map:
         The map of a stopped session can be drained once more, as it was at the end. ProgramError for maps of maps and
         of stacks, UnsupportedError for a kind that has no entries to take.
         """
+        return self._drained(self._frame, how, as_is)
+
+    def taken(self) -> Map:
+        """Drain the differences as a map of their own, which does not change: for ``hist`` and ``reduced`` of them."""
+
+        def still(keys: Rows, values: Rows) -> Map:
+            return Map(self.info, Still(keys, values, self._access), True, self._refused, self._declared)
+
+        return self._drained(still, "differences")
+
+    def _drained(self, made: Callable[[Rows, Rows], Made], how: str = "", as_is: str | Sequence[str] = ()) -> Made:
+        """Drain the map; return what is made of the keys and values. Where that fails they are put back."""
         if how and how not in _DRAINS:
             raise ProgramError(f"a map is drained by {' or '.join(_DRAINS)}, not {how!r}")
         self._require_drainable(how)
@@ -209,7 +223,7 @@ class Map:
         taking = Taking()
         try:
             self._entries.take(taking) if whole else self._entries.take_differences(taking, columns)
-            return self._frame(taking.keys, taking.values)
+            return made(taking.keys, taking.values)
         except:
             taking.abandoned = True
             start_new_thread(undoing, (self._entries.put_back, taking))

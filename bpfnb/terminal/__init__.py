@@ -1,0 +1,1 @@
+"""Tools in a terminal: ``bpfnb run``."""

@@ -1,0 +1,98 @@
+"""Every ready-made tool on the kernel under us, in Python and by ``bpfnb run``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import bpfnb
+from bpfnb.__main__ import main
+from bpfnb.hosts import default_host
+from bpfnb.tools.toolbox import find, names
+
+
+@pytest.mark.parametrize("name", names())
+def test_df_has_the_columns_that_are_documented(name: str) -> None:
+    tool = find(name)
+    try:
+        session = tool.start(default_host)
+    except bpfnb.UnsupportedError as error:
+        pytest.skip(str(error))
+    with session:
+        subprocess.run(["true"], check=True)
+        session.wait(0.1)
+        columns = list(session.df.columns)
+    documented = [column.name for column in tool.columns]
+    assert columns == [name for name in documented if name in columns]
+    assert session.lost == 0
+    if len(columns) < len(documented):
+        assert tool.options, "a column that is never there"
+
+
+@pytest.mark.parametrize("name", names())
+def test_it_runs_in_a_terminal(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status = main(["run", name, "--json", "-t", "100ms"])
+    out, err = capsys.readouterr()
+    assert status == 0 or "this kernel" in err, err
+    assert "Traceback" not in err
+    columns = {"time", *(column.name for column in find(name).columns)}
+    for line in out.splitlines():
+        assert set(json.loads(line)) <= columns
+
+
+def test_rows_as_they_come() -> None:
+    """A row is there long before the tool ends."""
+    command = [sys.executable, "-m", "bpfnb", "run", "exitsnoop", "--failed", "-t", "10s"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout
+        assert running.stdout.readline().startswith("TIME ")
+        begun = time.monotonic()
+        subprocess.run(["sh", "-c", "exit 3"], check=False)
+        while " sh " not in running.stdout.readline():
+            pass
+        assert time.monotonic() - begun < 2
+        running.terminate()
+        assert running.wait(10) == 0
+
+
+def test_ctrl_c_ends_it_within_a_second_and_leaves_nothing() -> None:
+    command = [sys.executable, "-m", "bpfnb", "run", "exitsnoop"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout
+        assert running.stderr
+        assert running.stdout.readline().startswith("TIME ")
+        with subprocess.Popen(["sh", "-c", "exit 3"]) as child:
+            child.wait()
+        begun = time.monotonic()
+        running.send_signal(signal.SIGINT)
+        rest = running.stdout.read()
+        assert running.wait(10) == 0
+        assert time.monotonic() - begun < 1
+        assert running.stderr.read() == ""
+    (row,) = (line.split() for line in rest.splitlines() if f" {child.pid} " in line)
+    assert row[1:5] == ["sh", str(child.pid), str(os.getpid()), str(child.pid)]
+    assert row[-2:] == ["code", "3"]
+
+
+def test_head_ends_it() -> None:
+    command = f"{sys.executable} -m bpfnb run exitsnoop | head -n 2"
+    with subprocess.Popen(["bash", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as shell:
+        assert shell.stdout
+        assert shell.stderr
+        shell.stdout.readline()
+        while shell.poll() is None:
+            subprocess.run(["true"], check=True)
+        assert len(shell.stdout.readlines()) == 1
+        assert shell.stderr.read() == ""
+
+
+def test_a_command_line_that_is_wrong() -> None:
+    done = subprocess.run([sys.executable, "-m", "bpfnb", "run", "exitsnop"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "bpfnb run: there is no tool 'exitsnop'; did you mean exitsnoop?\n"
