@@ -50,10 +50,16 @@ __all__ = [
     "TracerDied",
     "UnsupportedError",
     "VerifierError",
+    "count",
     "doctor",
+    "hist",
+    "latency",
     "live",
     "probes",
+    "rows",
     "sessions",
+    "stacks",
+    "stats",
     "stop_all",
     "tools",
     "trace",
@@ -62,6 +68,12 @@ __all__ = [
 __version__ = _version("bpfnb")
 
 trace = _default_host.trace
+count = _default_host.count
+stats = _default_host.stats
+hist = _default_host.hist
+latency = _default_host.latency
+rows = _default_host.rows
+stacks = _default_host.stacks
 sessions = _default_host.sessions
 stop_all = _default_host.stop_all
 probes = _default_host.probes

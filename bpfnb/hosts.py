@@ -26,6 +26,7 @@ from bpfnb.host.connector import Connector, Launch
 from bpfnb.host.tracer import Tracer
 from bpfnb.interrupts import start_new_thread, undoing, uninterrupted
 from bpfnb.language.program import Missing, Program, parse
+from bpfnb.oneliners import Questions
 from bpfnb.options import SessionOptions, check_options, command_of, filters_of, missing_of
 from bpfnb.origins import Origin, origin, stack_level
 from bpfnb.protocol.messages import Limits
@@ -46,7 +47,7 @@ MAX_COST = 0.25  # of all CPUs, unless told otherwise
 _MAX_PROBES = 200_000  # in a DataFrame
 
 
-class Host:
+class Host(Questions):
     """A machine whose kernel is traced, by a tracer of its own, and the sessions that run there.
 
     There is one kind today, this machine: ``bpfnb.trace``, ``sessions``, ``stop_all``, ``probes``, ``doctor`` and

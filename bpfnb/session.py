@@ -36,6 +36,7 @@ from bpfnb.protocol.messages import (
     SegmentAdded,
 )
 from bpfnb.results import rates
+from bpfnb.results.answers import quantiles
 from bpfnb.results.cost import Costs, no_costs
 from bpfnb.results.maps.drained import Drained
 from bpfnb.results.maps.map import Map
@@ -233,6 +234,14 @@ class Session:
         ProgramError for a session without rows, KeyError for an unknown output, ValueError for what is no interval.
         """
         return Batches(self._source(output), every, new)
+
+    def quantiles(self, *shares: float) -> pd.DataFrame:
+        """Return the buckets that quantiles lie in, of a session of ``hist`` or ``latency``: ``quantiles(.5, .99)``.
+
+        A row for each group of ``by`` and quantile: the columns of ``by``, ``quantile`` (float64), and ``low``,
+        ``high`` and ``label`` of its bucket, as in ``df``. ProgramError for other sessions.
+        """
+        return quantiles(self.df, shares)
 
     def live(self, by: str | None = None) -> Panel:
         """Show a panel: the rate over the last minute, Pause and Stop. ``by``: a column, with a line for each value.

@@ -12,7 +12,7 @@ import pandas as pd
 
 from bpfnb.results.arguments import require_known
 
-__all__ = ["HistKind", "histogram", "power_of_two"]
+__all__ = ["HistKind", "duration", "histogram", "power_of_two"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -176,7 +176,7 @@ def _label(low: float, high: float, text: dict[float, str], singles: bool) -> st
 
 def _writer(kind: HistKind, unit: str | None) -> Callable[[float, int], str]:
     if unit:
-        return lambda edge, digits: _duration(edge * _NANOSECONDS[unit], digits)
+        return lambda edge, digits: duration(edge * _NANOSECONDS[unit], digits)
     return power_of_two if kind == "log2" else _number
 
 
@@ -196,7 +196,8 @@ def power_of_two(edge: float, digits: int = 3) -> str:
     return f"{edge}{' KMGTPE'[power].strip()}"
 
 
-def _duration(ns: float, digits: int) -> str:
+def duration(ns: float, digits: int) -> str:
+    """Write nanoseconds in the unit that suits them, in so many digits."""
     unit, size = max(((u, s) for u, s in _NANOSECONDS.items() if s <= max(abs(ns), 1)), key=lambda pair: pair[1])
     rounded = float(f"{ns / size:.{digits}g}")  # twice, lest 1000 be written as 1e+03
     return f"{rounded:.15g}{unit}" if ns else "0"

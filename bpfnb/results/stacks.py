@@ -67,6 +67,8 @@ def folded(
     user: str | None = None,
     weight: str | None = None,
     pid: int | None = None,
+    owner: str | None = None,
+    by: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Fold counted stacks for flame graphs: a row a stack, the outermost function first.
 
@@ -76,6 +78,8 @@ def folded(
                  also says whose they are: kernel_stack_id, user_stack_id, kstack, u_stack_id. One alone may be either's
     ``weight``   the column to add up; by default "value" or "count", and without these each row counts one
     ``pid``      only this process's rows; where no column tells whose they are, all are taken to be its
+    ``owner``    the column that tells whose they are
+    ``by``       columns to tell stacks apart by: they come first in the result, and no name begins the stack
 
     A column "tgid" or "pid" (bpf_get_current_pid_tgid() as it is will do) tells whose the stacks outside the kernel
     are; without one and without ``pid`` they stay "[unknown] 0x7f...". A column "comm" or "name" begins the stack.
@@ -94,13 +98,16 @@ def folded(
     ProgramError (a ValueError) when columns are missing, or it is not clear which.
     """
     ids = _id_columns(counts, kernel, user)
-    owner = _first(counts, ("tgid", "pid"), pd.api.types.is_integer_dtype)
-    comm = _first(counts, ("comm", "name"), lambda kind: not pd.api.types.is_numeric_dtype(kind))
+    owner = owner or _first(counts, ("tgid", "pid"), pd.api.types.is_integer_dtype)
+    comm = None
+    if by is None:
+        comm = _first(counts, ("comm", "name"), lambda kind: not pd.api.types.is_numeric_dtype(kind))
     weights = _weights(counts, weight)
     if owner and pid is not None:
         mine = np.array(_pids(counts[owner]), np.int64) == pid
         counts, weights = counts[mine], weights[mine]
-    rows = _grouped(counts, [*ids, *filter(None, (owner, comm))], weights)
+    apart = list(by or ())
+    rows = _grouped(counts, list(dict.fromkeys([*ids, *filter(None, (owner, comm)), *apart])), weights)
     stacks = _Stacks(frames, resolve)
     pids = _pids(rows[owner]) if owner else [pid or 0] * len(rows)
     # An id kept in an unsigned field is -14 all the same.
@@ -110,8 +117,8 @@ def folded(
     if comm:
         texts = [f"{_clean(str(name))};{text}" for name, text in zip(rows[comm], texts, strict=True)]
     stack = pd.Series(texts, dtype=text_dtype())
-    result = pd.DataFrame({"stack": stack, "count": rows["count"].to_numpy(np.int64)})
-    result = result.groupby("stack", as_index=False, sort=True)[["count"]].sum()
+    result = rows[apart].assign(stack=stack, count=rows["count"].to_numpy(np.int64))
+    result = result.groupby([*apart, "stack"], as_index=False, sort=True, observed=True, dropna=False)[["count"]].sum()
     return result.sort_values("count", ascending=False, kind="stable", ignore_index=True)
 
 

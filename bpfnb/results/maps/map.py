@@ -162,19 +162,27 @@ class Map:
         self._require_stacks()
         return stacks.symbolise(self.df, self._access.symbols, pid)
 
-    def folded(self, counts: Map | pd.DataFrame, *, pid: int | None = None, **columns: str | None) -> pd.DataFrame:
+    def folded(
+        self,
+        counts: Map | pd.DataFrame,
+        *,
+        pid: int | None = None,
+        by: Sequence[str] | None = None,
+        **columns: str | None,
+    ) -> pd.DataFrame:
         """Fold a stack trace map's stacks for flame graphs: ``stack`` ("comm;main;...;do_sys_open_[k]", string) and
         ``count`` (int64), the most frequent first.
 
         ``counts``: a map, or rows of events, with stack ids in columns that have "stack" in their name, and with "pid"
         or "tgid" for the names of a process's functions. ``pid``: only the stacks of this process; where no column has
-        the process, all stacks are taken to be its. ``kernel``, ``user``, ``weight``: names of these columns; see
-        stacks.folded. ``attrs["lost"]``: refused updates of both maps. stacks.lines() makes the text for flamegraph.pl
-        or speedscope. ProgramError for other maps.
+        the process, all stacks are taken to be its. ``kernel``, ``user``, ``weight``, ``owner``: names of these
+        columns. ``by``: columns that come first, to tell stacks apart by. See stacks.folded. ``attrs["lost"]``: refused
+        updates of both maps. stacks.lines() makes the text for flamegraph.pl or speedscope. ProgramError for other
+        maps.
         """
         self._require_stacks()
         rows = counts.df if isinstance(counts, Map) else counts
-        found = stacks.folded(rows, self.df, self._access.symbols, pid=pid, **columns)
+        found = stacks.folded(rows, self.df, self._access.symbols, pid=pid, by=by, **columns)
         found.attrs["lost"] = self.lost + (counts.lost if isinstance(counts, Map) else 0)
         return found
 

@@ -1,0 +1,240 @@
+"""Kinds of probe, as one-liners see them: how a program gets its arguments and what was returned.
+
+A ``Site`` is one function of the generated C: one probe, or several whose arguments are had in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from bpfnb.language.oneliner.question import identifier
+from bpfnb.language.oneliner.values import Integer, String, Value, of_type
+from bpfnb.language.probes import KINDS
+from bpfnb.language.signature import Argument, Signature, Type
+
+__all__ = ["ENTRY_OF", "RESERVED", "RETURN_OF", "Site", "c_type"]
+
+RETURN_OF = {"syscall": "sysret", "kprobe": "kretprobe", "fentry": "fexit", "uprobe": "uretprobe"}
+ENTRY_OF = {returns: entry for entry, returns in RETURN_OF.items()}
+LONG = Type("long", "int", 8, signed=True)  # what a register holds, where nothing is known of it
+_CALLER_MEMORY = ("syscall", "sysret", "uprobe", "uretprobe", "usdt")
+_PARAMETERS = ("syscall", "kprobe", "uprobe")  # the engine reads a function's parameters from registers
+_MAX_REGISTERS = 6
+_CONTEXTS = {
+    "tracepoint": "void *ctx",
+    "rawtracepoint": "struct bpf_raw_tracepoint_args *ctx",
+    "fentry": "unsigned long long *ctx",
+    "fexit": "unsigned long long *ctx",
+    **dict.fromkeys(("profile", "software", "hardware"), "struct bpf_perf_event_data *ctx"),
+}
+# Names of the generated C; an argument of such a name has "_" behind it there.
+RESERVED = frozenset(
+    [
+        "auto",
+        "break",
+        "case",
+        "char",
+        "const",
+        "continue",
+        "default",
+        "do",
+        "double",
+        "else",
+        "enum",
+        "extern",
+        "float",
+        "for",
+        "goto",
+        "if",
+        "inline",
+        "int",
+        "long",
+        "register",
+        "restrict",
+        "return",
+        "short",
+        "signed",
+        "sizeof",
+        "static",
+        "struct",
+        "switch",
+        "typedef",
+        "union",
+        "unsigned",
+        "void",
+        "volatile",
+        "while",
+        "bool",
+        "true",
+        "false",
+        "args",
+        "by",
+        "call",
+        "calls",
+        "comm",
+        "count",
+        "counts",
+        "cpu",
+        "ctx",
+        "current",
+        "errno",
+        "event",
+        "events",
+        "found",
+        "frame",
+        "hist",
+        "key",
+        "latency",
+        "length",
+        "other",
+        "pid",
+        "ppid",
+        "probe",
+        "retval",
+        "same",
+        "skip",
+        "slot",
+        "start",
+        "stats",
+        "text",
+        "thread",
+        "tid",
+        "time",
+        "traces",
+        "uid",
+        "gid",
+        "cgroup",
+        "unread",
+        "value",
+        "values",
+        "end",
+    ]
+)
+_PLAIN = frozenset(
+    ("char", "int", "unsigned int", "long", "unsigned long", "size_t", "short", "unsigned short", "unsigned char")
+)
+
+
+def c_type(type_: Type) -> str:
+    """Return a type of C that any header has and that holds such a value."""
+    if type_.kind == "string":
+        return "const char *"
+    if type_.kind in ("pointer", "array"):
+        return "void *"
+    if type_.text in _PLAIN:
+        return type_.text
+    size = type_.size if type_.size in (1, 2, 4, 8) else 8
+    return f"{'s' if type_.signed else 'u'}{8 * size}"
+
+
+@dataclass
+class Site:
+    """One function. ``signature``: of its probes, or of the first. ``used``: positions of the arguments that it uses."""
+
+    kind: str
+    signature: Signature
+    probes: Sequence[str]
+    function: str
+    used: set[int]
+
+    @property
+    def returns(self) -> bool:
+        return self.kind in ENTRY_OF
+
+    @property
+    def has_entry(self) -> bool:
+        """Return whether the probe is a function's, so that it has an entry and a return."""
+        return self.kind in RETURN_OF or self.kind in ENTRY_OF
+
+    def arguments(self) -> dict[str, Argument]:
+        """Return the arguments by name; those of registers also as arg0 ... arg5."""
+        known = {argument.name: argument for argument in self.signature.arguments if argument.name}
+        by_position = {argument.position: argument for argument in self.signature.arguments}
+        for position in range(self.positions()):
+            argument = by_position.get(position) or Argument(f"arg{position}", LONG, position)
+            known.setdefault(f"arg{position}", argument)
+        return known
+
+    def positions(self) -> int:
+        """Return how many arguments may be named by position."""
+        given = len(self.signature.arguments)
+        base = ENTRY_OF.get(self.kind, self.kind)
+        if base in ("uprobe", "kprobe") and not given:
+            return _MAX_REGISTERS
+        return min(given, _MAX_REGISTERS) if base in _PARAMETERS else given
+
+    def argument(self, argument: Argument) -> Value:
+        """Return an argument as the site's function has it."""
+        self.used.add(argument.position)
+        type_ = argument.type
+        user = type_.user or self.kind in _CALLER_MEMORY
+        place: Literal["user", "kernel"] = "user" if user else "kernel"
+        code = self.code(argument)
+        if argument.located:
+            offset = f"(*(u32 *)&args->data_loc_{argument.name} & 0xffff)"
+            return String(f"((char *)args + {offset})", "kernel")
+        if type_.kind == "string":
+            return String(code if type_.count else f"({code})", place, type_.count)
+        if type_.kind == "array" and type_.to and type_.to.size == 1:
+            return String(code, place, type_.count)
+        if type_.kind == "pointer":
+            return of_type(f"(u64){code}", type_)
+        return of_type(code, type_)
+
+    def code(self, argument: Argument) -> str:
+        """Return the C of an argument."""
+        if self.kind in _PARAMETERS:
+            return self.parameter(argument)
+        if self.kind == "tracepoint":
+            return f"args->{argument.name}"
+        if self.kind == "usdt":
+            return self.parameter(argument)
+        index = f"ctx->args[{argument.position}]" if self.kind == "rawtracepoint" else f"ctx[{argument.position}]"
+        return f"(({c_type(argument.type)}){index})"
+
+    def parameter(self, argument: Argument) -> str:
+        name = identifier(argument.name) or f"arg{argument.position}"
+        return f"{name}_" if name in RESERVED else name
+
+    def retval(self) -> Integer:
+        """Return what was returned."""
+        type_ = self.signature.returns or LONG
+        type_ = (
+            LONG if type_.kind in ("void", "unknown", "struct", "float", "array") or self.kind == "sysret" else type_
+        )
+        register = f"ctx[{len(self.signature.arguments)}]" if self.kind == "fexit" else "PT_REGS_RC(ctx)"
+        return of_type(f"({c_type(type_)}){register}", type_)
+
+    def head(self) -> str:
+        """Return the function's first line, and what it reads its arguments with."""
+        if self.kind == "tracepoint" and self.used:
+            category, event = self.probes[0].split(":")[1:]
+            return f"TRACEPOINT_PROBE({category}, {event}) {{\n"
+        context = _CONTEXTS.get(self.kind, "struct pt_regs *ctx")
+        parameters = [context]
+        if self.kind in _PARAMETERS and self.used:
+            arguments = {argument.position: argument for argument in self.arguments().values()}
+            for position in range(max(self.used) + 1):
+                argument = arguments.get(position) or Argument(f"arg{position}", LONG, position)
+                declared = c_type(argument.type)
+                parameters.append(f"{declared}{'' if declared.endswith('*') else ' '}{self.parameter(argument)}")
+        lines = f"int {self.function}({', '.join(parameters)}) {{\n"
+        if self.kind == "usdt":
+            by_position = {argument.position: argument for argument in self.arguments().values()}
+            for position in sorted(self.used):
+                argument = by_position[position]
+                declared = c_type(argument.type)
+                name = self.parameter(argument)
+                lines += f"    {declared}{'' if declared.endswith('*') else ' '}{name} = 0;\n"
+                lines += f"    bpf_usdt_readarg({position + 1}, ctx, &{name});\n"
+        return lines
+
+    @property
+    def attaches_itself(self) -> bool:
+        return self.kind == "tracepoint" and bool(self.used)
+
+    @property
+    def reads_registers(self) -> bool:
+        return KINDS[self.kind].arguments in ("registers", "syscall") or self.kind == "usdt"

@@ -1,0 +1,145 @@
+"""One-liners: the questions that a host answers without C. ``Host`` has these methods; ``bpfnb.count`` and the others
+are the default host's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from bpfnb.host.tracer import Tracer
+from bpfnb.language.oneliner.generate import generate
+from bpfnb.language.oneliner.question import Question, ask
+from bpfnb.language.program import Program, parse
+from bpfnb.language.signature import Signature
+from bpfnb.options import SessionOptions, check_options
+from bpfnb.results.answers import presentation
+from bpfnb.results.presentation import Presentation
+from bpfnb.session import Session
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["Questions"]
+
+_MAX_PROBES = 10_000
+
+Probes = str | Sequence[str]
+Columns = str | Sequence[str] | Mapping[str, str] | None
+
+
+class Questions:
+    """The six questions. Each starts a session and returns it; see docs/reference.md, "One-liners".
+
+    ``probe``    one probe as -a takes it, or several
+    ``where``    an expression: only the events that it is true of
+    ``by``       a name, a list of names, or {column: expression}: one result for each of their values
+    ``value``    an expression that is a number
+
+    Expressions are Python's, over the probe's arguments by their names, ``arg0`` ... ``arg5``, ``retval``, ``errno``,
+    ``latency`` (nanoseconds), ``pid``, ``tid``, ``ppid``, ``comm``, ``cpu``, ``uid``, ``gid``, ``cgroup``, ``probe``,
+    ``time``; where an argument has one of these names, it is ``args.NAME``. Events that an expression has no value for
+    are left out and counted: ``df.attrs["unread"]``.
+
+    ``options``: those of every session, see ``Host.trace``. Raises what that raises, ProgramError for expressions.
+    """
+
+    if TYPE_CHECKING:
+
+        def connect(self) -> Tracer: ...
+
+        def run(
+            self, program: Program, presentation: Presentation | None = None, **options: Unpack[SessionOptions]
+        ) -> Session: ...
+
+    def count(
+        self, probe: Probes, *, by: Columns = None, where: str | None = None, **options: Unpack[SessionOptions]
+    ) -> Session:
+        """Count events. ``df``: the columns of ``by``, then ``count`` (int64), the largest first."""
+        return self._ask(ask("count", probe, columns=by, where=where), options)
+
+    def stats(
+        self,
+        probe: Probes,
+        value: str,
+        *,
+        by: Columns = None,
+        where: str | None = None,
+        **options: Unpack[SessionOptions],
+    ) -> Session:
+        """Sum up a value. ``df``: the columns of ``by``, then ``count`` (int64), ``sum``, ``mean`` (float64), ``min``,
+        ``max`` (int64; uint64 where the value has no sign), the most frequent first."""
+        return self._ask(ask("stats", probe, value=value, columns=by, where=where), options)
+
+    def hist(
+        self,
+        probe: Probes,
+        value: str,
+        *,
+        by: Columns = None,
+        where: str | None = None,
+        kind: Literal["log2", "linear"] = "log2",
+        bins: Sequence[int] | None = None,
+        **options: Unpack[SessionOptions],
+    ) -> Session:
+        """Make a histogram of a value. ``df``: the columns of ``by``, then ``low``, ``high`` (float64: values from low
+        to below high), ``label`` (str), ``count`` (int64): a row for each bucket with a value, the lowest first.
+
+        ``kind``   "log2": powers of two, zero and negative values in buckets of their own
+                   "linear": ``bins=(low, high, step)``; what is below or above is counted in one bucket each
+        """
+        return self._ask(ask("hist", probe, value=value, columns=by, where=where, kind=kind, bins=bins), options)
+
+    def latency(
+        self, probe: Probes, *, by: Columns = None, where: str | None = None, **options: Unpack[SessionOptions]
+    ) -> Session:
+        """Make a histogram of the time from a function's entry to its return. ``df`` as that of ``hist``: ``low`` and
+        ``high`` are nanoseconds. ``session.quantiles(.5, .99)`` has quantiles."""
+        return self._ask(ask("latency", probe, columns=by, where=where), options)
+
+    def rows(
+        self, probe: Probes, columns: Columns = None, *, where: str | None = None, **options: Unpack[SessionOptions]
+    ) -> Session:
+        """Report each event. ``df``: ``time`` (datetime64[ns, UTC]), then the columns asked for; without any, ``pid``,
+        ``comm`` and the probe's arguments that are numbers or strings."""
+        return self._ask(ask("rows", probe, columns=columns, where=where), options)
+
+    def stacks(
+        self,
+        probe: Probes,
+        *,
+        by: Columns = None,
+        where: str | None = None,
+        kernel: bool = True,
+        user: bool = True,
+        **options: Unpack[SessionOptions],
+    ) -> Session:
+        """Count stacks. ``df``: the columns of ``by``, then ``stack`` (str: the outermost function first, with ";"
+        between, the kernel's with "_[k]" behind) and ``count`` (int64), the largest first.
+
+        ``kernel``, ``user``: whose functions. A stack that was not kept is "[no stack: EEXIST]", and counted in
+        ``df.attrs["lost"]``.
+        """
+        return self._ask(ask("stacks", probe, columns=by, where=where, kernel=kernel, user=user), options)
+
+    def _ask(self, question: Question, options: Mapping[str, Any]) -> Session:
+        check_options(options)
+        signatures = self.connect().describe(question.probes, question.paths, _MAX_PROBES)
+        if question.verb == "rows" and not question.columns:
+            question = _all_columns(question, signatures)
+        answer = generate(question, signatures)
+        started: list[Session] = []
+
+        def probes() -> list[str]:
+            return [_asked(question, probe.requested) for probe in started[0].probes]
+
+        session = self.run(parse(answer.source), presentation(question, answer, probes), **options)
+        started.append(session)
+        return session
+
+
+def _asked(question: Question, probe: str) -> str:
+    return probe
+
+
+def _all_columns(question: Question, signatures: Sequence[Signature]) -> Question:
+    return question
