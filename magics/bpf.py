@@ -116,7 +116,6 @@ class BpfMagics(Magics):
             return None
         if args.name is not None:
             self._check_name(args.name)
-        seconds = seconds_of(args)
         options = options_of(args)
         flags = [*split(args.cflags), *map(parse_define, args.define)]
         program = parse(cell, [split_attach(text) for text in args.attach], flags, args.headers)
@@ -124,7 +123,7 @@ class BpfMagics(Magics):
             print(printable(_plan(program), keep="\n"))
             _print_warnings(program.warnings)
             return None
-        return self._show_run(lambda: default_host.run(program, **options), args.name, args.live, seconds)
+        return self._show_run(lambda: default_host.run(program, **options), args)
 
     def _run_tool(self, words: list[str]) -> Session | None:
         """%bpf run NAME: start a tool; without a name list them."""
@@ -141,13 +140,12 @@ class BpfMagics(Magics):
         args = parser.parse(words[1:])
         if args.name is not None:
             self._check_name(args.name)
-        values, seconds = values_of(tool, args), seconds_of(args)
-        return self._show_run(lambda: tool.start(default_host, **values), args.name, args.live, seconds)
+        values = values_of(tool, args)
+        return self._show_run(lambda: tool.start(default_host, **values), args)
 
-    def _show_run(
-        self, start: Callable[[], Session], name: str | None, live: bool, seconds: float | None
-    ) -> Session | None:
-        """Start a session, bind its name, and show it as its options say."""
+    def _show_run(self, start: Callable[[], Session], args: argparse.Namespace) -> Session | None:
+        """Start a session, bind its name, show it, and wait for it, as its options say."""
+        seconds = seconds_of(args)
         try:
             session = start()
         except BpfnbError as error:
@@ -155,19 +153,18 @@ class BpfMagics(Magics):
                 display({"text/html": panel}, raw=True)
             raise
         try:
-            if name is not None:
-                self.shell.user_ns[name] = session
+            if args.name is not None:
+                self.shell.user_ns[args.name] = session
             _print_warnings(session.warnings)
-            if live:
+            if args.live:
                 display(session.live())
             if seconds is not None:
                 _trace_for(session, seconds)
             elif args.command is not None:
                 _trace_command(session)
         except:
-            if (
-                seconds is not None or args.command is not None
-            ):  # Ctrl-C before it had begun to wait: nobody would stop it
+            # Ctrl-C before it had begun to wait: nobody would stop it
+            if seconds is not None or args.command is not None:
                 start_new_thread(undoing, (session.stop,))
             raise
         return session

@@ -131,7 +131,7 @@ def c_type(type_: Type) -> str:
 
 @dataclass
 class Site:
-    """One function. ``signature``: of its probes, or of the first. ``used``: positions of the arguments that it uses."""
+    """One function. ``signature``: of its probes, or of the first. ``used``: positions of arguments that it uses."""
 
     kind: str
     signature: Signature

@@ -86,9 +86,7 @@ TOOL = Tool(
         Column("rport", "RPORT", "the other side's port", width=6),
         Column("tx", "TX_KB", "what it sent", "bytes", show=lambda size: f"{size // 1024}"),
         Column("rx", "RX_KB", "what it received", "bytes", show=lambda size: f"{size // 1024}"),
-        Column(
-            "duration", "MS", "from the first packet to the end", "timedelta", 10, lambda t: f"{t.value / 1e6:.2f}"
-        ),
+        Column("duration", "MS", "from the first packet to the end", "timedelta", 10, lambda t: f"{t.value / 1e6:.2f}"),
     ],
     build=_build,
     hooks=[ACCEPT_HOOK],
