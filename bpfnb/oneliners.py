@@ -3,14 +3,14 @@ are the default host's."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from bpfnb.host.tracer import Tracer
 from bpfnb.language.oneliner.generate import generate
 from bpfnb.language.oneliner.question import Question, ask
+from bpfnb.language.oneliner.sites import ENTRY_OF, with_columns
 from bpfnb.language.program import Program, parse
-from bpfnb.language.signature import Signature
 from bpfnb.options import SessionOptions, check_options
 from bpfnb.results.answers import presentation
 from bpfnb.results.presentation import Presentation
@@ -124,22 +124,21 @@ class Questions:
     def _ask(self, question: Question, options: Mapping[str, Any]) -> Session:
         check_options(options)
         signatures = self.connect().describe(question.probes, question.paths, _MAX_PROBES)
-        if question.verb == "rows" and not question.columns:
-            question = _all_columns(question, signatures)
+        question = with_columns(question, signatures)
         answer = generate(question, signatures)
+        kinds = {signature.probe.partition(":")[0] for signature in signatures}
         started: list[Session] = []
 
         def probes() -> list[str]:
-            return [_asked(question, probe.requested) for probe in started[0].probes]
+            """Return the probes by number; a call's return as its entry, where that was asked for."""
+            names = [probe.requested for probe in started[0].probes] if started else []
+            return [_asked(name, kinds) for name in names] if len(signatures) > 1 else [signatures[0].probe]
 
         session = self.run(parse(answer.source), presentation(question, answer, probes), **options)
         started.append(session)
         return session
 
 
-def _asked(question: Question, probe: str) -> str:
-    return probe
-
-
-def _all_columns(question: Question, signatures: Sequence[Signature]) -> Question:
-    return question
+def _asked(probe: str, kinds: Collection[str]) -> str:
+    kind, _, target = probe.partition(":")
+    return f"{ENTRY_OF[kind]}:{target}" if kind in ENTRY_OF and kind not in kinds else probe

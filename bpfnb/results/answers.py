@@ -41,13 +41,16 @@ def presentation(question: Question, answer: Answer, probes: Probes) -> Presenta
     def compute(maps: Mapping[str, Map]) -> pd.DataFrame:
         frame = _TABLES[question.verb](question, answer, maps)
         frame = _shown(frame, columns, probes)
-        frame.attrs |= _losses(maps)
+        frame.attrs.clear()
+        frame.attrs.update(_losses(maps))
+        if question.verb == "latency":
+            frame.attrs["unit"] = "ns"
         return frame
 
     return Table(compute)
 
 
-def _losses(maps: Mapping[str, Map]) -> dict[str, int]:
+def _losses(maps: Mapping[str, Map]) -> dict[str, Any]:
     """Return ``attrs``: ``lost``, updates that the kernel refused; ``unread``, events without a value."""
     losses = {"lost": sum(map_.lost for map_ in maps.values())}
     if "unread" in maps:
@@ -108,8 +111,6 @@ def _hist(question: Question, answer: Answer, maps: Mapping[str, Map]) -> pd.Dat
     table["high"] = np.array([high for _, high in bounds], np.float64)
     table["label"] = pd.array([_label(low, high, question.bins, latency) for low, high in bounds], dtype=text_dtype())
     table["count"] = frame["value"].to_numpy(np.int64)
-    if latency:
-        table.attrs["unit"] = "ns"
     return table
 
 

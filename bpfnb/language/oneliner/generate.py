@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from bpfnb.errors import ProgramError
@@ -34,7 +34,10 @@ _CALLS = 65_536  # calls that are kept; those of threads that have ended go, the
 _RING_PAGES = 256
 _TRACES = 16_384
 _MAP = {"latency": "hist", "count": "counts", "stacks": "counts"}
-_OURS = frozenset({"slot", "tgid", "kernel_stack", "user_stack"})
+# Columns of the maps that no column of the key may be called as, and of the events.
+_OURS = frozenset(
+    ["slot", "tgid", "kernel_stack", "user_stack", "cpu", "key", "value", "count", "sum", "most", "least", "time"]
+)
 # Names that mean something in the generated C, and yet may be a member's.
 _FINE = frozenset(
     [
@@ -166,7 +169,7 @@ class _Generator:
         size = _KEY_TEXT[min(len(question.columns), 4)]
         place = _Place(Names(site, site.returns, question.paths, number, {} if keeps else None, size))
         if question.where:
-            place.early = self.pairs(place) and not any(name in AT_RETURN for name in question.where.names())
+            place.early = self.pairs(place) and self.decided_early(place, question.where)
             if not place.early:
                 place.where = condition(question.where, place.names)
         place.columns = [translate(column.expression, place.names) for column in question.columns]
@@ -175,6 +178,15 @@ class _Generator:
         if question.value and isinstance(place.value, String):
             raise question.value.error(f"{question.verb} is of a number, and this is a string")
         return place
+
+    def decided_early(self, place: _Place, where: Expression) -> bool:
+        """Return whether ``where`` is decided at a call's entry: where it asks nothing of the return, and reads no
+        strings of a system call's, whose memory is certainly there only at the return."""
+        if any(name in AT_RETURN for name in where.names()):
+            return False
+        return place.site.kind != "sysret" or "bpf_probe_read" not in condition(
+            where, replace(place.names, kept={}, declared={})
+        )
 
     def pairs(self, place: _Place) -> bool:
         """Return whether the site's calls are seen at their entry as well."""
@@ -308,6 +320,7 @@ class _Generator:
         for place in pairs:
             for kept in (place.names.kept or {}).values():
                 members.setdefault(kept.member, f"    {self.kept_type(place, kept)};\n")
+        members = members or {"": "    u8 nothing;\n"}
         key, frames = "u64", ""
         if any(place.site.kind != "sysret" for place in pairs):
             key, frames = "struct thread_t", "struct thread_t {\n    u64 thread;\n    u64 frame;\n};\n"
@@ -418,13 +431,13 @@ class _Generator:
 def _stats(value: Integer, keyed: bool, unsigned: bool) -> str:
     number = f"    {'u' if unsigned else 's'}64 value = {value.code};\n"
     turned = "" if unsigned else " ^ (1ULL << 63)"
-    found = "    struct stats_t *found = stats.lookup(&(int){0});\n"
+    entry = "    struct stats_t *entry = stats.lookup(&(int){0});\n"
     if keyed:
-        found = "    struct stats_t none = {}, *found = stats.lookup_or_try_init(&key, &none);\n"
+        entry = "    struct stats_t none = {}, *entry = stats.lookup_or_try_init(&key, &none);\n"
     return (
-        f"{number}{found}    if (!found) return 0;\n"
-        "    __sync_fetch_and_add(&found->count, 1);\n    __sync_fetch_and_add(&found->sum, value);\n"
-        f"    raise(&found->most, (u64)value{turned});\n    raise(&found->least, ~((u64)value{turned}));\n"
+        f"{number}{entry}    if (!entry) return 0;\n"
+        "    __sync_fetch_and_add(&entry->count, 1);\n    __sync_fetch_and_add(&entry->sum, value);\n"
+        f"    raise(&entry->most, (u64)value{turned});\n    raise(&entry->least, ~((u64)value{turned}));\n"
     )
 
 

@@ -144,11 +144,15 @@ class Names:
 
     def through(self, expression: Expression, node: Member, argument: Argument) -> Value:
         """Return a member: embedded structs are stepped into, pointers are read."""
-        types = dict(zip(self.paths, self.site.signature.members, strict=False)).get(node.path, ())
+        signature = self.site.signature
+        types = dict(zip(self.paths, signature.members, strict=False)).get(node.path, ())
         if len(types) < len(node.path):
             known = max(len(types), 1)
             of = types[known - 1].text if types else argument.type.text
-            raise expression.error(f"{'.'.join(node.path[:known])} is {of}, which has no member {node.path[known]}")
+            near = dict(zip(self.paths, signature.near, strict=False)).get(node.path, ())
+            more = f"; did you mean {' or '.join(near[:3])}?" if near else ""
+            message = f"{'.'.join(node.path[:known])} is {of}, which has no member {node.path[known]}"
+            raise expression.error(message + more)
         first = types[0]
         if first.kind != "pointer":
             raise expression.error(f"{node.path[0]} is {first.text}: members are read through a pointer")

@@ -11,13 +11,13 @@ from bpfnb.errors import ProgramError, near_or_all
 from bpfnb.language.oneliner.expressions import Expression, parse
 from bpfnb.language.probes import parse_probe
 
-__all__ = ["MAX_BINS", "VERBS", "Bins", "Column", "Names", "Question", "Verb", "ask"]
+__all__ = ["MAX_BINS", "MAX_COLUMNS", "VERBS", "Bins", "Column", "Names", "Question", "Verb", "ask", "identifier"]
 
 Verb = Literal["count", "stats", "hist", "latency", "rows", "stacks"]
 VERBS: tuple[Verb, ...] = ("count", "stats", "hist", "latency", "rows", "stacks")
 Names = str | Sequence[str] | Mapping[str, str] | None
 MAX_BINS = 10_000
-_MAX_COLUMNS = 16
+MAX_COLUMNS = 16
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ def _columns(names: Names, what: str) -> tuple[Column, ...]:
         pairs = [(text, text) for text in names]
     else:
         raise ProgramError(f"{what} is a name, a list of names, or {{column: expression}}, not {names!r}")
-    if len(pairs) > _MAX_COLUMNS:
-        raise ProgramError(f"{len(pairs)} columns: at most {_MAX_COLUMNS} can be told apart by")
+    if len(pairs) > MAX_COLUMNS:
+        raise ProgramError(f"{len(pairs)} columns: at most {MAX_COLUMNS} can be told apart by")
     found: dict[str, Column] = {}
     for name, text in pairs:
         if not isinstance(name, str) or not name.strip() or not name.isprintable():

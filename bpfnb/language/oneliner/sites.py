@@ -6,15 +6,16 @@ A ``Site`` is one function of the generated C: one probe, or several whose argum
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from bpfnb.language.oneliner.question import identifier
+from bpfnb.language.oneliner.expressions import Name, parse
+from bpfnb.language.oneliner.question import MAX_COLUMNS, Column, Question, identifier
 from bpfnb.language.oneliner.values import Integer, String, Value, of_type
 from bpfnb.language.probes import KINDS
 from bpfnb.language.signature import Argument, Signature, Type
 
-__all__ = ["ENTRY_OF", "RESERVED", "RETURN_OF", "Site", "c_type"]
+__all__ = ["ENTRY_OF", "RESERVED", "RETURN_OF", "Site", "c_type", "with_columns"]
 
 RETURN_OF = {"syscall": "sysret", "kprobe": "kretprobe", "fentry": "fexit", "uprobe": "uretprobe"}
 ENTRY_OF = {returns: entry for entry, returns in RETURN_OF.items()}
@@ -149,21 +150,19 @@ class Site:
         return self.kind in RETURN_OF or self.kind in ENTRY_OF
 
     def arguments(self) -> dict[str, Argument]:
-        """Return the arguments by name; those of registers also as arg0 ... arg5."""
-        known = {argument.name: argument for argument in self.signature.arguments if argument.name}
-        by_position = {argument.position: argument for argument in self.signature.arguments}
-        for position in range(self.positions()):
-            argument = by_position.get(position) or Argument(f"arg{position}", LONG, position)
-            known.setdefault(f"arg{position}", argument)
+        """Return the arguments by name, and by position as arg0 ... arg5."""
+        known = {argument.name: argument for argument in self.given() if argument.name}
+        for argument in self.given():
+            known.setdefault(f"arg{argument.position}", argument)
         return known
 
-    def positions(self) -> int:
-        """Return how many arguments may be named by position."""
-        given = len(self.signature.arguments)
-        base = ENTRY_OF.get(self.kind, self.kind)
-        if base in ("uprobe", "kprobe") and not given:
-            return _MAX_REGISTERS
-        return min(given, _MAX_REGISTERS) if base in _PARAMETERS else given
+    def given(self) -> Sequence[Argument]:
+        """Return the arguments. Nothing is known of those of a program's functions: registers, with a sign."""
+        if ENTRY_OF.get(self.kind, self.kind) == "uprobe":
+            return [Argument(f"arg{position}", LONG, position) for position in range(_MAX_REGISTERS)]
+        if ENTRY_OF.get(self.kind, self.kind) in _PARAMETERS:
+            return [argument for argument in self.signature.arguments if argument.position < _MAX_REGISTERS]
+        return self.signature.arguments
 
     def argument(self, argument: Argument) -> Value:
         """Return an argument as the site's function has it."""
@@ -201,9 +200,8 @@ class Site:
     def retval(self) -> Integer:
         """Return what was returned."""
         type_ = self.signature.returns or LONG
-        type_ = (
-            LONG if type_.kind in ("void", "unknown", "struct", "float", "array") or self.kind == "sysret" else type_
-        )
+        if self.kind in ("sysret", "uretprobe") or type_.kind in ("void", "unknown", "struct", "float", "array"):
+            type_ = LONG
         register = f"ctx[{len(self.signature.arguments)}]" if self.kind == "fexit" else "PT_REGS_RC(ctx)"
         return of_type(f"({c_type(type_)}){register}", type_)
 
@@ -238,3 +236,22 @@ class Site:
     @property
     def reads_registers(self) -> bool:
         return KINDS[self.kind].arguments in ("registers", "syscall") or self.kind == "usdt"
+
+
+def with_columns(question: Question, signatures: Sequence[Signature]) -> Question:
+    """Return rows with the columns they have: those asked for, else pid, comm and the first probe's arguments that are
+    numbers or strings. ``time`` is the event's own."""
+    if question.verb != "rows":
+        return question
+    columns = question.columns
+    if not columns:
+        first = signatures[0]
+        site = Site(first.probe.partition(":")[0], first, [first.probe], "", set())
+        arguments = [argument for argument in site.given() if _is_plain(argument.type) and argument.name.isidentifier()]
+        names = dict.fromkeys(["pid", "comm", *(argument.name for argument in arguments)])
+        columns = tuple(Column(name, parse(name, "column")) for name in list(names)[:MAX_COLUMNS])
+    return replace(question, columns=tuple(column for column in columns if column.expression.root != Name("time")))
+
+
+def _is_plain(type_: Type) -> bool:
+    return type_.kind in ("int", "bool", "enum", "string", "pointer")
