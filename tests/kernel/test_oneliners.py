@@ -238,10 +238,9 @@ def test_a_profile_finds_the_function_that_runs(work: Path) -> None:
         time.sleep(0.4)
         df = spins.df
         process.kill()
-    top = df.iloc[0]
-    assert top["comm"] == "spin"
-    assert top["stack"].endswith("main")
-    assert top["count"] > 20
+    assert df["comm"].unique().tolist() == ["spin"]
+    assert df["stack"].str.endswith("main").all()
+    assert df["count"].sum() > 10
 
 
 def test_static_probes_have_their_arguments() -> None:
