@@ -11,6 +11,8 @@ import shlex
 import time
 from collections.abc import Iterable, Sequence
 
+from msgspec.structs import replace
+
 from bpfnb.errors import CompileError, VerifierError, escape, printable
 from bpfnb.protocol.messages import Check, ProbeInfo
 from bpfnb.results.snapshot import Snapshot
@@ -38,6 +40,7 @@ _FONT = (
 )
 _CODE = "font-family:var(--jp-code-font-family,monospace);font-size:12px"
 _STATES = {"running": GOOD, "failed": BAD}
+_MAX_SHOWN = 5  # probes of a wildcard, else their number is shown
 _LIST = ("session", "state", "for", "rows", "lost", "probes")
 # JupyterLab stripes and right-aligns tables of its own accord.
 _TABLE = "border-collapse:collapse;margin:0;border:none;color:inherit;font-size:inherit;table-layout:auto"
@@ -60,8 +63,9 @@ def session_text(snapshot: Snapshot) -> str:
     lines = [f"<Session {printable(s.name)}: {', '.join(facts)}>"]
     lines += [f"  {printable(s.title)}"] if s.title else []
     lines += [f"  only {printable(s.filters)}"] if s.filters else []
-    lines += ["  " + _probe_text(probe) for probe in s.probes]
-    lines += ["  " + printable(note) for note in _notes(s.probes)]
+    probes = _summarised(s.probes)
+    lines += ["  " + _probe_text(probe) for probe in probes]
+    lines += ["  " + printable(note) for note in _notes(probes)]
     if s.maps:
         maps = (f"{name} ({kind}{f', {lost:,} updates refused' if lost else ''})" for name, kind, lost in s.maps)
         lines.append("  maps: " + printable(", ".join(maps)))
@@ -94,7 +98,7 @@ def session_card(snapshot: Snapshot) -> str:
     if len(s.outputs) > 1:
         parts.append(_outputs_table(s.outputs))
     if s.probes:
-        parts.append(_probes_table(s.probes))
+        parts.append(_probes_table(_summarised(s.probes)))
     if s.maps:
         names = ", ".join(_map(*map_) for map_ in s.maps)
         parts.append(f'<div style="margin-top:6px">{muted("maps")} {names}</div>')
@@ -111,6 +115,24 @@ def session_card(snapshot: Snapshot) -> str:
 def _has_rows(s: Snapshot) -> bool:
     """Return whether rows are shown: a session that only has maps has none, and "0 rows" would look like a failure."""
     return bool(s.outputs or not s.maps)
+
+
+def _summarised(probes: Sequence[ProbeInfo]) -> list[ProbeInfo]:
+    """Return the probes, those of a wildcard that matches many as one."""
+    groups: dict[tuple[str, str, str], list[ProbeInfo]] = {}
+    for probe in probes:
+        groups.setdefault((probe.requested, probe.function, probe.kind), []).append(probe)
+    shown: list[ProbeInfo] = []
+    for group in groups.values():
+        shown += group if len(group) <= _MAX_SHOWN else [_summary(group)]
+    return shown
+
+
+def _summary(group: Sequence[ProbeInfo]) -> ProbeInfo:
+    places, notes = ({getattr(probe, part) for probe in group} for part in ("attached", "note"))
+    shared = f" at {group[0].attached}" if len(places) == 1 else ""
+    attached = f"{len(group):,} probes{shared}, {group[0].name} to {group[-1].name}"
+    return replace(group[0], attached=attached, note=group[0].note if len(notes) == 1 else "")
 
 
 def _probe_text(probe: ProbeInfo) -> str:
@@ -180,7 +202,7 @@ def sessions_table(snapshots: Sequence[Snapshot]) -> str:
         return card("No session is running.")
     rows = []
     for s in snapshots:
-        probes = "<br>".join(code(probe.requested) for probe in s.probes)
+        probes = "<br>".join(code(requested) for requested in dict.fromkeys(p.requested for p in s.probes))
         name = f"<b>{escape(s.name)}</b>"
         rows.append((name, badge(s.state), duration(s.seconds), f"{s.rows:,}", lost_cell(s.lost), probes))
     return card(table(_LIST, rows, numbers=(3, 4)))
@@ -192,7 +214,7 @@ def sessions_text(snapshots: Sequence[Snapshot]) -> str:
         return "No session is running."
     rows = []
     for s in snapshots:
-        probes = printable(", ".join(probe.requested for probe in s.probes))
+        probes = printable(", ".join(dict.fromkeys(probe.requested for probe in s.probes)))
         rows.append((printable(s.name), printable(s.state), duration(s.seconds), f"{s.rows:,}", f"{s.lost:,}", probes))
     return columns([_LIST, *rows], numbers=(3, 4))
 

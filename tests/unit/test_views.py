@@ -212,6 +212,27 @@ def test_session_text_says_what_was_asked_and_what_came_of_it() -> None:
     ]
 
 
+def test_a_wildcard_that_matches_many_is_one_line() -> None:
+    at, note = "tracepoint:raw_syscalls:sys_enter", "by their numbers"
+    shared = [ProbeInfo("syscall:*", at, "tracepoint", note, "f", f"syscall:{n:03}") for n in range(360)]
+    each = [
+        ProbeInfo("uprobe:c:f*", f"uprobe:/c:f{n}", "uprobe", f"also g{n}", "f", f"uprobe:c:f{n}") for n in range(6)
+    ]
+    few = [ProbeInfo("uprobe:c:g?", f"uprobe:/c:g{n}", "uprobe", "", "f", f"uprobe:c:g{n}") for n in range(2)]
+    many = snapshot(probes=(*shared, *each, *few))
+    assert pages.session_text(many).splitlines()[1:] == [
+        f"  syscall:* -> 360 probes at {at}, syscall:000 to syscall:359 (tracepoint), runs f",
+        "  uprobe:c:f* -> 6 probes, uprobe:c:f0 to uprobe:c:f5 (uprobe), runs f",
+        "  uprobe:c:g? -> uprobe:/c:g0 (uprobe), runs f",
+        "  uprobe:c:g? -> uprobe:/c:g1 (uprobe), runs f",
+        f"  {note}",
+    ]
+    card = Page(pages.session_card(many)).text
+    assert card.count(note) == card.count("syscall:*") == 1
+    assert len(card) < 1_000
+    assert pages.sessions_text([many]).splitlines()[1].endswith("syscall:*, uprobe:c:f*, uprobe:c:g?")
+
+
 def test_a_session_of_maps_alone_counts_no_rows() -> None:
     counting = snapshot(rows=0, outputs=(), maps=(("counts", "hash", 0),))
     assert pages.session_text(counting).startswith("<Session clones: running>\n")

@@ -73,7 +73,10 @@ class Audit:
 
     def started(self, session: int, program: Program, probes: Sequence[ProbeInfo]) -> None:
         """Log a start. Raise PrivilegeError where it cannot be logged but must be: the session may then not run."""
-        what = self._of(session, program) | {"attached": [f"{probe.attached}={probe.function}" for probe in probes]}
+        attached = dict.fromkeys(
+            f"{probe.attached}={probe.function}" for probe in probes
+        )  # several may be at one place
+        what = self._of(session, program) | {"attached": list(attached)}
         self._note("session-started", what)
         with self._lock:
             self._started[session] = time.monotonic(), {**what, "source": None}
