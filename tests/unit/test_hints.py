@@ -10,8 +10,9 @@ import pytest
 from bpfnb.errors import BpfnbError, ProgramError
 from bpfnb.language.probes import parse_probe, split_attach
 from bpfnb.language.program import parse
+from bpfnb.options import parse_duration, parse_size
 from bpfnb.tracer.compile.rewrite import rewrite
-from magics.options import parse_define, parse_duration, parse_size
+from magics.options import parse_define
 
 HELLO = "int f(void *ctx) { return 0; }"
 FORMS = [
