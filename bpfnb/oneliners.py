@@ -3,6 +3,7 @@ are the default host's."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -131,7 +132,7 @@ class Questions:
 
         def probes() -> list[str]:
             """Return the probes by number; a call's return as its entry, where that was asked for."""
-            names = [probe.requested for probe in started[0].probes] if started else []
+            names = [probe.name or probe.requested for probe in started[0].probes] if started else []
             return [_asked(name, kinds) for name in names] if len(signatures) > 1 else [signatures[0].probe]
 
         session = self.run(parse(answer.source), presentation(question, answer, probes), **options)
@@ -139,6 +140,12 @@ class Questions:
         return session
 
 
+_MACRO = re.compile(r"TRACEPOINT_PROBE\((\w+), (\w+)\)")
+
+
 def _asked(probe: str, kinds: Collection[str]) -> str:
+    """Return a probe of the program as it was asked for."""
+    if macro := _MACRO.fullmatch(probe):
+        return f"tracepoint:{macro[1]}:{macro[2]}"
     kind, _, target = probe.partition(":")
     return f"{ENTRY_OF[kind]}:{target}" if kind in ENTRY_OF and kind not in kinds else probe

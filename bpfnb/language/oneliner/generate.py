@@ -129,12 +129,29 @@ class _Generator:
             key = self.alike(kind, signature)
             site = groups.setdefault(key, Site(kind, signature, [], "", set()))
             site.probes = [*site.probes, f"{kind}:{target}"]
+        for site in groups.values():
+            site.probes = self.patterns(site) or site.probes
         taken: set[str] = set()
         for site in groups.values():
             name = identifier(site.probes[0].rpartition(":")[2]) if len(site.probes) == 1 else ""
             site.function = _free(f"on_{name or site.kind}", taken)
             taken.add(site.function)
         return list(groups.values())
+
+    def patterns(self, site: Site) -> list[str]:
+        """Return the probes as they were asked for, with their wildcards, where this site has all that match."""
+        kinds = {signature.probe.partition(":")[0] for signature in self.signatures}
+        alike = {kind for kind in kinds if self.kind(kind, kind) == site.kind}
+        of_kind = [signature for signature in self.signatures if signature.probe.partition(":")[0] in alike]
+        asked = [probe for probe in self.question.probes if probe.partition(":")[0] in alike]
+        if (
+            len(of_kind) != len(site.probes)
+            or site.attaches_itself
+            or (site.kind in ("tracepoint", "usdt")
+            and self.asked)
+        ):
+            return []
+        return list(dict.fromkeys(f"{site.kind}:{probe.partition(':')[2]}" for probe in asked))
 
     def kind(self, kind: str, probe: str) -> str:
         """Return the kind of probe that answers: the return's, where something of the return is asked."""
