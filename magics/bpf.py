@@ -8,6 +8,7 @@ import inspect
 import re
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from types import ModuleType
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ from bpfnb.tools.command import parser_of, values_of
 from bpfnb.tools.toolbox import find, names
 from bpfnb.views import html, probes
 
+from . import questions
 from .options import insert, parse_define, split
 
 __all__ = ["COMMANDS", "BpfMagics", "Command", "help_alone", "option_names"]
@@ -99,6 +101,7 @@ class BpfMagics(Magics):
             %bpf stop NAME         stop one;  %bpf stop --all  stops all
             %bpf show NAME         a session's card
             %bpf probes PATTERN    the kernel's probes, such as *clone*, or a file's, such as usdt:/usr/bin/python3:*
+            %bpf count PROBE       count events, without C; also stats, hist, latency, rows, stacks: each has --help
             %bpf run TOOL          start a ready-made tool; %bpf run lists them, %bpf run TOOL --help has its options
             %bpf doctor            is this machine ready?
             %bpf help              this text
@@ -142,6 +145,17 @@ class BpfMagics(Magics):
             self._check_name(args.name)
         values = values_of(tool, args)
         return self._show_run(lambda: tool.start(default_host, **values), args)
+
+    def _run_question(self, words: list[str], verb: questions.Verb) -> Session | None:
+        """%bpf count PROBE and the other questions: start a session that answers it."""
+        parser = questions.parser_of(verb)
+        if not words or any(word in _HELP[:2] for word in words):
+            print(parser.format_help())
+            return None
+        args = parser.parse(words)
+        if args.name is not None:
+            self._check_name(args.name)
+        return self._show_run(questions.call_of(default_host, verb, args), args)
 
     def _show_run(self, start: Callable[[], Session], args: argparse.Namespace) -> Session | None:
         """Start a session, bind its name, show it, and wait for it, as its options say."""
@@ -197,6 +211,8 @@ class BpfMagics(Magics):
         name, rest = (words[0], words[1:]) if words else ("list", [])
         if name == "run":
             return self._run_tool(rest)
+        if verb := next((verb for verb in questions.VERBS if verb == name), None):
+            return self._run_question(rest, verb)
         if name in _HELP or any(word in _HELP[:2] for word in rest):
             _print_help()
             return None
@@ -348,12 +364,13 @@ class Command(NamedTuple):
     takes: str | None = ""
 
 
-COMMANDS = {
+COMMANDS: dict[str, Command] = {
     "list": Command(_list),
     "stop": Command(_stop, None),
     "doctor": Command(_doctor),
     "probes": Command(_probes, "one pattern"),
     "show": Command(_find, "one name"),
     "run": Command(BpfMagics._run_tool, None),
+    **{verb: Command(partial(BpfMagics._run_question, verb=verb), None) for verb in questions.VERBS},
     "help": Command(_print_help, None),
 }

@@ -12,6 +12,7 @@ from bpfnb.hosts import default_host
 from bpfnb.tools.command import parser_of
 from bpfnb.tools.toolbox import find, names
 
+from . import questions
 from .bpf import COMMANDS, option_names
 
 __all__ = ["install", "remove"]
@@ -46,6 +47,9 @@ def _for_line(words: list[str]) -> list[str]:
         return sorted(COMMANDS)
     if words[0] in ("stop", "show"):
         return list(default_host.sessions())
+    if words[0] in questions.VERBS:
+        options = questions.parser_of(words[0]).option_names()
+        return options if words[-1].startswith("-") else _probes(words[-1]) if len(words) == 2 and words[-1] else []
     if words[0] == "run":
         return list(names()) if len(words) == 2 else _tool_options(words[1])
     return []

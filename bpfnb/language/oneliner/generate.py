@@ -147,8 +147,7 @@ class _Generator:
         if (
             len(of_kind) != len(site.probes)
             or site.attaches_itself
-            or (site.kind in ("tracepoint", "usdt")
-            and self.asked)
+            or (site.kind in ("tracepoint", "usdt") and self.asked)
         ):
             return []
         return list(dict.fromkeys(f"{site.kind}:{probe.partition(':')[2]}" for probe in asked))
@@ -257,6 +256,17 @@ class _Generator:
             self.put(place, f"{into}{column.member}", value)
             for column, value in zip(columns, place.columns, strict=True)
         )
+
+    def taken_before(self, place: _Place) -> str:
+        """Compute, before an event is reserved, what may leave it out: a program may not end with one reserved."""
+        lines = ""
+        for at, value in enumerate(place.columns):
+            if "skip()" in value.code:
+                kind = value.member if isinstance(value, Integer) else "void *"
+                code = value.code if isinstance(value, Integer) else f"(void *){value.code}"
+                lines += f"    {kind}{'' if kind.endswith('*') else ' '}column{at} = {code};\n"
+                place.columns[at] = replace(value, code=f"column{at}")
+        return lines
 
     def put(self, place: _Place, target: str, value: Value) -> str:
         if isinstance(value, Integer):
@@ -424,7 +434,8 @@ class _Generator:
         """Return what is done with an event."""
         question = self.question
         if question.verb == "rows":
-            return (
+            before = self.taken_before(place)
+            return before + (
                 "    struct event_t *event = events.ringbuf_reserve(sizeof(struct event_t));\n"
                 "    if (!event) return 0;\n    __builtin_memset(event, 0, sizeof(*event));\n"
                 f"{self.filled(place, columns, 'event->')}    events.ringbuf_submit(event, 0);\n"
