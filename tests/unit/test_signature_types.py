@@ -167,6 +167,7 @@ format:
 \tfield:xfs_ino_t ino;\toffset:88;\tsize:8;\tsigned:0;
 \tfield:long ret;\toffset:96;\tsize:8;\tsigned:1;
 \tfield:bool ok;\toffset:104;\tsize:1;\tsigned:0;
+\tfield:int odd;\toffset:112;\tsize:8;\tsigned:0;
 \tfield:__rel_loc char[] later;\toffset:105;\tsize:4;\tsigned:0;
 
 print fmt: "field:int no;\\toffset:0;"
@@ -184,10 +185,11 @@ def test_fields_of_a_format_file() -> None:
         ("ino", "xfs_ino_t", "int", 8, 0, False),
         ("ret", "long", "int", 8, 0, False),
         ("ok", "bool", "bool", 1, 0, False),
+        ("odd", "int", "int", 8, 0, False),
         ("later", "char", "unknown", 4, 0, True),
     ]
-    assert [a.position for a in found] == list(range(9))
-    assert found[6].type.signed
+    assert [a.position for a in found] == list(range(10))
+    assert [found[i].type.signed for i in (6, 8)] == [True, False]
 
 
 def test_parameters_of_a_system_call_without_btf() -> None:

@@ -76,7 +76,13 @@ class BtfFolder:
         return None
 
     def mentions(self, name: str) -> bool:
-        """Return whether the kernel's types have something of this name: in milliseconds, and nothing is kept."""
+        """Return whether the kernel's types have a function or a typedef of this name, not asking for more.
+
+        Where they have not been read yet, a name of anything else's is taken for it: in milliseconds, and nothing is
+        kept.
+        """
+        if self._kernel:
+            return name in self._kernel.functions or self._kernel.number(name) > 0
         try:
             return f"\0{name}\0".encode() in (self._folder / KERNEL_BTF.name).read_bytes()
         except OSError:
