@@ -191,6 +191,7 @@ def test_what_is_listed() -> None:
     assert len(bpfnb.probes("hardware:*")) == 10
     assert "every CPU" in bpfnb.probes("profile:*").note.item()
     assert "uprobe:c:memcpy" in set(bpfnb.probes("uprobe:c:mem*").probe)
+    assert bpfnb.probes("uprobe:c:malloc").probe.tolist() == ["uprobe:c:malloc"]
     assert bpfnb.probes("no such probe").empty
 
 

@@ -31,6 +31,7 @@ from bpfnb.tracer.symbols.elf import Elf, UsdtNote
 __all__ = [
     "OPERANDS",
     "Usdt",
+    "arguments_in_file",
     "attach",
     "find",
     "names_in_file",
@@ -92,11 +93,28 @@ def require(probe: Probe, folder: str) -> None:
 
 def names_in_file(kind: str, target: str, folder: str, requested: str) -> list[str]:
     """Return the USDT probes of a file. ``target``: its path, and a pattern of PROVIDER:NAME or NAME."""
-    path, provider, name = split_usdt(target)
-    pattern = as_pattern(f"{provider}:{name}") if provider else f"*:{as_pattern(name)}"
+    path, pattern = _pattern(target)
     with open_target(Probe(kind, target, "", requested, 0), path, folder) as file:
         labels = sorted({f"{note.provider}:{note.name}" for note in file.elf.usdt()})
     return [f"{kind}:{path}:{label}" for label in fnmatch.filter(labels, pattern)]
+
+
+def arguments_in_file(kind: str, target: str, folder: str, requested: str) -> dict[str, list[tuple[Argument, ...]]]:
+    """Return the USDT probes of a file with their arguments at each place. For many: the file is read once."""
+    path, pattern = _pattern(target)
+    found: dict[str, list[tuple[Argument, ...]]] = {}
+    with open_target(Probe(kind, target, "", requested, 0), path, folder) as file:
+        for note in file.elf.usdt():
+            label = f"{note.provider}:{note.name}"
+            if fnmatch.fnmatchcase(label, pattern):
+                found.setdefault(f"{kind}:{path}:{label}", []).append(parse_arguments(file.elf, note))
+    return found
+
+
+def _pattern(target: str) -> tuple[str, str]:
+    """Return the file's path, and the shell pattern of PROVIDER:NAME."""
+    path, provider, name = split_usdt(target)
+    return path, as_pattern(f"{provider}:{name}") if provider else f"*:{as_pattern(name)}"
 
 
 def attach(probe: Probe, program: int, folder: str, found: Mapping[Probe, Usdt], pid: int = 0) -> Link:

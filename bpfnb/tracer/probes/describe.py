@@ -22,7 +22,7 @@ from bpfnb.tracer.signatures.kernel import BtfFolder, kernel_types
 from bpfnb.tracer.signatures.members import Place, follow, place_of
 from bpfnb.tracer.signatures.types import UNSIGNED_LONG, Function, KernelTypes, integer, plain_type
 
-__all__ = ["Known", "describe", "format_of", "known"]
+__all__ = ["Known", "describe", "format_of", "known", "operands"]
 
 _MAX_PROBES = 10_000
 _MAX_PATHS, _MAX_PATH, _MAX_NAME = 256, 32, 256
@@ -241,12 +241,13 @@ _NOTE = re.compile(r"([-+]?)(\d+)@")
 
 
 def _usdt(probe: Probe, folder: str, btf: BtfFolder) -> Known:
-    spots = usdt.find(probe, folder).spots
-    count = max((len(spot.arguments) for spot in spots), default=0)
-    arguments = [
-        Argument(f"arg{n}", _operand([s.arguments[n] for s in spots if len(s.arguments) > n]), n) for n in range(count)
-    ]
-    return _of_texts(None, arguments, None)
+    return _of_texts(None, operands([spot.arguments for spot in usdt.find(probe, folder).spots]), None)
+
+
+def operands(places: Sequence[Sequence[usdt.Argument]]) -> list[Argument]:
+    """Return the arguments of a USDT probe that are passed so at its places."""
+    count = max(map(len, places), default=0)
+    return [Argument(f"arg{n}", _operand([way[n] for way in places if len(way) > n]), n) for n in range(count)]
 
 
 def _operand(ways: Sequence[usdt.Argument]) -> Type:

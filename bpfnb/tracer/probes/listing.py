@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
-from bpfnb.errors import AttachError, SetupError
+from bpfnb.errors import SetupError
 from bpfnb.language.probes import KINDS as WORDS
 from bpfnb.language.probes import Probe
 from bpfnb.language.signature import Argument
-from bpfnb.tracer.link import catalog, functions, trampoline
+from bpfnb.tracer.link import catalog, functions, trampoline, usdt
 from bpfnb.tracer.link.kinds import KINDS
-from bpfnb.tracer.probes.describe import format_of, known
+from bpfnb.tracer.probes.describe import format_of, known, operands
 from bpfnb.tracer.signatures.kernel import kernel_types
 
 __all__ = ["Row", "declared", "listed"]
@@ -46,16 +46,26 @@ def listed(pattern: str, limit: int, folder: str = "") -> tuple[list[Row], int]:
     nothing else matches. A whole name stands for itself alone.
     """
     pattern = catalog.in_full(pattern)
-    kind, colon, _ = pattern.partition(":")
-    if colon and kind in KINDS and KINDS[kind].names_in_file:
-        names, more = catalog.find(pattern, limit, folder)
-        return [_row(name, kind, "", folder) for name in names], more
+    kind, colon, target = pattern.partition(":")
+    if colon and kind in KINDS and (names := KINDS[kind].names_in_file):
+        rows = _in_notes(pattern, target, folder) if kind == "usdt" else _in_file(names(kind, target, folder, pattern))
+        rows = [row for row in rows if row.probe == pattern] or rows
+        return rows[:limit], max(len(rows) - limit, 0)
     chosen = list(catalog.kinds_of(pattern))
     missing = {k: why for k in chosen if (check := KINDS[k].unavailable) and (why := check())}
     found = _matching([k for k in chosen if k not in missing or (colon and k == kind)], pattern)
     if not found:
         found = _matching(chosen, pattern)
-    return [_row(name, k, missing.get(k, ""), folder) for k, name in found[:limit]], max(len(found) - limit, 0)
+    return [_row(name, k, missing.get(k, "")) for k, name in found[:limit]], max(len(found) - limit, 0)
+
+
+def _in_file(names: Iterable[str]) -> list[Row]:
+    return [Row(name, note=_NO_DWARF) for name in names]
+
+
+def _in_notes(pattern: str, target: str, folder: str) -> list[Row]:
+    found = usdt.arguments_in_file("usdt", target, folder, pattern)
+    return [Row(name, tuple(map(declared, operands(found[name])))) for name in sorted(found)]
 
 
 def _matching(chosen: Iterable[str], pattern: str) -> list[tuple[str, str]]:
@@ -84,18 +94,13 @@ def _targets(kind: str) -> Iterable[str]:
     return ()
 
 
-def _row(name: str, kind: str, why: str, folder: str) -> Row:
+def _row(name: str, kind: str, why: str) -> Row:
     target = name.partition(":")[2]
-    if kind in ("uprobe", "uretprobe"):
-        return Row(name, note=_NO_DWARF)
     if kind == "profile":
         return Row(name, note=_PROFILE)
     if kind == "tracepoint":
         return _tracepoint(name, target)
-    try:
-        found = known(Probe(kind, target, "", name, 0), folder)
-    except AttachError as error:
-        return Row(name, note=error.message.removeprefix(f"{name}: "))
+    found = known(Probe(kind, target, "", name, 0))
     returns = _FIXED.get(kind) or (found.returns.text if found.returns else "")
     if kind in _FUNCTIONS and not found.types:
         return Row(name, note=_joined(why, "its arguments are not known: the kernel's BTF does not have them"))
