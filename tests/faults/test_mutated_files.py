@@ -132,7 +132,7 @@ def mutate_for_the_tracer(count: int, folder: Path, seed: int = 2) -> tuple[Coun
                 case 0:
                     tracer.find_probes(f"uprobe:{path}:*", 10)
                 case 1:
-                    tracer.find_probes(f"usdt:{path}:*", 10)
+                    tracer.list_probes(f"usdt:{path}:*", 10)
                 case 2:
                     bpfnb.trace(F, name="mutated", attach={f"uprobe:{path}:called": "f"}).stop()
                 case 3:
