@@ -17,6 +17,7 @@ import bpfnb
 from bpfnb.session import Session
 
 _libc = ctypes.CDLL(None, use_errno=True)
+KPROBES = Path("/sys/bus/event_source/devices/kprobe/type").exists()
 COUNT = r"""
 BPF_HASH(counts, u32, u64);
 int f(void *ctx) {
@@ -261,3 +262,25 @@ def test_what_matches_two_patterns_is_attached_once() -> None:
         counts = counted(session)
     assert counts["syscall:getpgid"] == 1
     assert len(session.probes) == len({p.name for p in session.probes})
+
+
+# --- kernel functions ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.portable
+@pytest.mark.skipif(not KPROBES, reason="this kernel has no kprobes: the VM lane runs it on 6.1 and 6.12")
+def test_kernel_functions_that_match_are_counted_as_themselves() -> None:
+    """kprobe:vfs_* is one link for many functions; fentry:vfs_f* a program for each."""
+    attach = {"kprobe:vfs_*": "f", "kretprobe:vfs_f*": "f", "fentry:vfs_f*": "f"}
+    file = os.memfd_create("many")
+    with bpfnb.trace(COUNT, attach=attach, cflags=[OWN]) as session:
+        for _ in range(3):
+            os.posix_fallocate(file, 0, 4096)
+        for _ in range(5):
+            os.fsync(file)
+        counts = counted(session)
+    os.close(file)
+    for kind in ("kprobe", "kretprobe", "fentry"):
+        assert counts[f"{kind}:vfs_fallocate"] == 3, kind
+        assert counts[f"{kind}:vfs_fsync_range"] == 5, kind
+    assert len([p for p in session.probes if p.requested == "kprobe:vfs_*"]) > 20

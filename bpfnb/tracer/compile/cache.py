@@ -186,7 +186,7 @@ def _is_plain(made: MapAttributes) -> bool:
 
 
 def _code(fd: int, function: Function, maps: Sequence[int], tag: bytes) -> Code | None:
-    attributes = bpf.program_attributes(fd, function.licence, function.version)
+    attributes = bpf.program_attributes(fd, function.licence, function.version, function.attach_type)
     code = decode(function.instructions)
     wide = [(at, i) for at, i in enumerate(code) if i.op == LDDW]
     of_maps = [(at, i.immediate) for at, i in wide if i.src in _MAP_SOURCES]

@@ -54,6 +54,7 @@ from bpfnb.tracer.kernel import bpf, capabilities
 from bpfnb.tracer.kernel import maps as kernel_maps
 from bpfnb.tracer.kernel.btf import INT, STRUCT, Types, schema_of
 from bpfnb.tracer.link.many import numbers, raw_syscalls
+from bpfnb.tracer.link.many.multi import MULTI
 from bpfnb.tracer.link.many.raw_syscalls import CALLS_MAP
 from bpfnb.tracer.loaded import ProgramSpec
 from bpfnb.tracer.source_map import Payload, Payloads
@@ -247,8 +248,9 @@ def _do(engine: Engine, job: Job) -> tuple[Answer, list[int]]:
             lines = lineinfo.find(btf, spec.function, CELL_PATH) if (btf := _btf(inherited)) else Lines()
             return Forbidden(found.what, lines.line(found.instruction) or 0), []
         before = _before(function.instructions, job, index, compiled)
-        if before != function.instructions:
-            fd, function = _reloaded(fd, function, before)
+        multi = spec.attach_type if spec.attach_type in MULTI else 0
+        if before != function.instructions or multi:
+            fd, function = _reloaded(fd, function._replace(attach_type=multi), before)
         programs.append((fd, function))
         loaded.append(index)
     btf = _btf(inherited)
@@ -282,8 +284,9 @@ def _before(code: bytes, job: Job, index: int, compiled: Compiled) -> bytes:
 
 
 def _reloaded(fd: int, function: Function, code: bytes) -> tuple[int, Function]:
-    """Load a program once more with something before it, which the kernel is told no lines of: it has rejected none."""
-    attributes = bpf.program_attributes(fd, function.licence, function.version)
+    """Load a program once more, with something before it or as bcc cannot, which the kernel is told no lines of: it has
+    rejected none."""
+    attributes = bpf.program_attributes(fd, function.licence, function.version, function.attach_type)
     os.close(fd)
     return bpf.load_program(attributes, code), function._replace(instructions=code)
 

@@ -139,11 +139,15 @@ def _use(tree: headers.Tree) -> None:
 
 
 class Function(NamedTuple):
-    """A compiled function: its instructions as the compiler left them, and what else the kernel is told of it."""
+    """A compiled function: its instructions as the compiler left them, and what else the kernel is told of it.
+
+    ``attach_type``: of one that is loaded to be attached to many functions at once.
+    """
 
     instructions: bytes
     licence: bytes
     version: int
+    attach_type: int = 0
 
 
 class Compiled:

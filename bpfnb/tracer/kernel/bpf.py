@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from bpfnb.protocol.schema import Rows
@@ -31,7 +32,9 @@ __all__ = [
     "freeze",
     "is_jited",
     "kernel_version",
+    "link_kprobes",
     "link_perf_event",
+    "link_uprobes",
     "load_btf",
     "load_program",
     "lookup",
@@ -275,10 +278,10 @@ def kernel_version() -> int:
     return (major << 16) + (minor << 8) + min(patch, 255)
 
 
-def program_attributes(fd: int, licence: bytes, version: int) -> ProgramAttributes:
-    """Return what a program was loaded with; the last two the kernel does not tell."""
+def program_attributes(fd: int, licence: bytes, version: int, attach_type: int = 0) -> ProgramAttributes:
+    """Return what a program was loaded with; the last three the kernel does not tell."""
     info = _program_info(fd)
-    return ProgramAttributes(info.type, info.name, licence, version)
+    return ProgramAttributes(info.type, info.name, licence, version, attach_type)
 
 
 def program_id(fd: int) -> int:
@@ -320,6 +323,30 @@ def link_perf_event(program: int, event: int, cookie: int = 0) -> int:
     """Have a program run at a perf event for as long as the link's descriptor is open. EINVAL before Linux v5.15: see
     perf.attach_program. ``cookie``: what bpf_get_attach_cookie gives the program there."""
     return _bpf(Command.LINK_CREATE, uapi.LinkCreateAttr(program, event, AttachType.PERF_EVENT, 0, cookie))
+
+
+def link_kprobes(program: int, functions: Sequence[str], cookies: Sequence[int], *, returning: bool) -> int:
+    """Have a program run at many kernel functions, for as long as the descriptor is open. It has to be loaded with
+    TRACE_KPROBE_MULTI. Linux kernel commit 0dcac2725406 ("bpf: Add multi kprobe link") (in v5.18)."""
+    names = [ctypes.create_string_buffer(name.encode()) for name in functions]
+    symbols = (ctypes.c_uint64 * len(names))(*map(ctypes.addressof, names))
+    attr = uapi.KprobeMultiAttr(program, 0, AttachType.TRACE_KPROBE_MULTI, 0, uapi.MULTI_RETURN * returning, len(names))
+    held = (ctypes.c_uint64 * len(names))(*cookies)
+    attr.syms, attr.cookies = ctypes.addressof(symbols), ctypes.addressof(held)
+    return _bpf(Command.LINK_CREATE, attr)
+
+
+def link_uprobes(program: int, path: str, offsets: Sequence[int], cookies: Sequence[int], *, returning: bool) -> int:
+    """Have a program run at many places of a file, for as long as the descriptor is open. It has to be loaded with
+    TRACE_UPROBE_MULTI. Linux kernel commit 89ae89f53d20 ("bpf: Add multi uprobe link") (in v6.6)."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    count = len(offsets)
+    places, held = ((ctypes.c_uint64 * count)(*numbers) for numbers in (offsets, cookies))
+    attr = uapi.UprobeMultiAttr(program, 0, AttachType.TRACE_UPROBE_MULTI)
+    attr.path, attr.offsets = ctypes.addressof(name), ctypes.addressof(places)
+    attr.cookies = ctypes.addressof(held)
+    attr.cnt, attr.multi_flags = count, uapi.MULTI_RETURN * returning
+    return _bpf(Command.LINK_CREATE, attr)
 
 
 def attach_raw_tracepoint(program: int, name: str) -> int:

@@ -39,6 +39,7 @@ __all__ = [
     "hardware_event",
     "is_jited",
     "kprobe",
+    "kprobe_multi",
     "late_allocation",
     "lsm",
     "mapped_array",
@@ -55,6 +56,7 @@ __all__ = [
     "tracing_program",
     "type_id",
     "uprobe",
+    "uprobe_multi",
 ]
 
 _NEVER = 1 << 40  # events to a hit: more than come while we look
@@ -136,6 +138,26 @@ def attach_cookie() -> None:
     call = encode(CALL, immediate=helper("bpf_get_attach_cookie"))
     with _program(ProgramType.TRACEPOINT, call + RETURN_0):
         pass
+
+
+def kprobe_multi() -> None:
+    """Attach a program to kernel functions by one link (Linux v5.18, with CONFIG_FPROBE)."""
+
+    def attach_to(function: str) -> None:
+        os.close(bpf.link_kprobes(program, [function], [0], returning=False))
+
+    with _program(ProgramType.KPROBE, attach_type=AttachType.TRACE_KPROBE_MULTI) as program:
+        _first(_FUNCTIONS, attach_to, errno.EINVAL)
+
+
+def uprobe_multi() -> None:
+    """Attach a program to places of a file by one link (Linux v6.6)."""
+    with (
+        _closing(os.memfd_create("bpfnb-check", os.MFD_CLOEXEC)) as file,
+        _program(ProgramType.KPROBE, attach_type=AttachType.TRACE_UPROBE_MULTI) as program,
+    ):
+        os.write(file, bytes(os.sysconf("SC_PAGE_SIZE")))
+        os.close(bpf.link_uprobes(program, f"/proc/self/fd/{file}", [0], [0], returning=False))
 
 
 def current_task() -> None:

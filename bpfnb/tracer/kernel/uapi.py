@@ -102,6 +102,8 @@ class AttachType(IntEnum):
     TRACE_FEXIT = 25
     LSM_MAC = 27
     PERF_EVENT = 41
+    TRACE_KPROBE_MULTI = 42
+    TRACE_UPROBE_MULTI = 48
 
 
 MapType = IntEnum(
@@ -231,6 +233,43 @@ class LinkCreateAttr(ctypes.Structure):
         ("flags", _U32),
         ("bpf_cookie", _U64),
     )
+
+
+class KprobeMultiAttr(ctypes.Structure):
+    """BPF_LINK_CREATE with BPF_TRACE_KPROBE_MULTI."""
+
+    _fields_ = (
+        ("prog_fd", _U32),
+        ("target_fd", _U32),
+        ("attach_type", _U32),
+        ("flags", _U32),
+        ("multi_flags", _U32),
+        ("cnt", _U32),
+        ("syms", _U64),
+        ("addrs", _U64),
+        ("cookies", _U64),
+    )
+
+
+class UprobeMultiAttr(ctypes.Structure):
+    """BPF_LINK_CREATE with BPF_TRACE_UPROBE_MULTI."""
+
+    _fields_ = (
+        ("prog_fd", _U32),
+        ("target_fd", _U32),
+        ("attach_type", _U32),
+        ("flags", _U32),
+        ("path", _U64),
+        ("offsets", _U64),
+        ("ref_ctr_offsets", _U64),
+        ("cookies", _U64),
+        ("cnt", _U32),
+        ("multi_flags", _U32),
+        ("pid", _U32),
+    )
+
+
+MULTI_RETURN = 1  # BPF_F_KPROBE_MULTI_RETURN, BPF_F_UPROBE_MULTI_RETURN
 
 
 class EnableStatsAttr(ctypes.Structure):

@@ -19,7 +19,7 @@ from bpfnb.tracer.kernel import tracefs
 from bpfnb.tracer.kernel.uapi import AttachType, ProgramType
 from bpfnb.tracer.link import kprobe, perf_event, syscall, tracepoint, trampoline, uprobe, usdt
 from bpfnb.tracer.link.link import Link
-from bpfnb.tracer.link.many import raw_syscalls
+from bpfnb.tracer.link.many import multi, raw_syscalls
 from bpfnb.tracer.link.usdt import Usdt
 from bpfnb.tracer.loaded import Loaded, ProgramSpec
 
@@ -67,6 +67,8 @@ def spec(probe: Probe) -> ProgramSpec:
     if probe.way == "raw_syscalls":
         shared = f"{probe.kind} {raw_syscalls.event(probe)}"
         return ProgramSpec(probe.function, ProgramType.TRACEPOINT, 0, shared)
+    if probe.way == "multi":
+        return ProgramSpec(probe.function, ProgramType.KPROBE, multi.attach_type(probe))
     if probe.way == "tracepoint":
         return ProgramSpec(probe.function, ProgramType.TRACEPOINT)
     kind = KINDS[probe.kind]

@@ -29,10 +29,12 @@ from bpfnb.tracer.symbols.elf import Elf, Symbol, find_symbols, function_names
 from bpfnb.tracer.symbols.symbols import mapped_files
 
 __all__ = [
+    "Found",
     "Target",
     "as_pattern",
     "attach",
     "code",
+    "find",
     "names_in_file",
     "open_target",
     "place",
@@ -120,7 +122,7 @@ def attach(probe: Probe, program: int, folder: str, pid: int = 0) -> Link:
     process alone; 0 for all."""
     name, symbol, plus = split_symbol(probe.target)
     with open_target(probe, name, folder) as target:
-        found = _find(probe, target, symbol, plus)
+        found = find(probe, target, symbol, plus)
         returning = probe.kind == "uretprobe"
         put = partial(place, target, returning=returning, pid=pid)
         places = [Place(partial(put, at), code=code(target, at)) for at in found.offsets]
@@ -151,18 +153,20 @@ def resolve(probe: Probe, target: Target, name: str) -> list[int]:
     return _addresses(probe, target, name)[0]
 
 
-class _Found(NamedTuple):
+class Found(NamedTuple):
+    """Where a function is: offsets in the file, and what to say of that."""
+
     offsets: list[int]
     note: str
 
 
-def _resolved(probe: Probe, folder: str) -> _Found:
+def _resolved(probe: Probe, folder: str) -> Found:
     name, symbol, plus = split_symbol(probe.target)
     with open_target(probe, name, folder) as target:
-        return _find(probe, target, symbol, plus)
+        return find(probe, target, symbol, plus)
 
 
-def _find(probe: Probe, target: Target, name: str, plus: str) -> _Found:
+def find(probe: Probe, target: Target, name: str, plus: str) -> Found:
     """Return where in the file a function, or an address, is."""
     if name[:2] in ("0x", "0X"):
         addresses, note = [_number(probe, name)], ""
@@ -174,7 +178,7 @@ def _find(probe: Probe, target: Target, name: str, plus: str) -> _Found:
         raise rejection(probe, _NO_CODE, hint=_of_addresses(target) if name[:2] in ("0x", "0X") else None)
     if any(_is_miscomputed(target, offset) for offset in offsets):
         raise rejection(probe, _MISCOMPUTED)
-    return _Found(offsets, note)
+    return Found(offsets, note)
 
 
 def _is_miscomputed(target: Target, offset: int) -> bool:

@@ -116,22 +116,29 @@ class Starter:
         infos: list[ProbeInfo] = []
         for group in ways.groups(_compiled(program, session.loaded)):
             cancel.check()
-            try:
-                if group[0].function in unsure:  # now it is sure; the others were asked for before they were compiled
-                    kinds.require(group[0], files.folder)
-                with capabilities.with_sys_admin():
-                    link = attachment.attach(session.loaded, group, len(infos), files, where)
-            except (AttachError, UnsupportedError) as error:
-                skipped.add(group[0], error)
+            if group[0].function in unsure and not self._is_there(group[0], files, skipped):
                 continue
-            links.append(link)
-            infos += link.infos
-            if link.renew:
-                session.follow_cpus(self._cpus, partial(self._renew, session.number, link))
+            with capabilities.with_sys_admin():
+                for link in attachment.attach(session.loaded, group, len(infos), files, where, skipped.add):
+                    links.append(link)
+                    infos += link.infos
+                    if link.renew:
+                        session.follow_cpus(self._cpus, partial(self._renew, session.number, link))
         skipped.require_some(links)
         if not links:
             raise _nothing_compiled(program)
         return tuple(infos)
+
+    @staticmethod
+    def _is_there(probe: Probe, files: Files, skipped: Skipped) -> bool:
+        """Return whether a probe is there whose function might not have been compiled: others were looked for before
+        they were compiled."""
+        try:
+            kinds.require(probe, files.folder)
+        except (AttachError, UnsupportedError) as error:
+            skipped.add(probe, error)
+            return False
+        return True
 
     def _renew(self, number: int, link: Link, cpu: int) -> None:
         """Attach a probe to a CPU that has come online."""

@@ -96,7 +96,7 @@ def expand(program: Program, folder: str, pid: int = 0) -> Plan:
             else:
                 found.setdefault((probe.kind, probe.target, probe.function), probe)
     skipped.require_some(found)
-    expanded = replace(program, probes=tuple(ways.chosen(program, list(found.values()))))
+    expanded = replace(program, probes=tuple(ways.chosen(program, list(found.values()), pid)))
     numbers.require_cookies(expanded)
     return Plan(expanded, Files(folder, usdts, pid), skipped)
 

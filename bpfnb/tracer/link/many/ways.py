@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Literal
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 from bpfnb.language.probes import Probe
 from bpfnb.language.program import Program
 from bpfnb.tracer.link import kinds, syscall
-from bpfnb.tracer.link.many import raw_syscalls
+from bpfnb.tracer.link.many import multi, raw_syscalls
 
 __all__ = ["chosen", "groups", "syscall_mode"]
 
@@ -24,9 +25,10 @@ def syscall_mode(program: Program) -> Literal["kprobe", "tracepoint"]:
     return "tracepoint" if together else syscall.mode()
 
 
-def chosen(program: Program, probes: Sequence[Probe]) -> list[Probe]:
-    """Return the probes with their ways, those that are attached together one after the other."""
-    found = [_apart(probe, program) for probe in _sharing(probes)]
+def chosen(program: Program, probes: Sequence[Probe], pid: int = 0) -> list[Probe]:
+    """Return the probes with their ways, those that are attached together one after the other. ``pid``: the process
+    that probes in files are put into, 0 for all."""
+    found = [_apart(probe, program) for probe in _linked(_sharing(probes), pid)]
     first: dict[object, int] = {}
     for index, probe in enumerate(found):
         first.setdefault(_group(probe, index), index)
@@ -41,6 +43,8 @@ def groups(probes: Sequence[Probe]) -> Iterator[list[Probe]]:
 
 
 def _group(probe: Probe, index: int) -> object:
+    if probe.way == "multi":
+        return kinds.spec(probe), probe.kind, probe.requested
     return kinds.spec(probe) if probe.way == "raw_syscalls" else index
 
 
@@ -63,6 +67,19 @@ def _sharing(probes: Sequence[Probe]) -> list[Probe]:
     if any(p.way and p.kind in ("syscall", "sysret") for p in found):
         return [replace(p, way="tracepoint") if p.kind in ("syscall", "sysret") and not p.way else p for p in found]
     return found
+
+
+def _linked(probes: Sequence[Probe], pid: int) -> list[Probe]:
+    """Have functions that match a pattern, where they are many, attached by one link. With a process's number such
+    links see one of its threads alone before Linux v6.11 (commit 46ba0e49b642)."""
+    members = Counter((probe.requested, probe.function) for probe in probes if probe.member)
+    many = {which for which, count in members.items() if count > _MIN_TOGETHER}
+    return [
+        replace(probe, way="multi")
+        if probe.member and (probe.requested, probe.function) in many and not pid and multi.is_possible(probe)
+        else probe
+        for probe in probes
+    ]
 
 
 def _of(probe: Probe) -> tuple[str, str, str]:
