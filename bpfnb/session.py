@@ -553,6 +553,14 @@ class _MapAccess:
     def running(self) -> bool:
         return self._session.state == "running"
 
+    @property
+    def ended(self) -> Flag:
+        return self._session._ended
+
+    @property
+    def keep(self) -> Keep:
+        return self._session._keep
+
     def read(self) -> tuple[int, bytes]:
         session = self._session
         if not self.running:

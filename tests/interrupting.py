@@ -20,6 +20,7 @@ _OURS = (
     "host/connector",
     "protocol/connection",
     "results/maps/map",
+    "results/maps/snapshots",
     "results/output",
     "results/stream",
     "views/panel",

@@ -91,12 +91,14 @@ def rate(frame: pd.DataFrame, every: str = "1s", by: str | Sequence[str] | None 
     return rates
 
 
-def interval(text: str) -> pd.Timedelta:
-    """Return an interval written as a pandas offset, "100ms". ValueError for what is none."""
+def interval(text: str, at_least: str = "") -> pd.Timedelta:
+    """Return an interval written as a pandas offset, "100ms". ValueError for what is none, or less than another."""
     try:
         step = pd.Timedelta(text)
     except (ValueError, TypeError):
         raise ValueError(f"not an interval: {text!r}; write 1s, 100ms or 2min") from None
     if not step > pd.Timedelta(0):
         raise ValueError(f"an interval must be longer than nothing, not {text!r}")
+    if at_least and step < pd.Timedelta(at_least):
+        raise ValueError(f"an interval of at least {at_least} is needed, not {text!r}")
     return step

@@ -27,7 +27,6 @@ __all__ = ["Batches", "Events", "Source", "field_names"]
 
 _POLL = 0.01  # seconds between two looks for new rows
 _MAX_TUPLES = 1 << 14  # made at a time: rows in hand are not within ``keep``
-_MIN_EVERY = pd.Timedelta("1ms")
 
 
 class Source:
@@ -71,11 +70,8 @@ class Batches(Iterator[pd.DataFrame]):
     """
 
     def __init__(self, source: Source, every: str, new: bool) -> None:
-        step = interval(every)
-        if step < _MIN_EVERY:
-            raise ValueError(f"an interval of at least 1ms is needed, not {every!r}")
         self._source = source
-        self._every = step.total_seconds()
+        self._every = interval(every, at_least="1ms").total_seconds()
         self._due = time.monotonic()
         self._position = source.output.end() if new else Position()
 

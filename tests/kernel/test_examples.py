@@ -418,8 +418,29 @@ def test_maps(shell: Shell) -> None:
     assert reads.maps["bytes"].get(small, 0) == 0
     assert reads.maps["bytes"].df.set_index("key").value.get(large) == 40_960
     assert reads.maps["limit"][0] == 4096
+    every = values['reads.maps["sizes"].every("1s")']
     reads.stop()
+    assert every.hist().groupby("time")["count"].sum().iloc[0] >= 2 * times
     assert reads.maps["bytes"][large] == 40_960  # what it was at the end
+
+
+@shown('moving = reads.maps["sizes"].every("1s", drain=True)', 'reads.maps["sizes"].every("1s")', "drain=True")
+def test_maps_over_time(shell: Shell) -> None:
+    """Reads of a size nobody else has meanwhile, in a histogram of each snapshot."""
+    size, times = 300_000, 200
+    shell.run(text("%%bpf reads -a sysret:read=f"))
+    block = text('moving = reads.maps["sizes"].every("1s", drain=True)')
+    first, rest = block.split("\n", 1)
+    statements(shell, first)
+    os.waitpid(reader(size, times, 0), 0)
+    shell.run("moving.stop()")
+    values = statements(shell, rest)
+    assert values["moving.df"].columns.tolist() == ["time", "key", "value"]
+    hist = values["moving.hist()"]
+    assert hist[(hist.low <= size) & (size < hist.high)]["count"].tolist()[-1] == times
+    assert hist.columns.tolist() == ["time", "bucket", "low", "high", "label", "count"]
+    assert values["moving.reason"] == "stopped"
+    assert shell.run(text('reads.maps["sizes"].every("1s")').replace('"1s"', f'"1s", {text("drain=True")}'))
 
 
 FULL = """%%bpf reads -a syscall:getpgid=f

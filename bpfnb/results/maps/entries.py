@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from bpfnb.errors import ProgramError
-from bpfnb.interrupts import caller_left, new_lock, uninterrupted
+from bpfnb.interrupts import Flag, caller_left, new_lock, uninterrupted
 from bpfnb.protocol.messages import MapInfo
 from bpfnb.protocol.schema import Rows
 from bpfnb.results.maps.baseline import Baseline, Counter
 from bpfnb.results.maps.kinds import ARRAYS, QUEUES
+from bpfnb.results.output import Keep
 
 __all__ = ["Entries", "MapAccess", "Still", "Taking"]
 
@@ -29,6 +30,14 @@ class MapAccess(Protocol):
 
     @property
     def running(self) -> bool: ...
+
+    @property
+    def ended(self) -> Flag:
+        """Set once its session has ended."""
+
+    @property
+    def keep(self) -> Keep:
+        """The limit on what its session keeps."""
 
     def read(self) -> tuple[int, bytes]:
         """Return how many entries there are, and their bytes as protocol.MapRead lays them out."""
@@ -75,6 +84,7 @@ class Still:
     def __init__(self, keys: Rows, values: Rows, access: MapAccess) -> None:
         self._keys, self._values = keys, values
         self.symbols = access.symbols
+        self.ended, self.keep = access.ended, access.keep
 
     def read(self) -> tuple[int, bytes]:
         keys = self._keys.tobytes()

@@ -56,6 +56,11 @@ class EntryFrames:
                 frame[name] = REDUCTIONS[how](per_cpu, axis=1)
         return frame
 
+    def nothing(self) -> tuple[Rows, Rows]:
+        """Return the keys and values of no entry."""
+        sizes = self._info.key_size, self._info.cpus * self._info.value_stride
+        return np.empty((0, sizes[0]), np.uint8), np.empty((0, sizes[1]), np.uint8)
+
     def keys(self, keys: Rows) -> list[Any]:
         """Return keys as Python objects: numbers, text or bytes; of a struct, tuples."""
         return unpack(self._key, keys, tuple)

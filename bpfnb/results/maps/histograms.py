@@ -13,7 +13,7 @@ from bpfnb.errors import ProgramError, near_or_all
 from bpfnb.results.buckets import HistKind, power_of_two
 from bpfnb.results.columns.text import text_dtype
 
-__all__ = ["histogram"]
+__all__ = ["bucket_column", "histogram"]
 
 _LAST_LOG2 = 64  # the greatest bucket of 64-bit values
 _MAX_LINEAR = 100_000  # buckets
@@ -30,7 +30,7 @@ def histogram(
     by: str | Sequence[str] | None,
 ) -> pd.DataFrame:
     """Make a histogram of a map's entries: see Map.hist. ``keys``, ``values``: the names of its columns."""
-    at = _bucket_column(name, keys, bucket)
+    at = bucket_column(name, keys, bucket)
     others = [key for key in keys if key != at]
     groups = others if by is None else [by] if isinstance(by, str) else list(by)
     for group in groups:
@@ -44,7 +44,7 @@ def histogram(
     return pd.concat([buckets, counts], axis=1)
 
 
-def _bucket_column(name: str, keys: Sequence[str], wanted: str) -> str:
+def bucket_column(name: str, keys: Sequence[str], wanted: str) -> str:
     """Return the key's column that has the bucket."""
     if wanted and wanted not in keys:
         raise ProgramError(f"{name} has no key column {wanted!r}{near_or_all(wanted, keys)}")

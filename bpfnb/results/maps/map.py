@@ -6,6 +6,7 @@
     counts[42], counts[42] = 7           one entry, read or set; keys and values of a struct are dicts or tuples
     len(counts), 42 in counts, counts.items(), counts.clear()
     counts.drain()                       every entry, taken out
+    counts.every("1s")                   all of it over time: snapshots
     todo.push(7), todo.pop()             a queue or a stack
 
 Every access asks the kernel again: for one entry, where it names a key, else for the whole map. Nothing is kept but
@@ -29,13 +30,15 @@ from bpfnb.protocol.schema import Number, Rows, Schema
 from bpfnb.results import stacks
 from bpfnb.results.buckets import HistKind
 from bpfnb.results.maps import refusals
-from bpfnb.results.maps.baseline import counters
+from bpfnb.results.maps.baseline import Counter, counters
 from bpfnb.results.maps.entries import Entries, MapAccess, Still, Taking
 from bpfnb.results.maps.frames import NO_SCHEMA, REDUCTIONS, EntryFrames, Reduction
 from bpfnb.results.maps.histograms import histogram
 from bpfnb.results.maps.kinds import HOLDS, QUEUES, TAKEN
 from bpfnb.results.maps.pack import pack
 from bpfnb.results.maps.padding import count_duplicates, hidden_bytes
+from bpfnb.results.maps.snapshots import MapSnapshots
+from bpfnb.results.rates import interval
 from bpfnb.results.table import with_escapes
 
 __all__ = ["Map"]
@@ -227,10 +230,9 @@ class Map:
         self._require_drainable(how)
         self._warn_of_loss()  # not once the entries are taken: a warning may be an error
         columns = counters(self._value, self._members([as_is] if isinstance(as_is, str) else as_is))
-        whole = self.kind in QUEUES or (how or self._usual()) == "entries"
         taking = Taking()
         try:
-            self._entries.take(taking) if whole else self._entries.take_differences(taking, columns)
+            self._take_out(taking, how, columns)
             return made(taking.keys, taking.values)
         except:
             taking.abandoned = True
@@ -244,6 +246,33 @@ class Map:
         """
         self._require_entries("cleared")
         self._entries.clear()
+
+    def every(self, every: str = "1s", drain: bool = False) -> MapSnapshots:
+        """Take snapshots of the map from now on, one every ``every`` (a pandas interval of at least 1ms), until the
+        session ends. See MapSnapshots: ``df``, ``hist``, ``stop``.
+
+        ``drain``   each snapshot is a ``drain``: it has what was counted since the one before. All snapshots together
+                    have each count once, the last one included. Where something else drains the map as well, each has
+                    its part of the counts. Otherwise a snapshot is what ``df`` would be.
+
+        Snapshots count towards the session's ``keep``: the oldest are dropped, and counted. ProgramError for a map of
+        stacks, and for what cannot be drained; UnsupportedError for a kind without entries; ValueError for what is no
+        interval.
+        """
+        self._require_entries()
+        if self.kind == "stack_trace":
+            raise ProgramError(f"{self.name} holds stacks, which do not change: take the counts by stack over time")
+        if drain:
+            self._require_drainable("")
+        step = interval(every, at_least="1ms").total_seconds()
+        take, access = self._taken_out if drain else self._read, self._access
+        snapshots = MapSnapshots(self.name, step, take, self._frames, self._marked, access.keep, access.ended)
+        try:
+            snapshots.start()
+            return snapshots
+        except:
+            start_new_thread(undoing, (snapshots.stop,))
+            raise
 
     # --- queues and stacks ---
 
@@ -426,6 +455,18 @@ class Map:
             if name not in known:
                 raise ProgramError(f"the values of {self.name} have no member {name!r}{near_or_all(name, known)}")
         return names
+
+    def _take_out(self, taking: Taking, how: str, columns: Sequence[Counter]) -> None:
+        if self.kind in QUEUES or (how or self._usual()) == "entries":
+            self._entries.take(taking)
+        else:
+            self._entries.take_differences(taking, columns)
+
+    def _taken_out(self) -> tuple[Rows, Rows]:
+        """Drain the map, on a thread of ours: nobody is warned or interrupted there."""
+        taking = Taking()
+        self._take_out(taking, "", counters(self._value))
+        return taking.keys, taking.values
 
     def _usual(self) -> str:
         """Return how this map is drained by default."""
