@@ -50,8 +50,8 @@ static inline bool is_tcp(struct sock *sk) {
 }
 """
 
-# Whose a socket is. States change in interrupts, while any process runs; these do in its own calls: connect(),
-# listen(), close() and shutdown(). What a server accepts is its, from accept() on.
+# Whose a socket is. States change in interrupts, while any process runs. These change in the process's own calls:
+# connect(), listen(), close() and shutdown(). What a server accepts is its, from accept() on.
 OWNERS = r"""
 struct owner_t {
     u64 begin;  // when it was first seen

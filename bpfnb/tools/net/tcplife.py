@@ -23,8 +23,8 @@ _SOURCE = (
     + OWNERS
     + r"""
 struct event_t {
-    struct connection_t at;
     u64 tx, rx, duration;
+    struct connection_t at;
     u32 pid;
     char comm[TASK_COMM_LEN];
 };

@@ -2,7 +2,7 @@
 
 States change in interrupts as well, while any process runs: pid is the process that opened, accepted or closed the
 socket, and 0 as long as none has. What it cannot see: whose sockets are that were there before it was attached, until
-they are closed. Of a new connection's first row, LISTEN to SYN_RECV, the addresses are the listening socket's. On
+they are closed. On
 kernels without kprobes, a connection that io_uring accepted is its process's once that closes it.
 """
 
@@ -24,8 +24,8 @@ _SOURCE = (
     + OWNERS
     + r"""
 struct event_t {
-    struct connection_t at;
     u64 skaddr, duration;
+    struct connection_t at;
     u32 pid;
     int oldstate, newstate;
     char comm[TASK_COMM_LEN];
@@ -34,12 +34,15 @@ BPF_RINGBUF_OUTPUT(events, 64);
 
 RAW_TRACEPOINT_PROBE(inet_sock_set_state) {
     struct sock *sk = (struct sock *)ctx->args[0];
-    struct event_t event = {.skaddr = (u64)sk, .oldstate = ctx->args[1], .newstate = ctx->args[2]};
+    struct event_t event = {};
     u64 key = (u64)sk, now = bpf_ktime_get_ns();
     struct owner_t *owner, unknown = {};
 
     if (!is_tcp(sk))
         return 0;
+    event.skaddr = key;
+    event.oldstate = ctx->args[1];
+    event.newstate = ctx->args[2];
     owner = owner_of(sk, event.newstate);
     if (!owner) {
         if (event.newstate == TCP_FIN_WAIT1 || event.newstate == TCP_LAST_ACK)
