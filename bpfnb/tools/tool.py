@@ -167,7 +167,7 @@ class Tool:
             raise ProgramError(f"{self.name} has no option {unknown[0]!r}{near_or_all(unknown[0], known)}")
         values = self.values(**own)
         if self.hooks:
-            values["has"] = frozenset(hook for hook in self.hooks if hook in set(host.probes(hook)["probe"]))
+            values["has"] = frozenset(hook for hook in self.hooks if _is_there(host.probes(hook), hook))
         spec = self.build(**values)
         return host.run(spec.program(), self._presentation(spec, bool(options.get("cpu"))), **options)
 
@@ -194,3 +194,10 @@ class Tool:
             return make(value)
         except ProgramError as error:
             raise ProgramError(f"{self.name}: {error.message}", hint=error.hint) from None
+
+
+def _is_there(probes: pd.DataFrame, hook: str) -> bool:
+    """Return whether a hook can be attached to: probes() has those of kinds that this kernel lacks as well, and says so
+    in their note."""
+    note = probes.loc[probes["probe"] == hook, "note"]
+    return bool(len(note)) and not note.iloc[0].startswith("this kernel")

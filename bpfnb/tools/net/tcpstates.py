@@ -2,8 +2,7 @@
 
 States change in interrupts as well, while any process runs: pid is the process that opened, accepted or closed the
 socket, and 0 as long as none has. What it cannot see: whose sockets are that were there before it was attached, until
-they are closed. On
-kernels without kprobes, a connection that io_uring accepted is its process's once that closes it.
+they are closed. On kernels without kprobes, a connection that io_uring accepted is its process's once that closes it.
 """
 
 from __future__ import annotations
