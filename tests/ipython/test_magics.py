@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import _thread
+import os
 import re
+import signal
 import threading
 import time
 from pathlib import Path
@@ -13,8 +15,10 @@ import pytest
 from IPython.core.completer import provisionalcompleter
 from IPython.core.error import UsageError
 from shell import Shell
+from waiting import until
 
 import bpfnb
+from bpfnb.language.filters import Filters
 from bpfnb.protocol.messages import Limits
 from bpfnb.session import Session
 from bpfnb.testing import FakeTracer
@@ -233,6 +237,34 @@ def test_ctrl_c_ends_the_trace_and_keeps_it(shell: Shell, capsys: pytest.Capture
     assert "interrupted after 0." in capsys.readouterr().out
 
 
+def test_filters(shell: Shell, tracer: FakeTracer) -> None:
+    shell.inner.user_ns["worker"] = 42
+    for line in ("--pid {worker} --comm 'nginx*'", "--follow 7 --uid 1000 --cgroup system.slice"):
+        shell.run(f"%%bpf hello {line}\n{HELLO}")
+    assert tracer.filters == [
+        Filters(pid=42, comm="nginx*"),
+        Filters(follow=7, uid=1000, cgroup="system.slice"),
+    ]
+    assert "only follow 7, cgroup system.slice, uid 1000" in repr(shell.inner.user_ns["hello"])
+    assert "only follow 7" in shell.inner.user_ns["hello"]._repr_html_()
+
+
+def test_a_cell_waits_for_its_command(shell: Shell, tracer: FakeTracer) -> None:
+    result = session(shell.run(f"%%bpf hello --command 'sh -c \"exit 3\"'\n{HELLO}"))
+    assert (result.state, result.returncode) == ("stopped", 3)
+    assert tracer.filters[0].held
+
+
+def test_ctrl_c_ends_the_command(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    result = session(shell.run(f"%%bpf hello --command 'sleep 100'\n{HELLO}"))
+    timer.join()
+    assert result.state == "stopped"
+    assert "interrupted: hello is stopped, and its command ended" in capsys.readouterr().out
+    until(lambda: result.returncode == -signal.SIGTERM)
+
+
 def test_keep(shell: Shell) -> None:
     result = session(shell.run(f"%%bpf hello --keep 2M\n{HELLO}"))
     assert result.outputs["printk"]._keep.bytes == 2 << 20
@@ -257,6 +289,11 @@ def test_what_a_session_may_take(shell: Shell, tracer: FakeTracer, options: str,
 
 BAD_CELLS = [
     (f"%%bpf hello --max-cost 25\n{HELLO}", bpfnb.ProgramError, "not a share of all CPUs: '25'"),
+    (f"%%bpf hello --pid many\n{HELLO}", bpfnb.ProgramError, "--pid takes the number of a process, not 'many'"),
+    (f"%%bpf hello --pid 0\n{HELLO}", bpfnb.ProgramError, "pid must be the number of a process, not 0"),
+    (f"%%bpf hello --pid 5 --command ls\n{HELLO}", bpfnb.ProgramError, "pid and command cannot be given together"),
+    (f"%%bpf hello --command nosuch\n{HELLO}", bpfnb.ProgramError, "there is no command 'nosuch'"),
+    (f"%%bpf hello --comm a*b\n{HELLO}", bpfnb.ProgramError, "comm must be a name, or its beginning and a *"),
     (f"%%bpf hello --max-rate lots\n{HELLO}", bpfnb.ProgramError, "not a number of events a second: 'lots'"),
     (f"%%bpf hello --max-memory 0\n{HELLO}", bpfnb.ProgramError, "not a size: '0'"),
     (
