@@ -259,14 +259,41 @@ def test_static_probes_have_their_arguments() -> None:
 @pytest.mark.parametrize("kind", ["kprobe", "fentry"])
 def test_functions_of_the_kernel(kind: str, work: Path) -> None:
     where = f"{MINE} and count < 200 and file.f_inode.i_rdev == {os.makedev(1, 3) & 0xFF | 1 << 20}"
-    session = bpfnb.stats(f"{kind}:vfs_write", "retval", where=where, by={"same": "retval == count"})
-    rows = bpfnb.rows(f"{kind}:vfs_write", ["count", "latency"], where=where)
-    with session, rows:
+    with bpfnb.rows(f"{kind}:vfs_write", ["count", "latency", "retval"], where=where) as session:
         subprocess.run([work], check=True)
-    (row,) = session.df.to_dict("records")
-    assert (row["same"], row["count"], row["sum"]) == (1, WRITES, sum(range(WRITES)))
-    assert rows.df["count"].tolist() == list(range(WRITES))
-    assert (rows.df["latency"] < 10_000_000).all()
+    df = session.df
+    assert df["count"].tolist() == df["retval"].tolist() == list(range(WRITES))
+    assert (df["latency"] < 10_000_000).all()
+
+
+# --- several probes ---------------------------------------------------------------------------------------------------
+
+
+def test_probes_by_name_of_a_wildcard_and_a_list(work: Path) -> None:
+    """Every system call; and three, of which one function has the arguments of two."""
+    calls = bpfnb.latency("syscall:*", by="probe", where=MINE)
+    failures = bpfnb.count(["syscall:openat", "sysret:write"], by=["probe", "errno"], where=MINE)
+    sizes = bpfnb.stats(
+        ["syscall:write", "sysret:read"], "count", by="probe", where=f"{MINE} and fd > 2 and count < 200"
+    )
+    with calls, failures, sizes:
+        subprocess.run([work], check=True)
+    counts = calls.df.groupby("probe", observed=True)["count"].sum()
+    assert counts["syscall:write"] == WRITES
+    assert counts["syscall:clock_nanosleep"] == 5
+    assert counts["syscall:madvise"] == 1
+    found = failures.df.set_index(["probe", "errno"])["count"]
+    assert found["syscall:openat", 2] == FAILURES
+    assert found["sysret:write", 0] == WRITES
+    assert sizes.df.set_index("probe")["sum"].to_dict() == {"syscall:write": sum(range(WRITES))}
+
+
+def test_tracepoints_each_have_their_own_fields(work: Path) -> None:
+    probes = ["tracepoint:sched:sched_process_exec", "tracepoint:sched:sched_process_exit"]
+    with bpfnb.rows(probes, {"probe": "probe", "pid": "args.pid"}) as session, subprocess.Popen([work]) as process:
+        process.wait()
+    mine = session.df[session.df["pid"] == process.pid]
+    assert mine["probe"].tolist() == probes
 
 
 # --- what cannot be meant ---------------------------------------------------------------------------------------------
