@@ -161,7 +161,7 @@ class Site:
         if ENTRY_OF.get(self.kind, self.kind) == "uprobe":
             return [Argument(f"arg{position}", LONG, position) for position in range(_MAX_REGISTERS)]
         if ENTRY_OF.get(self.kind, self.kind) in _PARAMETERS:
-            return [argument for argument in self.signature.arguments if argument.position < _MAX_REGISTERS]
+            return [argument for argument in self.signature.arguments if 0 <= argument.position < _MAX_REGISTERS]
         return self.signature.arguments
 
     def argument(self, argument: Argument) -> Value:
