@@ -35,6 +35,7 @@ GROUPS: dict[str, Group] = {
     "printk": printk.PRINTK,
     "latency": latency.LATENCY,
     "detach": detach.DETACH,
+    "many": detach.MANY,
     "guard": guard.GUARD,
 }
 

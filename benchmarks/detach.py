@@ -1,19 +1,23 @@
-"""How long a session with many probes takes to end, beside bcc's cleanup of the same.
+"""How long a session with many probes takes to begin and to end, beside bcc and bpftrace.
 
+attach      until every probe is attached; the program has been compiled before
 stop        bpfnb: until no program runs and all is delivered; bcc: until everything is detached
-let go      until the kernel has let go of every tracepoint
+gone        until the kernel has let go of every tracepoint
+whole       bpftrace: a process of its own that traces /bin/true, from its start to its end
 """
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import time
 from functools import partial
 
 import bpfnb
-from benchmarks.common import Contender, Figures, Group, Row, Runs, comparison, seconds, under
+from benchmarks.common import Contender, Figures, Group, Row, Runs, comparison, missing, seconds, under
 from bpfnb.tracer.kernel import tracefs
 
-__all__ = ["DETACH"]
+__all__ = ["DETACH", "MANY"]
 
 _MANY, _FEWER = 300, 60
 _PEER = "bcc, cleanup()"
@@ -64,3 +68,59 @@ def _rows(runs: Runs) -> list[Row]:
 
 
 DETACH = Group(f"the end of a session on {_MANY} tracepoints ({_FEWER} when quick)", _contenders, _rows)
+
+
+# --- every system call ----------------------------------------------------------------------------------------------
+
+_ENTRIES = "tracepoint:syscalls:sys_enter_*"
+_ONE_BY_ONE, _BPFTRACE = "one by one", "bpftrace -c /bin/true"
+_COUNT = "BPF_HASH(counts, u32, u64);\nint f(void *ctx) { counts.increment(bpfnb_probe(ctx)); return 0; }"
+
+
+def attached(names: list[str]) -> Figures:
+    """Attach a function to probes and detach it, after the same has been compiled for one."""
+    with bpfnb.trace(_COUNT, attach={"tracepoint:syscalls:sys_enter_getpgid": "f"}, name="one"):
+        pass
+    began = time.monotonic()
+    session = bpfnb.trace(_COUNT, attach=dict.fromkeys(names, "f"), name="many")
+    attached_at = time.monotonic()
+    session.stop()
+    while session.detaching:
+        time.sleep(0.01)
+    gone = time.monotonic()
+    probes = len(session.probes)
+    return {"attach": attached_at - began, "gone": gone - attached_at, "whole": gone - began, "probes": probes}
+
+
+def through_bpftrace() -> Figures:
+    if not shutil.which("bpftrace"):
+        raise RuntimeError(missing("bpftrace"))
+    began = time.monotonic()
+    program = f"{_ENTRIES} {{ @[probe] = count(); }}"
+    subprocess.run(["bpftrace", "-c", "/bin/true", "-e", program], check=True, capture_output=True)
+    return {"whole": time.monotonic() - began}
+
+
+def _many_contenders(quick: bool) -> dict[str, Contender]:
+    every = [f"tracepoint:{name}" for name in _tracepoints(1000)]
+    return {
+        "bpfnb": Contender(attached, {"names": [_ENTRIES]}),
+        _ONE_BY_ONE: Contender(attached, {"names": every[:_FEWER] if quick else every}),
+        _BPFTRACE: Contender(through_bpftrace, {}),
+    }
+
+
+def _many_rows(runs: Runs) -> list[Row]:
+    row = partial(comparison, runs, show=seconds, ours="bpfnb")
+    return [
+        row("every system call's entry: attach", "attach", peer=_ONE_BY_ONE, wanted=under(2, "2 s")),
+        row("until the kernel has let go of them", "gone", peer=_ONE_BY_ONE, wanted=under(2, "2 s")),
+        row("from the beginning to the end", "whole", peer=_BPFTRACE),
+    ]
+
+
+MANY = Group(
+    f"a wildcard for every system call, beside its tracepoints one by one (when quick {_FEWER} of them), and bpftrace",
+    _many_contenders,
+    _many_rows,
+)

@@ -261,6 +261,9 @@ def _check_parameters(cell: Cell, probe: Probe, f: Body) -> None:
     if _NUMBER.fullmatch(first):
         declared = ", ".join(["struct pt_regs *ctx", *f.parameters])
         message, hint = f"the first parameter of {f.name} is its context", f"write int {f.name}({declared})"
+    elif probe.is_pattern and (fields := re.search(r"\btracepoint__(\w+?)__(\w+)", first)):
+        message = f"{f.name} reads the fields of {fields[1]}:{fields[2]}, and {probe.requested} are others"
+        hint = f"write int {f.name}(void *ctx), and read what they share"
     elif others and kind.arguments == "none":
         message = f"{f.name} has parameters beside its context, and {probe.requested} has none to give"
         hint = "TRACEPOINT_PROBE(CATEGORY, EVENT) { ... } has the fields as args->NAME" if ":" in probe.target else ""

@@ -287,7 +287,19 @@ def test_what_a_session_may_take(shell: Shell, tracer: FakeTracer, options: str,
     assert tracer.limits == [limits]
 
 
+@pytest.mark.parametrize("missing", ["", "warn", "ignore", "error"])
+def test_what_is_missing_is_left_out_where_that_is_asked_for(shell: Shell, missing: str) -> None:
+    session = shell.run(f"%%bpf hello {missing and f'--missing {missing}'}\n{HELLO}")
+    assert session.program.missing == missing
+
+
+def test_a_dry_run_shows_probes_that_stand_in_the_cell(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    shell.run('%%bpf --dry-run\nPROBE("uprobe:c:mem*")\nint f(void *ctx) { return 0; }')
+    assert "uprobe:c:mem* -> f() at line 2" in capsys.readouterr().out
+
+
 BAD_CELLS = [
+    (f"%%bpf hello --missing no\n{HELLO}", bpfnb.ProgramError, "missing must be 'error', 'warn' or 'ignore', not 'no'"),
     (f"%%bpf hello --max-cost 25\n{HELLO}", bpfnb.ProgramError, "not a share of all CPUs: '25'"),
     (f"%%bpf hello --pid many\n{HELLO}", bpfnb.ProgramError, "--pid takes the number of a process, not 'many'"),
     (f"%%bpf hello --pid 0\n{HELLO}", bpfnb.ProgramError, "pid must be the number of a process, not 0"),

@@ -151,6 +151,18 @@ def test_several_live(shell: Shell) -> None:
     assert {"clones", "syncs"} <= set(re.findall(r"\w+", repr(panel)))
 
 
+@shown("%%bpf calls -a 'tracepoint:syscalls:sys_enter_*=f'", 'counts = calls.maps["counts"].df')
+def test_many_probes(shell: Shell) -> None:
+    name = "%%bpf calls -a 'tracepoint:syscalls:sys_enter_*=f'"
+    calls: Any = shell.run(text(name).replace("f'", f"f' --pid {os.getpid()}", 1))
+    for _ in range(11):
+        _libc.getpgid(0)
+    shell.run(text('counts = calls.maps["counts"].df'))
+    calls.stop()
+    counts: Any = shell.inner.user_ns["counts"]
+    assert counts.set_index("name").value["tracepoint:syscalls:sys_enter_getpgid"] == 11
+
+
 @shown("session.df")
 def test_the_columns_of_lines(shell: Shell) -> None:
     """The table of columns and dtypes; a line is there once stop() returns."""

@@ -146,7 +146,7 @@ def test_what_is_left_out_is_named_and_takes_no_number(library: Path) -> None:
     with pytest.raises(bpfnb.AttachError, match="no function f99"):
         bpfnb.trace(COUNT, attach={f"uprobe:{library}:f99": "f"}, cflags=[OWN], missing="warn")
     with pytest.raises(bpfnb.ProgramError, match="missing must be"):
-        bpfnb.trace(COUNT, attach=attach, cflags=[OWN], missing="no")
+        bpfnb.trace(COUNT, attach=attach, cflags=[OWN], missing="no")  # type: ignore[arg-type]
 
 
 # --- system calls -------------------------------------------------------------------------------------------------

@@ -82,3 +82,10 @@ def test_the_compiler_sees_none_of_it() -> None:
     assert text.splitlines()[:2] == ['#line 1 "/virtual/bpfnb.h"', "#define PROBE(probe)"]
     own = parse("#define PROBE(x) int x(void *ctx)\nPROBE(f) { return 0; }", [("syscall:clone", "f")])
     assert "#define PROBE(probe)" not in rewrite(own, tag="", syscall_mode="tracepoint").text
+
+
+def test_a_function_that_reads_fields_is_at_no_other_tracepoints() -> None:
+    reads = "int f(struct tracepoint__sched__sched_switch *args) { return args->prev_pid; }"
+    assert parse(reads, {"tracepoint:sched:sched_switch": "f"}).probes
+    with pytest.raises(ProgramError, match="reads the fields of sched:sched_switch, and tracepoint:sched:"):
+        parse(reads, {"tracepoint:sched:*": "f"})

@@ -36,6 +36,9 @@ ELSEWHERE = {
         "tests/kernel/test_long_names.py",
         "test_a_function_by_its_long_name",
     ),
+    "syscall:*": ("tests/kernel/test_many_probes.py", "test_system_calls_that_share_a_probe_are_told_apart"),
+    "--missing warn": ("tests/ipython/test_magics.py", "test_what_is_missing_is_left_out_where_that_is_asked_for"),
+    'missing="warn"': ("tests/kernel/test_many_probes.py", "test_what_is_left_out_is_named_and_takes_no_number"),
     'PROBE("uprobe:c:malloc")': ("tests/kernel/test_many_probes.py", "test_probes_that_stand_in_the_cell"),
     "%bpf run": ("tests/ipython/test_magics.py", "test_tools_are_listed"),
     "%bpf run TOOL": ("tests/ipython/test_magics.py", "test_a_tool_runs_and_binds_its_name"),
@@ -85,6 +88,20 @@ ELSEWHERE = {
 }
 # Code that stands in a sentence and is nothing to run, and why.
 DESCRIBED = {
+    # README.md and docs/reference.md, of wildcards; tests/kernel/test_many_probes.py has them
+    "*": "a wildcard",
+    "?": "a wildcard",
+    "[a-z]": "a wildcard",
+    "tracepoint:sched:*": "a probe; tests/unit/test_parsed_probes.py has it",
+    "syscall:read": "a probe's name",
+    "int f(struct pt_regs *ctx, u64 first)": "a function; a test of system calls has one",
+    "struct tracepoint__sched__sched_switch *args": "a parameter; tests/unit/test_asked_probes.py has it",
+    '"ignore"': "a value",
+    '"error"': "a value",
+    "raw_syscalls:sys_enter": "a tracepoint",
+    "tracepoint:syscalls:sys_enter_*": "docs/benchmarks.md; an example above has it",
+    "bpfnb_probe(ctx)": "docs/benchmarks.md; an example has it",
+    "@[probe] = count()": "bpftrace's",
     "-f...": "a kind of flag; some are in the example before it",
     "%%bpf [NAME] [-a PROBE=FN ...] [-t DURATION] [--live] [--keep SIZE] [-D X=Y] [--cflags FLAGS]": "options, below",
     "bpf_ktime_get_ns()": "a helper; the cells with it run",

@@ -177,6 +177,9 @@ _FEATURES = (
     _Feature("LSM hooks", features.lsm, "lsm: attaches", (_BTF, "CONFIG_BPF_LSM")),
     _Feature("ring buffers", features.ring_buffer, "BPF_RINGBUF_OUTPUT can be made"),
     _Feature("perf buffers", features.perf_buffer, "BPF_PERF_OUTPUT can be made", (_PERF,)),
+    _Feature("cookies", features.attach_cookie, "bpfnb_probe(ctx) tells a function's probes apart"),
+    _Feature("kprobe.multi", features.kprobe_multi, "kprobe: with a wildcard attaches at once", ("CONFIG_FPROBE",)),
+    _Feature("uprobe.multi", features.uprobe_multi, "uprobe: with a wildcard attaches at once", ("CONFIG_UPROBES",)),
 )
 
 
