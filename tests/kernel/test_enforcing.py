@@ -138,14 +138,16 @@ def test_uprobes_in_own_files_only(tmp_path: Path) -> None:
     shutil.copy("/bin/bash", mine)
     os.chown(mine, NOBODY.pw_uid, NOBODY.pw_gid)
     shown = f"{SHADOW}/{mine.name}"
-    cells = [{"source": SILENT, "attach": {f"uprobe:{path}:main": "f"}} for path in (shown, "/bin/bash")]
+    probes = [f"uprobe:{path}:{name}" for name in ("main", "mai[n]") for path in (shown, "/bin/bash")]
+    cells = [{"source": SILENT, "attach": {probe: "f"}} for probe in probes]
     text = "[group nogroup]\nfiles = own\n"
     code = f"CELLS = {json.dumps(json.dumps(cells))}\n{RUN}"
     prepare = [f"cp -p '{mine}' {shown}", *policy(text, tmp_path)]
-    own, others = json.loads(run_as_nobody(code, tmp_path, sudoers=SUDOERS, first=prepare)[-1])
-    assert "error" not in own
-    assert others["error"] == "PrivilegeError"
-    assert "probes in files of others (/bin/bash)" in others["message"]
+    results = json.loads(run_as_nobody(code, tmp_path, sudoers=SUDOERS, first=prepare)[-1])
+    for own, others in (results[:2], results[2:]):  # by name, and by a wildcard
+        assert "error" not in own
+        assert others["error"] == "PrivilegeError"
+        assert "probes in files of others (/bin/bash)" in others["message"]
 
 
 def test_a_session_ends_when_its_time_is_over(tmp_path: Path) -> None:

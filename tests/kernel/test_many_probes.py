@@ -78,7 +78,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.portable
-def test_each_function_of_a_file_is_counted_as_itself(library: Path) -> None:
+@pytest.mark.parametrize("time", ["compiled", "from the cache"])
+def test_each_function_of_a_file_is_counted_as_itself(library: Path, time: str) -> None:
     loaded = ctypes.CDLL(str(library))
     with bpfnb.trace(COUNT, attach={f"uprobe:{library}:*f?*": "f"}, cflags=[OWN]) as session:
         for n in range(1, 21):
@@ -256,7 +257,8 @@ def test_system_calls_that_share_a_probe_are_those_of_their_own_tracepoints() ->
     assert {name: count for name, count in shared.items() if name in own_names} == own
 
 
-def test_what_matches_two_patterns_is_attached_once() -> None:
+@pytest.mark.parametrize("time", ["compiled", "from the cache"])
+def test_what_matches_two_patterns_is_attached_once(time: str) -> None:
     with bpfnb.trace(COUNT, attach={"syscall:getp*": "f", "syscall:*": "f"}, cflags=[OWN]) as session:
         _libc.getpgid(0)
         counts = counted(session)

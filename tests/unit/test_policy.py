@@ -172,6 +172,8 @@ def test_what_probes_and_text_ask_for_is_checked(tmp_path: Path) -> None:
     assert "kprobe probes (kprobe:vfs_read): [default] of" in said
     assert said.startswith("line 1: the administrator does not allow user 1001")
     assert not refusal(tmp_path, "[default]\nprobes = kprobe\n", "kprobe:vfs_read")
+    for probe in ("kprobe:vfs_*", "uprobe:c:mem*", "tracepoint:syscalls:sys_enter_*"):  # many are no way around it
+        assert f"({probe})" in refusal(tmp_path, "[default]\nprobes = syscall\n", probe)
     assert "tracing" in refusal(tmp_path, "[default]\ntrace = no\n", "syscall:clone")
     assert "lsm probes" in refusal(tmp_path, "[default]\ninterfere = no\n", "lsm:file_open")
     assert "which read the kernel's memory" in refusal(tmp_path, "[default]\nkernel_memory = no\n", "fentry:vfs_read")
