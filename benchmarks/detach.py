@@ -1,6 +1,6 @@
 """How long a session with many probes takes to begin and to end, beside bcc and bpftrace.
 
-attach      until every probe is attached; the program has been compiled before
+attach      from the call until every probe is attached, with what clang takes
 stop        bpfnb: until no program runs and all is delivered; bcc: until everything is detached
 gone        until the kernel has let go of every tracepoint
 whole       bpftrace: a process of its own that traces /bin/true, from its start to its end
@@ -78,7 +78,7 @@ _COUNT = "BPF_HASH(counts, u32, u64);\nint f(void *ctx) { counts.increment(bpfnb
 
 
 def attached(names: list[str]) -> Figures:
-    """Attach a function to probes and detach it, after the same has been compiled for one."""
+    """Attach a function to probes and detach it, in a process that has had a session before."""
     with bpfnb.trace(_COUNT, attach={"tracepoint:syscalls:sys_enter_getpgid": "f"}, name="one"):
         pass
     began = time.monotonic()

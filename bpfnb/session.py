@@ -67,7 +67,7 @@ class Session:
     ``df``          the main output as a DataFrame: the first declared output that the cell submits to, else printk
     ``outputs``     every output by name; that of bpf_trace_printk is "printk"
     ``maps``        every map by name
-    ``probes``      one entry a probe: .requested .attached .kind .note
+    ``probes``      one entry a probe: .name .requested .attached .kind .note
     ``state``       "starting", "running", "stopped" or "failed" (the tracer died; what was collected remains)
     ``reason``      why it ended, in one line: "stopped" by ``stop``, or what else ended it; "" while it runs
     ``detaching``   whether it has stopped and the kernel is still detaching its probes

@@ -291,7 +291,7 @@ class FakeTracer:
                 dtype = self._outputs[output.name]
                 clock = "time" if "time" in (dtype.names or ()) else ""
                 self._open(request, output.name, replace(_schema(dtype, "value"), time=clock))
-        probes = tuple(ProbeInfo(p.requested, p.requested, p.kind, "", p.function) for p in program.probes)
+        probes = tuple(ProbeInfo(p.requested, p.requested, p.kind, "", p.function, p.name) for p in program.probes)
         maps = tuple(self._maps[m.name].info(m, self._first(m.name)) for m in program.maps if m.name in self._maps)
         if maps:
             self._counters[request] = os.memfd_create("bpfnb-fake-counters", os.MFD_CLOEXEC)

@@ -82,7 +82,9 @@ def expand(program: Program, folder: str, pid: int = 0) -> Plan:
     found: dict[tuple[str, str, str], Probe] = {}
     usdts: dict[Probe, Usdt] = {}
     for requested in program.probes:
-        probe = replace(requested, way="", optional=program.missing in ("warn", "ignore"), note="", number=0)
+        probe = replace(
+            requested, way="", optional=program.missing in ("warn", "ignore"), note="", number=0, member=False
+        )
         try:
             for one in _members(probe, folder, program) if probe.is_pattern else [probe]:
                 if one.kind == "usdt":
