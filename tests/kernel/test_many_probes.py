@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -286,3 +287,18 @@ def test_kernel_functions_that_match_are_counted_as_themselves() -> None:
         assert counts[f"{kind}:vfs_fallocate"] == 3, kind
         assert counts[f"{kind}:vfs_fsync_range"] == 5, kind
     assert len([p for p in session.probes if p.requested == "kprobe:vfs_*"]) > 20
+
+
+@pytest.mark.skipif("avx512bw" not in Path("/proc/cpuinfo").read_text(), reason="this CPU has no AVX-512")
+def test_a_uprobe_never_has_processes_go_on_with_wrong_memory(tmp_path: Path) -> None:
+    """The function stores what it is given, 64 times: with AVX-512, in a library of its own."""
+    (tmp_path / "store.s").write_text(
+        ".globl store\n.type store,@function\nstore:\nvpbroadcastb %esi,%zmm16\nvmovdqu64 %zmm16,(%rdi)\nret\n"
+        '.size store,.-store\n.section .note.GNU-stack,"",@progbits\n'
+    )
+    subprocess.run(["gcc", "-shared", "-nostdlib", "-o", "libstore.so", "store.s"], cwd=tmp_path, check=True)
+    library, stored = ctypes.CDLL(str(tmp_path / "libstore.so")), ctypes.create_string_buffer(64)
+    with suppress(bpfnb.AttachError):
+        with bpfnb.trace(COUNT, attach={f"uprobe:{tmp_path}/libstore.so:store": "f"}, cflags=[OWN]):
+            library.store(stored, 7)
+            assert stored.raw == bytes([7]) * 64

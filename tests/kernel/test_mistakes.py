@@ -496,7 +496,7 @@ ATTACHMENTS = [
     ("uprobe:c:time", "implementation outside of the file", ""),
     ("uprobe:/etc/passwd:main", "/etc/passwd is no program or library", ""),
     ("uprobe:/bin/bash:readlin", "/bin/bash has no function readlin", "did you mean uprobe:/bin/bash:readline?"),
-    ("uprobe:/bin/bash:readlin*e", "no function matches", ""),
+    ("uprobe:/bin/bash:qqqq*", "no function matches", ""),
     ("uprobe:/bin/bash:raedline*", "no function matches", "did you mean uprobe:/bin/bash:readline*"),
     ("tracepoint:schd:*", "no tracepoint matches", "did you mean tracepoint:sched:*"),
     ("tracepoint:syscalls:sys_entr_*", "no tracepoint matches", "did you mean tracepoint:syscalls:sys_enter_*?"),

@@ -11,7 +11,6 @@ import ctypes
 import fnmatch
 import itertools
 import os
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -24,6 +23,7 @@ from bpfnb.tracer.kernel.files import UNREADABLE, File, TooMuch, opened
 from bpfnb.tracer.link.errors import near, rejection
 from bpfnb.tracer.link.link import Link, Place, on_events
 from bpfnb.tracer.link.locate import find_file
+from bpfnb.tracer.link.many import stepping
 from bpfnb.tracer.symbols import cxx
 from bpfnb.tracer.symbols.elf import Elf, Symbol, find_symbols, function_names
 from bpfnb.tracer.symbols.symbols import mapped_files
@@ -48,7 +48,7 @@ _MAX_NAMES = 4  # names in a hint
 _MAX_KNOWN = 20_000  # names to compare with one that is not there
 _NO_CODE = "no instruction that can be traced begins there"
 _MISCOMPUTED = (
-    "it begins with an AVX-512 instruction; where a uprobe stands, not every machine computes those rightly, and every "
+    "it begins with an AVX-512 instruction, which this machine does not compute rightly where a uprobe stands: every "
     "process that calls it would go on with wrong values"
 )
 _CODE = 4  # bytes that tell instructions apart as far as traps.py does
@@ -176,18 +176,9 @@ def find(probe: Probe, target: Target, name: str, plus: str) -> Found:
     offsets = [offset for offset in places if offset is not None]
     if len(offsets) < len(places):
         raise rejection(probe, _NO_CODE, hint=_of_addresses(target) if name[:2] in ("0x", "0X") else None)
-    if any(_is_miscomputed(target, offset) for offset in offsets):
+    if any(stepping.is_avx512(code(target, offset)) for offset in offsets) and not stepping.is_computed():
         raise rejection(probe, _MISCOMPUTED)
     return Found(offsets, note)
-
-
-def _is_miscomputed(target: Target, offset: int) -> bool:
-    """Return whether an instruction is one of AVX-512 (EVEX).
-
-    The kernel has the instruction that a uprobe is at executed elsewhere, in a single step. On a virtual machine with
-    Linux 6.18 vpbroadcastb, with which memset begins, then gave 0: every process went on with wrong memory.
-    """
-    return platform.machine() == "x86_64" and code(target, offset)[:1] == b"\x62"
 
 
 def _number(probe: Probe, text: str) -> int:
