@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks import counting, delivery, detach, frames, guard, latency, maps, parts, printk
+from benchmarks import counting, delivery, detach, frames, guard, latency, maps, parts, printk, streams
 from benchmarks.common import CPUS, Group, build_producer, interleave, table
 
 GROUPS: dict[str, Group] = {
@@ -30,6 +30,7 @@ GROUPS: dict[str, Group] = {
     "sustained": delivery.SUSTAINED,
     "gil": delivery.GIL,
     "df": frames.FRAMES,
+    "stream": streams.STREAM,
     "maps": maps.MAPS,
     "counting": counting.COUNTING,
     "printk": printk.PRINTK,
