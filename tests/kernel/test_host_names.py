@@ -132,7 +132,7 @@ int main() {
 def test_calls_within_calls_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "nested.c").write_text(NESTED)
     program = tmp_path / "nested"
-    subprocess.run(["cc", "-O0", "-o", program, tmp_path / "nested.c"], check=True)
+    subprocess.run(["gcc", "-O0", "-o", program, tmp_path / "nested.c"], check=True)
     with tools.gethostlatency(path=str(program)) as session:
         subprocess.run([program], check=True)
     df = session.df
