@@ -182,3 +182,43 @@ def test_hardirqs_are_as_many_as_the_kernel_counts(tmp_path: Path, dist: bool) -
     assert mine.max() >= now[disk] - attached[disk] - 5
     names = Path("/proc/interrupts").read_text()
     assert all(name in names for name in df["hardirq"])
+
+
+SLEEPER = """
+import time
+for _ in range(5): time.sleep(0.05)
+for _ in range(3): time.sleep(0.01)
+"""
+
+
+@pytest.mark.portable
+def test_offcputime_has_a_sleep_with_its_stack() -> None:
+    with tools.offcputime() as session:
+        process = subprocess.Popen([sys.executable, "-IS", "-c", SLEEPER])
+        process.wait()
+        df = session.df
+    assert list(df.columns) == ["pid", "tid", "comm", "stack", "total"]
+    assert not (df["tid"] == 0).any()
+    mine = df[df["pid"] == process.pid]
+    asleep = mine[mine["stack"].str.contains("do_nanosleep_[k];schedule_[k]", regex=False)]
+    assert pd.Timedelta("280ms") <= asleep["total"].sum() <= pd.Timedelta("600ms")
+    assert mine["stack"].str.endswith("schedule_[k]").all(), "tracing's own frames are not of the thread's stack"
+    assert not df["stack"].str.contains("[no stack", regex=False).any()
+
+
+def test_offcputime_of_some_times_and_one_side() -> None:
+    with tools.offcputime(min_us=40_000, kernel_stacks_only=True) as session:
+        process = subprocess.Popen([sys.executable, "-IS", "-c", SLEEPER])
+        process.wait()
+    mine = session.df[session.df["pid"] == process.pid]
+    asleep = mine[mine["stack"].str.contains("do_nanosleep_[k]", regex=False)]
+    assert pd.Timedelta("250ms") <= asleep["total"].sum() <= pd.Timedelta("500ms")
+    assert asleep["stack"].str.split(";").map(lambda frames: all(frame.endswith("_[k]") for frame in frames)).all()
+
+
+def test_offcputime_counts_stacks_that_it_has_no_room_for() -> None:
+    with tools.offcputime(stack_storage_size=1) as session:
+        subprocess.run([sys.executable, "-IS", "-c", SLEEPER], check=True)
+        with pytest.warns(RuntimeWarning, match="refused"):
+            df = session.df
+    assert df.attrs["lost"] > 0

@@ -165,6 +165,11 @@ class Map:
         self._require_stacks()
         return stacks.symbolise(self.df, self._access.symbols, pid)
 
+    @property
+    def resolve(self) -> stacks.Resolve:
+        """Return what names the addresses of the kernel's and of processes' functions: see stacks.folded."""
+        return self._access.symbols
+
     def folded(
         self,
         counts: Map | pd.DataFrame,

@@ -1,0 +1,77 @@
+"""Stacks that are kept whole: C that does so, and their names.
+
+bpf_get_stackid() keeps one stack a slot of its map, and of two that meet there one has none. Here each has an entry of
+its own, under a hash of 64 bits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from bpfnb.results import stacks
+from bpfnb.results.columns.text import text_dtype
+from bpfnb.results.maps.map import Map
+from bpfnb.tools.tool import Option
+
+__all__ = ["STACKS", "STORAGE", "folded"]
+
+_NONE = -14  # EFAULT: as bpf_get_stackid() says it
+_GONE = -1
+# The innermost frames: of the tracepoint that the stack was taken in, and of the program.
+_TRACING = re.compile(r"(;(__traceiter_|__bpf_trace_|bpf_trace_run|bpf_prog_)[^;]*_\[k\])+$")
+
+STORAGE = Option("stack_storage_size", 16_384, "how many different stacks are kept; 1 KB each")
+
+# stack_of(ctx, flags): the number of the stack here; 0 where there is none. For programs that nothing interrupts which
+# does the same on this CPU.
+STACKS = r"""
+#define STACK_FRAMES 127
+struct stack_t { u64 ip[STACK_FRAMES]; };
+BPF_HASH(stacks, u64, struct stack_t, STACKS_KEPT);  // allocated at once: there is no time for it in the scheduler
+BPF_PERCPU_ARRAY(stack_room, struct stack_t, 1);
+
+static inline u64 stack_of(void *ctx, u64 flags) {
+    int zero = 0;
+    struct stack_t *room = stack_room.lookup(&zero);
+    if (!room)
+        return 0;
+    long size = bpf_get_stack(ctx, room->ip, sizeof(room->ip), flags);  // zeros behind it
+    if (size <= 0)
+        return 0;
+    u64 id = size;
+    for (int i = 0; i < STACK_FRAMES; i++) {
+        if (!room->ip[i])
+            break;
+        id = (id ^ room->ip[i]) * 0x9e3779b97f4a7c15ULL;
+        id ^= id >> 32;
+    }
+    if (!stacks.lookup(&id))
+        stacks.update(&id, room);
+    return id;
+}
+"""
+
+
+def folded(counts: pd.DataFrame, kept: Map, sides: Sequence[str], weight: str, by: Sequence[str]) -> pd.DataFrame:
+    """Return stacks with names, a row for each and each of ``by``: these columns, ``stack``, ``count``.
+
+    ``sides``: the columns with the kernel's and with the process's stack of "pid", in this order; ``weight``: what is
+    added up.
+    """
+    entries = kept.df
+    numbers = {number: i for i, number in enumerate(entries["key"].tolist())}
+    ids = {side: [numbers.get(n, _NONE if n == 0 else _GONE) for n in counts[side].tolist()] for side in sides}
+    rows = counts.assign(**{side: np.array(values, np.int32) for side, values in ids.items()})
+    addresses = entries.filter(like="ip[").to_numpy(np.uint64)
+    stack, depth = np.nonzero(addresses)
+    frames = pd.DataFrame(
+        {"stack": stack.astype(np.int32), "depth": depth.astype(np.int16), "address": addresses[stack, depth]}
+    )
+    kernel, user = sides
+    names = list(by)
+    table = stacks.folded(rows, frames, kept.resolve, kernel=kernel, user=user, weight=weight, owner="pid", by=names)
+    return table.assign(stack=pd.array([_TRACING.sub("", text) for text in table["stack"]], dtype=text_dtype()))
