@@ -16,11 +16,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from bpfnb.errors import ProgramError
+from bpfnb.language.oneliner.expressions import Member, Name
 from bpfnb.language.oneliner.generate import UNREAD, Answer, Shown
 from bpfnb.language.oneliner.question import Bins, Question
 from bpfnb.language.oneliner.support import ZERO_SLOT
 from bpfnb.results.buckets import duration, power_of_two
 from bpfnb.results.columns.text import text_dtype
+from bpfnb.results.decode import kind_of, with_decoded
 from bpfnb.results.maps.map import Map
 from bpfnb.results.presentation import Presentation, Rows, Table
 
@@ -33,14 +35,14 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def presentation(question: Question, answer: Answer, probes: Probes) -> Presentation:
-    """Return how a one-liner's results become its ``df``."""
-    columns = answer.columns
+    """Return how a one-liner's results become its ``df``. What a column's type tells is decoded in one beside it."""
+    columns, kinds = answer.columns, _kinds(question, answer.columns)
     if question.verb == "rows":
-        return Rows(lambda frame: _rows(frame, columns, probes))
+        return Rows(lambda frame: with_decoded(_rows(frame, columns, probes), kinds))
 
     def compute(maps: Mapping[str, Map]) -> pd.DataFrame:
         frame = _TABLES[question.verb](question, answer, maps)
-        frame = _shown(frame, columns, probes)
+        frame = with_decoded(_shown(frame, columns, probes), kinds)
         frame.attrs.clear()
         frame.attrs.update(_losses(maps))
         if question.verb == "latency":
@@ -169,6 +171,21 @@ def _rows(frame: pd.DataFrame, columns: Sequence[Shown], probes: Probes) -> pd.D
 
 
 # --- columns ---
+
+
+def _kinds(question: Question, columns: Sequence[Shown]) -> dict[str, str]:
+    """Return what columns are decoded as: those that are an argument, a member or a result, the same for all probes."""
+    kinds: dict[str, str] = {}
+    taken = {column.column for column in columns}
+    for asked, shown in zip(question.columns, columns, strict=True):
+        node = asked.expression.root
+        if shown.meaning is None or not isinstance(node, Name | Member):
+            continue
+        name = node.name if isinstance(node, Name) else node.path[-1]
+        found = {kind_of(shown.meaning.text, name, probe) for probe in question.probes}
+        if len(found) == 1 and (kind := found.pop()) and f"{shown.column}_{kind}" not in taken:
+            kinds[shown.column] = kind
+    return kinds
 
 
 def _shown(frame: pd.DataFrame, columns: Sequence[Shown], probes: Probes) -> pd.DataFrame:

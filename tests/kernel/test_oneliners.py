@@ -114,7 +114,10 @@ def test_stats_of_what_was_returned(work: Path) -> None:
 
 def test_hist_has_negative_values_in_buckets_of_their_own(work: Path) -> None:
     df = answer(bpfnb.hist("syscall:openat", "retval", where=f"{MINE} and retval < 0", by="errno"), work)
-    assert df.to_dict("records") == [{"errno": 2, "low": -3.0, "high": -1.0, "label": "[-3, -1)", "count": FAILURES}]
+    (row,) = df.to_dict("records")
+    assert row == {
+        "errno": 2, "errno_error": "ENOENT", "low": -3.0, "high": -1.0, "label": "[-3, -1)", "count": FAILURES,
+    }  # fmt: skip
 
 
 def test_hist_counts_each_size_in_its_bucket(work: Path) -> None:
@@ -160,7 +163,8 @@ def test_rows_have_the_arguments_of_the_entry_and_what_was_returned(work: Path) 
     columns = {"path": "filename", "retval": "retval", "errno": "errno", "writes": "flags & 1 == 1", "tid": "tid"}
     session = bpfnb.rows("syscall:openat", columns, where=f"{MINE} and (filename.startswith('/none') or flags & 1)")
     df = answer(session, work)
-    assert list(df.columns) == ["time", "path", "retval", "errno", "writes", "tid"]
+    assert list(df.columns) == ["time", "path", "retval", "retval_errno", "errno", "errno_error", "writes", "tid"]
+    assert df["retval_errno"].dropna().tolist() == df["errno_error"].dropna().tolist() == ["ENOENT"] * FAILURES
     assert df["path"].tolist() == ["/dev/null"] + ["/nonexistent/file"] * FAILURES
     assert df["errno"].tolist() == [0] + [2] * FAILURES
     assert df["retval"].tolist() == [3] + [-2] * FAILURES

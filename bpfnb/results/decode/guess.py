@@ -69,6 +69,14 @@ _FIELDS: Mapping[tuple[str, str], str] = {
     ("raw_syscalls", "id"): "syscall",
     ("tcp", "err"): "error",
 }
+# Arguments of raw tracepoints.
+_RAW: Mapping[tuple[str, str], str] = {
+    ("inet_sock_set_state", "oldstate"): "tcp_state",
+    ("inet_sock_set_state", "newstate"): "tcp_state",
+    ("sched_switch", "prev_state"): "raw_state",
+    ("sys_exit", "ret"): "errno",
+    ("sys_enter", "id"): "syscall",
+}
 
 
 def kind_of(type_text: str, name: str, probe: str = "") -> str | None:
@@ -80,14 +88,16 @@ def kind_of(type_text: str, name: str, probe: str = "") -> str | None:
     kind, _, target = probe.partition(":")
     type_text = type_text.replace("const ", "").strip()
     call = _system_call(kind, target)
-    if name == "retval":
-        return "errno" if call else None
+    if name in ("retval", "errno") and call:
+        return "errno" if name == "retval" else "error"  # errno is what a one-liner makes of a result: 2, not -2
     if _ADDRESSES.fullmatch(name) and (type_text == "__be32" or _BYTES.fullmatch(type_text)):
         return "ip"
     if type_text in _BY_TYPE and not (call and type_text == "dev_t"):
         return _BY_TYPE[type_text]
     if call and (found := _SYSCALLS.get((call, name))):
         return found
+    if kind == "rawtracepoint":
+        return _RAW.get((target, name))
     return _FIELDS.get((target.partition(":")[0], name)) if kind == "tracepoint" else None
 
 
