@@ -33,6 +33,7 @@ from bpfnb.tools.toolbox import find, names
 __all__ = ["main", "run_tool"]
 
 _PROG = "bpfnb run"
+_BATCHES = "50ms"  # of rows
 _Lines = Callable[[pd.DataFrame], Iterable[str]]
 
 
@@ -144,19 +145,9 @@ def _shown(tool: Tool, every: float | None, as_json: bool, session: Session) -> 
         heading, write = table_writer(tool.columns, session.df)
         if not as_json:
             yield [heading]
-        yield from map(json_lines if as_json else write, _batches(session))
+        yield from map(json_lines if as_json else write, session.stream(every=_BATCHES))
     else:
         yield from _tables(tool, session, every, json_lines if as_json else None)
-
-
-def _batches(session: Session) -> Iterator[pd.DataFrame]:
-    seen = 0
-    ended = False
-    while not ended:
-        ended = session.wait(0.1)
-        frame = session.df
-        yield frame.iloc[seen:]
-        seen = len(frame)
 
 
 def _tables(tool: Tool, session: Session, every: float | None, as_json: _Lines | None) -> Iterator[Iterable[str]]:

@@ -48,7 +48,6 @@ ELSEWHERE = {
         "test_a_tool_runs_and_binds_its_name",
     ),
     ".venv/bin/bpfnb run exitsnoop -t 10s": ("tests/kernel/test_running_tools.py", "test_rows_as_they_come"),
-    "--json": ("tests/kernel/test_running_tools.py", "test_it_runs_in_a_terminal"),
     "--every": ("tests/unit/test_terminal.py", "test_tables_at_intervals"),
     "bpfnb.tools": ("tests/unit/test_toolbox.py", "test_the_table_has_every_tool"),
     ".venv/bin/python -m benchmarks.tables --untouched --rows 3 20": (
