@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+import bpfnb
 from bpfnb import tools
+from bpfnb.hosts import default_host
+from bpfnb.session import Session
+from bpfnb.tools.toolbox import find
 
 TEXT = b"x" * 5000
 
@@ -88,17 +96,115 @@ def test_fsslower_has_what_is_slow_and_of_the_file_system_asked_for(tmp_path: Pa
 
 
 def test_fsdist_counts_each_call_once(tmp_path: Path) -> None:
-    kind = "tmpfs"
     file = Path(f"/dev/shm/bpfnb-{os.getpid()}-dist")
-    with tools.fsdist(type=kind) as session:
-        before = session.df.groupby("operation", observed=True)["count"].sum()
+    spec = find("fsdist").build(type="tmpfs", milliseconds=False)
+    with default_host.run(spec.program(), spec.presentation, pid=os.getpid()) as session:
         work(file)
         work(tmp_path / "other")
-        after = session.df.groupby("operation", observed=True)["count"].sum()
     file.unlink()
-    counts = after.sub(before, fill_value=0)
     letters = [call[0] for call in CALLS]
     names = {"read": "R", "write": "W", "open": "O", "fsync": "S"}
-    # Others use this file system as well.
-    for name, letter in names.items():
-        assert letters.count(letter) <= counts[name] <= letters.count(letter) + 50
+    counts = session.df.groupby("operation", observed=True)["count"].sum().to_dict()
+    assert counts == {name: letters.count(letter) for name, letter in names.items()}
+
+
+def resident(file: Path) -> int:
+    """How many of a file's pages are in the page cache, by mincore(2)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with (
+        file.open("rb") as opened,
+        mmap.mmap(opened.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE) as m,
+    ):
+        pages = (ctypes.c_ubyte * -(-len(m) // mmap.PAGESIZE))()
+        start = ctypes.addressof(ctypes.c_char.from_buffer(m))
+        assert libc.mincore(ctypes.c_void_p(start), ctypes.c_size_t(len(m)), pages) == 0
+        return sum(page & 1 for page in pages)
+
+
+def drop(file: Path) -> None:
+    fd = os.open(file, os.O_RDONLY)
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+
+
+def read(file: Path, size: int) -> None:
+    fd = os.open(file, os.O_RDONLY)
+    for _ in range(-(-file.stat().st_size // size)):
+        os.read(fd, size)
+    os.close(fd)
+
+
+class Cache:
+    """cachestat of this process: what each step adds."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._before = (0, 0, 0)
+        self.step()
+
+    def step(self) -> tuple[int, int, int]:
+        hits, misses, dirties = self._session.df[["hits", "misses", "dirties"]].iloc[0].tolist()
+        step = tuple(now - then for now, then in zip((hits, misses, dirties), self._before, strict=True))
+        self._before = (hits, misses, dirties)
+        return step  # type: ignore[return-value]
+
+
+@contextmanager
+def cachestat() -> Iterator[Cache]:
+    tool = find("cachestat")
+    has = frozenset(hook for hook in tool.hooks if len(default_host.probes(hook)))
+    spec = tool.build(has=has)
+    with default_host.run(spec.program(), spec.presentation, pid=os.getpid()) as session:
+        yield Cache(session)
+
+
+@pytest.mark.parametrize("size", [4096, 1 << 20])
+def test_cachestat_of_a_file_that_is_read_twice(tmp_path: Path, size: int) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(os.urandom(100 * mmap.PAGESIZE))
+    read(file, size)  # what Python needs for it
+    drop(file)
+    assert resident(file) == 0
+    with cachestat() as cache:
+        read(file, size)
+        assert cache.step() == (0, 100, 0)
+        assert resident(file) == 100
+        read(file, size)
+        assert cache.step() == (100, 0, 0)
+        drop(file)
+        fd = os.open(file, os.O_RDONLY)
+        os.pread(fd, 10, 5 * mmap.PAGESIZE)
+        os.pread(fd, 10, 5 * mmap.PAGESIZE)
+        os.close(fd)
+        hits, misses, _ = cache.step()
+        assert (hits, misses) == (1, resident(file))  # pages that were read ahead are misses, too
+
+
+def test_cachestat_of_writes(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    with cachestat() as cache:
+        file.write_bytes(bytes(50 * mmap.PAGESIZE))
+        assert cache.step() == (0, 0, 50)
+        read(file, 1 << 20)
+        assert cache.step() == (50, 0, 0)
+
+
+@pytest.mark.portable
+def test_cachestat_on_whatever_this_kernel_has() -> None:
+    """In a virtual machine this file is on the host's file system."""
+    file = Path(__file__)
+    pages = -(-file.stat().st_size // mmap.PAGESIZE)
+    read(file, 1 << 20)
+    drop(file)
+    with cachestat() as cache:
+        read(file, 1 << 20)
+        hits, misses, _ = cache.step()
+        assert (hits, misses) == (0, pages)
+        read(file, 1 << 20)
+        assert cache.step()[:2] == (pages, 0)
+
+
+def test_cachestat_says_why_it_cannot() -> None:
+    with pytest.raises(bpfnb.UnsupportedError, match="cachestat: this kernel has neither mm_filemap_get_pages"):
+        find("cachestat").build(has=frozenset())

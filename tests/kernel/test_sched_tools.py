@@ -147,8 +147,8 @@ def test_softirqs_are_as_many_as_the_kernel_counts(tmp_path: Path) -> None:
     for kind, count in mine["count"].items():
         assert count <= after[str(kind)] - before[str(kind)]
     for kind, number in now.items():
-        # Those that began before it was attached are not counted; and a few times in a hundred runs the kernel counts one
-        # or two for which it calls no raw tracepoint.
+        # Those that began before it was attached are not counted; and sometimes the kernel counts one or two for which
+        # it calls no raw tracepoint.
         assert mine["count"].get(kind, 0) >= number - attached[kind] - 5
     assert (mine["total"] > pd.Timedelta(0)).all()
 

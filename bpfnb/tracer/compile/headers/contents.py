@@ -123,8 +123,8 @@ _CORE_CONSTANTS = (
 )  # fmt: skip
 _KERNEL_CONSTANTS = (
     "COMPACT_SKIPPED", "FAULT_FLAG_", "HI_SOFTIRQ", "IRQ_NONE", "ITER_IOVEC", "MM_FILEPAGES", "NR_FREE_PAGES",
-    "PERF_COUNT_", "PERF_TYPE_", "PIDTYPE_PID", "REQ_OP_", "RQF_", "SKB_DROP", "SKB_NOT_DROPPED", "SS_CONNECTED",
-    "TCPF_", "TCP_CA_Open", "VM_FAULT_", "WMARK_MIN", "WORK_STRUCT", "ZONE_NORMAL", "__REQ_", "__RQF_",
+    "PERF_COUNT_", "PERF_TYPE_", "PG_locked", "PIDTYPE_PID", "REQ_OP_", "RQF_", "SKB_DROP", "SKB_NOT_DROPPED",
+    "SS_CONNECTED", "TCPF_", "TCP_CA_Open", "VM_FAULT_", "WMARK_MIN", "WORK_STRUCT", "ZONE_NORMAL", "__REQ_", "__RQF_",
 )  # fmt: skip
 # Where pointers are followed from for kernel.h: what traced functions are most often handed.
 _ROOTS = _words("""
@@ -139,7 +139,9 @@ _ROOTS = _words("""
     vlan_hdr vlan_ethhdr linux_dirent64 kstat rusage rlimit seq_file key kobject device
 """)
 # Fields that not every kernel has and tools ask for, as BPFNB_HAS_CFS_RQ_H_NR_DELAYED.
-_TOOLS_FIELDS = (("cfs_rq", "rq"), ("cfs_rq", "h_nr_runnable"), ("cfs_rq", "h_nr_delayed"))
+_TOOLS_FIELDS = (
+    ("cfs_rq", "rq"), ("cfs_rq", "h_nr_runnable"), ("cfs_rq", "h_nr_delayed"), ("folio", "_folio_order"),
+)  # fmt: skip
 # Where in structs that no header shows tools find what they ask for, as BPFNB_OFFSET_MOUNT_MNT.
 _TOOLS_OFFSETS = (("mount", "mnt"), ("mount", "mnt_parent"), ("mount", "mnt_mountpoint"))
 # Names that bcc's helpers.h or most programs use. BTF has a typedef only if something in the kernel is of that type.

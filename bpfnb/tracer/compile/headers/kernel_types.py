@@ -43,11 +43,13 @@ class KernelTypes(Types):
         return bool(self.named(names, FUNC))
 
     def has_field(self, type_name: str, field: str) -> bool:
-        for i in self.named((type_name,), STRUCT, TYPEDEF):
-            plain = self.plain(i)
-            if self.all[plain].kind == STRUCT and any(member.name == field for member in self.members(plain)):
-                return True
-        return False
+        """Whether a struct, or a typedef of one, has a field; those of its members without a name are its own."""
+        return any(self._has(i, field) for i in self.named((type_name,), STRUCT, TYPEDEF))
+
+    def _has(self, i: int, field: str) -> bool:
+        plain = self.plain(i)
+        members = self.members(plain) if self.all[plain].kind in (STRUCT, UNION) else ()
+        return any(m.name == field or (not m.name and self._has(m.type_id, field)) for m in members)
 
     def offset(self, type_name: str, field: str) -> int | None:
         """Return where a field stands in a struct, in bytes; None where there is none."""
