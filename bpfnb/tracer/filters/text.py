@@ -101,15 +101,13 @@ _OF_OTHER = {
     ),
 }
 # Linux kernel commit 7f203bc89eb6 ("cgroup: Replace cgroup->ancestor_ids[] with ->ancestors[]") (in v6.1).
-# As an offset: bcc reads through &c->ancestors[i] by itself (tried with 0.26), and so one pointer too far.
-_ANCESTOR = "(void *)bpfnb_c + __builtin_offsetof(struct cgroup, {}) + 8 * bpfnb_i"
 _ID_OF_ANCESTOR = (
     "    struct cgroup *bpfnb_a = 0;\n    struct kernfs_node *bpfnb_k = 0;\n"
-    + _READ.format("bpfnb_a", _ANCESTOR.format("ancestors"))
+    + _READ.format("bpfnb_a", "&bpfnb_c->ancestors[bpfnb_i]")
     + _READ.format("bpfnb_k", "&bpfnb_a->kn")
     + _READ.format("bpfnb_id", "&bpfnb_k->id")
 )
-_ANCESTOR_ID = _READ.format("bpfnb_id", _ANCESTOR.format("ancestor_ids"))
+_ANCESTOR_ID = _READ.format("bpfnb_id", "&bpfnb_c->ancestor_ids[bpfnb_i]")
 
 
 def map_names(filters: Filters) -> list[str]:
