@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from bpfnb.errors import PrivilegeError, ProgramError
+from bpfnb.language.filters import Filters
 from bpfnb.language.program import parse
 from bpfnb.protocol.messages import ProbeInfo
 from bpfnb.tracer.access.audit import Audit
@@ -29,6 +31,17 @@ root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root's file is a 
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@root_only
+def test_whom_a_session_was_about(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    audit = Audit(AuditRules(str(path)), HERE)
+    audit.started(7, replace(CELL, filters=Filters(follow=5, comm="nginx*", uid=0)), PROBES)
+    audit.started(8, CELL, PROBES)
+    about, everybody = lines(path)
+    assert about["filters"] == "follow 5, comm nginx*, uid 0"
+    assert "filters" not in everybody
 
 
 @root_only

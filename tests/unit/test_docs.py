@@ -30,6 +30,28 @@ WRITTEN = [name for name in DOCUMENTS if name != "docs/compatibility.md"]  # by 
 
 # Examples that a test runs without taking their text from the document: the file, and the test in it.
 ELSEWHERE = {
+    "--pid PID": ("tests/ipython/test_magics.py", "test_filters"),
+    "--follow PID": ("tests/ipython/test_magics.py", "test_filters"),
+    "--comm NAME": ("tests/ipython/test_magics.py", "test_filters"),
+    "--cgroup PATH": ("tests/ipython/test_magics.py", "test_filters"),
+    "--uid USER": ("tests/ipython/test_magics.py", "test_filters"),
+    '--command "make -j4"': ("tests/ipython/test_magics.py", "test_a_cell_waits_for_its_command"),
+    "--pid 42": ("tests/ipython/test_magics.py", "test_filters"),
+    "pid=42": ("tests/kernel/test_filters.py", "test_a_process_with_its_threads"),
+    "--follow 42": ("tests/ipython/test_magics.py", "test_filters"),
+    "follow=42": ("tests/kernel/test_filters.py", "test_a_process_and_all_that_it_starts"),
+    "--comm nginx": ("tests/ipython/test_magics.py", "test_filters"),
+    'comm="nginx"': ("tests/kernel/test_filters.py", "test_names_of_threads"),
+    "--cgroup system.slice": ("tests/ipython/test_magics.py", "test_filters"),
+    "cgroup=": ("tests/kernel/test_filters.py", "test_cgroups_and_those_below"),
+    "--uid www-data": ("tests/ipython/test_magics.py", "test_filters"),
+    "uid=33": ("tests/kernel/test_filters.py", "test_users"),
+    "command=": ("tests/kernel/test_commands.py", "test_its_system_calls_are_those_that_strace_counts"),
+    "bpfnb_selected_task(task)": ("tests/kernel/test_filters.py", "test_a_program_about_another_task_tests_that"),
+    "bpfnb_selected()": ("tests/kernel/test_filters.py", "test_a_program_about_another_task_tests_that"),
+    "struct task_struct *": ("tests/kernel/test_filters.py", "test_a_program_about_another_task_tests_that"),
+    "-D BPFNB_MAX_FOLLOWED=N": ("tests/kernel/test_filters.py", "test_what_there_is_no_room_for_is_counted_and_said"),
+    "session.returncode": ("tests/unit/test_command.py", "test_a_session_ends_with_its_command"),
     "kprobe:tcp_*": ("tests/kernel/test_signatures.py", "test_lists_come_at_once"),
     "uprobe:c:mem*": ("tests/kernel/test_signatures.py", "test_what_is_listed"),
     "-a uprobe:./shop:app::Order::total(int, int)=f": (
