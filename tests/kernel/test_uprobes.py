@@ -126,6 +126,18 @@ def told(answer: str) -> list[tuple[int, int, str, int]]:
     return [(int(n), int(big), text, int(small)) for n, big, text, small in rows]
 
 
+def test_a_usdt_probe_of_one_process_is_put_into_that_alone(programs: dict[str, Path]) -> None:
+    """The kernel raises the semaphore where the probe is: a program tells its own."""
+    path = programs["semaphores"]
+    with Running(path) as wanted, Running(path) as other:
+        with bpfnb.trace(EVENTS, attach={f"usdt:{path}:bpfnbtest:work__done": "f"}, pid=wanted.pid) as s:
+            assert (wanted.ask("sem"), other.ask("sem")) == ("2", "0")  # once for each of the probe's two places
+            passed = told(wanted.ask("work 3"))
+            other.ask("work 4")
+        assert (wanted.ask("sem"), other.ask("sem")) == ("0", "0")
+    assert list(s.df.number) == [number for number, *_ in passed]
+
+
 @pytest.mark.parametrize("build", ["plain", portable("semaphores"), "fixed", portable("unoptimised")])
 def test_a_usdt_probe_gives_what_the_program_passes(programs: dict[str, Path], build: str) -> None:
     """In registers, in memory and as constants, elsewhere at each place; also into wider and narrower variables."""
