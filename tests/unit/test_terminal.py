@@ -90,7 +90,8 @@ def test_json_has_exact_numbers_and_times(tracer: FakeTracer, capsys: pytest.Cap
     row = json.loads(line)
     assert row.pop("time")
     assert row == {
-        "pcomm": "a\x1b[2J\nb", "pid": 7, "ppid": 1, "tid": 7, "age": 1_500_000_000, "exit_code": 256
+        "pcomm": "a\x1b[2J\nb", "pid": 7, "ppid": 1, "tid": 7, "age": 1_500_000_000, "exit_code": 256,
+        "exit_code_wait": "exited 1",
     }  # fmt: skip
     assert line.isprintable()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from bpfnb.results.decode import with_decoded
 from bpfnb.results.presentation import Rows
 from bpfnb.tools.tool import Column, Option, Spec, Tool, clock
 
@@ -71,7 +72,8 @@ def _ended(status: int) -> str:
 
 
 def _convert(events: pd.DataFrame) -> pd.DataFrame:
-    return events.assign(age=pd.to_timedelta(events["age"]))
+    rows = events.assign(age=pd.to_timedelta(events["age"]), exit_code=events["exit_code"].astype("uint32"))
+    return with_decoded(rows, {"exit_code": "wait"})
 
 
 TOOL = Tool(
@@ -88,6 +90,7 @@ TOOL = Tool(
             "age", "AGE(s)", "time since it was started", "timedelta", show=lambda age: f"{age.total_seconds():.2f}"
         ),
         Column("exit_code", "EXIT_CODE", "the wait status: exit code * 256 + signal", width=12, show=_ended),
+        Column("exit_code_wait", "", "the same in words"),
     ],
     build=_build,
     options=[Option("failed", False, "only those that did not end with status 0", short="x")],
