@@ -298,7 +298,7 @@ def test_a_uprobe_never_has_processes_go_on_with_wrong_memory(tmp_path: Path) ->
     )
     subprocess.run(["gcc", "-shared", "-nostdlib", "-o", "libstore.so", "store.s"], cwd=tmp_path, check=True)
     library, stored = ctypes.CDLL(str(tmp_path / "libstore.so")), ctypes.create_string_buffer(64)
-    with suppress(bpfnb.AttachError):
-        with bpfnb.trace(COUNT, attach={f"uprobe:{tmp_path}/libstore.so:store": "f"}, cflags=[OWN]):
-            library.store(stored, 7)
-            assert stored.raw == bytes([7]) * 64
+    probe = f"uprobe:{tmp_path}/libstore.so:store"
+    with suppress(bpfnb.AttachError), bpfnb.trace(COUNT, attach={probe: "f"}, cflags=[OWN]):
+        library.store(stored, 7)
+        assert stored.raw == bytes([7]) * 64
