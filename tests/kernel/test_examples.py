@@ -117,6 +117,82 @@ def test_a_tool(shell: Shell) -> None:
     assert "sh" in list(again.df.pcomm)
 
 
+# --- one-liners ---------------------------------------------------------------------------------------------------
+
+QUESTIONS = (
+    'bpfnb.count("syscall:*", by=["probe", "comm"])',
+    'bpfnb.stats("sysret:read", "retval", by="comm")',
+    'bpfnb.hist("syscall:write", "count", by="comm")',
+    'bpfnb.latency("syscall:openat", by="errno")',
+    'bpfnb.rows("syscall:openat", ["pid", "filename", "retval"])',
+    'bpfnb.stacks("software:page-faults:100", by="comm")',
+    'bpfnb.hist("syscall:write", "count", kind="linear", bins=(0, 100, 10))',
+)
+ASKED = 'writes = bpfnb.count("syscall:write", by="comm", where="fd > 2")'
+ON_A_LINE = (
+    '%bpf count syscall:write,syscall:read --by "comm,large: arg2 > 4096" --name calls -t 100ms',
+    '%bpf hist syscall:write count --bins 0,100,10 --where "fd > 2" -t 100ms',
+    '%bpf rows syscall:openat "pid,path: filename,retval" --where "errno == 2" -t 100ms',
+)
+
+
+@shown(ASKED, *ON_A_LINE)
+def test_questions_without_c(shell: Shell) -> None:
+    shell.run("import bpfnb")
+    over = threading.Event()
+
+    def work() -> None:
+        _libc.prctl(15, ME.encode())
+        with open("/dev/null", "wb", buffering=0) as null:  # noqa: PTH123 (a descriptor above 2)
+            while not over.wait(0.02):
+                null.write(b"x" * 5000)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    first, *others = text(ASKED).splitlines()
+    shell.run(first)
+    time.sleep(0.3)
+    values = statements(shell, "\n".join(others))
+    counted = values["writes.df"].set_index("comm")["count"]
+    quantiles = values["sleeps.quantiles(.5, .99)"]
+    assert counted[ME] > 2
+    assert list(quantiles) == ["comm", "quantile", "low", "high", "label"]
+    for line in ON_A_LINE:
+        found: Any = shell.run(text(line))
+        assert found.state == "stopped"
+    over.set()
+    thread.join()
+    calls: Any = shell.run("calls.df")
+    assert (calls["comm"] == ME).any()
+    assert set(calls["large"]) <= {0, 1}
+    shell.run("bpfnb.stop_all()")
+
+
+@shown(*QUESTIONS)
+def test_each_question_has_its_columns(shell: Shell) -> None:
+    """The table's, after those of ``by``."""
+    shell.run("import bpfnb")
+    rows = {cell: columns for cell, columns in table_rows("`df` has the columns of `by`, then") if cell in QUESTIONS}
+    assert len(rows) == 6
+    for question in QUESTIONS:
+        found: Any = shell.run(f"session = {question}\nsession")
+        columns = list(found.df.columns)
+        found.stop()
+        wanted = re.findall(r"`(\w+)`", rows.get(question, "`low` `high` `label` `count`"))
+        if question.startswith("bpfnb.rows"):
+            wanted = ["time", "pid", "filename", "retval"]
+        assert columns[-len(wanted) :] == wanted
+
+
+def table_rows(head: str) -> list[tuple[str, str]]:
+    """The rows of README's table that has this as its second head; the first cell as code."""
+    lines = (ROOT / "README.md").read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if head in line) + 2
+    end = next(i for i in range(start, len(lines)) if not lines[i].startswith("|"))
+    pairs = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[start:end]]
+    return [(cell.strip("`"), rest) for cell, rest in pairs]
+
+
 # --- lines --------------------------------------------------------------------------------------------------------
 
 

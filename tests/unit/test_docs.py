@@ -63,6 +63,26 @@ ELSEWHERE = {
     "--missing warn": ("tests/ipython/test_magics.py", "test_what_is_missing_is_left_out_where_that_is_asked_for"),
     'missing="warn"': ("tests/kernel/test_many_probes.py", "test_what_is_left_out_is_named_and_takes_no_number"),
     'PROBE("uprobe:c:malloc")': ("tests/kernel/test_many_probes.py", "test_probes_that_stand_in_the_cell"),
+    **{
+        f"%bpf {command}": ("tests/ipython/test_questions.py", "test_each_of_the_six")
+        for command in (
+            "count PROBE",
+            "stats PROBE VALUE",
+            "hist PROBE VALUE",
+            "latency PROBE",
+            "rows PROBE COLUMNS",
+            "stacks PROBE",
+        )
+    },
+    "--help": ("tests/ipython/test_questions.py", "test_help_has_the_language_and_the_options"),
+    "--by": ("tests/ipython/test_questions.py", "test_a_question_runs_and_binds_its_name"),
+    "--where": ("tests/ipython/test_questions.py", "test_values_of_the_notebook_are_put_in"),
+    "filename.startswith(('/etc', '/usr'))": ("tests/unit/test_expressions.py", "test_the_examples_of_the_reference"),
+    "len(filename)": ("tests/unit/test_expressions.py", "test_the_examples_of_the_reference"),
+    "str(arg0)": ("tests/unit/test_expressions.py", "test_the_examples_of_the_reference"),
+    "int32(arg0)": ("tests/unit/test_expressions.py", "test_the_examples_of_the_reference"),
+    "prev.real_parent.tgid": ("tests/kernel/test_oneliners.py", "test_raw_tracepoints_and_members_through_pointers"),
+    'df.attrs["unread"]': ("tests/kernel/test_oneliners.py", "test_raw_tracepoints_and_members_through_pointers"),
     "%bpf run": ("tests/ipython/test_magics.py", "test_tools_are_listed"),
     "%bpf run TOOL": ("tests/ipython/test_magics.py", "test_a_tool_runs_and_binds_its_name"),
     "%bpf run TOOL --help": ("tests/ipython/test_magics.py", "test_a_tools_help"),

@@ -244,3 +244,12 @@ def test_a_name_that_not_all_probes_have_is_an_error_that_says_which() -> None:
 def test_what_cannot_be_asked(asked: dict[str, object], message: str) -> None:
     with pytest.raises(ProgramError, match=message):
         source(**asked)  # type: ignore[arg-type]
+
+
+def test_the_examples_of_the_reference() -> None:
+    text = source("count", columns="len(filename)", where="filename.startswith(('/etc', '/usr'))")
+    assert text.count("same(text, ") == 2
+    uprobe = Signature("uprobe:c:puts")
+    text = source("count", [uprobe], columns=["str(arg0)", "int32(arg0)"])
+    assert "bpf_probe_read_user_str(&key.str_arg0, sizeof(key.str_arg0), (void *)(arg0))" in text
+    assert "key.int32_arg0 = ((s32)arg0);" in text
