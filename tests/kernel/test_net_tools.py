@@ -21,6 +21,7 @@ from bpfnb import tools
 from bpfnb.errors import UnsupportedError
 
 SENT, ANSWERED = 3_000, 70_001
+SYN_SENT = 2  # of TCP's states
 PAUSE = 0.02  # of the client, in each connection
 KPROBES = Path("/sys/bus/event_source/devices/kprobe/type").exists()
 
@@ -103,6 +104,18 @@ def talk(client: subprocess.Popen[str], server: subprocess.Popen[str]) -> Ends:
     return ends
 
 
+@contextmanager
+def crowded() -> Iterator[tuple[socket.socket, list[socket.socket]]]:
+    """A listener whose queue is full, and four that connect to it, of which at most one or two succeed."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        clients = [stack.enter_context(socket.socket()) for _ in range(4)]
+        for client in clients:
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+        yield listener, clients
+
+
 def rows(df: pd.DataFrame, ends: Ends, *columns: str) -> list[tuple[Any, ...]]:
     """These columns of the rows of both processes, sorted."""
     mine = df[df["pid"].isin([ends.client, ends.server])]
@@ -128,7 +141,13 @@ def test_tcpconnect_has_every_connection_with_its_port() -> None:
         with socket.socket(socket.AF_INET6) as dual, socket.create_server(("127.0.0.1", 0)) as listener:
             dual.connect(("::ffff:127.0.0.1", listener.getsockname()[1]))
             mapped = dual.getsockname()[1], listener.getsockname()[1]
+        with crowded() as (listener, clients):  # the last is not answered: it is there all the same
+            pending = clients[-1].getsockname()[1]
+            until(lambda: pending in set(session.df["lport"]), 5)
+            assert clients[-1].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == SYN_SENT
+            crowd = [client.getsockname()[1] for client in clients]
     df = session.df
+    df = df[~df["lport"].isin(crowd)]
     assert rows(df, ends, "pid", "saddr", "lport", "daddr", "dport") == [
         end for end in ends.all() if end[0] == pair[0].pid
     ]
@@ -188,6 +207,22 @@ def test_tcplife_of_one_process_has_its_ends_alone() -> None:
     ]
 
 
+def test_tcplife_knows_whose_a_connection_is_that_the_other_side_resets() -> None:
+    code = (
+        "import socket, struct, sys; s = socket.create_connection(('127.0.0.1', int(sys.argv[1]))); "
+        "s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0)); input(); s.close()"
+    )
+    with tools.tcplife() as session, socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        command = [sys.executable, "-ISc", code, str(port)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as client, listener.accept()[0]:
+            client.communicate(b"\n")
+        until(lambda: {port} <= set(session.df["lport"]) & set(session.df["rport"]))
+    df = session.df
+    assert df[df["lport"] == port]["pid"].tolist() == [os.getpid()]
+    assert df[df["rport"] == port]["pid"].tolist() == [client.pid]
+
+
 def test_tcplife_does_not_guess_whose_a_connection_is() -> None:
     """It is reset before it is accepted."""
     with tools.tcplife() as session, socket.create_server(("127.0.0.1", 0)) as listener:
@@ -229,16 +264,11 @@ def test_tcpstates_are_those_of_the_protocol_with_the_sockets_process() -> None:
 @pytest.mark.portable
 def test_tcpretrans_has_each_segment_that_is_sent_again() -> None:
     """A listener whose queue is full does not answer: the others ask again after a second."""
-    with tools.tcpretrans() as session, socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
-        before = _sent_again()
-        with ExitStack() as stack:
-            clients = [stack.enter_context(socket.socket()) for _ in range(4)]
-            for client in clients:
-                client.setblocking(False)
-                client.connect_ex(listener.getsockname())
-            ports, port = [client.getsockname()[1] for client in clients], listener.getsockname()[1]
-            until(lambda: session.df["lport"].isin(ports).sum() >= 3, 20)
-            df, counted = session.df, _sent_again() - before
+    before = _sent_again()
+    with tools.tcpretrans() as session, crowded() as (listener, clients):
+        ports, port = [client.getsockname()[1] for client in clients], listener.getsockname()[1]
+        until(lambda: session.df["lport"].isin(ports).sum() >= 3, 20)
+        df, counted = session.df, _sent_again() - before
     mine = df[df["lport"].isin(ports)]
     assert 3 <= len(mine) <= len(df) <= counted + 1
     assert set(mine["lport"]) <= set(ports[1:])
