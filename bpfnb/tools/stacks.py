@@ -57,21 +57,30 @@ static inline u64 stack_of(void *ctx, u64 flags) {
 
 
 def folded(counts: pd.DataFrame, kept: Map, sides: Sequence[str], weight: str, by: Sequence[str]) -> pd.DataFrame:
-    """Return stacks with names, a row for each and each of ``by``: these columns, ``stack``, ``count``.
+    """Return stacks with names, a row for each and each of ``by``: these columns, ``stack``, ``count``, the greatest
+    first.
 
     ``sides``: the columns with the kernel's and with the process's stack of "pid", in this order; ``weight``: what is
     added up.
     """
+    rows = counts.assign(stack=named(counts, kept, sides, "pid")).rename(columns={weight: "count"})
+    sums = rows.groupby([*by, "stack"], as_index=False, observed=True)[["count"]].sum().astype({"count": "int64"})
+    return sums.sort_values("count", ascending=False, kind="stable", ignore_index=True)
+
+
+def named(counts: pd.DataFrame, kept: Map, sides: Sequence[str], owner: str) -> pd.Series[str]:
+    """Return each row's stack with names. ``sides``: as above; ``owner``: the column with the process."""
     entries = kept.df
     numbers = {number: i for i, number in enumerate(entries["key"].tolist())}
     ids = {side: [numbers.get(n, _NONE if n == 0 else _GONE) for n in counts[side].tolist()] for side in sides}
-    rows = counts.assign(**{side: np.array(values, np.int32) for side, values in ids.items()})
+    rows = pd.DataFrame({side: np.array(values, np.int32) for side, values in ids.items()})
+    rows = rows.assign(row=np.arange(len(rows)), owner=counts[owner].to_numpy(), count=1)
     addresses = entries.filter(like="ip[").to_numpy(np.uint64)
     stack, depth = np.nonzero(addresses)
     frames = pd.DataFrame(
         {"stack": stack.astype(np.int32), "depth": depth.astype(np.int16), "address": addresses[stack, depth]}
     )
     kernel, user = sides
-    names = list(by)
-    table = stacks.folded(rows, frames, kept.resolve, kernel=kernel, user=user, weight=weight, owner="pid", by=names)
-    return table.assign(stack=pd.array([_TRACING.sub("", text) for text in table["stack"]], dtype=text_dtype()))
+    table = stacks.folded(rows, frames, kept.resolve, kernel=kernel, user=user, owner="owner", by=["row"])
+    texts = [_TRACING.sub("", text) for text in table.sort_values("row")["stack"]]
+    return pd.Series(pd.array(texts, dtype=text_dtype()), index=counts.index)

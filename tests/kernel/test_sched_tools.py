@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -222,3 +223,45 @@ def test_offcputime_counts_stacks_that_it_has_no_room_for() -> None:
         with pytest.warns(RuntimeWarning, match="refused"):
             df = session.df
     assert df.attrs["lost"] > 0
+
+
+WAITER = "import os, sys\nprint('up', flush=True)\nfor _ in range(3): os.read(0, 1)"
+
+
+def wake() -> int:
+    """Have a process wait for us three times, 50 ms each; the process."""
+    process = subprocess.Popen(
+        [sys.executable, "-IS", "-c", WAITER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    )
+    assert process.stdin
+    assert process.stdout
+    process.stdout.readline()
+    for _ in range(3):
+        time.sleep(0.05)
+        process.stdin.write(b"x")
+    process.communicate()
+    return process.pid
+
+
+def test_wakeuptime_has_the_waker_and_its_stack() -> None:
+    with tools.wakeuptime() as session:
+        pid = wake()
+        df = session.df
+    assert list(df.columns) == ["pid", "waker", "target_pid", "target", "stack", "total"]
+    mine = df[
+        (df["pid"] == os.getpid()) & (df["target_pid"] == pid) & df["stack"].str.contains("pipe_write_[k]", regex=False)
+    ]
+    assert pd.Timedelta("145ms") <= mine["total"].sum() <= pd.Timedelta("400ms")
+
+
+def test_offwaketime_has_both_stacks() -> None:
+    with tools.offwaketime() as session:
+        pid = wake()
+        df = session.df
+    mine = df[
+        (df["pid"] == pid)
+        & (df["waker_pid"] == os.getpid())
+        & df["stack"].str.contains("pipe_read_[k]", regex=False)
+        & df["waker_stack"].str.contains("pipe_write_[k]", regex=False)
+    ]
+    assert pd.Timedelta("145ms") <= mine["total"].sum() <= pd.Timedelta("400ms")
