@@ -172,6 +172,7 @@ RAW_TRACEPOINT_PROBE(mm_filemap_get_pages) {
 }
 """
 _BY_FUNCTION = r"""
+struct folio_batch;
 KRETFUNC_PROBE(filemap_get_pages, struct kiocb *iocb, struct iov_iter *iter, struct folio_batch *batch, int ret) {
     s64 position = iocb->ki_pos, size = iter->count;
     if (ret == 0 && size > 0 && bpfnb_selected())
