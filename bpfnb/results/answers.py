@@ -202,6 +202,11 @@ def _shown(frame: pd.DataFrame, columns: Sequence[Shown], probes: Probes) -> pd.
             column.kind == "text" and isinstance(values.dtype, pd.CategoricalDtype) and UNREAD in values.cat.categories
         ):
             changed[column.member] = values.cat.remove_categories([UNREAD])
+    for column in columns:
+        if column.meaning is not None and column.meaning.kind == "enum" and column.meaning.values:
+            names = {number: name for name, number in reversed(column.meaning.values)}
+            at = list(frame.columns).index(column.member) + 1
+            frame.insert(at, f"{column.column}_enum", _named(frame[column.member], names, ""))
     frame = frame.assign(**changed).rename(columns={column.member: column.column for column in columns})
     frame.attrs = attrs
     return frame

@@ -253,3 +253,13 @@ def test_the_examples_of_the_reference() -> None:
     text = source("count", [uprobe], columns=["str(arg0)", "int32(arg0)"])
     assert "bpf_probe_read_user_str(&key.str_arg0, sizeof(key.str_arg0), (void *)(arg0))" in text
     assert "key.int32_arg0 = ((s32)arg0);" in text
+
+
+def test_columns_called_as_those_of_the_answer_have_an_underline() -> None:
+    number = Type("size_t", "int", 8)
+    signature = Signature("syscall:write", (Argument("count", number, 0), Argument("low", number, 1)))
+    for verb, names in {"count": ["count_", "low"], "hist": ["count_", "low_"], "rows": ["count", "low"]}.items():
+        value = "count" if verb == "hist" else None
+        answer = generate(ask(verb, "syscall:write", value=value, columns=["count", "low"]), [signature])  # type: ignore[arg-type]
+        assert [column.column for column in answer.columns] == names
+        assert not {column.member for column in answer.columns} & {"count", "low", "value"}

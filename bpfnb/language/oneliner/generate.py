@@ -32,12 +32,24 @@ _ROW_TEXT = 256
 _KEY_TEXT = (128, 128, 64, 48, 32)  # bytes of each string, by how many there are: a stack has 512
 _CALLS = 65_536  # calls that are kept; those of threads that have ended go, the oldest first
 _RING_PAGES = 256
-_TRACES = 16_384
+_TRACES = 32_768
 _MAP = {"latency": "hist", "count": "counts", "stacks": "counts"}
 # Columns of the maps that no column of the key may be called as, and of the events.
 _OURS = frozenset(
-    ["slot", "tgid", "kernel_stack", "user_stack", "cpu", "key", "value", "count", "sum", "most", "least", "time"]
+    (
+        *("slot", "tgid", "kernel_stack", "user_stack", "cpu", "key", "value", "time", "stack", "most", "least"),
+        *("count", "sum", "mean", "min", "max", "low", "high", "label"),
+    )
 )
+# Columns of the answers: a column of the question's that is called so has "_" behind it.
+_RESULTS = {
+    "count": ("count",),
+    "stats": ("count", "sum", "mean", "min", "max"),
+    "hist": ("low", "high", "label", "count"),
+    "latency": ("low", "high", "label", "count"),
+    "rows": ("time",),
+    "stacks": ("stack", "count"),
+}
 # Names that mean something in the generated C, and yet may be a member's.
 _FINE = frozenset(
     [
@@ -225,7 +237,8 @@ class _Generator:
             taken.add(name)
             meaning = values[0].meaning if isinstance(values[0], Integer) else None
             special = meaning.text if meaning and meaning.text in ("probe", "cgroup") else "number"
-            found.append(Shown(column.name, name, "text" if texts[0] else special, meaning))  # type: ignore[arg-type]
+            shown = f"{column.name}_" if column.name in _RESULTS[self.question.verb] else column.name
+            found.append(Shown(shown, name, "text" if texts[0] else special, meaning))  # type: ignore[arg-type]
         return found
 
     def declared(self, places: Sequence[_Place], columns: Sequence[Shown]) -> str:

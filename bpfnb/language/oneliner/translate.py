@@ -33,9 +33,13 @@ from bpfnb.language.oneliner.expressions import (
 from bpfnb.language.oneliner.values import S64, U64, Integer, String, Value, literal, of_type, quoted
 from bpfnb.language.signature import Type
 
-__all__ = ["MAX_LEN", "Scope", "condition", "translate"]
+__all__ = ["MAX_LEN", "NUMBERS", "Scope", "condition", "translate"]
 
 MAX_LEN = 128  # bytes of a string that len() measures
+
+
+# Names of numbers that are no addresses.
+NUMBERS = ("pid", "tid", "ppid", "uid", "gid", "cpu", "cgroup", "time", "probe", "retval", "errno", "latency")
 
 
 class Scope(Protocol):
@@ -173,7 +177,7 @@ class _Translator:
     def compare_strings(self, node: Comparison, left: Value, right: Value) -> Value:
         if not (isinstance(left, String) and isinstance(right, String)):
             text, number = (node.left, node.right) if isinstance(left, String) else (node.right, node.left)
-            hint = f"write str({_shown(number)}) for the string at that address" if isinstance(number, Name) else None
+            hint = f"write str({_shown(number)}) for the string at that address" if self.is_argument(number) else None
             raise self.error(f"compares a string, {_shown(text)}, with a number, {_shown(number)}", hint)
         if node.operator not in ("==", "!="):
             raise self.error(f"strings are compared by == and !=, not by {node.operator}")
@@ -182,6 +186,9 @@ class _Translator:
         if right.place != "constant" or left.place == "constant":
             raise self.error("a string is compared with a constant, such as comm == 'nginx'")
         return self.any_of(left, [right.constant], whole=True, negated=node.operator == "!=")
+
+    def is_argument(self, node: Node) -> bool:
+        return isinstance(node, Name) and node.name not in NUMBERS
 
     def on_membership(self, node: Membership) -> Value:
         value = self.value(node.operand)
