@@ -61,45 +61,65 @@ RAW_TRACEPOINT_PROBE(sock_recv_length) {
     return ctx->args[2] & MSG_PEEK ? 0 : count(sk, (int)ctx->args[1], 0);
 }
 """
-# What is sent is known when the function returns: the socket is kept until then. Programs that use sendfile() are at
-# tcp_sendpage() there. tcp_cleanup_rbuf() is called with what was taken out, also by the thread that sends.
-_RECEIVE = "kprobe:tcp_cleanup_rbuf"
+# What was sent and received is known when the function returns: the socket is kept until then. sendfile() comes by
+# tcp_sendpage() there. tcp_cleanup_rbuf() would not do: it is called for data that was only looked at, as well.
+_RECEIVE = "kprobe:tcp_recvmsg"
 _SENDERS = ("tcp_sendmsg", "tcp_sendpage")
 _AT_FUNCTIONS = r"""
-BPF_HASH(sending, u64, struct sock *);
+BPF_HASH(calls, u64, struct sock *);  // by the thread
 
-int kprobe__tcp_cleanup_rbuf(struct pt_regs *ctx, struct sock *sk, int copied) {
-    return count(sk, copied, 0);
-}
-
-int send_begins(struct pt_regs *ctx, struct sock *sk) {
+static inline int begins(struct sock *sk) {
     u64 thread = bpf_get_current_pid_tgid();
 
-    sending.update(&thread, &sk);
+    calls.update(&thread, &sk);
     return 0;
 }
 
-int send_ends(struct pt_regs *ctx) {
+static inline int ends(long bytes, bool sent) {
     u64 thread = bpf_get_current_pid_tgid();
-    struct sock **known = sending.lookup(&thread), *sk;
+    struct sock **known = calls.lookup(&thread), *sk;
 
     if (!known)
         return 0;
     sk = *known;
-    sending.delete(&thread);
-    return count(sk, 0, (int)PT_REGS_RC(ctx));
+    calls.delete(&thread);
+    return sent ? count(sk, 0, bytes) : count(sk, bytes, 0);
+}
+
+int send_begins(struct pt_regs *ctx, struct sock *sk) {
+    return begins(sk);
+}
+
+int send_ends(struct pt_regs *ctx) {
+    return ends((int)PT_REGS_RC(ctx), true);
+}
+
+/* Linux kernel commit ec095263a965 ("net: remove noblock parameter from recvmsg() entities") (in v5.19) */
+int kprobe__tcp_recvmsg(struct pt_regs *ctx, struct sock *sk) {
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 19, 0)
+    int flags = PT_REGS_PARM4(ctx);
+#else
+    int flags = PT_REGS_PARM5(ctx);
+#endif
+
+    return flags & MSG_PEEK ? 0 : begins(sk);
+}
+
+int kretprobe__tcp_recvmsg(struct pt_regs *ctx) {
+    return ends((int)PT_REGS_RC(ctx), false);
 }
 """
 
 
 def _build(has: Collection[str]) -> Spec:
+    flags = ["-DMSG_PEEK=2"]
     if _TRACEPOINT in has:
-        return Spec(_COUNTING + _AT_TRACEPOINTS, Table(_totals), cflags=["-DMSG_PEEK=2"])
+        return Spec(_COUNTING + _AT_TRACEPOINTS, Table(_totals), cflags=flags)
     if _RECEIVE not in has:
         raise UnsupportedError("tcptop needs Linux 6.3, or kprobes")
     attach = [(f"kprobe:{name}", "send_begins") for name in _SENDERS if f"kprobe:{name}" in has]
     attach += [(f"kretprobe:{name}", "send_ends") for name in _SENDERS if f"kprobe:{name}" in has]
-    return Spec(_COUNTING + _AT_FUNCTIONS, Table(_totals), attach)
+    return Spec(_COUNTING + _AT_FUNCTIONS, Table(_totals), attach, flags)
 
 
 def _totals(maps: Mapping[str, Map]) -> pd.DataFrame:
