@@ -12,7 +12,7 @@ import pandas as pd
 
 from bpfnb.results.presentation import Rows
 from bpfnb.tools.net._sockets import ACCEPT_HOOK, CONNECTION, accepts, with_addresses
-from bpfnb.tools.tool import Column, Spec, Tool
+from bpfnb.tools.tool import Column, Spec, Tool, clock
 
 __all__ = ["TOOL"]
 
@@ -55,7 +55,7 @@ TOOL = Tool(
     "net",
     __doc__,
     columns=[
-        Column("time", "TIME", "when accept() returned"),
+        Column("time", "TIME", "when accept() returned", show=clock),
         Column("pid", "PID", "the process that accepted it"),
         Column("comm", "COMM", "the thread's name", width=16),
         Column("uid", "", "its user"),

@@ -11,7 +11,7 @@ import pandas as pd
 
 from bpfnb.results.presentation import Rows
 from bpfnb.tools.net._sockets import CONNECTION, with_addresses
-from bpfnb.tools.tool import Column, Spec, Tool
+from bpfnb.tools.tool import Column, Spec, Tool, clock
 
 __all__ = ["TOOL"]
 
@@ -83,7 +83,7 @@ TOOL = Tool(
     "net",
     __doc__,
     columns=[
-        Column("time", "TIME", "when its first packet was sent"),
+        Column("time", "TIME", "when its first packet was sent", show=clock),
         Column("pid", "PID", "the process"),
         Column("comm", "COMM", "the thread's name", width=16),
         Column("uid", "", "its user"),

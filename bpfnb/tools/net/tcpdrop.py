@@ -13,7 +13,7 @@ import pandas as pd
 from bpfnb.results.decode import values
 from bpfnb.results.presentation import Rows
 from bpfnb.tools.net._sockets import with_addresses
-from bpfnb.tools.tool import Column, Spec, Tool
+from bpfnb.tools.tool import Column, Spec, Tool, clock
 
 __all__ = ["TOOL"]
 
@@ -122,7 +122,7 @@ TOOL = Tool(
     "net",
     __doc__,
     columns=[
-        Column("time", "TIME", "when"),
+        Column("time", "TIME", "when", show=clock),
         Column("pid", "PID", "the process that ran on this CPU"),
         Column("comm", "", "the thread's name"),
         Column("ip", "IP", "4 or 6", width=2),

@@ -14,7 +14,7 @@ import pandas as pd
 
 from bpfnb.results.presentation import Rows
 from bpfnb.tools.net._sockets import ACCEPT_HOOK, CONNECTION, OWNERS, accepts, with_addresses
-from bpfnb.tools.tool import Column, Spec, Tool
+from bpfnb.tools.tool import Column, Spec, Tool, clock
 
 __all__ = ["TOOL"]
 
@@ -76,7 +76,7 @@ TOOL = Tool(
     "net",
     __doc__,
     columns=[
-        Column("time", "TIME", "when it ended"),
+        Column("time", "TIME", "when it ended", show=clock),
         Column("pid", "PID", "the process that opened or accepted it"),
         Column("comm", "COMM", "the name of the thread that did", width=16),
         Column("ip", "IP", "4 or 6", width=2),

@@ -16,7 +16,7 @@ from bpfnb.errors import UnsupportedError
 from bpfnb.results.decode import values
 from bpfnb.results.presentation import Rows
 from bpfnb.tools.net._sockets import CONNECTION, with_addresses
-from bpfnb.tools.tool import Column, Option, Spec, Tool
+from bpfnb.tools.tool import Column, Option, Spec, Tool, clock
 
 __all__ = ["TOOL"]
 
@@ -89,7 +89,7 @@ TOOL = Tool(
     "net",
     __doc__,
     columns=[
-        Column("time", "TIME", "when"),
+        Column("time", "TIME", "when", show=clock),
         Column("pid", "PID", "the process that ran on this CPU"),
         Column("comm", "", "the thread's name"),
         Column("ip", "IP", "4 or 6", width=2),

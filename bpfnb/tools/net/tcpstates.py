@@ -14,7 +14,7 @@ import pandas as pd
 from bpfnb.results.decode import values
 from bpfnb.results.presentation import Rows
 from bpfnb.tools.net._sockets import ACCEPT_HOOK, CONNECTION, OWNERS, accepts, with_addresses
-from bpfnb.tools.tool import Column, Spec, Tool
+from bpfnb.tools.tool import Column, Spec, Tool, clock
 
 __all__ = ["TOOL"]
 
@@ -90,7 +90,7 @@ TOOL = Tool(
     "net",
     __doc__,
     columns=[
-        Column("time", "TIME", "when"),
+        Column("time", "TIME", "when", show=clock),
         Column("skaddr", "SKADDR", "the socket, by its address in the kernel", width=16, show=lambda sk: f"{sk:x}"),
         Column("pid", "PID", "the process whose socket it is"),
         Column("comm", "COMM", "the name of its thread that opened, accepted or closed it", width=10),
