@@ -159,12 +159,11 @@ def _tables(tool: Tool, session: Session, every: float | None, as_json: _Lines |
     while not ended:
         ended = session.wait(every)
         frame = session.drain()
-        if "time" not in frame:
-            now = pd.Timestamp.now("UTC")
-            if as_json:
-                frame.insert(0, "time", now)
-            else:
-                yield [f"[{clock(now)}]"]
+        now = pd.Timestamp.now("UTC")
+        if as_json:
+            frame.insert(0, "until", now)
+        else:
+            yield [f"[{clock(now)}]"]
         yield from _table(tool, frame, as_json, heading=first)
         first = False
 

@@ -74,6 +74,8 @@ def path_of(arguments: str) -> str:
     if not name:
         return ""
     given = unescaped(name[1])
+    if at and not given and "AT_EMPTY_PATH" in arguments:
+        return unescaped(at[1])
     return f"{unescaped(at[1]).rstrip('/')}/{given}" if at and given and not given.startswith("/") else given
 
 
@@ -101,3 +103,31 @@ def test_the_old_open(tmp_path: Path) -> None:
     assert [name for name, *_ in calls] == ["open", "open"]
     assert df.path.tolist()[-1] == "/none"
     assert (df.err > 0).all()
+
+
+STATS = r"""
+import ctypes, os
+libc = ctypes.CDLL(None)
+os.makedirs("deep/er")
+folder = os.open("deep", os.O_RDONLY)
+buffer = ctypes.create_string_buffer(1000)
+for name in ("deep", "none", "deep/../none", "/etc/passwd", "line\nfeed"): os.path.exists(name), os.path.lexists(name)
+for name in ("er", "none"):
+    try: os.stat(name, dir_fd=folder)
+    except OSError: pass
+libc.syscall(332, folder, b"er", 0, 0x7FF, buffer)      # statx
+libc.syscall(332, folder, b"", 0x1000, 0x7FF, buffer)   # of the folder itself
+os.statvfs(".")
+"""
+
+
+@pytest.mark.portable
+def test_stats_are_those_that_strace_saw(tmp_path: Path) -> None:
+    df, calls = strace(STATS, "stat,lstat,newfstatat,statx,statfs", tmp_path, bpfnb.tools.statsnoop())
+    # strace completes what is relative to a descriptor. What is relative to the folder of a call without one, we do.
+    cwd = str(tmp_path)
+    paths = [path_of(arguments) for _, arguments, *_ in calls]
+    expected = [path if path.startswith("/") or not path else f"{cwd}/{path}" for path in paths]
+    assert [path.rstrip("/") for path in df.path] == [path.rstrip("/") for path in expected]
+    assert df.err_error.astype(object).fillna("").tolist() == [error or "" for *_, error in calls]
+    assert df.syscall.tolist() == [name for name, *_ in calls]

@@ -41,7 +41,7 @@ def test_it_runs_in_a_terminal(name: str, capsys: pytest.CaptureFixture[str]) ->
     out, err = capsys.readouterr()
     assert status == 0 or "this kernel" in err, err
     assert "Traceback" not in err
-    columns = {"time", *(column.name for column in find(name).columns)}
+    columns = {"until", *(column.name for column in find(name).columns)}
     for line in out.splitlines():
         assert set(json.loads(line)) <= columns
 

@@ -175,7 +175,7 @@ def test_tables_at_intervals(counts: FakeTracer, capsys: pytest.CaptureFixture[s
 def test_tables_at_intervals_as_json_have_a_time(counts: FakeTracer, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_tool(counting(interval=0.1), ["--json", "-t", "250ms"]) == 0
     (row,) = map(json.loads, capsys.readouterr().out.splitlines())
-    assert pd.Timestamp(row.pop("time")).tz
+    assert pd.Timestamp(row.pop("until")).tz
     assert row == {"number": 7, "count": 3}
 
 
