@@ -554,6 +554,10 @@ class _MapAccess:
         return self._session.state == "running"
 
     @property
+    def moment(self) -> int:
+        return int((self._session._finished or time.monotonic()) * 1e9)
+
+    @property
     def ended(self) -> Flag:
         return self._session._ended
 

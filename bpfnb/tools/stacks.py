@@ -17,7 +17,7 @@ from bpfnb.results.columns.text import text_dtype
 from bpfnb.results.maps.map import Map
 from bpfnb.tools.tool import Option
 
-__all__ = ["STACKS", "STORAGE", "folded"]
+__all__ = ["STACKS", "STACKS_BY_THREAD", "STORAGE", "folded"]
 
 _NONE = -14  # EFAULT: as bpf_get_stackid() says it
 _GONE = -1
@@ -34,9 +34,13 @@ struct stack_t { u64 ip[STACK_FRAMES]; };
 BPF_HASH(stacks, u64, struct stack_t, STACKS_KEPT);  // allocated at once: there is no time for it in the scheduler
 BPF_PERCPU_ARRAY(stack_room, struct stack_t, 1);
 
-static inline u64 stack_of(void *ctx, u64 flags) {
+static inline struct stack_t *stack_room_here(void) {
     int zero = 0;
-    struct stack_t *room = stack_room.lookup(&zero);
+    return stack_room.lookup(&zero);
+}
+
+static inline u64 stack_of(void *ctx, u64 flags) {
+    struct stack_t *room = stack_room_here();
     if (!room)
         return 0;
     long size = bpf_get_stack(ctx, room->ip, sizeof(room->ip), flags);  // zeros behind it
@@ -54,6 +58,26 @@ static inline u64 stack_of(void *ctx, u64 flags) {
     return id;
 }
 """
+
+# The same for programs that another thread's may interrupt on this CPU, as those of uprobes.
+_OF_THREAD = r"""
+BPF_TABLE("lru_hash", u32, struct stack_t, stack_room, 4096);
+BPF_ARRAY(no_stack, struct stack_t, 1);
+
+static inline struct stack_t *stack_room_here(void) {
+    u32 tid = bpf_get_current_pid_tgid();
+    int zero = 0;
+    struct stack_t *none, *room = stack_room.lookup(&tid);
+    if (room)
+        return room;
+    none = no_stack.lookup(&zero);
+    if (none)
+        stack_room.update(&tid, none);
+    return stack_room.lookup(&tid);
+}
+
+static"""
+STACKS_BY_THREAD = re.sub(r"BPF_PERCPU_ARRAY\(stack_room.*?\n}\n\nstatic", lambda _: _OF_THREAD, STACKS, flags=re.S)
 
 
 def folded(counts: pd.DataFrame, kept: Map, sides: Sequence[str], weight: str, by: Sequence[str]) -> pd.DataFrame:

@@ -32,6 +32,10 @@ class MapAccess(Protocol):
     def running(self) -> bool: ...
 
     @property
+    def moment(self) -> int:
+        """CLOCK_MONOTONIC in nanoseconds: now, or when its session ended."""
+
+    @property
     def ended(self) -> Flag:
         """Set once its session has ended."""
 
@@ -84,7 +88,7 @@ class Still:
     def __init__(self, keys: Rows, values: Rows, access: MapAccess) -> None:
         self._keys, self._values = keys, values
         self.symbols = access.symbols
-        self.ended, self.keep = access.ended, access.keep
+        self.ended, self.keep, self.moment = access.ended, access.keep, access.moment
 
     def read(self) -> tuple[int, bytes]:
         keys = self._keys.tobytes()

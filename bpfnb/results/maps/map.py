@@ -102,6 +102,12 @@ class Map:
         """
         return refusals.total(self._refused())
 
+    @property
+    def moment(self) -> int:
+        """The time of what is read from it, in nanoseconds of CLOCK_MONOTONIC: now, or when its session ended. Of ages
+        of what programs have stamped with bpf_ktime_get_ns()."""
+        return self._access.moment
+
     # --- as a whole ---
 
     @property
