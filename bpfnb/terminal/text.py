@@ -63,26 +63,22 @@ def histogram_lines(columns: Sequence[Column], frame: pd.DataFrame) -> Iterator[
     """Write a histogram in long form (low, high, label, count) as bcc's tools do; one for each value of its other
     columns."""
     by = [column for column in columns if column.name in frame and column.name not in _BUCKET]
-    low = next(column for column in columns if column.name == "low")
+    heading = next(column.heading for column in columns if column.name == "label")
     groups = frame.groupby([column.name for column in by], observed=True, sort=True) if by else [((), frame)]
     for values, group in groups:
         if by:
             names = (f"{c.heading or c.name} = {printable(c.show(v))}" for c, v in zip(by, values, strict=True))
             yield ", ".join(names)
-        yield from _histogram(low, group)
+        yield from _histogram(heading, group)
         yield ""
 
 
-def _histogram(low: Column, group: pd.DataFrame) -> Iterator[str]:
+def _histogram(heading: str, group: pd.DataFrame) -> Iterator[str]:
     counts = group["count"].tolist()
-    yield f"{low.heading:>24} : {'count':<8} distribution"
-    for begin, end, count in zip(group["low"].tolist(), group["high"].tolist(), counts, strict=True):
+    yield f"{heading:>24} : {'count':<8} distribution"
+    for label, count in zip(group["label"].tolist(), counts, strict=True):
         bar = "*" * (_BAR * count // max(*counts, 1))
-        yield f"{_bound(low, begin):>10} -> {_bound(low, end):<10} : {count:<8} |{bar:<{_BAR}}|"
-
-
-def _bound(column: Column, value: Any) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else column.show(value)
+        yield f"{label:>24} : {count:<8} |{bar:<{_BAR}}|"
 
 
 def stack_lines(columns: Sequence[Column], frame: pd.DataFrame) -> Iterator[str]:

@@ -279,19 +279,19 @@ def test_json_of_every_kind_of_value() -> None:
     }  # fmt: skip
 
 
-def test_a_histogram_as_bcc_prints_it() -> None:
-    columns = [Column(name, heading, "") for name, heading in (("disk", "disk"), ("low", "usecs"), ("high", ""))]
-    frame = pd.DataFrame({"disk": ["a", "a", "b"], "low": [0.0, 2, 0], "high": [2.0, 4, 2], "count": [1, 4, 2]})
-    lines = list(histogram_lines(columns, frame.assign(label="")))
-    assert lines == [
+def test_a_histogram_has_a_bar_for_each_bucket() -> None:
+    columns = [Column(name, heading, "") for name, heading in (("disk", "disk"), ("low", ""), ("label", "LATENCY"))]
+    labels = ["[0us, 2us)", "[2us, 4us)", "[0us, 2us)"]
+    frame = pd.DataFrame({"disk": ["a", "a", "b"], "low": [0.0, 2, 0], "label": labels, "count": [1, 4, 2]})
+    assert list(histogram_lines(columns, frame)) == [
         "disk = a",
-        "                   usecs : count    distribution",
-        f"         0 -> 2          : 1        |{'*' * 10:<40}|",
-        f"         2 -> 4          : 4        |{'*' * 40}|",
+        "                 LATENCY : count    distribution",
+        f"              [0us, 2us) : 1        |{'*' * 10:<40}|",
+        f"              [2us, 4us) : 4        |{'*' * 40}|",
         "",
         "disk = b",
-        "                   usecs : count    distribution",
-        f"         0 -> 2          : 2        |{'*' * 40}|",
+        "                 LATENCY : count    distribution",
+        f"              [0us, 2us) : 2        |{'*' * 40}|",
         "",
     ]
 
