@@ -39,7 +39,7 @@ _Lines = Callable[[pd.DataFrame], Iterable[str]]
 
 def main(words: Sequence[str]) -> int:
     """Run the command; return its exit status: 0 also after Ctrl-C, 1 where the tool cannot run or was ended, 2 for
-    wrong arguments."""
+    wrong arguments; with ``--command`` that of the command, once it has ended."""
     if not words or words[0] in ("--help", "-h"):
         return _write([_list()])
     try:
@@ -121,10 +121,12 @@ def _report(tool: Tool, session: Session) -> int:
     if dropped := session.snapshot().dropped:
         said.append(f"{dropped:,} events were dropped by keep")
     said += [f"{map_.lost:,} updates of {name} were refused" for name, map_ in session.maps.items() if map_.lost]
-    ended = session.reason if session.reason != "stopped" else ""
+    ended = session.reason if session.reason != "stopped" and session.returncode != 0 else ""
     for line in [*said, ended]:
         if line:
             print(f"{tool.name}: {printable(line)}", file=sys.stderr)
+    if session.returncode is not None:  # a signal's as a shell has it
+        return session.returncode if session.returncode >= 0 else 128 - session.returncode
     return 1 if ended else 0
 
 

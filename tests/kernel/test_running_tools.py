@@ -62,6 +62,37 @@ def test_rows_as_they_come() -> None:
         assert running.wait(10) == 0
 
 
+def test_a_command_and_what_it_could_not_open(capsys: pytest.CaptureFixture[str]) -> None:
+    """The exit status is the command's."""
+    assert main(["run", "opensnoop", "--failed", "--command", "cat /none"]) == 1
+    out, err = capsys.readouterr()
+    assert "/none" in [line.split()[-1] for line in out.splitlines()]
+    assert err == "opensnoop: its command ended with status 1\n"
+    assert main(["run", "opensnoop", "--command", "true"]) == 0
+    assert capsys.readouterr().err == ""
+    assert main(["run", "exitsnoop", "--command", "sh -c 'kill -9 $$'"]) == 128 + signal.SIGKILL
+
+
+def test_tables_of_what_was_counted_since_the_last(capsys: pytest.CaptureFixture[str]) -> None:
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.wait(0.001):
+            os.getpgid(0)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    command = ["run", "syscount", "--latency", "--every", "300ms", "-t", "1s", "--pid", str(os.getpid()), "--json"]
+    assert main(command) == 0
+    over.set()
+    thread.join()
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    calls = [row["count"] for row in rows if row["syscall"] == "getpgid"]
+    assert len(calls) >= 3
+    assert max(calls) < sum(calls) / 2, "each count is in one table"
+    assert all(row["time"] > 0 for row in rows)
+
+
 def test_ctrl_c_ends_it_within_a_second_and_leaves_nothing() -> None:
     command = [sys.executable, "-m", "bpfnb", "run", "exitsnoop"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:

@@ -91,7 +91,17 @@ ELSEWHERE = {
         "tests/ipython/test_magics.py",
         "test_a_tool_runs_and_binds_its_name",
     ),
+    '.venv/bin/bpfnb run opensnoop --failed --command "cat /none"': (
+        "tests/kernel/test_running_tools.py",
+        "test_a_command_and_what_it_could_not_open",
+    ),
+    ".venv/bin/bpfnb run syscount --latency --every 1s -t 2s": (
+        "tests/kernel/test_running_tools.py",
+        "test_tables_of_what_was_counted_since_the_last",
+    ),
+    ".venv/bin/python scripts/tools.py": ("tests/unit/test_toolbox.py", "test_the_document_is_what_the_tools_say"),
     ".venv/bin/bpfnb run exitsnoop -t 10s": ("tests/kernel/test_running_tools.py", "test_rows_as_they_come"),
+    "--command": ("tests/kernel/test_running_tools.py", "test_a_command_and_what_it_could_not_open"),
     "--every": ("tests/unit/test_terminal.py", "test_tables_at_intervals"),
     "bpfnb.tools": ("tests/unit/test_toolbox.py", "test_the_table_has_every_tool"),
     ".venv/bin/python -m benchmarks.tables --untouched --rows 3 20": (
