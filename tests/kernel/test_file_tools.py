@@ -27,8 +27,9 @@ def work(file: Path) -> None:
         out.write(TEXT)
         os.fsync(out.fileno())
         os.pwrite(out.fileno(), b"y" * 10, 100)
-    with file.open("ab", buffering=0) as out:
-        out.write(b"z" * 7)
+    fd = os.open(file, os.O_WRONLY | os.O_APPEND)
+    os.write(fd, b"z" * 7)
+    os.close(fd)
     fd = os.open(file, os.O_RDONLY)
     os.read(fd, 4096)
     os.readv(fd, [bytearray(4096)])
@@ -64,17 +65,17 @@ def deep(folder: Path) -> Path:
 
 @pytest.mark.portable
 def test_fsslower_has_every_call_with_the_whole_path(tmp_path: Path) -> None:
-    near, far = tmp_path / "näher", deep(Path(f"/dev/shm/bpfnb-{os.getpid()}"))
+    near, far = [tmp_path / "näher"[: i + 1] for i in range(5)], deep(Path(f"/dev/shm/bpfnb-{os.getpid()}"))
     try:
         with tools.fsslower(min_ms=0) as session:
-            work(near)
-            work(far)
+            for file in (far, *near):  # the longest first: nothing of it may be left in the others
+                work(file)
     finally:
         for folder in [far, *far.parents[:9]]:
             folder.unlink() if folder == far else folder.rmdir()
     df = session.df
     mine = df[df["pid"] == os.getpid()]
-    for file in (near, far):
+    for file in (far, *near):
         rows = mine[mine["filename"] == str(file)]
         assert [tuple(row) for row in rows[["t", "bytes", "off", "error"]].to_numpy().tolist()] == CALLS
     assert set(mine["fs"][mine["filename"] == str(far)]) == {"tmpfs"}
@@ -179,6 +180,17 @@ def test_cachestat_of_a_file_that_is_read_twice(tmp_path: Path, size: int) -> No
         os.close(fd)
         hits, misses, _ = cache.step()
         assert (hits, misses) == (1, resident(file))  # pages that were read ahead are misses, too
+
+
+def test_cachestat_of_one_read_of_more_than_is_read_ahead(tmp_path: Path) -> None:
+    file, pages = tmp_path / "file", 3000
+    file.write_bytes(bytes(pages * mmap.PAGESIZE))
+    drop(file)
+    with cachestat() as cache:
+        read(file, pages * mmap.PAGESIZE)
+        assert cache.step() == (0, pages, 0)
+        read(file, pages * mmap.PAGESIZE)
+        assert cache.step() == (pages, 0, 0)
 
 
 def test_cachestat_of_writes(tmp_path: Path) -> None:
