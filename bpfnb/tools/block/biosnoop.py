@@ -14,7 +14,7 @@ import pandas as pd
 
 from bpfnb.results.presentation import Rows
 from bpfnb.tools.block import _requests
-from bpfnb.tools.tool import Column, Option, Spec, Tool
+from bpfnb.tools.tool import Column, Option, Spec, Tool, clock
 
 __all__ = ["TOOL"]
 
@@ -79,7 +79,7 @@ TOOL = Tool(
     "block",
     __doc__,
     columns=[
-        Column("time", "TIME", "when it was done"),
+        Column("time", "TIME", "when it was done", show=clock),
         Column("comm", "COMM", "name of the thread that made it", width=16),
         Column("pid", "PID", "its process"),
         Column("tid", "", "the thread"),

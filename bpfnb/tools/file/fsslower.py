@@ -13,7 +13,7 @@ import pandas as pd
 from bpfnb.results.presentation import Rows
 from bpfnb.tools.file import _calls
 from bpfnb.tools.paths import PATHS, whole
-from bpfnb.tools.tool import Column, Option, Spec, Tool
+from bpfnb.tools.tool import Column, Option, Spec, Tool, clock
 
 __all__ = ["TOOL"]
 
@@ -85,7 +85,7 @@ TOOL = Tool(
     "file",
     __doc__,
     columns=[
-        Column("time", "TIME", "when the call ended"),
+        Column("time", "TIME", "when the call ended", show=clock),
         Column("comm", "COMM", "name of the thread", width=16),
         Column("pid", "PID", "its process"),
         Column("tid", "", "the thread"),

@@ -11,7 +11,7 @@ import pandas as pd
 
 from bpfnb.results.presentation import Rows
 from bpfnb.tools.sched._queue import WAITS
-from bpfnb.tools.tool import Column, Option, Spec, Tool
+from bpfnb.tools.tool import Column, Option, Spec, Tool, clock
 
 __all__ = ["TOOL"]
 
@@ -59,7 +59,7 @@ TOOL = Tool(
     "sched",
     __doc__,
     columns=[
-        Column("time", "TIME", "when it ran at last"),
+        Column("time", "TIME", "when it ran at last", show=clock),
         Column("comm", "COMM", "name of the thread that waited", width=16),
         Column("pid", "", "its process"),
         Column("tid", "TID", "the thread"),
