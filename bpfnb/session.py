@@ -145,7 +145,7 @@ class Session:
         is in one of them; see Map.drain. ProgramError for a session that has rows, or a cell: drain its maps."""
         if not isinstance(self._presentation, Table):
             raise ProgramError(f"{self.name} has no table to drain: its maps can be drained, one by one")
-        return self._presentation.compute(Drained(self.maps))
+        return self._presentation.compute(Drained(self.maps, self._presentation.as_is))
 
     @property
     def source(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -23,10 +23,12 @@ class Rows:
 
 @dataclass(frozen=True)
 class Table:
-    """A table made of maps, as they are at the moment that it is asked for. ``title``: as above."""
+    """A table made of maps, as they are at the moment that it is asked for. ``title``: as above. ``as_is``: names of
+    maps that a drain leaves as they are, such as stacks that counts name."""
 
     compute: Callable[[Mapping[str, Map]], pd.DataFrame]
     title: str = ""
+    as_is: Sequence[str] = ()
 
 
 Presentation = Rows | Table

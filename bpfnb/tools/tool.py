@@ -186,7 +186,7 @@ class Tool:
         own = spec.presentation
         if isinstance(own, Rows):
             return Rows(lambda events: own.convert(events)[names], title)
-        return Table(lambda maps: own.compute(maps)[names], title)
+        return Table(lambda maps: own.compute(maps)[names], title, own.as_is)
 
     def _say(self, make: Callable[[Any], Any], value: Any) -> Any:
         """Return a value that is made of another. A ProgramError says which tool it is about."""

@@ -207,6 +207,20 @@ def test_offcputime_has_a_sleep_with_its_stack() -> None:
     assert not df["stack"].str.contains("[no stack", regex=False).any()
 
 
+def test_offcputime_drained_has_each_time_once() -> None:
+    """Times that have not ended stay, and stacks are known in each part."""
+    parts = []
+    with tools.offcputime(kernel_stacks_only=True) as session:
+        process = subprocess.Popen([sys.executable, "-IS", "-c", SLEEPER])
+        while process.poll() is None:
+            parts.append(session.drain())
+        parts.append(session.drain())
+    df = pd.concat(parts)
+    asleep = df[(df["pid"] == process.pid) & df["stack"].str.contains("do_nanosleep_[k]", regex=False)]
+    assert pd.Timedelta("280ms") <= asleep["total"].sum() <= pd.Timedelta("600ms")
+    assert not df["stack"].str.contains("[no stack", regex=False).any()
+
+
 def test_offcputime_of_some_times_and_one_side() -> None:
     with tools.offcputime(min_us=40_000, kernel_stacks_only=True) as session:
         process = subprocess.Popen([sys.executable, "-IS", "-c", SLEEPER])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from bpfnb.results.maps.map import Map
 
@@ -13,14 +13,15 @@ class Drained(Mapping[str, Map]):
     """A session's maps, drained as they are asked for, each once: what they have grown by since the last time. Maps of
     stacks are as they are."""
 
-    def __init__(self, maps: Mapping[str, Map]) -> None:
+    def __init__(self, maps: Mapping[str, Map], as_is: Sequence[str] = ()) -> None:
         self._maps = maps
+        self._as_is = as_is  # names of further ones that are
         self._taken: dict[str, Map] = {}
 
     def __getitem__(self, name: str) -> Map:
         if name not in self._taken:
             map_ = self._maps[name]
-            self._taken[name] = map_ if map_.kind == "stack_trace" else map_.taken()
+            self._taken[name] = map_ if map_.kind == "stack_trace" or name in self._as_is else map_.taken()
         return self._taken[name]
 
     def __iter__(self) -> Iterator[str]:

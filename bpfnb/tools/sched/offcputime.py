@@ -78,7 +78,7 @@ def _build(
         f"-DKERNEL={int(not user_stacks_only)}",
         f"-DUSER={int(not kernel_stacks_only)}",
     ]
-    return Spec(_SOURCE, Table(_table), cflags=flags)
+    return Spec(_SOURCE, Table(_table, as_is=["stacks"]), cflags=flags)
 
 
 def _table(maps: Mapping[str, Map]) -> pd.DataFrame:
@@ -86,7 +86,7 @@ def _table(maps: Mapping[str, Map]) -> pd.DataFrame:
     by = ["pid", "tid", "comm"]
     frame = folded(counts, maps["stacks"], ["kernel_stack", "user_stack"], "value", by)
     frame = frame.assign(total=pd.to_timedelta(frame["count"]))
-    frame.attrs["lost"] = sum(map_.lost for map_ in maps.values())
+    frame.attrs["lost"] = maps["times"].lost + maps["stacks"].lost
     return frame
 
 

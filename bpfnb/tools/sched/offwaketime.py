@@ -84,7 +84,7 @@ def _build(min_us: int, max_us: int | None, stack_storage_size: int) -> Spec:
         f"-DMAX_NS={(1 << 63) if max_us is None else max_us * 1000}ULL",
         f"-DSTACKS_KEPT={max(stack_storage_size, 1)}",
     ]
-    return Spec(_SOURCE, Table(_table), cflags=flags)
+    return Spec(_SOURCE, Table(_table, as_is=["stacks"]), cflags=flags)
 
 
 def _table(maps: Mapping[str, Map]) -> pd.DataFrame:
@@ -97,7 +97,7 @@ def _table(maps: Mapping[str, Map]) -> pd.DataFrame:
     frame = times.groupby(by, as_index=False, observed=True)[["value"]].sum()
     frame = frame.sort_values("value", ascending=False, kind="stable", ignore_index=True)
     frame = frame.assign(total=pd.to_timedelta(frame["value"].astype("int64")))
-    frame.attrs["lost"] = sum(map_.lost for map_ in maps.values())
+    frame.attrs["lost"] = maps["times"].lost + maps["stacks"].lost
     return frame
 
 
