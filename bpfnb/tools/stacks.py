@@ -17,7 +17,7 @@ from bpfnb.results.columns.text import text_dtype
 from bpfnb.results.maps.map import Map
 from bpfnb.tools.tool import Option
 
-__all__ = ["STACKS", "STACKS_BY_THREAD", "STORAGE", "folded"]
+__all__ = ["STACKS", "STACKS_BY_THREAD", "STORAGE", "folded", "named"]
 
 _NONE = -14  # EFAULT: as bpf_get_stackid() says it
 _GONE = -1

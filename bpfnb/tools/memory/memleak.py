@@ -20,7 +20,7 @@ import pandas as pd
 
 from bpfnb.results.maps.map import Map
 from bpfnb.results.presentation import Table
-from bpfnb.tools.stacks import STACKS, STACKS_BY_THREAD, STORAGE, folded
+from bpfnb.tools.stacks import STACKS, STACKS_BY_THREAD, STORAGE, named
 from bpfnb.tools.tool import Column, Option, Spec, Tool
 
 __all__ = ["TOOL"]
@@ -243,11 +243,9 @@ def _table(maps: Mapping[str, Map], older: float, top: int) -> pd.DataFrame:
     age = maps["held"].moment - blocks["since"].astype(np.int64)
     blocks = blocks.assign(age=age)[age >= older * 1e6]
     groups = _added(blocks.assign(count=1, oldest=blocks["age"], newest=blocks["age"]))
-    sides = groups.assign(group=np.arange(len(groups)), none=0, one=1)
-    in_kernel = not groups["pid"].any()
-    named = folded(sides, maps["stacks"], ["stack", "none"] if in_kernel else ["none", "stack"], "one", ["group"])
-    names = named.set_index("group")["stack"].reindex(sides["group"])
-    frame = _added(groups.assign(stack=names.array))  # two calls of one function have the same names
+    sides = ["stack", "none"] if not groups["pid"].any() else ["none", "stack"]  # the kernel's are of no process
+    names = named(groups.assign(none=0), maps["stacks"], sides, "pid")
+    frame = _added(groups.assign(stack=names))  # two calls of one function have the same names
     frame = frame.assign(oldest=pd.to_timedelta(frame["oldest"]), newest=pd.to_timedelta(frame["newest"]))
     frame = frame.sort_values(["size", "count"], ascending=False, kind="stable", ignore_index=True)
     frame.attrs["lost"] = sum(map_.lost for map_ in maps.values())
