@@ -4,15 +4,20 @@ are the default host's."""
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from bpfnb.errors import AttachError, UnsupportedError
 from bpfnb.host.tracer import Tracer
 from bpfnb.language.oneliner.generate import generate
 from bpfnb.language.oneliner.question import Question, ask
 from bpfnb.language.oneliner.sites import ENTRY_OF, with_columns
 from bpfnb.language.program import Program, parse
+from bpfnb.language.signature import Signature
 from bpfnb.options import SessionOptions, check_options
+from bpfnb.origins import stack_level
 from bpfnb.results.answers import presentation
 from bpfnb.results.presentation import Presentation
 from bpfnb.session import Session
@@ -122,9 +127,23 @@ class Questions:
         """
         return self._ask(ask("stacks", probe, columns=by, where=where, kernel=kernel, user=user), options)
 
+    def _described(self, question: Question, missing: object) -> tuple[Signature, ...]:
+        """Return the probes' signatures; without those that are not there, where ``missing`` says so."""
+        describe = partial(self.connect().describe, paths=question.paths, limit=_MAX_PROBES)
+        if missing not in ("warn", "ignore") or len(question.probes) == 1:
+            return describe(question.probes)
+        found: list[Signature] = []
+        for probe in question.probes:
+            try:
+                found += describe([probe])
+            except (AttachError, UnsupportedError) as error:
+                if missing == "warn":
+                    warnings.warn(f"{error}: left out", RuntimeWarning, stacklevel=stack_level())
+        return tuple(found) or describe(question.probes)
+
     def _ask(self, question: Question, options: Mapping[str, Any]) -> Session:
         check_options(options)
-        signatures = self.connect().describe(question.probes, question.paths, _MAX_PROBES)
+        signatures = self._described(question, options.get("missing"))
         question = with_columns(question, signatures)
         answer = generate(question, signatures)
         kinds = {signature.probe.partition(":")[0] for signature in signatures}

@@ -164,7 +164,7 @@ _TABLES: dict[str, Callable[[Question, Answer, Mapping[str, Map]], pd.DataFrame]
 def _rows(frame: pd.DataFrame, columns: Sequence[Shown], probes: Probes) -> pd.DataFrame:
     names = [column.member for column in columns]
     attrs = frame.attrs
-    frame = frame[[*(name for name in ("time", "cpu_") if name in frame and name not in names), *names]]
+    frame = frame[[*(name for name in ("time", "cpu") if name in frame and name not in names), *names]]
     frame = _shown(frame, columns, probes)
     frame.attrs = attrs
     return frame

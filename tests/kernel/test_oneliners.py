@@ -318,3 +318,22 @@ def test_mistakes_are_one_line_and_attach_nothing(start: Callable[[], Session], 
         start()
     assert "\n" not in str(error.value)
     assert not bpfnb.sessions()
+
+
+def test_a_probe_that_is_not_there_is_left_out_where_that_is_asked_for(work: Path) -> None:
+    probes = ["syscall:write", "syscall:no_such_call"]
+    with pytest.warns(RuntimeWarning, match="no_such_call.*left out"):
+        session = bpfnb.stats(probes, "count", by="probe", where=f"{MINE} and fd > 2", missing="warn", name="some")
+    with session:
+        subprocess.run([work], check=True)
+    assert session.df[["probe", "sum"]].to_numpy().tolist() == [["syscall:write", sum(range(WRITES))]]
+    with pytest.raises(bpfnb.AttachError, match="no_such_call"):
+        bpfnb.stats(probes, "count", by="probe")
+
+
+def test_rows_have_the_cpu_where_that_is_asked_for(work: Path) -> None:
+    cpu = min(os.sched_getaffinity(0))
+    with bpfnb.rows("syscall:write", ["count"], where=f"{MINE} and fd > 2", cpu=True) as session:
+        subprocess.run(["taskset", "-c", str(cpu), work], check=True)
+    assert list(session.df.columns) == ["time", "cpu", "count"]
+    assert session.df["cpu"].unique().tolist() == [cpu]
