@@ -240,24 +240,19 @@ def test_tcpstates_are_those_of_the_protocol_with_the_sockets_process() -> None:
         ends = talk(*pair)
         until(lambda: ((session.df["newstate"] == "CLOSE") & (session.df["rport"] > 0)).sum() >= 8)  # less listeners
     df = session.df
-    opened = ["SYN_SENT", "ESTABLISHED"]
-    closes_first, closes_last = ["FIN_WAIT1", "FIN_WAIT2", "CLOSE"], ["CLOSE_WAIT", "LAST_ACK", "CLOSE"]
-    for number, (address, port, _, other) in enumerate(ends.of_client):
-        first = number < 2
-        client = df[(df["lport"] == port) | ((df["lport"] == 0) & (df["rport"] == other))]
-        client = client[client["skaddr"] == df[df["lport"] == port]["skaddr"].iloc[0]]
-        client = client[client["time"] >= client[client["newstate"] == "SYN_SENT"]["time"].max() - pd.Timedelta("1s")]
-        client = client[client["rport"] == other]
-        path = client["newstate"].tolist()[-5:]
-        assert path == opened + (closes_first if first else closes_last), (address, path)
+    closes_first = ["ESTABLISHED", "FIN_WAIT1", "FIN_WAIT2", "CLOSE"]
+    closes_last = ["ESTABLISHED", "CLOSE_WAIT", "LAST_ACK", "CLOSE"]
+    for number, (_, port, _, other) in enumerate(ends.of_client):
+        of_client, of_server = (closes_first, closes_last) if number < 2 else (closes_last, closes_first)
+        client = df[(df["lport"] == port) & (df["rport"] == other)]
+        assert client["newstate"].tolist() == of_client
+        assert client["oldstate"].tolist() == ["SYN_SENT", *of_client[:-1]]
         assert set(client["pid"]) == {ends.client}
-        assert (client["oldstate"].iloc[-4:].to_numpy() == client["newstate"].iloc[-5:-1].to_numpy()).all()
-        established = client[client["oldstate"] == "ESTABLISHED"]["duration"].iloc[-1]
-        assert pd.Timedelta(PAUSE, "s") <= established <= pd.Timedelta("20s")
+        begins = df[(df["newstate"] == "SYN_SENT") & (df["skaddr"] == client["skaddr"].iloc[0])]
+        assert set(begins["rport"]) == {other}
+        assert pd.Timedelta(PAUSE, "s") <= client["duration"].iloc[1] <= pd.Timedelta("20s")
         server = df[(df["rport"] == port) & (df["lport"] == other)]
-        assert server["newstate"].tolist()[-5:] == ["SYN_RECV", "ESTABLISHED"] + (
-            closes_last if first else closes_first
-        )
+        assert server["newstate"].tolist()[-4:] == of_server  # SYN_RECV before has no ends on some kernels
         assert set(server["pid"].iloc[-3:]) == {ends.server}
 
 

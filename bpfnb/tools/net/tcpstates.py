@@ -2,7 +2,9 @@
 
 States change in interrupts as well, while any process runs: pid is the process that opened, accepted or closed the
 socket, and 0 as long as none has. What it cannot see: whose sockets are that were there before it was attached, until
-they are closed. On kernels without kprobes, a connection that io_uring accepted is its process's once that closes it.
+they are closed. On some kernels (6.1) the first row of a connection that comes in, LISTEN to SYN_RECV, has the ends of
+the listening socket. On kernels without kprobes, a connection that io_uring accepted is its process's once that closes
+it.
 """
 
 from __future__ import annotations
