@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import random
 import subprocess
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from bpfnb.errors import ProgramError
 from bpfnb.language.oneliner.expressions import Expression, Member, Node, parse, walk
 from bpfnb.language.oneliner.generate import generate
+from bpfnb.language.oneliner.names import unused
 from bpfnb.language.oneliner.question import ask
 from bpfnb.language.oneliner.support import used_in
 from bpfnb.language.oneliner.translate import condition, translate
@@ -263,3 +265,14 @@ def test_columns_called_as_those_of_the_answer_have_an_underline() -> None:
         answer = generate(ask(verb, "syscall:write", value=value, columns=["count", "low"]), [signature])  # type: ignore[arg-type]
         assert [column.column for column in answer.columns] == names
         assert not {column.member for column in answer.columns} & {"count", "low", "value"}
+
+
+def test_a_name_that_is_not_taken_is_found_after_any_number() -> None:
+    """And without making names that nobody asks for."""
+    tracemalloc.start()
+    try:
+        assert unused("tid", {"pid"}) == "tid"
+        assert unused("tid", {"tid", *(f"tid{n}" for n in range(2, 150))}) == "tid150"
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()

@@ -17,7 +17,7 @@ from typing import Literal
 from bpfnb.errors import ProgramError
 from bpfnb.language.oneliner import support
 from bpfnb.language.oneliner.expressions import Expression, Name
-from bpfnb.language.oneliner.names import AT_RETURN, TASK, Kept, Names
+from bpfnb.language.oneliner.names import AT_RETURN, TASK, Kept, Names, unused
 from bpfnb.language.oneliner.question import Question, identifier
 from bpfnb.language.oneliner.sites import ENTRY_OF, RESERVED, RETURN_OF, Site
 from bpfnb.language.oneliner.translate import condition, translate
@@ -146,7 +146,7 @@ class _Generator:
         taken: set[str] = set()
         for site in groups.values():
             name = identifier(site.probes[0].rpartition(":")[2]) if len(site.probes) == 1 else ""
-            site.function = _free(f"on_{name or site.kind}", taken)
+            site.function = unused(f"on_{name or site.kind}", taken)
             taken.add(site.function)
         return list(groups.values())
 
@@ -233,7 +233,7 @@ class _Generator:
                 odd = places[texts.index(False)].site.probes[0]
                 raise column.expression.error(f"a string of some of the probes, but a number of {odd}")
             name = identifier(column.name) or f"column{at}"
-            name = _free(f"{name}_" if name in RESERVED - _FINE else name, taken)
+            name = unused(f"{name}_" if name in RESERVED - _FINE else name, taken)
             taken.add(name)
             meaning = values[0].meaning if isinstance(values[0], Integer) else None
             special = meaning.text if meaning and meaning.text in ("probe", "cgroup") else "number"
@@ -514,10 +514,6 @@ def _declared(names: Names, wanted: set[str] | None = None) -> str:
 
 def _bracketed(code: str) -> str:
     return f"({code})"
-
-
-def _free(base: str, taken: set[str]) -> str:
-    return next(name for name in (base, *(f"{base}{n}" for n in range(2, 1 << 20))) if name not in taken)
 
 
 def _comment(text: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,7 +14,7 @@ from bpfnb.language.oneliner.sites import Site
 from bpfnb.language.oneliner.values import S64, Integer, String, Value, of_type
 from bpfnb.language.signature import Argument, Type
 
-__all__ = ["AT_RETURN", "TASK", "Kept", "Names"]
+__all__ = ["AT_RETURN", "TASK", "Kept", "Names", "unused"]
 
 # What is had without asking the probe: the C that declares it, and its type.
 TASK = {
@@ -121,7 +122,7 @@ class Names:
             name = node.name if isinstance(node, Name) else "_".join(node.path) if isinstance(node, Member) else ""
             base = identifier(name) or "value"
             taken = {kept.member for key, kept in self.kept.items() if key != node} | {"start", "probe"}
-            self.kept[node] = Kept(_free(base, taken), node, text)
+            self.kept[node] = Kept(unused(base, taken), node, text)
         return String(f"call.{self.kept[node].member}", "local", self.text_size)
 
     def argument(self, expression: Expression, node: Name | Member) -> Value:
@@ -179,9 +180,10 @@ class Names:
         raise expression.error(f"{'.'.join(node.path)} is {type_.text}, which is neither a number nor a string")
 
 
-def _free(base: str, taken: Iterable[str]) -> str:
-    taken = set(taken)
-    return next(name for name in (base, *(f"{base}{n}" for n in range(2, 99))) if name not in taken)
+def unused(base: str, taken: Container[str]) -> str:
+    """Return a name that is not taken: this one, else with the least number behind it."""
+    numbered = (f"{base}{n}" for n in itertools.count(2))
+    return next(name for name in itertools.chain([base], numbered) if name not in taken)
 
 
 def _is_text(type_: Type) -> bool:
