@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks import counting, delivery, detach, frames, guard, latency, maps, parts, printk, streams
+from benchmarks import counting, delivery, detach, frames, guard, latency, maps, oneliners, parts, printk, streams
 from benchmarks.common import CPUS, Group, build_producer, interleave, table
 
 GROUPS: dict[str, Group] = {
@@ -38,6 +38,8 @@ GROUPS: dict[str, Group] = {
     "detach": detach.DETACH,
     "many": detach.MANY,
     "guard": guard.GUARD,
+    "oneliners": oneliners.ONELINERS,
+    "attached": oneliners.ATTACHED,
 }
 
 
