@@ -18,7 +18,8 @@ from bpfnb.session import Session
 OPENS = r"""
 import ctypes, os, struct
 libc = ctypes.CDLL(None)
-os.makedirs("deep/er"), os.mkfifo("fifo")
+home = os.getcwd()
+os.makedirs("deep/er"), os.mkdir("bound"), os.mkfifo("fifo")
 os.open("new", os.O_CREAT | os.O_WRONLY, 0o640)
 for name in ("new", "./new", "deep/../new", "line\nfeed", "\u00e9", "x" * 250, "x" * 300, "deep/er", "", "new/below"):
     try: os.open(name, os.O_RDONLY | os.O_NONBLOCK)
@@ -37,6 +38,11 @@ how = struct.pack("QQQ", os.O_RDONLY, 0, 0x08)  # RESOLVE_BENEATH
 for name in (b"notes", b"../kernel", b"/etc/passwd"):
     libc.syscall(437, -100, name, how, len(how))
 libc.syscall(257, 99, b"bad", 0, 0)
+os.chdir(home)
+libc.unshare(0x20000), libc.mount(None, b"/", None, 0x44000, None)  # mounts of its own, and a part of a file system
+libc.mount(b"deep/er", b"bound", None, 0x1000, None)
+os.chdir("bound")
+os.open("in", os.O_CREAT)
 libc.syscall(257, -100, ctypes.c_void_p(8), 0, 0)
 """
 OLD_OPENS = """
