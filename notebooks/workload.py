@@ -4,8 +4,9 @@ Run it (``python workload.py --help``) or, in a notebook, ``work = workload.star
 ``work.result()``. The count is of what the workload's own processes did, so a trace that filters on those processes
 must find exactly that many lines.
 
-Reading, waiting, touching memory and burning processor time are each done by a child of its own, named "reader",
-"waiter", "toucher" and "burner". It does that and nothing else: the reader's calls of read() are just those asked for.
+Reading, waiting, touching memory, searching files and burning processor time are each done by a child of its own, named
+"reader", "waiter", "toucher", "searcher" and "burner". It does that and nothing else: the reader's calls of read() are
+just those asked for.
 
 Which syscall makes a process depends on who asks: C's fork() calls clone, posix_spawn() calls clone3 (in glibc 2.34 and
 newer; before, clone), Python's subprocess calls vfork, a bash subshell calls clone.
@@ -25,6 +26,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,7 @@ def start(**counts: float) -> Workload:
     reads=    "reader" reads so many times from /dev/zero: 1 byte, 2, 4, and so on to 4096, then 1 again
     waits=    "waiter" reads so many times from a terminal where nobody types, and gives up after a tenth of a second
     pages=    "toucher" writes to so many pages of memory that it never wrote to before
+    searches= "searcher" looks for a file so many times: in three folders that have it not, then where it is
     burn=     "burner" uses so many seconds of processor time, in turn for sums and for random numbers of the kernel's
     """
     return Workload(**counts)
@@ -74,6 +77,7 @@ def run(
     reads: int,
     waits: int,
     pages: int,
+    searches: int,
     burn: float,
 ) -> dict[str, Any]:
     """Do it all, evenly mixed over ``seconds``, in this process and its children."""
@@ -105,6 +109,7 @@ def run(
     child("reader", _read, reads)
     child("waiter", _wait, waits)
     child("toucher", _touch, pages)
+    child("searcher", _search, searches)
     child("burner", _burn, burn)
     sync = ctypes.CDLL(None).sync
     actions = _mixed(
@@ -177,6 +182,13 @@ def _touch(pages: int) -> None:
         memory[begin] = 1
 
 
+def _search(times: int) -> None:
+    for _ in range(times):
+        for folder in ("/nonexistent/a", "/nonexistent/b", "/nonexistent/c", "/etc"):
+            with suppress(FileNotFoundError):
+                os.close(os.open(f"{folder}/passwd", os.O_RDONLY))
+
+
 def _burn(seconds: float) -> None:
     random = os.open("/dev/urandom", os.O_RDONLY)
     while time.process_time() < seconds:
@@ -200,6 +212,7 @@ def main() -> None:
     parser.add_argument("--reads", type=int, default=0, help="reads that return at once, by a child")
     parser.add_argument("--waits", type=int, default=0, help="reads that wait for a tenth of a second, by a child")
     parser.add_argument("--pages", type=int, default=0, help="pages of fresh memory written to, by a child")
+    parser.add_argument("--searches", type=int, default=0, help="searches of a file in four folders, by a child")
     parser.add_argument("--burn", type=float, default=0.0, help="seconds of processor time used, by a child")
     parser.add_argument("--seconds", type=float, default=0.0, help="spread over so many seconds")
     print(json.dumps(run(**vars(parser.parse_args()))))

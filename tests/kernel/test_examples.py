@@ -168,6 +168,41 @@ def test_questions_without_c(shell: Shell) -> None:
     shell.run("bpfnb.stop_all()")
 
 
+MISSING = '%bpf count syscall:openat --by comm --where "errno == 2" --name missing -t 100ms'
+FAILED = "%bpf run opensnoop --failed --name failed -t 100ms"
+IN_A_TERMINAL = ".venv/bin/bpfnb run opensnoop --failed -t 1s"
+
+
+@shown(MISSING, FAILED, IN_A_TERMINAL, "missing.df", "failed.df", "missing.source")
+def test_the_first_answers_without_c(shell: Shell) -> None:
+    code = f"""
+import time, pathlib
+pathlib.Path("/proc/self/comm").write_text("{ME}")
+while True:
+    time.sleep(0.01)
+    try: open("/nonexistent/file")
+    except OSError: pass
+"""
+    with subprocess.Popen([sys.executable, "-ISc", code]) as process:
+        until(lambda: Path(f"/proc/{process.pid}/comm").read_text().strip() == ME)
+        try:
+            shell.run(text(MISSING))
+            shell.run(text(FAILED))
+            command = [sys.executable, "-m", "bpfnb", *text(IN_A_TERMINAL).split()[1:]]
+            printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+        finally:
+            process.kill()
+    missing: Any = shell.run(text("missing.df"))
+    failed: Any = shell.run(text("failed.df"))
+    source: Any = shell.run(text("missing.source"))
+    assert missing.set_index("comm")["count"][ME] > 0
+    paths = set(failed[failed["pid"] == process.pid]["path"].astype(str))
+    assert paths == {"/nonexistent/file"}
+    assert re.search(rf"\b{process.pid} .* /nonexistent/file$", printed, re.M)
+    again: Any = shell.run(f"%%bpf again -t 100ms\n{source}")
+    assert list(again.maps) == ["counts"]
+
+
 @shown(*QUESTIONS)
 def test_each_question_has_its_columns(shell: Shell) -> None:
     """The table's, after those of ``by``."""

@@ -77,7 +77,7 @@ def ids(paths: list[Path]) -> list[str]:
 
 def test_they_are_counted_from_nought() -> None:
     lessons = ["01_hello_clone", "02_sync", "03_clone_fields", "04_live_rates", "05_records", "06_maps", "07_stacks"]
-    assert ids(NOTEBOOKS)[:9] == ["00_ready", *lessons, "08_verifier"]
+    assert ids(NOTEBOOKS) == ["00_ready", *lessons, "08_verifier", "09_without_c", "10_slow_service"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=ids(NOTEBOOKS))
@@ -297,6 +297,44 @@ def stacks(nb: Executed) -> None:
     assert nb.text("nothing-left") == "{}"
 
 
+def without_c(nb: Executed) -> None:
+    assert re.search(r"^\d+ +searcher +60$", nb.text("missing"), re.M)
+    assert "const char *filename" in nb.text("probe")
+    assert 'PROBE("sysret:openat")' in nb.text("source")
+    assert "only comm searcher" in nb.text("tries")
+    assert re.search(r"^0 +3 +20$", nb.text("tried"), re.M)
+    assert re.search(r"^\d+ +syscall:openat +80$", nb.text("wildcard"), re.M)
+    assert re.search(r"^\d+ +syscall:execve +1$", nb.text("command"), re.M)
+    assert re.search(r"^\d+ +waiter +0.50 .* \[67.1ms, 134ms\)$", nb.text("latency-ask"), re.M)
+    assert nb.data("latency-plot", "image/png")
+    events = re.findall(r"^\d+ (\S+) O_RDONLY\|O_CLOEXEC (\S+)$", nb.text("stream"), re.M)
+    missing = [(f"/nonexistent/{folder}/passwd", "ENOENT") for folder in "abc"]
+    assert events == [*missing, ("/etc/passwd", "3")] * 2
+    assert "SIGKILL" in nb.text("decode")
+    assert "drwxr-xr-x" in nb.text("decode")
+    assert nb.data("every", "image/png")
+    assert re.search(r"^reader +1300$", nb.text("every-exact"), re.M)
+    assert "execsnoop" in nb.text("toolbox")
+    assert len(re.findall(r"^\d +true +\d+ +\d+ +0", nb.text("execsnoop"), re.M)) == 3
+    assert nb.text("nothing-left") == "{}"
+
+
+def slow_service(nb: Executed) -> None:
+    for cell in ("complaint-table", "customers"):
+        assert re.search(r"^GET /price +\d", nb.text(cell), re.M)
+    for cell in ("complaint-plot", "where-plot", "timeline", "customers-plot"):
+        assert nb.data(cell, "image/png")
+    assert {"syscall:fsync", "syscall:futex"} <= set(nb.text("calls").split())
+    assert re.search(r"^journal +\w", nb.text("files"), re.M)
+    ((share, by_chance),) = re.findall(r"^(\d+)% of \d+ waits .*, (\d+)%$", nb.text("asof"), re.M)
+    assert int(share) > 2 * int(by_chance)
+    assert "with self._lock:" in nb.text("source")
+    ((before, at_disk, mended, _),) = re.findall(r"^GET /price" + 4 * r" +(\d+\.\d+)" + "$", nb.text("mended"), re.M)
+    assert float(before) > 2 * float(mended)
+    assert float(at_disk) == 0
+    assert nb.text("nothing-left") == "{}"
+
+
 FACTS: dict[str, Callable[[Executed], None]] = {
     "00_ready": ready,
     "01_hello_clone": hello,
@@ -307,6 +345,8 @@ FACTS: dict[str, Callable[[Executed], None]] = {
     "06_maps": maps,
     "07_stacks": stacks,
     "08_verifier": verifier,
+    "09_without_c": without_c,
+    "10_slow_service": slow_service,
 }
 
 
