@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 
 import bpfnb
+from bpfnb.errors import SetupError
 from bpfnb.hosts import default_host
+from bpfnb.language.program import Probe
 from bpfnb.language.signature import Signature, Type
+from bpfnb.tracer.probes.describe import known
+from bpfnb.tracer.signatures.kernel import BtfFolder
 
 EVENTS = Path("/sys/kernel/tracing/events")
 
@@ -52,6 +56,19 @@ def test_every_tracepoint_has_the_fields_of_its_format_file() -> None:
                 assert (type_.kind in ("array", "string"), type_.size) == (True, size), (event, declaration)
             checked += 1
     assert checked > 5000
+
+
+@pytest.mark.parametrize(
+    "probe", ["tracepoint:syscalls:sys_exit_read", "tracepoint:syscalls:sys_enter_dup2", "syscall:dup2"]
+)
+def test_what_has_types_of_c_alone_needs_no_btf(tmp_path: Path, probe: str) -> None:
+    """To read the kernel's takes most of the time of a tracer's first one-liner."""
+    (tmp_path / "vmlinux").write_bytes(b"this is no BTF")
+    kind, _, target = probe.partition(":")
+    without = known(Probe(kind, target, "", probe, 0), btf=BtfFolder(tmp_path))
+    assert without.arguments == described(probe)[0].arguments != ()
+    with pytest.raises(SetupError, match="cannot be read"):
+        known(Probe("syscall", "openat", "", "syscall:openat", 0), btf=BtfFolder(tmp_path))  # a umode_t
 
 
 def type_of(signature: Signature, name: str) -> Type:

@@ -17,7 +17,7 @@ from bpfnb.language.probes import Probe, parse_probe
 from bpfnb.language.signature import Argument, Signature, Type
 from bpfnb.tracer.kernel import tracefs
 from bpfnb.tracer.link import catalog, kinds, usdt
-from bpfnb.tracer.signatures.fields import Called, fields, parameters
+from bpfnb.tracer.signatures.fields import Called, fields, parameters, parse_format
 from bpfnb.tracer.signatures.kernel import BtfFolder, kernel_types
 from bpfnb.tracer.signatures.members import Place, follow, place_of
 from bpfnb.tracer.signatures.types import UNSIGNED_LONG, Function, KernelTypes, integer, plain_type
@@ -28,6 +28,7 @@ _MAX_PROBES = 10_000
 _MAX_PATHS, _MAX_PATH, _MAX_NAME = 256, 32, 256
 _MAX_ANSWERS = 200_000  # probes times paths
 _MAX_FORMAT = 1 << 20
+_C_WORDS = frozenset(("const", "volatile", "unsigned", "signed", "char", "short", "int", "long"))
 _REGISTERS = 6  # of arguments that every architecture has
 LONG = integer("long", 8, signed=True)
 _WILDCARD = re.compile(r"[*?\[]")
@@ -148,11 +149,18 @@ def _registers(returns: Type | None) -> Known:
     return _of_texts(None, names, returns)
 
 
+def _types_for(text: str, btf: BtfFolder) -> KernelTypes | None:
+    """Return the kernel's types, which take a while the first time; None where all fields have types of C's own."""
+    words = {word for field in parse_format(text) for word in field.type.replace("*", " ").split()}
+    return btf.kernel() if words - _C_WORDS else None
+
+
 def _syscall(probe: Probe, folder: str, btf: BtfFolder) -> Known:
-    types = btf.kernel()
     if text := format_of(f"syscalls/sys_enter_{probe.target}"):
+        types = _types_for(text, btf)
         return _of_texts(types, parameters(text, _called(types)), LONG)
     # Where the body of the call is a function of its own, and tracefs is not to be had.
+    types = btf.kernel()
     if types and (function := types.function(f"__do_sys_{probe.target}")):
         arguments = [Argument(p.name, _in_process(p.type), i) for i, p in enumerate(function.parameters)]
         return _of_texts(types, arguments, LONG)
@@ -164,11 +172,11 @@ def _in_process(type_: Type) -> Type:
 
 
 def _tracepoint(probe: Probe, folder: str, btf: BtfFolder) -> Known:
-    types = btf.kernel()
     event = probe.target.partition(":")[2]
     text = format_of(probe.target.replace(":", "/"))
     if not text:
         return Known()
+    types = _types_for(text, btf)
     arguments = fields(text, _called(types))
     if any(a.type.text.replace("const ", "") == "void *" for a in arguments):
         called_with = _traced(event, btf)
