@@ -152,6 +152,7 @@ DESCRIBED = {
     '"ignore"': "a value",
     '"error"': "a value",
     "raw_syscalls:sys_enter": "a tracepoint",
+    "bpftrace -c /bin/true": "scripts/bench has it",
     "tracepoint:syscalls:sys_enter_*": "docs/benchmarks.md; an example above has it",
     "bpfnb_probe(ctx)": "docs/benchmarks.md; an example has it",
     "@[probe] = count()": "bpftrace's",
