@@ -33,7 +33,8 @@ os.open("..", os.O_RDONLY), os.open("/dev/null", os.O_RDWR | os.O_APPEND | os.O_
 os.chdir("/sys/kernel")
 try: os.open("notes2", os.O_RDONLY)
 except OSError: pass
-os.open("/tmp", os.O_TMPFILE | os.O_RDWR, 0o600)
+try: os.open("/tmp", os.O_TMPFILE | os.O_RDWR, 0o600)
+except OSError: pass  # not every file system has that
 how = struct.pack("QQQ", os.O_RDONLY, 0, 0x08)  # RESOLVE_BENEATH
 for name in (b"notes", b"../kernel", b"/etc/passwd"):
     libc.syscall(437, -100, name, how, len(how))

@@ -81,8 +81,10 @@ static __always_inline void read_path(u32 *size, u8 *text, int dfd, const char *
     struct fs_struct *fs;
     int given = bpf_probe_read_user_str(text, MAX_PATH, name);
 
+    if (given == 0)  // older kernels count no NUL where there is nothing else
+        given = 1;
     *size = given < 0 ? 0 : given;
-    if (given <= 0 || text[0] == '/' || (text[0] == 0 && !(flags & 0x1000)))
+    if (given < 0 || text[0] == '/' || (text[0] == 0 && !(flags & 0x1000)))
         return;
     READ(fs, task->fs);
     READ(root, fs->root);

@@ -127,11 +127,13 @@ static __always_inline int leave(int ret) {
         asm volatile("" : "+r"(offset));  // the compiler knows the limit by now, the verifier does not
         u8 *place = event->args + (offset & (MEDIUM - 1));
         int size = bpf_probe_read_user_str(place, MEDIUM, (void *)word);
-        if (size <= 0) {  // not in memory
+        if (size < 0) {  // not in memory
             place[0] = '?';
             place[1] = 0;
             size = 2;
         }
+        if (size == 0)  // older kernels count no NUL where there is nothing else
+            size = 1;
         event->size = offset + size;
     }
     event->more = word != 0;
