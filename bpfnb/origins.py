@@ -1,11 +1,14 @@
 """The line of a notebook or a script that a call came from. A cell that is run again has the same.
 
+Of several calls on a line, as in ``with bpfnb.count(...) as a, bpfnb.count(...) as b``, each is one, from the left.
+
 ipykernel and IPython compile every cell as a file of its own, whose name changes with the text or the count; a
 notebook's front end names the cell in the request (``metadata.cellId``: JupyterLab 3.3, Notebook 7, VS Code).
 """
 
 from __future__ import annotations
 
+import dis
 import inspect
 import linecache
 import sys
@@ -17,6 +20,7 @@ from typing import Any, NamedTuple
 __all__ = ["Origin", "origin", "stack_level"]
 
 _OURS = ("bpfnb", "magics")
+_CALLS = {number for number, name in enumerate(dis.opname) if name.startswith("CALL")}
 
 
 class Origin(NamedTuple):
@@ -39,13 +43,13 @@ def origin() -> Origin:
     while frame and frame.f_code.co_flags & inspect.CO_OPTIMIZED:  # a function's; a module or a cell has it not
         code = frame.f_code
         place = code.co_filename if _is_file(code.co_filename) else ""
-        calls.append((place, code.co_name, frame.f_lineno - code.co_firstlineno))
+        calls.append((place, code.co_name, frame.f_lineno - code.co_firstlineno, _nth_call(frame)))
         frame = frame.f_back
     if frame is None:  # in a thread
         return Origin(False, tuple(calls))
     cell = "" if _is_file(frame.f_code.co_filename) else _cell(frame)
     where = cell or (frame.f_code.co_filename if _is_file(frame.f_code.co_filename) else None)
-    return Origin(bool(cell), where and (where, frame.f_lineno, *calls))
+    return Origin(bool(cell), where and (where, frame.f_lineno, _nth_call(frame), *calls))
 
 
 def stack_level() -> int:
@@ -54,6 +58,23 @@ def stack_level() -> int:
     while frame.f_back and str(frame.f_globals.get("__name__")).partition(".")[0] in _OURS:
         level, frame = level + 1, frame.f_back
     return level
+
+
+def _nth_call(frame: FrameType) -> int:
+    """Return which of the calls that begin on its line a frame is in, from the left; 0 where that is not known.
+
+    Not the column, which changes with what stands before it. Python knows columns from 3.11 on.
+    """
+    positions = list(getattr(frame.f_code, "co_positions", list)())
+    if not positions or frame.f_lasti < 0:
+        return 0
+    line, _, here, _ = positions[frame.f_lasti // 2]
+    operations = frame.f_code.co_code[::2]
+    columns = {
+        column for (start, _, column, _), operation in zip(positions, operations, strict=False)
+        if start == line and operation in _CALLS and column is not None
+    }  # fmt: skip
+    return sorted(columns).index(here) if here in columns else 0
 
 
 def _is_file(name: str) -> bool:

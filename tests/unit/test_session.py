@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import sys
 import threading
 import time
 import warnings
@@ -464,6 +465,22 @@ def test_one_line_that_starts_several_keeps_the_last_and_warns() -> None:
         assert bpfnb.sessions() == {started[0].name: started[1]}
         named = [bpfnb.trace(HELLO, name=f"loop{n}") for n in range(2)]  # what the warning says
         assert [s.state for s in named] == ["running", "running"]
+        bpfnb.stop_all()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python knows the columns of calls from 3.11 on")
+def test_several_calls_on_a_line_run_side_by_side() -> None:
+    def both() -> list[bpfnb.Session]:
+        return [bpfnb.trace(HELLO, keep=int("100000")), bpfnb.trace(HELLO)]
+
+    with FakeTracer():
+        with bpfnb.trace(HELLO) as a, bpfnb.trace(HELLO) as b:
+            assert [s.state for s in (a, b)] == ["running", "running"]
+        with pytest.warns(RuntimeWarning, match="replaces the one started from the same line before") as caught:
+            first, second = (both() for _ in range(2))
+        assert len(caught) == 2  # each its own
+        assert [s.state for s in (*first, *second)] == ["stopped", "stopped", "running", "running"]
+        assert [s.name for s in first] == [s.name for s in second]
         bpfnb.stop_all()
 
 
