@@ -173,7 +173,7 @@ FAILED = "%bpf run opensnoop --failed --name failed -t 100ms"
 IN_A_TERMINAL = ".venv/bin/bpfnb run opensnoop --failed -t 1s"
 
 
-@shown(MISSING, FAILED, IN_A_TERMINAL, "missing.df", "failed.df", "missing.source")
+@shown(MISSING, FAILED, IN_A_TERMINAL)
 def test_the_first_answers_without_c(shell: Shell) -> None:
     code = f"""
 import time, pathlib
@@ -192,9 +192,9 @@ while True:
             printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
         finally:
             process.kill()
-    missing: Any = shell.run(text("missing.df"))
-    failed: Any = shell.run(text("failed.df"))
-    source: Any = shell.run(text("missing.source"))
+    missing: Any = shell.run("missing.df")
+    failed: Any = shell.run("failed.df")
+    source: Any = shell.run("missing.source")
     assert missing.set_index("comm")["count"][ME] > 0
     paths = set(failed[failed["pid"] == process.pid]["path"].astype(str))
     assert paths == {"/nonexistent/file"}
