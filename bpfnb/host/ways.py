@@ -52,8 +52,10 @@ _ROOT = Path("/")
 _MAX_RECORD = 1 << 20
 
 # One thread until privileges are dropped, since they are a thread's own: numpy's OpenBLAS would start more on import.
+# The package itself is not executed: it imports the notebook's side, with pandas, which the tracer has no use for.
 _BOOT = (
-    "import os, runpy, sys; os.environ['OPENBLAS_NUM_THREADS'] = '1'; sys.path.insert(0, sys.argv.pop(1)); "
+    "import importlib.util as i, os, runpy, sys; os.environ['OPENBLAS_NUM_THREADS'] = '1'; "
+    "sys.path.insert(0, sys.argv.pop(1)); sys.modules['bpfnb'] = i.module_from_spec(i.find_spec('bpfnb')); "
     "runpy.run_module('bpfnb.tracer', run_name='__main__')"
 )
 _NEEDED = (2, 38, 39)  # CAP_DAC_READ_SEARCH, CAP_PERFMON, CAP_BPF

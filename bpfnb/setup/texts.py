@@ -5,10 +5,11 @@ from __future__ import annotations
 __all__ = ["LAUNCHER", "RULE", "SERVICE", "SOCKET"]
 
 # Runs as root for members of the group. sudo has cleaned the environment, and the launcher drops what an administrator
-# lets through. Descriptor 3 would be systemd's second copy of the connection.
+# lets through. Descriptor 3 would be systemd's second copy of the connection. The package itself is not executed: it
+# imports the notebook's side, with pandas.
 LAUNCHER = """\
 #!{folder}/bin/python3 -I
-import os, runpy, sys
+import importlib.util, os, runpy, sys
 
 os.closerange(3, 1 << 16)
 os.environ.clear()
@@ -16,6 +17,7 @@ os.environ.update(PATH="/usr/sbin:/usr/bin:/sbin:/bin", LANG="C.UTF-8", OPENBLAS
 os.chdir("/")
 os.umask(0o022)
 sys.argv[1:] = ["--service"]
+sys.modules["bpfnb"] = importlib.util.module_from_spec(importlib.util.find_spec("bpfnb"))
 runpy.run_module("bpfnb.tracer", run_name="__main__", alter_sys=True)
 """
 

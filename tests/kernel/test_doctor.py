@@ -118,6 +118,14 @@ def test_bcc_is_the_one_that_is_used(rows: Rows) -> None:
     assert Path(folder, "libbcc.py").exists()
 
 
+def test_the_tracer_has_nothing_of_the_notebooks_side() -> None:
+    """It imports numpy. To import pandas as well took longer than all the rest of its start."""
+    loaded = Path(f"/proc/{default_host.connect().hello().pid}/maps").read_text()
+    assert "/numpy/" in loaded
+    assert "/pandas/" not in loaded
+    assert "/pyarrow/" not in loaded
+
+
 def test_findings_of_ours_name_their_remedy(rows: Rows) -> None:
     """Whatever is not configured can be had with another kernel."""
     missing = [row for row in rows.values() if row.name.startswith("CONFIG_") and row.state == "missing"]

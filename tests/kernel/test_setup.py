@@ -299,7 +299,10 @@ def test_nothing_of_the_callers_runs_as_root(
             theirs.close()
             with spoken_to(ours) as hello:
                 assert Path(f"/proc/{hello.pid}/cwd").readlink() == Path("/")
-                assert str(folder) not in Path(f"/proc/{hello.pid}/maps").read_text()
+                mapped = Path(f"/proc/{hello.pid}/maps").read_text()
+                assert str(folder) not in mapped
+                assert "/numpy/" in mapped
+                assert "/pandas/" not in mapped  # the notebook's
                 if by == "sudo":
                     assert os.fsencode(folder) not in Path(f"/proc/{hello.pid}/environ").read_bytes()
         installed.run("rm", "-f", "/etc/sudoers.d/aa-lax")
