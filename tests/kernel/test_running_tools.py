@@ -41,6 +41,7 @@ def test_it_runs_in_a_terminal(name: str, capsys: pytest.CaptureFixture[str]) ->
     documented = [column.name for column in tool.columns]
     for line in out.splitlines():
         assert set(json.loads(line)) <= {"until", *documented}
+    assert not [said for said in sessions[0].warnings if said.line], "warnings of its own C"
     columns = list(sessions[0].df.columns)
     assert columns == [column for column in documented if column in columns]
     if len(columns) < len(documented):

@@ -104,7 +104,7 @@ static inline bool completes(struct request *request, u32 part, u32 left, struct
     struct request_t *known = requests.lookup(&request);
     if (!known)
         return false;
-    known->bytes += part;
+    __sync_fetch_and_add(&known->bytes, part);
     if (part < left)
         return false;
     *done = *known;

@@ -29,7 +29,7 @@ READ_PATH = r"""
 // The text is a name as it was given, then names of directories, from the innermost outwards, at last the root's, which
 // is empty; a NUL behind each.
 
-#define READ(TO, FROM) bpf_probe_read_kernel(&(TO), sizeof(TO), &(FROM))
+#define READ_KERNEL(TO, FROM) bpf_probe_read_kernel(&(TO), sizeof(TO), &(FROM))
 
 static __always_inline void read_directory(u32 *size, u8 *text, struct path at, struct path root) {
     struct dentry *parent;
@@ -41,14 +41,14 @@ static __always_inline void read_directory(u32 *size, u8 *text, struct path at, 
         if (at.dentry == root.dentry && at.mnt == root.mnt)
             goto end;
         struct dentry *top = 0;
-        READ(top, at.mnt->mnt_root);
-        READ(parent, at.dentry->d_parent);
+        READ_KERNEL(top, at.mnt->mnt_root);
+        READ_KERNEL(parent, at.dentry->d_parent);
         if (at.dentry == top || at.dentry == parent) {  // on to where this file system is mounted
             mount = container_of(at.mnt, struct mount, mnt);
-            READ(above, mount->mnt_parent);
+            READ_KERNEL(above, mount->mnt_parent);
             if (above == mount)
                 goto end;
-            READ(at.dentry, mount->mnt_mountpoint);
+            READ_KERNEL(at.dentry, mount->mnt_mountpoint);
             at.mnt = &above->mnt;
             continue;
         }
@@ -56,7 +56,7 @@ static __always_inline void read_directory(u32 *size, u8 *text, struct path at, 
         asm volatile("" : "+r"(offset));
         if (offset >= 2 * MAX_PATH)
             break;
-        READ(name, at.dentry->d_name.name);
+        READ_KERNEL(name, at.dentry->d_name.name);
         int more = bpf_probe_read_kernel_str(text + (offset & (2 * MAX_PATH - 1)), MAX_NAME, name);
         if (more < 0)
             break;
@@ -86,24 +86,24 @@ static __always_inline void read_path(u32 *size, u8 *text, int dfd, const char *
     *size = given < 0 ? 0 : given;
     if (given < 0 || text[0] == '/' || (text[0] == 0 && !(flags & 0x1000)))
         return;
-    READ(fs, task->fs);
-    READ(root, fs->root);
+    READ_KERNEL(fs, task->fs);
+    READ_KERNEL(root, fs->root);
     if (dfd == AT_FDCWD) {
-        READ(at, fs->pwd);
+        READ_KERNEL(at, fs->pwd);
     } else {
         struct files_struct *files;
         struct fdtable *table;
         struct file **all, *file = 0;
         u32 most = 0;
 
-        READ(files, task->files);
-        READ(table, files->fdt);
-        READ(all, table->fd);
-        READ(most, table->max_fds);
+        READ_KERNEL(files, task->files);
+        READ_KERNEL(table, files->fdt);
+        READ_KERNEL(all, table->fd);
+        READ_KERNEL(most, table->max_fds);
         if ((u32)dfd < most)
-            READ(file, all[(u32)dfd]);
+            READ_KERNEL(file, all[(u32)dfd]);
         if (file)
-            READ(at, file->f_path);
+            READ_KERNEL(at, file->f_path);
     }
     read_directory(size, text, at, root);
 }

@@ -24,28 +24,28 @@ struct connection_t {
 };
 
 /* bcc reads members by itself only where it knows whence a pointer comes: not from a map, not through two calls. */
-#define READ(to, from) bpf_probe_read_kernel(&(to), sizeof(to), &(from))
+#define READ_KERNEL(to, from) bpf_probe_read_kernel(&(to), sizeof(to), &(from))
 
 /* The ends of a socket; false of one that is of neither IPv4 nor IPv6. */
 static inline bool ends_of(struct sock *sk, struct connection_t *c) {
     u16 family = 0, lport = 0, rport = 0;
     u32 local = 0, remote = 0;
 
-    READ(family, sk->__sk_common.skc_family);
+    READ_KERNEL(family, sk->__sk_common.skc_family);
     if (family == AF_INET) {
-        READ(local, sk->__sk_common.skc_rcv_saddr);
-        READ(remote, sk->__sk_common.skc_daddr);
+        READ_KERNEL(local, sk->__sk_common.skc_rcv_saddr);
+        READ_KERNEL(remote, sk->__sk_common.skc_daddr);
         c->laddr[10] = c->laddr[11] = c->raddr[10] = c->raddr[11] = 0xff;
         __builtin_memcpy(&c->laddr[12], &local, 4);
         __builtin_memcpy(&c->raddr[12], &remote, 4);
     } else if (family == AF_INET6) {
-        READ(c->laddr, sk->__sk_common.skc_v6_rcv_saddr);
-        READ(c->raddr, sk->__sk_common.skc_v6_daddr);
+        READ_KERNEL(c->laddr, sk->__sk_common.skc_v6_rcv_saddr);
+        READ_KERNEL(c->raddr, sk->__sk_common.skc_v6_daddr);
     } else {
         return false;
     }
-    READ(lport, ((struct inet_sock *)sk)->inet_sport);
-    READ(rport, sk->__sk_common.skc_dport);
+    READ_KERNEL(lport, ((struct inet_sock *)sk)->inet_sport);
+    READ_KERNEL(rport, sk->__sk_common.skc_dport);
     c->lport = ntohs(lport);
     c->rport = ntohs(rport);
     return true;
@@ -54,7 +54,7 @@ static inline bool ends_of(struct sock *sk, struct connection_t *c) {
 static inline bool is_tcp(struct sock *sk) {
     u16 protocol = 0;
 
-    READ(protocol, sk->sk_protocol);
+    READ_KERNEL(protocol, sk->sk_protocol);
     return protocol == IPPROTO_TCP;
 }
 """
