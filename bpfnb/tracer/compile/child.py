@@ -62,6 +62,7 @@ from bpfnb.tracer.source_map import Payload, Payloads
 __all__ = ["serve"]
 
 _MAX_MEMORY = 4 << 30  # bytes of a child's own: an ordinary cell takes a tenth of one GiB
+_AT_ONCE = 0.25  # seconds in which a cell comes that is the reason why there is a tracer
 _MAX_AT_ONCE = 4  # cells compiled side by side, so that one that hangs holds up no other
 
 
@@ -77,9 +78,6 @@ def serve(engine: Engine, sock: socket.socket, user: User | None) -> NoReturn:
         os.closerange(kept + 1, 1 << 16)
         if user:
             impersonate.impersonate(user)
-        # The first cell must not pay for LLVM's start. Where this fails, that cell fails too, and says why.
-        with suppress(Exception):
-            engine.compile("int warm(void *ctx) { return 0; }")
         _Children(engine, Connection(sock, Job), user).run()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         os._exit(0)
@@ -126,20 +124,30 @@ class _Children:
         self._poll.register(connection.fileno(), select.POLLIN)
         self._waiting: deque[tuple[Job, Connection[Nothing], list[int]]] = deque()
         self._running: list[_Child] = []
+        self._warm = False
 
     def run(self) -> NoReturn:
         """EOFError when the worker has hung up."""
         try:
             while True:
-                self._step({fd for fd, _ in self._poll.poll(self._timeout())})
+                ready = {fd for fd, _ in self._poll.poll(self._timeout())}
+                if not (ready or self._running or self._warm):
+                    self._warm_up()
+                self._step(ready)
         finally:
             for child in self._running:
                 child.kill()
 
+    def _warm_up(self) -> None:
+        """Start LLVM, so that the next cells need not. It takes as long as a cell and saves less: cells go first."""
+        self._warm = True
+        with suppress(Exception):  # where this fails, cells fail too, and say why
+            self._engine.compile("int warm(void *ctx) { return 0; }")
+
     def _timeout(self) -> float | None:
-        """Milliseconds until the next child has taken too long."""
+        """Milliseconds until the next child has taken too long, or until it is time to warm up."""
         if not self._running:
-            return None
+            return None if self._warm else _AT_ONCE * 1000
         return max(min(child.until for child in self._running) - time.monotonic(), 0) * 1000 + 1
 
     def _step(self, ready: set[int]) -> None:
