@@ -23,7 +23,7 @@ _LAST_WORDS = 1 << 16  # bytes
 
 
 def launch(way: ways.Way | None = None) -> Client:
-    """Start a tracer; it imports bcc and warms LLVM while we return.
+    """Start a tracer; it imports bcc while we return.
 
     PrivilegeError or SetupError where there is no way to start one, SetupError where a socket for it does not answer.
     """
