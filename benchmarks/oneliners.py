@@ -28,6 +28,7 @@ from typing import IO
 
 import bpfnb
 from benchmarks.common import (
+    CPUS,
     HERE,
     PRODUCER,
     Contender,
@@ -283,6 +284,7 @@ _NEW, _FIRST, _ANOTHER, _AGAIN = "new", "first", "another", "again"
 def bpfnb_attached() -> Figures:
     """new: from the start of a process; first: of that, the question; another, again: questions in a process that has
     asked one before, one it has not asked yet and the same one."""
+    os.sched_setaffinity(0, CPUS)  # nothing is produced: all may be used
     began = time.monotonic()
     run = subprocess.run([sys.executable, "-c", _FRESH], cwd=HERE.parent, check=True, capture_output=True, text=True)
     imported, first, attached = map(float, run.stdout.split())
@@ -300,6 +302,7 @@ def bpftrace_attached() -> Figures:
     """Until the command that it starts when it has attached runs: date(1), which says when that is."""
     if not shutil.which("bpftrace"):
         raise RuntimeError(missing("bpftrace"))
+    os.sched_setaffinity(0, CPUS)
     began = time.time()
     command = ["bpftrace", "-c", "/bin/date +at=%s.%N", "-e", _BPFTRACE]
     run = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -310,6 +313,7 @@ def bpftrace_attached() -> Figures:
 
 
 def funccount_attached() -> Figures:
+    os.sched_setaffinity(0, CPUS)
     began = time.monotonic()
     command = _bcc_tool("funccount", "-d", "1", f"t:{_ENTRY}")
     with _running(command, "Tracing", poll=0.005) as (_, _written):
