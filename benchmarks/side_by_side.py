@@ -38,8 +38,10 @@ from bpfnb.session import Session
 Row = dict[str, Any]  # by field: a text, a number, or [least, most]
 
 _PATIENCE = 300  # seconds, for bcc's compiler in emulation
+# Whatever the process opens and asks for until it is "ready" is no part of the workload.
 _BEGINNING = """
-import ctypes, errno, json, os, signal, socket, subprocess, sys, threading, time
+import ctypes, json, os, signal, socket, sys, time
+place = os.getcwd()
 libc = ctypes.CDLL(None, use_errno=True)
 AT_FDCWD, me, rows = -100, os.getpid(), []
 sys.stdout.write("ready\\n"); sys.stdout.flush(); sys.stdin.readline()
@@ -172,13 +174,14 @@ def _environment() -> dict[str, str]:
 def run(case: Case) -> dict[str, Any]:
     """Run a case; the scores by tool: a Score, None where there is no such tool, or why it did not run."""
     results: dict[str, Any] = {"bcc": None, "bpftrace": None}
-    child = subprocess.Popen(
-        [sys.executable, "-ISc", _BEGINNING + case.work + _END],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
     with ExitStack() as stack:
+        child = subprocess.Popen(
+            [sys.executable, "-ISc", _BEGINNING + case.work + _END],
+            cwd=stack.enter_context(tempfile.TemporaryDirectory(prefix="side-by-side-")),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         stack.callback(child.wait)
         stack.callback(child.kill)
         assert child.stdin
@@ -249,10 +252,6 @@ rows.append({"pid": pid, "ret": 0, "args": "/bin/true execveat"})
 """
 
 _OPENS = """
-import tempfile
-place = tempfile.mkdtemp(prefix="side-by-side-")
-os.chdir(place)
-O_RDONLY, O_CREAT_RDWR = 0, 0o102
 def note(err, path): rows.append({"pid": me, "err": err, "path": path})
 def opened(path, full):
     try: os.close(os.open(path, os.O_RDWR | os.O_CREAT)); note(0, full)
@@ -294,9 +293,6 @@ for name, number, arguments in calls * 3:
 """
 
 _STATS = """
-import tempfile
-place = tempfile.mkdtemp(prefix="side-by-side-")
-os.chdir(place)
 space = ctypes.create_string_buffer(512)
 def call(number, path, *arguments, full=""):
     result = libc.syscall(number, *arguments)
@@ -465,7 +461,7 @@ CASES = [
     Case(
         "opensnoop",
         _OPENS,
-        ["pid", "path"],
+        ["pid"],
         lambda _: bpfnb.tools.opensnoop(),
         fields(pid="pid", err="err", path="path"),
         ("opensnoop-bpfcc -F", r"^(?P<pid>\d+)\s+\S+\s+-?\d+\s+(?P<err>\d+) (?P<path>.*)$"),
@@ -494,7 +490,7 @@ CASES = [
     Case(
         "statsnoop",
         _STATS,
-        ["pid", "path"],
+        ["pid"],
         lambda _: bpfnb.tools.statsnoop(),
         fields(pid="pid", err="err", path="path"),
         ("statsnoop-bpfcc", r"^(?P<pid>\d+)\s+\S+\s+-?\d+\s+(?P<err>\d+) (?P<path>.*)$"),
