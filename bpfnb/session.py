@@ -45,6 +45,7 @@ from bpfnb.results.output import Keep, Output, OutputKind
 from bpfnb.results.presentation import Presentation, Rows, Table
 from bpfnb.results.snapshot import SessionState, Snapshot
 from bpfnb.results.stream import Batches, Events, Source
+from bpfnb.results.table import with_escapes
 
 if TYPE_CHECKING:
     from bpfnb.views.panel import Panel
@@ -137,15 +138,15 @@ class Session:
         if self._presentation is None:
             return self._main().df
         if isinstance(self._presentation, Rows):
-            return self._presentation.convert(self._main().df)
-        return self._presentation.compute(self.maps)
+            return with_escapes(self._presentation.convert(self._main().df))
+        return with_escapes(self._presentation.compute(self.maps))
 
     def drain(self) -> pd.DataFrame:
         """Return ``df`` of what was counted since the last drain, of a session whose ``df`` is made of maps. Each count
         is in one of them; see Map.drain. ProgramError for a session that has rows, or a cell: drain its maps."""
         if not isinstance(self._presentation, Table):
             raise ProgramError(f"{self.name} has no table to drain: its maps can be drained, one by one")
-        return self._presentation.compute(Drained(self.maps, self._presentation.as_is))
+        return with_escapes(self._presentation.compute(Drained(self.maps, self._presentation.as_is)))
 
     @property
     def source(self) -> str:

@@ -547,3 +547,20 @@ def test_a_frame_shows_marks_as_escapes_and_keeps_its_values() -> None:
     alive = weakref.ref(frame)
     del frame
     assert alive() is None  # no cycle keeps it
+
+
+@pytest.mark.parametrize("write", ["to_string", "to_html", "_repr_html_"])
+def test_a_frame_that_nobody_keeps_is_shown(write: str) -> None:
+    text = getattr(tables.with_escapes(pd.DataFrame({"comm": ["\x1b"]})), write)()  # an assertion would keep it
+    assert "\\x1b" in text
+
+
+def test_a_frame_with_escapes_passes_for_any_other() -> None:
+    plain = pd.DataFrame({"comm": ["a"]})
+    plain.attrs["lost"] = 1
+    shown = tables.with_escapes(plain.copy())
+    pd.testing.assert_frame_equal(plain, shown)
+    pd.testing.assert_frame_equal(shown, plain)
+    for made in (shown.copy(), shown[["comm"]], pickle.loads(pickle.dumps(shown))):
+        assert type(made) is pd.DataFrame
+        assert made.attrs == plain.attrs
