@@ -59,6 +59,7 @@ DETACH_TIMEOUT = 0.5  # seconds
 _DECODE_TIMEOUT = 0.5  # seconds of a stop; what is left is decoded when somebody asks for it
 _MAP_TIMEOUT = 15.0  # seconds; the tracer reads for ten
 _EXIT_TIMEOUT = 1.0  # seconds
+_ENDING_TIMEOUT = 5.0  # seconds; detaching hundreds of probes takes long
 _STOPPED = "stopped"  # the reason, where nothing else ended it
 
 
@@ -568,20 +569,24 @@ class _MapAccess:
 
     def read(self) -> tuple[int, bytes]:
         session = self._session
-        if not self.running:
-            entries = session._last_entries(self._name)
-            if entries is None:
-                raise session._error or ProgramError(f"{session.name} ended before its map {self._name} could be read")
-            if isinstance(entries, MapError):
-                raise MapError(entries.message)
-            return entries
-        return self._tracer().read_map(session._number, self._name)
+        if self.running:
+            try:
+                return self._while_running(lambda: self._tracer().read_map(session._number, self._name))
+            except ProgramError:
+                if self.running:
+                    raise
+        entries = session._last_entries(self._name)
+        if entries is None:
+            raise session._error or ProgramError(f"{session.name} ended before its map {self._name} could be read")
+        if isinstance(entries, MapError):
+            raise MapError(entries.message)
+        return entries
 
     def look_up(self, key: bytes) -> bytes | None:
         return self._tracer().look_up(self._session._number, self._name, key)
 
     def take(self, most: int = 0) -> tuple[int, bytes]:
-        return self._tracer().take_map(self._session._number, self._name, most)
+        return self._while_running(lambda: self._tracer().take_map(self._session._number, self._name, most))
 
     def write(self, key: bytes, value: bytes | None) -> bool:
         return self._tracer().write_map(self._session._number, self._name, key, value)
@@ -595,6 +600,15 @@ class _MapAccess:
     def symbols(self, pid: int, addresses: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return names and modules of code addresses. The host's tracer knows them, also when the session has ended."""
         return self._session._connect().find_symbols(pid, addresses)
+
+    def _while_running(self, ask: Callable[[], Value]) -> Value:
+        """Ask the tracer. Of a session that it is just ending it knows no maps any more: raises its ProgramError once
+        that is known here, and ``running`` no longer true."""
+        try:
+            return ask()
+        except ProgramError:
+            self._session._ended.wait(_ENDING_TIMEOUT)
+            raise
 
     def _tracer(self) -> Tracer:
         if self._session.state != "running" or not self._session._tracer:

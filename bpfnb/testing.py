@@ -107,6 +107,7 @@ class FakeTracer:
         self.filters: list[Filters] = []  # whom they are about, in the same order
         self.limits: list[Limits] = []  # what they may take, in the same order
         self._costs: dict[int, tuple[int, tuple[str, ...]]] = {}  # a session's, as a descriptor, and its programs
+        self._ending: set[int] = set()  # numbers of sessions
         self.stopped: list[int] = []  # the numbers of the sessions stopped, in order
         self.detaching = 0  # how many attachments a stopped session leaves for the kernel to let go of
 
@@ -164,8 +165,14 @@ class FakeTracer:
 
     def end(self, session: Session, reason: str, detaching: int = 0) -> None:
         """End a session as a failed source would. On return the session knows."""
+        for name in self._maps if session._number in self._ending else ():
+            self._send_map(0, session._number, name)
         self._connection.send(messages.Ended(session._number, reason, detaching))
         self._ping()
+
+    def ending(self, session: Session) -> None:
+        """Begin to end a session: its maps can be read no more, until ``end`` has the session know."""
+        self._ending.add(session._number)
 
     def note(self, session: Session, text: str, output: str = "") -> None:
         """Add a note to a running session. On return the session has it."""
@@ -217,6 +224,10 @@ class FakeTracer:
                     continue
                 if isinstance(message, (messages.ReadMap, messages.TakeMap)):
                     taken = isinstance(message, messages.TakeMap)
+                    if message.session in self._ending:
+                        refused = messages.Failed.of(message.request, ProgramError("the session has ended"))
+                        self._connection.send(refused)
+                        continue
                     self._send_map(message.request, message.session, message.map, taken)
                 else:
                     self._connection.send(self._answer(message))

@@ -161,6 +161,8 @@ def _tables(tool: Tool, session: Session, every: float | None, as_json: _Lines |
     while not ended:
         ended = session.wait(every)
         frame = session.drain()
+        if ended and frame.empty and not first:  # the one before had all
+            return
         now = pd.Timestamp.now("UTC")
         if as_json:
             frame.insert(0, "until", now)

@@ -172,6 +172,21 @@ def test_tables_at_intervals(counts: FakeTracer, capsys: pytest.CaptureFixture[s
     assert rows == [["7", "3"], ["7", "5"]]  # an entry that is written counts anew
 
 
+def test_the_last_table_when_the_session_is_just_ending(counts: FakeTracer, capsys: pytest.CaptureFixture[str]) -> None:
+    """The tracer has let go of the maps, and the session does not know yet."""
+
+    def act(session: Session) -> None:
+        counts.ending(session)
+        time.sleep(0.5)
+        counts.end(session, "stopped")
+
+    thread = while_it_runs(act)
+    assert run_tool(counting(interval=0.2), []) == 0
+    thread.join()
+    out, err = capsys.readouterr()
+    assert (out.split()[1:], err) == (["NUMBER", "COUNT", "7", "3"], "")
+
+
 def test_tables_at_intervals_as_json_have_a_time(counts: FakeTracer, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_tool(counting(interval=0.1), ["--json", "-t", "250ms"]) == 0
     (row,) = map(json.loads, capsys.readouterr().out.splitlines())

@@ -50,7 +50,8 @@ class MapAccess(Protocol):
         """Return a key's value, all CPUs'; None where there is none."""
 
     def take(self, most: int = 0) -> tuple[int, bytes]:
-        """Take entries out: all, or at most ``most``. Return them as ``read`` does."""
+        """Take entries out: all, or at most ``most``. Return them as ``read`` does. ProgramError where it cannot be:
+        also when the session ends just now, and then ``running`` is no longer true."""
 
     def write(self, key: bytes, value: bytes | None) -> bool:
         """Set an entry; delete it where ``value`` is None: False where there is none. ProgramError when that cannot
@@ -229,9 +230,13 @@ class Entries:
 
     def _take_new(self, most: int) -> tuple[Rows, Rows]:
         if self._access.running:
-            new = self._since(*self._rows(*self._access.take(most)))
-            self._drained = None
-            return new
+            try:
+                new = self._since(*self._rows(*self._access.take(most)))
+                self._drained = None
+                return new
+            except ProgramError:
+                if self._access.running:
+                    raise
         keys, values = self._read_all()
         if self._info.kind in QUEUES:
             keys, values = keys[: most or None], values[: most or None]
