@@ -18,7 +18,16 @@ import pandas as pd
 
 from bpfnb import views
 from bpfnb.command import Command
-from bpfnb.errors import BpfnbError, Diagnostic, MapError, ProgramError, TracerDied, near_or_all
+from bpfnb.errors import (
+    BpfnbError,
+    CompileError,
+    Diagnostic,
+    MapError,
+    ProgramError,
+    TracerDied,
+    VerifierError,
+    near_or_all,
+)
 from bpfnb.host.tracer import Listener, Tracer
 from bpfnb.interrupts import Flag, new_lock, start_new_thread, undoing, uninterrupted
 from bpfnb.language.program import Program
@@ -362,6 +371,8 @@ class Session:
             self._outputs.clear()  # the error's traceback may keep this session, but not its shared memory
             if isinstance(error, BpfnbError):
                 self.program.line_map.error(error)
+                if self._presentation and not isinstance(error, (CompileError, VerifierError)):
+                    error.line = error.column = error.source = None  # nobody wrote its C
             raise
 
     def _filters(self) -> str:
@@ -482,7 +493,10 @@ class _SessionListener(Listener):
         notes = tuple(map(place, message.notes))
         early = session.warnings
         session.probes = message.probes
-        session.warnings = (*notes, *session.program.warnings, *map(place, message.warnings), *early)
+        warnings = tuple(map(place, message.warnings))
+        if session._presentation:  # nobody wrote its C
+            warnings = tuple(msgspec.structs.replace(warning, line=0, column=0) for warning in warnings)
+        session.warnings = (*notes, *session.program.warnings, *warnings, *early)
         session._notes = tuple(f"line {note.line}: {note.message}" for note in notes)
         session._maps = {
             info.name: Map(

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
+import inspect
+import shlex
+
 import pytest
 
 from bpfnb.errors import ProgramError
-from bpfnb.options import parse_duration, parse_rate, parse_share, parse_size
+from bpfnb.hosts import Host
+from bpfnb.options import (
+    SessionOptions,
+    add_options,
+    options_of,
+    parse_duration,
+    parse_rate,
+    parse_share,
+    parse_size,
+)
 from magics.options import split
 
 
@@ -76,3 +89,16 @@ def test_quotes() -> None:
     assert split("a 'b c' \"d e\"") == ["a", "b c", "d e"]
     with pytest.raises(ProgramError, match="No closing quotation"):
         split("a 'b")
+
+
+def test_every_option_of_a_session_is_one_of_trace_and_of_a_command() -> None:
+    """README's table has those of %%bpf: tests/unit/test_docs.py."""
+    wanted = set(SessionOptions.__annotations__)
+    parameters = inspect.signature(Host.trace).parameters
+    assert wanted == set(parameters) - {"self", "source", "attach", "cflags", "headers"}
+    parser = argparse.ArgumentParser(add_help=False)
+    add_options(parser)
+    assert {action.dest.removeprefix("no_") for action in parser._actions} == wanted | {"time"}
+    line = "--name s --keep 1M --cpu --missing warn --comm a --cgroup /b --uid 0 --max-cost 10% --max-rate 1k"
+    given = options_of(parser.parse_args(shlex.split(f"{line} --max-memory 1M --pid 1 --follow 1 --command true")))
+    assert given.keys() | options_of(parser.parse_args(["--no-guard"])).keys() == wanted

@@ -16,7 +16,7 @@ from interrupting import every_point
 from test_output import SCHEMA, events, filled
 
 import bpfnb
-from bpfnb.errors import ProgramError
+from bpfnb.errors import AttachError, ProgramError
 from bpfnb.hosts import default_host
 from bpfnb.interrupts import Flag
 from bpfnb.language.program import parse
@@ -334,6 +334,17 @@ def test_field_names() -> None:
 
 
 # --- what else is streamed ----------------------------------------------------------------------------------------
+
+
+def test_an_error_names_a_line_only_of_what_somebody_wrote(tracer: FakeTracer) -> None:
+    wrong = AttachError("uprobe:c:*: it matches 6,488 functions", line=1)
+    tracer.refuse(wrong)
+    with pytest.raises(AttachError) as caught:
+        presented(Rows(lambda frame: frame))
+    assert caught.value.report() == ["AttachError: uprobe:c:*: it matches 6,488 functions"]
+    tracer.refuse(wrong)
+    with pytest.raises(AttachError, match="^line 1: uprobe:c:"):
+        bpfnb.trace(CELL)
 
 
 def test_converted_rows_are_what_df_has(tracer: FakeTracer) -> None:
