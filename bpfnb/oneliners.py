@@ -146,13 +146,13 @@ class Questions:
         signatures = self._described(question, options.get("missing"))
         question = with_columns(question, signatures)
         answer = generate(question, signatures)
-        kinds = {signature.probe.partition(":")[0] for signature in signatures}
+        known = {signature.probe for signature in signatures}
         started: list[Session] = []
 
         def probes() -> list[str]:
             """Return the probes by number; a call's return as its entry, where that was asked for."""
             names = [probe.name or probe.requested for probe in started[0].probes] if started else []
-            return [_asked(name, kinds) for name in names] if len(signatures) > 1 else [signatures[0].probe]
+            return [_asked(name, known) for name in names] if len(signatures) > 1 else [signatures[0].probe]
 
         session = self.run(parse(answer.source), presentation(question, answer, probes), **options)
         started.append(session)
@@ -162,9 +162,9 @@ class Questions:
 _MACRO = re.compile(r"TRACEPOINT_PROBE\((\w+), (\w+)\)")
 
 
-def _asked(probe: str, kinds: Collection[str]) -> str:
-    """Return a probe of the program as it was asked for."""
+def _asked(probe: str, known: Collection[str]) -> str:
+    """Return a probe of the program as it was asked for: one of ``known``."""
     if macro := _MACRO.fullmatch(probe):
         return f"tracepoint:{macro[1]}:{macro[2]}"
     kind, _, target = probe.partition(":")
-    return f"{ENTRY_OF[kind]}:{target}" if kind in ENTRY_OF and kind not in kinds else probe
+    return f"{ENTRY_OF[kind]}:{target}" if kind in ENTRY_OF and probe not in known else probe

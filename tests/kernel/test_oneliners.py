@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 
 import bpfnb
 from bpfnb.session import Session
+from tests.waiting import until
 
 KPROBES = Path("/sys/bus/event_source/devices/kprobe/type").exists()
 WRITES = 200  # of the workload, of 0 to 199 bytes
@@ -239,12 +239,11 @@ def test_a_profile_finds_the_function_that_runs(work: Path) -> None:
     subprocess.run(["gcc", "-O0", "-o", work.with_name("spin"), "-x", "c", "-"], input=source.encode(), check=True)
     spins = bpfnb.stacks("profile:199", by="comm", where="comm == 'spin'", kernel=False)
     with spins, subprocess.Popen([work.with_name("spin")]) as process:
-        time.sleep(0.4)
+        until(lambda: spins.df["count"].sum() > 10)
         df = spins.df
         process.kill()
     assert df["comm"].unique().tolist() == ["spin"]
     assert df["stack"].str.endswith("main").all()
-    assert df["count"].sum() > 10
 
 
 def test_static_probes_have_their_arguments() -> None:
