@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from waiting import until
 
 import bpfnb
 from bpfnb.session import Session
-from tests.waiting import until
 
 KPROBES = Path("/sys/bus/event_source/devices/kprobe/type").exists()
 WRITES = 200  # of the workload, of 0 to 199 bytes
