@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from waiting import until
 
 from bpfnb import tools
 
@@ -239,7 +240,7 @@ def test_offcputime_counts_stacks_that_it_has_no_room_for() -> None:
     assert df.attrs["lost"] > 0
 
 
-WAITER = "import os, sys\nprint('up', flush=True)\nfor _ in range(3): os.read(0, 1)"
+WAITER = "import os\nfor _ in range(3): os.write(1, b'r\\n'); os.read(0, 1)"
 
 
 def wake() -> int:
@@ -249,8 +250,10 @@ def wake() -> int:
     )
     assert process.stdin
     assert process.stdout
-    process.stdout.readline()
+    state = Path(f"/proc/{process.pid}/stat")
     for _ in range(3):
+        process.stdout.readline()
+        until(lambda: state.read_text().rpartition(") ")[2].startswith("S"))  # it has written, so it waits in read()
         time.sleep(0.05)
         process.stdin.write(b"x")
     process.communicate()
