@@ -461,7 +461,7 @@ CASES = [
     Case(
         "opensnoop",
         _OPENS,
-        ["pid"],
+        ["pid", "path"],
         lambda _: bpfnb.tools.opensnoop(),
         fields(pid="pid", err="err", path="path"),
         ("opensnoop-bpfcc -F", r"^(?P<pid>\d+)\s+\S+\s+-?\d+\s+(?P<err>\d+) (?P<path>.*)$"),
@@ -490,7 +490,7 @@ CASES = [
     Case(
         "statsnoop",
         _STATS,
-        ["pid"],
+        ["pid", "path"],
         lambda _: bpfnb.tools.statsnoop(),
         fields(pid="pid", err="err", path="path"),
         ("statsnoop-bpfcc", r"^(?P<pid>\d+)\s+\S+\s+-?\d+\s+(?P<err>\d+) (?P<path>.*)$"),

@@ -322,6 +322,7 @@ MODULES = [
     ".venv/bin/python -m benchmarks.headers --kernel 6.12 --runs 1",
     "--kernel 6.12 --runs 7 --only rubyflow",
     "python -m benchmarks.compatibility",
+    "python -m benchmarks.side_by_side --kernel 6.1",
     "--kernel host",
 ]
 INTERFACE = ["bpfnb.trace", "bpfnb.language.program.parse"]
