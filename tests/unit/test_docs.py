@@ -78,7 +78,6 @@ ELSEWHERE = {
     "--by": ("tests/ipython/test_questions.py", "test_a_question_runs_and_binds_its_name"),
     "--where": ("tests/ipython/test_questions.py", "test_values_of_the_notebook_are_put_in"),
     "filename.startswith(('/etc', '/usr'))": ("tests/unit/test_expressions.py", "test_the_examples_of_the_reference"),
-    "count_": ("tests/unit/test_expressions.py", "test_columns_called_as_those_of_the_answer_have_an_underline"),
     "len(filename)": ("tests/unit/test_expressions.py", "test_the_examples_of_the_reference"),
     "str(arg0)": ("tests/unit/test_expressions.py", "test_the_examples_of_the_reference"),
     "int32(arg0)": ("tests/unit/test_expressions.py", "test_the_examples_of_the_reference"),
