@@ -180,13 +180,16 @@ _COUNT, _BY_PID, _BY_COMM, _BY_SYSCALL, _RETURNED, _RETVAL, _LIBRARY, _LIBRARY_C
     'count(by="comm") of a uprobe',
     "count of a uprobe",
 )
-_SAME = {_BY_SYSCALL: _BY_COMM, _RETVAL: _RETURNED}  # questions of another probe, that has what peers are asked
 _LIBRARY_CALLS = 20  # a call of a uprobe takes so many times as long
 
 
 def _tools() -> dict[str, dict[str, Callable[[str], object]]]:
     """Of each question, the tools that answer it."""
     entry, library = f"tracepoint:{_ENTRY}", "uprobe:libc:syscall"
+    returned = {
+        "bpftrace": partial(_bpftrace, f"tracepoint:{_EXIT} {{ @ = hist(args->ret); }}"),
+        "argdist": partial(_argdist, ["-H", f"t:{_EXIT}():s64:args->ret"]),
+    }
     return {
         _COUNT: {_OURS: partial(_count, entry, None), "funccount": partial(_funccount, f"t:{_ENTRY}")},
         _BY_PID: {
@@ -195,13 +198,9 @@ def _tools() -> dict[str, dict[str, Callable[[str], object]]]:
             "argdist": partial(_argdist, ["-C", f"t:{_ENTRY}():u32:$PID"]),
         },
         _BY_COMM: {_OURS: partial(_count, entry, "comm"), "bpftrace": partial(_bpftrace, _BPFTRACE)},
-        _BY_SYSCALL: {_OURS: partial(_count, "syscall:getppid", "comm")},
-        _RETURNED: {
-            _OURS: partial(_hist, f"tracepoint:{_EXIT}", "ret"),
-            "bpftrace": partial(_bpftrace, f"tracepoint:{_EXIT} {{ @ = hist(args->ret); }}"),
-            "argdist": partial(_argdist, ["-H", f"t:{_EXIT}():s64:args->ret"]),
-        },
-        _RETVAL: {_OURS: partial(_hist, "syscall:getppid", "retval")},
+        _BY_SYSCALL: {_OURS: partial(_count, "syscall:getppid", "comm"), "bpftrace": partial(_bpftrace, _BPFTRACE)},
+        _RETURNED: {_OURS: partial(_hist, f"tracepoint:{_EXIT}", "ret"), **returned},
+        _RETVAL: {_OURS: partial(_hist, "syscall:getppid", "retval"), **returned},
         _LIBRARY: {
             _OURS: partial(_count, "uprobe:c:syscall", "comm"),
             "bpftrace": partial(_bpftrace, f"{library} {{ @[comm] = count(); }}"),
@@ -254,10 +253,9 @@ def _hot_rows(runs: Runs) -> list[Row]:
     rows = []
     tools = _tools()
     for question in tools:
-        peers = _SAME.get(question, question)
         row = partial(comparison, runs, ours=_OURS, peer=_OURS)
-        for peer in list(tools[peers])[1:]:
-            what, key, peer_key = f"{question}: added to a call", f"{question}: {_OURS}", f"{peers}: {peer}"
+        for peer in list(tools[question])[1:]:
+            what, key, peer_key = f"{question}: added to a call", f"{question}: {_OURS}", f"{question}: {peer}"
             rows.append(row(what, key, nanoseconds, peer_key=peer_key, label=peer, wanted=at_most(1.05)))
         missed = f"{question}: {_OURS}: missed"
         rows.append(comparison(runs, "... calls not counted", missed, count, ours=_OURS, worst=True, wanted=nothing()))
