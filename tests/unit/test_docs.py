@@ -301,6 +301,8 @@ SCRIPTS = [
     "scripts/bench --quick ring gil",
     "scripts/bench added",
     "scripts/bench --quick guard",
+    "scripts/bench --quick attached",
+    "scripts/bench --quick oneliners",
     "scripts/bench --quick added ring perf first",
     "scripts/bench --install --json FILE",
     "scripts/soak",
