@@ -62,7 +62,7 @@ def _build(disk: str | None, has: frozenset[str]) -> Spec:
 
 def _convert(events: pd.DataFrame, disk: str | None) -> pd.DataFrame:
     if disk is not None:
-        events = events[events["disk"] == disk]
+        events = events[events["disk"] == disk].reset_index(drop=True)
     return events.assign(
         t=_requests.operation_names(events["t"]),
         que=pd.to_timedelta(events["que"].where(events["que"] >= 0)),

@@ -1,7 +1,8 @@
-"""Complete paths of system calls that name a file: C that reads them, and what makes paths of what it read.
+"""Complete paths of files, across mounts: C that reads them, and what makes paths of what it read.
 
-A program calls ``read_path`` with a name and the directory that it is relative to, when the system call returns: the
-kernel has read the name by then, so that it is in memory.
+For a system call that names a file, a program calls ``read_path`` with the name and the directory that it is relative
+to, when the call returns: the kernel has read the name by then, so that it is in memory. For a file that is open it
+calls ``read_file_path``.
 """
 
 from __future__ import annotations
@@ -107,11 +108,21 @@ static __always_inline void read_path(u32 *size, u8 *text, int dfd, const char *
     }
     read_directory(size, text, at, root);
 }
+
+// Read the path of an open file, from the root of all mounts, into ROOM bytes.
+static __always_inline void read_file_path(u32 *size, u8 *text, struct file *file) {
+    struct path at = {}, root = {};
+
+    READ_KERNEL(at, file->f_path);
+    text[0] = 0;  // no name beside those of the file and its directories
+    *size = 1;
+    read_directory(size, text, at, root);
+}
 """
 
 
 def paths(events: pd.DataFrame) -> pd.Series[Any]:
-    """Return the paths of what ``read_path`` read into the members ``text`` and ``size``. A name stays relative where
+    """Return the paths of what these read into the members ``text`` and ``size``. A name stays relative where
     its directory is not known, as when the descriptor is none; "..." is what was too long to be read."""
     texts = zip(events["text"].tolist(), events["size"].tolist(), strict=True)
     return pd.Series([_path(text[:size]) for text, size in texts], events.index, text_dtype())

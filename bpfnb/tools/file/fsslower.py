@@ -12,39 +12,42 @@ import pandas as pd
 
 from bpfnb.results.presentation import Rows
 from bpfnb.tools.file import _calls
-from bpfnb.tools.paths import PATHS, whole
+from bpfnb.tools.file._paths import READ_PATH, paths
 from bpfnb.tools.tool import Column, Option, Spec, Tool, clock
 
 __all__ = ["TOOL"]
 
 _SOURCE = (
     _calls.CALLS
-    + PATHS
+    + READ_PATH
     + r"""
 struct event_t {
     u64 off, lat;
     s64 result;
     u32 pid, tid, t;
     char comm[TASK_COMM_LEN], fs[16];
-    char filename[];
+    u32 size;
+    u8 text[];
+};
+struct buffer_t {
+    struct event_t event;
+    u8 text[ROOM];
 };
 BPF_PERF_OUTPUT(events);
-struct room_t { char bytes[sizeof(struct event_t) + PATH_ROOM]; };
-BPF_PERCPU_ARRAY(room, struct room_t, 1);
+BPF_PERCPU_ARRAY(buffers, struct buffer_t, 1);
 
 RAW_TRACEPOINT_PROBE(sys_exit) {
     u64 now = bpf_ktime_get_ns(), id = bpf_get_current_pid_tgid();
     struct call_t call = {};
     char type[16] __attribute__((aligned(8))) = {};
-    struct dentry *dentry = NULL;
-    struct vfsmount *mount = NULL;
     int zero = 0;
 
     if (!ends(&call, ctx->args[1], type) || now - call.since < MIN_NS)
         return 0;
-    struct event_t *event = (struct event_t *)room.lookup(&zero);
-    if (!event)
+    struct buffer_t *buffer = buffers.lookup(&zero);
+    if (!buffer)
         return 0;
+    struct event_t *event = &buffer->event;
     event->off = call.offset;
     event->lat = now - call.since;
     event->result = ctx->args[1];
@@ -53,11 +56,11 @@ RAW_TRACEPOINT_PROBE(sys_exit) {
     event->t = call.op;
     bpf_get_current_comm(&event->comm, sizeof(event->comm));
     __builtin_memcpy(event->fs, type, sizeof(event->fs));
-    bpf_probe_read_kernel(&dentry, sizeof(dentry), &call.file->f_path.dentry);
-    bpf_probe_read_kernel(&mount, sizeof(mount), &call.file->f_path.mnt);
-    u64 length = path_of(event->filename, dentry, mount);
-    if (length <= PATH_ROOM)
-        events.perf_submit(ctx, event, sizeof(*event) + length);
+    read_file_path(&event->size, event->text, call.file);
+    u64 size = sizeof(*event) + event->size;
+    asm volatile("" : "+r"(size));  // the verifier is to see that what is compared is what is used
+    if (size < sizeof(*buffer))
+        events.perf_submit(ctx, event, size);
     return 0;
 }
 """
@@ -75,7 +78,7 @@ def _convert(events: pd.DataFrame) -> pd.DataFrame:
         t=pd.Categorical([chr(t) for t in events["t"]], categories=list("RWOS")),
         bytes=moved,
         lat=pd.to_timedelta(events["lat"].astype("int64")),
-        filename=whole(events["filename"]),
+        filename=paths(events),
         error=events["result"].clip(upper=0).astype("int32"),
     )
 

@@ -142,8 +142,6 @@ _ROOTS = _words("""
 _TOOLS_FIELDS = (
     ("cfs_rq", "rq"), ("cfs_rq", "h_nr_runnable"), ("cfs_rq", "h_nr_delayed"), ("folio", "_folio_order"),
 )  # fmt: skip
-# Where in structs that no header shows tools find what they ask for, as BPFNB_OFFSET_MOUNT_MNT.
-_TOOLS_OFFSETS = (("mount", "mnt"), ("mount", "mnt_parent"), ("mount", "mnt_mountpoint"))
 # Names that bcc's helpers.h or most programs use. BTF has a typedef only if something in the kernel is of that type.
 _INTEGERS = {
     "bool": "_Bool", "size_t": "unsigned long", "ssize_t": "long", "uintptr_t": "unsigned long", "ptrdiff_t": "long",
@@ -253,9 +251,7 @@ def _config(types: KernelTypes) -> str:
     # Functions of internals.h read these, and tools (bpfnb/tools) those that are called as the field itself is.
     functions = {"SCATTERLIST": ("scatterlist", "page_link"), "SKB_QUEUES": ("sk_buff", "queue_mapping")}
     fields = functions | {f"{name}_{field}".upper(): (name, field) for name, field in _TOOLS_FIELDS}
-    text += "".join(f"#define BPFNB_HAS_{n} 1\n" for n, field in fields.items() if types.has_field(*field))
-    offsets = {f"{name}_{field}".upper(): types.offset(name, field) for name, field in _TOOLS_OFFSETS}
-    return text + "".join(f"#define BPFNB_OFFSET_{n} {offset}\n" for n, offset in offsets.items() if offset is not None)
+    return text + "".join(f"#define BPFNB_HAS_{n} 1\n" for n, field in fields.items() if types.has_field(*field))
 
 
 def _derived(types: KernelTypes, constants: set[str]) -> str:

@@ -51,11 +51,6 @@ class KernelTypes(Types):
         members = self.members(plain) if self.all[plain].kind in (STRUCT, UNION) else ()
         return any(m.name == field or (not m.name and self._has(m.type_id, field)) for m in members)
 
-    def offset(self, type_name: str, field: str) -> int | None:
-        """Return where a field stands in a struct, in bytes; None where there is none."""
-        members = (member for i in self.named((type_name,), STRUCT) for member in self.members(i))
-        return next((member.bit // 8 for member in members if member.name == field), None)
-
     def _enums(self) -> Iterator[tuple[int, list[str]]]:
         for i, t in enumerate(self.all):
             if t.kind in (ENUM, ENUM64):
