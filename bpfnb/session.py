@@ -613,7 +613,9 @@ class _MapAccess:
 
     def symbols(self, pid: int, addresses: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return names and modules of code addresses. The host's tracer knows them, also when the session has ended."""
-        return self._session._connect().find_symbols(pid, addresses)
+        tracer = self._session._connect()
+        mine = tracer is self._session._tracer  # another tracer's sessions are other ones
+        return tracer.find_symbols(pid, addresses, self._session._number if mine else 0)
 
     def _while_running(self, ask: Callable[[], Value]) -> Value:
         """Ask the tracer. Of a session that it is just ending it knows no maps any more: raises its ProgramError once

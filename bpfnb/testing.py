@@ -259,7 +259,7 @@ class FakeTracer:
                 return messages.MapWritten(request)
             case messages.OpenCounter(request):
                 return messages.MapWritten(request)
-            case messages.FindSymbols(request, _, addresses):
+            case messages.FindSymbols(request, _, addresses, _):
                 return messages.Symbols(request, ("[unknown]",) * len(addresses), ("",) * len(addresses))
             case messages.Ping(request):
                 return messages.Pong(request)

@@ -140,8 +140,10 @@ class Client(Tracer):
     def clear_map(self, session: int, name: str) -> None:
         self._ask(messages.ClearMap(next(self._requests), session, name), messages.MapWritten)
 
-    def find_symbols(self, pid: int, addresses: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        reply = self._ask(messages.FindSymbols(next(self._requests), pid, tuple(addresses)), messages.Symbols)
+    def find_symbols(
+        self, pid: int, addresses: Sequence[int], session: int = 0
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        reply = self._ask(messages.FindSymbols(next(self._requests), pid, tuple(addresses), session), messages.Symbols)
         return reply.names, reply.modules
 
     def find_probes(self, pattern: str, limit: int) -> tuple[tuple[str, ...], int]:

@@ -118,8 +118,13 @@ class Tracer(Protocol):
     def open_counter(self, session: int, name: str, kind: str, event: str) -> None:
         """Fill a perf array with a counter on every CPU."""
 
-    def find_symbols(self, pid: int, addresses: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return the names of code addresses of a process, and the modules or files they are in. 0 is the kernel."""
+    def find_symbols(
+        self, pid: int, addresses: Sequence[int], session: int = 0
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the names of code addresses of a process, and the modules or files they are in. 0 is the kernel.
+
+        ``session``: the one that followed the process; the tracer then knows it also once it has ended.
+        """
 
     def find_probes(self, pattern: str, limit: int) -> tuple[tuple[str, ...], int]:
         """Return up to ``limit`` probes whose names match a shell pattern, and how many more there are."""

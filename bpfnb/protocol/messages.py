@@ -288,11 +288,15 @@ class OpenCounter(Struct, tag=True, frozen=True):
 
 
 class FindSymbols(Struct, tag=True, frozen=True):
-    """Find the names of code addresses: of process ``pid``, or of the kernel when it is 0. Answered by Symbols."""
+    """Find the names of code addresses: of process ``pid``, or of the kernel when it is 0. Answered by Symbols.
+
+    ``session``: the one that has seen the process, and may remember it (Pasts); 0 for none.
+    """
 
     request: int
     pid: int
     addresses: tuple[int, ...]
+    session: int = 0
 
 
 # --- tracer -> notebook -------------------------------------------------------------------------------------------

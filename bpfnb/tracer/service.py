@@ -161,10 +161,10 @@ class Service:
                 return messages.MapWritten(request)
             case messages.Ping(request):
                 return messages.Pong(request)
-            case messages.FindSymbols(request, pid, addresses):
+            case messages.FindSymbols(request, pid, addresses, session):
                 _require_addresses(pid, addresses)
                 self._policy.check_symbols(pid)
-                return messages.Symbols(request, *self._symbols.find(pid, addresses))
+                return messages.Symbols(request, *self._symbols.find(pid, addresses, sessions.past(session, pid)))
             case messages.FindProbes(request, pattern, limit, folder):
                 from bpfnb.tracer.link import catalog
 

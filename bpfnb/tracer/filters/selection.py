@@ -30,7 +30,8 @@ _ONLY = _KEY.pack(0)  # the key of an array's one entry
 class Selection:
     """What a session is about, with what is needed to have its programs test that. Of one session.
 
-    ``pid``: the process that probes in files are put into; 0 for all.
+    ``pid``: the process that probes in files are put into; 0 for all. ``followed``: those to follow that there were
+    when it was installed.
     """
 
     def __init__(self, filters: Filters, process: Process | None, cgroup: int | None) -> None:
@@ -38,6 +39,7 @@ class Selection:
         self._process = process
         self._cgroup = cgroup
         self._keepers: list[Keeper] = []
+        self.followed: frozenset[int] = frozenset()
         self.pid = process.pid if process and filters.pid else 0
 
     def close(self) -> None:
@@ -65,7 +67,7 @@ class Selection:
         if self._cgroup is not None:
             self._put_cgroup(_map(loaded, text.CGROUP_MAP, _KEY.size))
         if self._process and self._filters.follow:
-            self._follow(_followed(loaded), self._process)
+            self.followed = frozenset(self._follow(_followed(loaded), self._process))
         if self._process and processes.started(self._process.pid) != self._process.started:
             option = "pid" if self._filters.pid else "follow"
             raise ProgramError(f"{option}={self._filters.pid or self._filters.follow}: the process has ended")
@@ -89,8 +91,9 @@ class Selection:
         except OSError as error:
             raise ProgramError(f"{self._filters.cgroup} is no cgroup: {error.strerror}") from None
 
-    def _follow(self, followed: int, first: Process) -> None:
-        """Put a process into the map, and then, from the top down, what it has started, until there is nobody new."""
+    def _follow(self, followed: int, first: Process) -> set[int]:
+        """Put a process into the map, and then, from the top down, what it has started, until there is nobody new.
+        Return their pids."""
         _add(followed, first, selected=not self._filters.held)
         known = {first.pid}
         more = True
@@ -106,6 +109,7 @@ class Selection:
                         known.add(child.pid)
                         todo.append(child.pid)
                         more = True
+        return known
 
 
 def select(filters: Filters, peer: int) -> Selection:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeVar
 
@@ -23,12 +23,14 @@ from bpfnb.tracer.outbox import Outbox
 from bpfnb.tracer.read import lines
 from bpfnb.tracer.read.clock import Clock
 from bpfnb.tracer.read.comms import CommHistory
+from bpfnb.tracer.read.mappings import MappingSource
 from bpfnb.tracer.read.perf import PerfSource
 from bpfnb.tracer.read.poller import Poller
 from bpfnb.tracer.read.printk import PrintkSource
 from bpfnb.tracer.read.records import OpenWriter
 from bpfnb.tracer.read.ringbuf import RingSource
 from bpfnb.tracer.sessions.session import Session
+from bpfnb.tracer.symbols.mappings import Past, Pasts
 
 __all__ = ["Readers"]
 
@@ -49,6 +51,8 @@ class Readers:
         self._naming = threading.Lock()  # held while the history of names is made or removed
         self._comms: CommHistory | None = None
         self._printing: set[int] = set()
+        self._pasts = Pasts()
+        self._watching: dict[int, MappingSource] = {}
 
     def read(self, session: Session, keep: int) -> None:
         """Begin to read all that a session prints and submits, until it closes.
@@ -66,6 +70,41 @@ class Readers:
         """Note that the notebook has received so many more of a session's segments."""
         if credit := self._credits.get(number):
             credit.acknowledge(segments)
+
+    def watch(self, session: Session) -> Callable[[Iterable[int]], None]:
+        """Begin to watch what processes map, until the session closes. Return what is to be called with those that it
+        follows from the start; what they start is remembered too (Pasts). Where that cannot be had, a note says so."""
+        try:
+            with capabilities.with_sys_admin():
+                source = MappingSource(session.number, self._pasts)
+        except OSError as error:
+            self._note(session.number, "", f"functions of processes that have ended have no names: {error.strerror}")
+            return lambda pids: None
+        self._watching[session.number] = source
+        session.buffers += source.memory
+        session.stack.callback(source.close)
+        session.stack.callback(self._leave, session.number, source)
+
+        def begin(pids: Iterable[int]) -> None:
+            source.begin(pids)
+            self._poller.add(source.fds, source.drain, needs_polling=True)
+            session.stack.callback(self._poller.remove, source.fds)
+            session.follow_cpus(self._cpus, source.renew)
+
+        return begin
+
+    def past(self, number: int, pid: int) -> Past | None:
+        """Return what is remembered of a process that a session follows or has followed; None where nothing is."""
+        if source := self._watching.get(number):
+            source.drain(last=True)
+        return self._pasts.find(number, pid)
+
+    def _leave(self, number: int, source: MappingSource) -> None:
+        source.leave()
+        del self._watching[number]
+        if source.lost:
+            what = "changes of what processes have mapped were lost: some functions have no name, or another one's"
+            self._note(number, "", f"{source.lost:,} {what}")
 
     def _printk_source(self, session: Session) -> PrintkSource:
         comms = self._share_comms(session)

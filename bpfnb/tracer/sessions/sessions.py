@@ -31,7 +31,10 @@ _LEAVING_TIMEOUT = 2.0  # seconds for sessions that are starting or ending when 
 
 
 class Sessions:
-    """The sessions, by number, and what they share; for any thread. ``maps``: requests for their maps."""
+    """The sessions, by number, and what they share; for any thread. ``maps``: requests for their maps.
+
+    ``received``, ``past``: see Readers.
+    """
 
     def __init__(self, loaders: Loaders, outbox: Outbox, policy: Policy, audit: Audit) -> None:
         self._policy = policy
@@ -48,6 +51,7 @@ class Sessions:
         self._behind: dict[int, tuple[int, tuple[str, ...]]] = {}
         self.maps = Maps(outbox, self._find)
         self.received = self._starter.readers.received
+        self.past = self._starter.readers.past
 
     def expect(self, number: int) -> None:
         """Know of a session that will be started: from now on it can be stopped."""

@@ -90,7 +90,10 @@ class Starter:
             with self._closer.paused():
                 starting.attach()
                 session.stack.callback(self._say_lost, session, selection)
+                watch = self.readers.watch(session) if self._names_past(program) else None
                 selection.install(loaded, session.stack)
+                if watch:
+                    watch(selection.followed)
                 self.readers.read(session, keep)
                 probes = self._attach(session, program, files, skipped, starting.cancel)
             self._send_counters(session)
@@ -105,6 +108,13 @@ class Starter:
             raise
         warnings = (*loaded.warnings, *skipped.warnings(), *_unguarded(limits))
         return session, messages.Loaded(number, probes, warnings, loaded.map_infos, loaded.notes)
+
+    def _names_past(self, program: Program) -> bool:
+        """Return whether functions of processes are to be named that have ended: of all that a session follows, as
+        stacks may be in any map. A policy of own processes alone asks whose a process is, which nobody knows of one
+        that has ended."""
+        rules = self._policy.rules
+        return bool(program.filters.follow) and rules.stacks and not rules.own_processes
 
     def _attach(
         self, session: Session, program: Program, files: Files, skipped: Skipped, cancel: Cancel

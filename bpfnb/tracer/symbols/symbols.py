@@ -18,7 +18,7 @@ import os
 import re
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from functools import cache
 from pathlib import Path
@@ -31,6 +31,7 @@ import numpy.typing as npt
 from bpfnb.tracer.kernel.files import UNREADABLE, File, Privilege, opened, read_bytes
 from bpfnb.tracer.symbols.demangle import Demangler
 from bpfnb.tracer.symbols.elf import DEBUG_FOLDER, Addresses, Functions, Image, read_image, reader
+from bpfnb.tracer.symbols.mappings import Mapping, Past, parse_mappings
 
 __all__ = [
     "UNKNOWN",
@@ -41,6 +42,7 @@ __all__ = [
     "parse_perf_map",
     "parse_stat",
     "parse_status",
+    "started_at",
 ]
 
 UNKNOWN = "[unknown]"
@@ -77,14 +79,20 @@ class Symbols:
         self._privilege = privilege
         self._max_processes = max_processes
         self._debug = debug
-        self._start_time = start_time or _start_time
-        self._processes: dict[int, _Process] = {}  # the least recently used first
+        self._start_time = start_time or started_at
+        # By session, where a process is remembered, and pid; the least recently used first.
+        self._processes: dict[tuple[int, int], _Process] = {}
         self._images: WeakValueDictionary[tuple[int, ...], Image] = WeakValueDictionary()  # shared by processes
         self._demangler = Demangler()
 
-    def find(self, pid: int, addresses: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return the names, and the modules or files, of addresses in a process, or in the kernel for ``pid`` 0."""
-        pairs = self.user(pid, addresses) if pid else self.kernel(addresses)
+    def find(
+        self, pid: int, addresses: Sequence[int], past: Past | None = None
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the names, and the modules or files, of addresses in a process, or in the kernel for ``pid`` 0.
+
+        ``past``: what is remembered of the process.
+        """
+        pairs = self.user(pid, addresses, past=past) if pid else self.kernel(addresses)
         return tuple(name for name, _ in pairs), tuple(module for _, module in pairs)
 
     def kernel(self, addresses: Sequence[int]) -> list[tuple[str, str]]:
@@ -97,14 +105,18 @@ class Symbols:
         pairs = [line.partition("\t") for line in map(_text, lines)]
         return [(name or UNKNOWN, module) for name, _, module in pairs]
 
-    def user(self, pid: int, addresses: Sequence[int], *, timeout: float = _TIMEOUT) -> list[tuple[str, str]]:
+    def user(
+        self, pid: int, addresses: Sequence[int], *, past: Past | None = None, timeout: float = _TIMEOUT
+    ) -> list[tuple[str, str]]:
         """Return (function, file) for each address in a process or thread, with C++ and Rust names demangled.
 
         The file is a path as in /proc/PID/maps, "[vdso]", or the perf map of JIT-compiled code. The function is
         "[unknown]" where there is none, or its file was not read within ``timeout`` seconds. All are when the process
-        ended before the first request for it, or may not be inspected (``why``).
+        ended before the first request for it and is not remembered, or may not be inspected (``why``).
+
+        ``past``: what is remembered of the process. It is taken if that one has ended, whoever has its number now.
         """
-        process = self._process(pid)
+        process = self._remembered(past) if past and self._has_ended(past) else self._process(pid)
         if process is None or not addresses:
             return [(UNKNOWN, "")] * len(addresses)
         names, files = self._in_files(process, np.array(addresses, np.uint64), time.monotonic() + timeout)
@@ -116,7 +128,7 @@ class Symbols:
         """Return why a process, or the kernel for 0, has no names; "" when it has."""
         if not pid:
             return self._kernel.why()
-        if pid in self._processes and self._processes[pid].mappings:
+        if (process := self._processes.get((0, pid))) and process.mappings:
             return ""
         try:
             read_bytes(f"/proc/{pid}/maps", 1, self._privilege, cut=True)
@@ -133,14 +145,26 @@ class Symbols:
     def _process(self, pid: int) -> _Process | None:
         """Return a process as it is now, or as it was before it ended; None for one that was never seen."""
         started = self._start_time(pid)
-        process = self._processes.pop(pid, None)
+        process = self._processes.pop((0, pid), None)
         if started and (process is None or process.started != started):
             process = _Process(pid, started)
         if process is None:
             return None
         if started:
             process.read_mappings(self._privilege)
-        self._processes[pid] = process
+        self._processes[0, pid] = process
+        self._trim()
+        return process
+
+    def _has_ended(self, past: Past) -> bool:
+        started = self._start_time(past.pid)
+        return bool(past.ended) or not started or past.started not in (0, started)
+
+    def _remembered(self, past: Past) -> _Process:
+        """Return a process that has ended, as it was."""
+        process = self._processes.pop((past.session, past.pid), None) or _Process(past.pid, 0)
+        process.remember(past)
+        self._processes[past.session, past.pid] = process
         self._trim()
         return process
 
@@ -174,7 +198,7 @@ class Symbols:
             if name:
                 names[row], files[row] = name, jit.path
 
-    def _image(self, process: _Process, mapping: _Mapping, until: float) -> Image | None:
+    def _image(self, process: _Process, mapping: Mapping, until: float) -> Image | None:
         """Return the functions of a mapped file, as it was at the first request; None for files beyond the limits.
 
         The limits are for each process, since one may have mapped many large files in order to use up memory.
@@ -187,14 +211,17 @@ class Symbols:
             process.images[key] = self._load(process, mapping)
         return process.images[key]
 
-    def _load(self, process: _Process, mapping: _Mapping) -> Image | None:
+    def _load(self, process: _Process, mapping: Mapping) -> Image | None:
         if mapping.path == b"[vdso]":
             return _vdso()
         if not mapping.path.startswith(b"/"):
             return None
         proc = b"/proc/%d" % process.pid
-        for path in (proc + b"/root" + mapping.path, mapping.path, proc + b"/exe"):
+        now = (proc + b"/root" + mapping.path, mapping.path, proc + b"/exe")
+        for path in (mapping.path,) if process.past else now:
             with suppress(*UNREADABLE), opened(path, self._privilege, mapping.inode) as file:
+                if mapping.seen and file.stat.st_ctime_ns > mapping.seen:
+                    continue  # it was written since, or is another file that got the inode
                 key = (file.stat.st_dev, file.stat.st_ino, file.stat.st_size, file.stat.st_mtime_ns)
                 image = self._images.get(key)
                 if image is None:
@@ -291,14 +318,6 @@ def _sysctl(name: str) -> str:
 # --- processes ----------------------------------------------------------------------------------------------------
 
 
-class _Mapping(NamedTuple):
-    start: int
-    end: int
-    offset: int
-    inode: int
-    path: bytes
-
-
 class _JitMap(NamedTuple):
     version: tuple[int, ...]
     path: bytes
@@ -311,8 +330,9 @@ class _Process:
     def __init__(self, pid: int, started: int) -> None:
         self.pid = pid
         self.started = started
-        self.mappings: tuple[_Mapping, ...] = ()
+        self.mappings: tuple[Mapping, ...] = ()
         self.images: dict[tuple[int, bytes], Image | None] = {}
+        self.past: Past | None = None
         self._starts = self._ends = np.zeros(0, np.uint64)
         self._jit: _JitMap | None = None
 
@@ -321,6 +341,14 @@ class _Process:
         with suppress(*UNREADABLE):
             lines = read_bytes(f"/proc/{self.pid}/maps", _MAX_MAPS, privilege, cut=True).split(b"\n")
             self.mappings = tuple(parse_mappings(lines)) or self.mappings
+        self._index()
+
+    def remember(self, past: Past) -> None:
+        """Take the mappings of a process that has ended."""
+        self.past, self.mappings = past, past.mappings
+        self._index()
+
+    def _index(self) -> None:
         self._starts = np.array([m.start for m in self.mappings], np.uint64)
         self._ends = np.array([m.end for m in self.mappings], np.uint64)
 
@@ -333,12 +361,14 @@ class _Process:
 
     def jit_map(self, privilege: Privilege) -> _JitMap | None:
         """Return a JIT compiler's perf map. Anybody may write to /tmp, so root or the process's user must own it."""
-        uid, tgid, inner = _identity(self.pid)
-        paths = (b"/proc/%d/root/tmp/perf-%d.map" % (self.pid, inner), b"/tmp/perf-%d.map" % tgid)
+        past = self.past
+        uid, tgid, inner = (past.uid, past.pid, past.pid) if past else _identity(self.pid)
+        here = b"/tmp/perf-%d.map" % tgid
+        paths = (here,) if past else (b"/proc/%d/root/tmp/perf-%d.map" % (self.pid, inner), here)
         for path in paths if tgid else ():
             with suppress(*UNREADABLE), opened(path, privilege, follow=False) as file:
                 version = (file.stat.st_ino, file.stat.st_size, file.stat.st_mtime_ns)
-                if file.stat.st_uid not in (0, uid):
+                if file.stat.st_uid not in (0, uid) or (past and past.ended and file.stat.st_mtime_ns > past.ended):
                     continue
                 if self._jit is None or self._jit.version != version:
                     functions = parse_perf_map(_last_lines(file))
@@ -356,17 +386,7 @@ def mapped_files() -> dict[str, list[tuple[int, int, int]]]:
     return found
 
 
-def parse_mappings(lines: Iterable[bytes]) -> Iterator[_Mapping]:
-    """Yield the executable mappings of /proc/PID/maps: "start-end perms offset device inode    path"."""
-    for line in lines:
-        fields = line.split(None, 5)
-        if len(fields) >= 5 and b"x" in fields[1]:
-            start, end = (int(n, 16) for n in fields[0].split(b"-"))
-            path = fields[5].replace(rb"\012", b"\n") if len(fields) > 5 else b""
-            yield _Mapping(start, end, int(fields[2], 16), int(fields[4]), path)
-
-
-def _start_time(pid: int) -> int:
+def started_at(pid: int) -> int:
     """Return when a process began, in clock ticks since boot, or 0 when it is gone. It identifies a reused number."""
     try:
         return parse_stat(read_bytes(f"/proc/{pid}/stat", _MAX_STATUS))
