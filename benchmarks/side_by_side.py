@@ -37,7 +37,7 @@ from bpfnb.session import Session
 
 Row = dict[str, Any]  # by field: a text, a number, or [least, most]
 
-_PATIENCE = 300  # seconds, for bcc's compiler in emulation
+_PATIENCE = 1200  # seconds, for bcc's compiler in emulation, on a busy machine
 # Whatever the process opens and asks for until it is "ready" is no part of the workload.
 _BEGINNING = """
 import ctypes, json, os, signal, socket, sys, time
@@ -137,7 +137,9 @@ class Rival:
                 busy, idle_since = now, time.monotonic()
             elif time.monotonic() - idle_since > 2:
                 return
-        raise RuntimeError(self.end()[-600:] or "it said nothing")
+        if self._process.poll() is None:
+            raise RuntimeError(f"not ready within {_PATIENCE} s")
+        raise RuntimeError("did not run: " + (self.end().strip() or "it said nothing"))
 
     def end(self) -> str:
         """Interrupt it, and return what it has said."""
@@ -196,8 +198,9 @@ def run(case: Case) -> dict[str, Any]:
             try:
                 rival.wait()
             except RuntimeError as error:
-                results[name] = f"did not run: {str(error).strip().splitlines()[-1][:100]}"
                 print(f"    {name}: {error}", flush=True)
+                first, *rest = str(error).splitlines()
+                results[name] = f"did not run: {rest[-1][:100]}" if rest else first[:100]
                 del rivals[name]
         with case.bpfnb(child.pid) as session:
             print(file=child.stdin, flush=True)
@@ -415,12 +418,14 @@ _READS = """
 file = os.open("/dev/zero", os.O_RDONLY)
 for size, count in ((100, 1000), (200, 2000)):
     for _ in range(count): os.read(file, size)
+rows.append({"count": [3000, 3003]})
 """
 
 _PORTS = r"(?P<saddr>\S+)\s+(?P<lport>\d+)\s+(?P<daddr>\S+)\s+(?P<dport>\d+)"
 _ACCEPT = r"(?P<raddr>\S+)\s+(?P<rport>\d+)\s+(?P<laddr>\S+)\s+(?P<lport>\d+)"
 _LIFE = r"^(?P<pid>\d+)\s+.{10}\s*\S+\s+(?P<lport>\d+)\s+\S+\s+(?P<rport>\d+)\s+(?P<tx>\d+)\s+(?P<rx>\d+)"
 _SIGNAL = r"^\S+\s+(?P<pid>\d+)\s+\S+\s+(?P<sig>\d+)\s+(?P<tpid>\d+)\s+(?P<result>-?\d+)$"
+_STACK = r"^        (?P<{}>\d+)$"  # what stands below a stack
 _BUCKET = r"^\s*\d+ -> \d+\s+: (?P<count>\d+)"
 
 
@@ -572,7 +577,7 @@ CASES = [
         [],
         lambda pid: bpfnb.tools.offcputime(pid=pid),
         _slept,
-        ("offcputime-bpfcc -f -p {pid}", r"^\S+;.*nanosleep.* (?P<us>\d+)$"),
+        ("offcputime-bpfcc -p {pid}", _STACK.format("us")),
         collect=total("us"),
         note="the sum of 20 sleeps",
     ),
@@ -582,35 +587,19 @@ CASES = [
         [],
         lambda pid: bpfnb.tools.profile(pid=pid),
         lambda df: [{"samples": df["count"].sum()}],
-        ("profile-bpfcc -f -p {pid}", r" (?P<samples>\d+)$"),
+        ("profile-bpfcc -p {pid}", _STACK.format("samples")),
         collect=total("samples"),
         note="4 s of CPU time at 49 Hz",
     ),
     Case(
         "funccount",
-        _READS + 'rows.append({"count": [3000, 3003]})',
+        _READS,
         [],
         lambda pid: bpfnb.count("kprobe:vfs_read", pid=pid),
         lambda df: [{"count": df["count"].sum()}],
         ("funccount-bpfcc -p {pid} vfs_read", r"^vfs_read\s+(?P<count>\d+)$"),
         ("bpftrace -e 'kprobe:vfs_read /pid == {pid}/ {{ @ = count(); }}'", r"^@: (?P<count>\d+)$"),
         note='count("kprobe:vfs_read")',
-    ),
-    Case(
-        "argdist",
-        _READS + 'rows += [{"size": 100, "count": 1000}, {"size": 200, "count": 2000}]',
-        ["size"],
-        lambda pid: bpfnb.count("kprobe:vfs_read", by="count", pid=pid),
-        lambda df: [{"size": size, "count": count} for size, count in df.to_numpy().tolist()],
-        (
-            "argdist-bpfcc -p {pid} -i 600 -C 'p::vfs_read(void *file, char *buf, size_t count):size_t:count'",
-            r"^\s*(?P<count>\d+)\s+count = (?P<size>\d+)$",
-        ),
-        (
-            "bpftrace -e 'kprobe:vfs_read /pid == {pid}/ {{ @[arg2] = count(); }}'",
-            r"^@\[(?P<size>\d+)\]: (?P<count>\d+)$",
-        ),
-        note='count("kprobe:vfs_read", by="count")',
     ),
 ]
 
@@ -622,7 +611,7 @@ def main() -> int:
     parser.add_argument("--headers", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.kernel:
-        command = [ROOT / "scripts/vm", "run", arguments.kernel, "--timeout", "3600", "--memory", "4G", "--"]
+        command = [ROOT / "scripts/vm", "run", arguments.kernel, "--timeout", "7200", "--memory", "4G", "--"]
         command += [sys.executable, "-m", "benchmarks.side_by_side", "--headers", real_headers(arguments.kernel)]
         return subprocess.run([*command, *arguments.tools], cwd=ROOT, check=False).returncode
     if arguments.headers:
