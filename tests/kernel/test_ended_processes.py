@@ -107,9 +107,7 @@ def test_a_file_that_has_changed_since_names_nothing(tmp_path: Path) -> None:
     program = built(tmp_path, "changed")
     session = ran(program, "calls")
     with program.open("r+b") as file:
-        file.write(file.read(1).replace(b"x", b"y"))
-        file.seek(0)
-        file.write(b"\x7f")
+        file.write(b"\x7f")  # as it was: that a file was written to is all that can be told
     assert not [names for names in stacks(session) if "outer" in names]
 
 
