@@ -82,9 +82,16 @@ class Command:
 
     def let_go(self) -> None:
         """Have it run. ProgramError where its file cannot be executed after all."""
-        with suppress(OSError):  # it has ended, and says so itself
-            os.write(self._go, b"g")
-        number = os.read(self._failed, 16)
+        with self._lock:
+            if self._over:
+                return
+            failed = os.dup(self._failed)  # a short command may have ended, and its thread closed this, before the read
+            with suppress(OSError):  # it has ended, and says so itself
+                os.write(self._go, b"g")
+        try:
+            number = os.read(failed, 16)
+        finally:
+            os.close(failed)
         if number:
             why = os.strerror(int(number))
             raise ProgramError(f"the command {self.words[0]!r} does not start: {self._path}: {why}")
