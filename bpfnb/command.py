@@ -130,6 +130,8 @@ class Command:
         with self._lock:
             self._over = True
             status = self._process.wait()
+            if self._killing:
+                self._killing.cancel()
             os.close(self._go)
             os.close(self._failed)
         self.on_end(status)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -180,3 +181,17 @@ def test_a_command_that_is_ended_before_it_starts_does_not_start() -> None:
     command.end()
     command.start()
     assert not command.pid
+
+
+def test_nothing_of_it_is_left_once_it_has_ended() -> None:
+    """Neither does anything wait for two seconds to kill it."""
+    ended: list[int] = []
+    before = set(threading.enumerate())
+    command = Command(["sleep", "60"])
+    command.on_end = ended.append
+    command.start()
+    command.let_go()
+    command.end()
+    until(lambda: ended, 1)
+    until(lambda: set(threading.enumerate()) <= before, 1)
+    assert ended == [-signal.SIGTERM]
