@@ -17,8 +17,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from queue import SimpleQueue
 
 from bpfnb.errors import ProgramError
@@ -27,6 +29,7 @@ from bpfnb.interrupts import new_lock, uninterrupted
 __all__ = ["Command"]
 
 _TERM_TIMEOUT = 2.0  # seconds from SIGTERM to SIGKILL
+_POLL = 0.02  # seconds
 _HELD = """
 import ctypes, os, signal, sys
 go, failed, path, *words = sys.argv[1:]
@@ -128,6 +131,10 @@ class Command:
         assert self._process
         os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)  # until it is reaped, its number is nobody else's
         with self._lock:
+            killing = self._killing
+        while killing and killing.is_alive() and _has_group(self.pid):  # the rest of it has two seconds as well
+            time.sleep(_POLL)
+        with self._lock:
             self._over = True
             status = self._process.wait()
             if self._killing:
@@ -154,6 +161,16 @@ class Command:
         finally:
             os.close(go)
             os.close(failed)
+
+
+def _has_group(leader: int) -> bool:
+    """Return whether anything but its leader runs in a process group."""
+    for file in Path("/proc").glob("[1-9]*/stat"):
+        with suppress(OSError):
+            state, _, group = file.read_bytes().rpartition(b")")[2].split()[:3]
+            if int(group) == leader and state not in (b"Z", b"X"):
+                return True
+    return False
 
 
 def _find(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -195,3 +196,16 @@ def test_nothing_of_it_is_left_once_it_has_ended() -> None:
     until(lambda: ended, 1)
     until(lambda: set(threading.enumerate()) <= before, 1)
     assert ended == [-signal.SIGTERM]
+
+
+def test_what_ignores_sigterm_in_its_group_is_killed_though_the_command_obeys(tmp_path: Path) -> None:
+    ended: list[int] = []
+    command = Command(["sh", "-c", f"(trap '' TERM; echo > {tmp_path}/ready; sleep 60) & wait"])
+    command.on_end = ended.append
+    command.start()
+    command.let_go()
+    until((tmp_path / "ready").exists, 5)
+    command.end()
+    until(lambda: ended, 5)
+    with pytest.raises(ProcessLookupError):
+        until(lambda: os.killpg(command.pid, 0), 2)
