@@ -260,9 +260,9 @@ def test_a_number_used_again_is_another_process(compiled: Path, named: Callable[
         beginnings = iter([5, 6])
         names = named(start_time=lambda pid: next(beginnings))
         names.user(process.pid, [at["main"]])
-        earlier = names._processes[process.pid]
+        earlier = names._processes[0, process.pid]
         assert names.user(process.pid, [at["main"]])[0][0] == "main"
-        assert names._processes[process.pid] is not earlier
+        assert names._processes[0, process.pid] is not earlier
 
 
 @needs_gcc
@@ -304,7 +304,7 @@ def test_many_processes_are_forgotten_again(named: Callable[..., Symbols]) -> No
         for sleeper in sleepers:
             names.user(sleeper.pid, [1])
         names.user(sleepers[2].pid, [1])
-        assert list(names._processes) == [sleepers[3].pid, sleepers[2].pid]
+        assert list(names._processes) == [(0, sleepers[3].pid), (0, sleepers[2].pid)]
     finally:
         for sleeper in sleepers:
             sleeper.kill()
