@@ -137,6 +137,7 @@ def test_memleak_has_each_byte_that_is_held_and_none_that_is_not(tmp_path: Path)
         go_on(process)
         again = session.df
         took = pd.Timedelta(seconds=time.monotonic() - began)
+        assert by_function(session.drain()) == by_function(session.drain())  # all of it at each interval
         (row,) = again[again["stack"].str.contains("by_malloc")].itertuples()
         assert (row[2], row[3]) == (2 * 2400, 200)
         assert row.newest < pd.Timedelta("300ms") <= row.oldest <= took

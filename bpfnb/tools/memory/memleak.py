@@ -227,7 +227,8 @@ def _build(
         f"-DNODES={int(_NODES in has)}",
         f"-DMMAP={int(mmap)}",
     ]
-    table = Table(partial(_table, older=older, top=top))
+    # What is held is no count that grows: a table at intervals has all of it.
+    table = Table(partial(_table, older=older, top=top), as_is=["held", "stacks"])
     if kernel:
         return Spec(_KERNEL, table, cflags=flags, columns=[name for name in _COLUMNS if name != "pid"])
     attach = [(f"uprobe:{path}:free", "frees")]

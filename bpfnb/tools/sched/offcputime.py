@@ -74,7 +74,7 @@ def _build(
     flags = [
         f"-DSTACKS_KEPT={max(stack_storage_size, 1)}",
         f"-DMIN_NS={max(min_us, 0)}000ULL",
-        f"-DMAX_NS={(1 << 63) if max_us is None else max_us * 1000}ULL",
+        f"-DMAX_NS={(1 << 63) if max_us is None else max(max_us, 0) * 1000}ULL",
         f"-DKERNEL={int(not user_stacks_only)}",
         f"-DUSER={int(not kernel_stacks_only)}",
     ]

@@ -72,7 +72,7 @@ RAW_TRACEPOINT_PROBE(sched_waking) {
 def _build(min_us: int, max_us: int | None, stack_storage_size: int) -> Spec:
     flags = [
         f"-DMIN_NS={max(min_us, 0)}000ULL",
-        f"-DMAX_NS={(1 << 63) if max_us is None else max_us * 1000}ULL",
+        f"-DMAX_NS={(1 << 63) if max_us is None else max(max_us, 0) * 1000}ULL",
         f"-DSTACKS_KEPT={max(stack_storage_size, 1)}",
     ]
     return Spec(_SOURCE, Table(_table, as_is=["stacks"]), cflags=flags)

@@ -117,6 +117,10 @@ def select(filters: Filters, peer: int) -> Selection:
 
     ProgramError for what is not there, UnsupportedError where it cannot be told.
     """
+    if len(os.fsencode(filters.comm.removesuffix("*"))) >= _MAX_COMM:
+        raise ProgramError(f"comm={filters.comm!r}: longer than names of threads are")
+    if filters.uid is not None and not 0 <= filters.uid < 1 << 32:
+        raise ProgramError(f"uid={filters.uid}: there is no such user")
     option = "pid" if filters.pid else "follow"
     pid = filters.pid or filters.follow
     process = processes.find(option, pid, peer) if pid else None

@@ -27,13 +27,18 @@ def attach(
     soon as it is there. ``refuse``: told of each probe that cannot be attached, and why; it may raise that."""
     first = group[0]
     spec = kinds.spec(first)
+    some = False
     try:
         if first.way == "multi":
-            yield from multi.attach(group, number, loaded.programs[spec], files.folder, refuse)
+            for link in multi.attach(group, number, loaded.programs[spec], files.folder, refuse):
+                some = True
+                yield link
         elif first.way == "raw_syscalls":
             yield raw_syscalls.attach(group, number, places[spec] - numbers.RAW, loaded, loaded.programs[spec])
         else:
             yield kinds.attach(loaded, numbers.numbered(first, number, loaded, places), files)
     except (AttachError, UnsupportedError) as error:
+        if some:  # such as no more memory: which of the group are attached is not known here
+            raise
         for probe in group:
             refuse(probe, error)
