@@ -215,7 +215,7 @@ def test_each_question_has_its_columns(shell: Shell) -> None:
         found.stop()
         wanted = re.findall(r"`(\w+)`", rows.get(question, "`low` `high` `label` `count`"))
         if question.startswith("bpfnb.rows"):
-            wanted = ["time", "pid", "filename", "retval"]
+            wanted = ["time", "pid", "filename", "retval", "retval_errno"]
         assert columns[-len(wanted) :] == wanted
 
 
