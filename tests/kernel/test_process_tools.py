@@ -262,7 +262,6 @@ def small_cgroup() -> Iterator[Path]:
     pytest.skip("no memory cgroup can be made here")
 
 
-@pytest.mark.portable
 def test_oomkill_has_who_was_killed(small_cgroup: Path) -> None:
     """In a cgroup, so that nobody else is."""
     code = "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); bytearray(200 << 20)"
