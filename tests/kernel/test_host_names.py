@@ -70,7 +70,6 @@ print(json.dumps([os.getpid(), done]))
 """
 
 
-@pytest.mark.portable
 def test_every_call_with_its_time_its_name_and_whether_it_failed(tmp_path: Path) -> None:
     if not shutil.which("unshare"):
         pytest.skip("unshare is not installed")
