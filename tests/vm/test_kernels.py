@@ -24,6 +24,8 @@ VERSIONS = ["6.1", "6.12"]
 ENOUGH = 20  # fewer passed tests than this mean that the selection has gone wrong
 WHOLE = os.environ.get("BPFNB_VM_WHOLE") == "1"
 LIMIT = 6 * 3600 if WHOLE else 2400
+# Seen once, in pandas' sorting, and only in a guest: emulation is not always right. A second time it is a failure.
+CRASHED = "Fatal Python error: Segmentation fault"
 BOOT_LIMIT = 300  # seconds; a quiet machine takes 15
 PYTEST = [
     *("env", "BPFNB_KERNEL_TESTS=1", "BPFNB_HOTPLUG=1", "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1"),
@@ -129,12 +131,16 @@ def test_the_kernel_is_the_one_wanted(version: str, show: Callable[[str], None])
     assert status == 7
 
 
-@pytest.mark.timeout(LIMIT + 200)
+@pytest.mark.timeout(2 * LIMIT + 200)
 @pytest.mark.parametrize("version", VERSIONS)
 def test_kernel_lane(version: str, guests: dict[str, Guest], show: Callable[[str], None]) -> None:
-    guest = guests[version]
-    status = guest.wait(show)
-    output = "".join(guest.output)
+    status = guests[version].wait(show)
+    if status and CRASHED in "".join(guests[version].output):
+        show(f"[{version}] Python died: once more, from the beginning\n")
+        guests[version].close()
+        guests[version] = Guest(version, *PYTEST, timeout=LIMIT)
+        status = guests[version].wait(show)
+    output = "".join(guests[version].output)
     assert status == 0, output
     counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|error)", output[-300:])}
     assert counts.get("passed", 0) >= ENOUGH, output
