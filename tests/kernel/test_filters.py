@@ -343,6 +343,8 @@ def test_a_uprobe_puts_no_trap_into_another_process(wanted: Worker, other: Worke
             memory.seek(base + at - start)
             return memory.read(1)
 
+    for worker in (wanted, other):  # until it has loaded the library
+        until(lambda pid=worker.pid: path in {name for *_, name in executable(pid)})
     before = first_byte(wanted.pid)
     assert before != b"\xcc"
     with bpfnb.trace(COUNT, attach={"uprobe:c:getpgid": "hit"}, pid=wanted.pid) as session:
