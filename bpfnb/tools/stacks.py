@@ -17,7 +17,7 @@ from bpfnb.results.columns.text import text_dtype
 from bpfnb.results.maps.map import Map
 from bpfnb.tools.tool import Option
 
-__all__ = ["STACKS", "STACKS_BY_THREAD", "STORAGE", "folded", "named"]
+__all__ = ["STACKS", "STACKS_BY_THREAD", "STORAGE", "TIMES", "flags_of", "folded", "named", "time_flags"]
 
 _NONE = -14  # EFAULT: as bpf_get_stackid() says it
 _GONE = -1
@@ -25,6 +25,10 @@ _GONE = -1
 _TRACING = re.compile(r"(;(__traceiter_|__bpf_trace_|bpf_trace_run|bpf_prog_)[^;]*_\[k\])+$")
 
 STORAGE = Option("stack_storage_size", 16_384, "how many different stacks are kept; 1 KB each")
+TIMES = (
+    Option("min_us", 1, "only times of at least so many microseconds", short="m"),
+    Option("max_us", None, "only times of at most so many microseconds", short="M", type=int),
+)
 
 # stack_of(ctx, flags): the number of the stack here; 0 where there is none. For programs that nothing interrupts which
 # does the same on this CPU.
@@ -78,6 +82,17 @@ static inline struct stack_t *stack_room_here(void) {
 
 static"""
 STACKS_BY_THREAD = re.sub(r"BPF_PERCPU_ARRAY\(stack_room.*?\n}\n\nstatic", lambda _: _OF_THREAD, STACKS, flags=re.S)
+
+
+def flags_of(stack_storage_size: int) -> list[str]:
+    """Return the macros that ``STORAGE`` sets."""
+    return [f"-DSTACKS_KEPT={max(stack_storage_size, 1)}"]
+
+
+def time_flags(min_us: int, max_us: int | None) -> list[str]:
+    """Return the macros that ``TIMES`` set, in nanoseconds."""
+    most = 1 << 63 if max_us is None else max(max_us, 0) * 1000
+    return [f"-DMIN_NS={max(min_us, 0)}000ULL", f"-DMAX_NS={most}ULL"]
 
 
 def folded(counts: pd.DataFrame, kept: Map, sides: Sequence[str], weight: str, by: Sequence[str]) -> pd.DataFrame:

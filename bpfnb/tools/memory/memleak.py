@@ -20,7 +20,7 @@ import pandas as pd
 
 from bpfnb.results.maps.map import Map
 from bpfnb.results.presentation import Table
-from bpfnb.tools.stacks import STACKS, STACKS_BY_THREAD, STORAGE, named
+from bpfnb.tools.stacks import STACKS, STACKS_BY_THREAD, STORAGE, flags_of, named
 from bpfnb.tools.tool import Column, Option, Spec, Tool
 
 __all__ = ["TOOL"]
@@ -221,7 +221,7 @@ def _build(
     has: frozenset[str],
 ) -> Spec:
     flags = [
-        f"-DSTACKS_KEPT={max(stack_storage_size, 1)}",
+        *flags_of(stack_storage_size),
         f"-DMIN_SIZE={max(min_size, 0)}ULL",
         f"-DMAX_SIZE={2**63 if max_size is None else max(max_size, 0)}ULL",
         f"-DNODES={int(_NODES in has)}",

@@ -14,7 +14,7 @@ import pandas as pd
 
 from bpfnb.results.maps.map import Map
 from bpfnb.results.presentation import Table
-from bpfnb.tools.stacks import STACKS, STORAGE, folded
+from bpfnb.tools.stacks import STACKS, STORAGE, TIMES, flags_of, folded, time_flags
 from bpfnb.tools.tool import Column, Option, Spec, Tool
 
 __all__ = ["TOOL"]
@@ -72,9 +72,8 @@ def _build(
     min_us: int, max_us: int | None, kernel_stacks_only: bool, user_stacks_only: bool, stack_storage_size: int
 ) -> Spec:
     flags = [
-        f"-DSTACKS_KEPT={max(stack_storage_size, 1)}",
-        f"-DMIN_NS={max(min_us, 0)}000ULL",
-        f"-DMAX_NS={(1 << 63) if max_us is None else max(max_us, 0) * 1000}ULL",
+        *flags_of(stack_storage_size),
+        *time_flags(min_us, max_us),
         f"-DKERNEL={int(not user_stacks_only)}",
         f"-DUSER={int(not kernel_stacks_only)}",
     ]
@@ -106,8 +105,7 @@ TOOL = Tool(
     ],
     build=_build,
     options=[
-        Option("min_us", 1, "only times of at least so many microseconds", short="m"),
-        Option("max_us", None, "only times of at most so many microseconds", short="M", type=int),
+        *TIMES,
         Option("kernel_stacks_only", False, "without the process's part of the stack", short="K"),
         Option("user_stacks_only", False, "without the kernel's part of the stack", short="U"),
         STORAGE,

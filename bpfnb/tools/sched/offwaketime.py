@@ -14,8 +14,8 @@ import pandas as pd
 
 from bpfnb.results.maps.map import Map
 from bpfnb.results.presentation import Table
-from bpfnb.tools.stacks import STACKS, STORAGE, named
-from bpfnb.tools.tool import Column, Option, Spec, Tool
+from bpfnb.tools.stacks import STACKS, STORAGE, TIMES, flags_of, named, time_flags
+from bpfnb.tools.tool import Column, Spec, Tool
 
 __all__ = ["TOOL"]
 
@@ -80,9 +80,8 @@ RAW_TRACEPOINT_PROBE(sched_waking) {
 
 def _build(min_us: int, max_us: int | None, stack_storage_size: int) -> Spec:
     flags = [
-        f"-DMIN_NS={max(min_us, 0)}000ULL",
-        f"-DMAX_NS={(1 << 63) if max_us is None else max(max_us, 0) * 1000}ULL",
-        f"-DSTACKS_KEPT={max(stack_storage_size, 1)}",
+        *time_flags(min_us, max_us),
+        *flags_of(stack_storage_size),
     ]
     return Spec(_SOURCE, Table(_table, as_is=["stacks"]), cflags=flags)
 
@@ -118,8 +117,7 @@ TOOL = Tool(
     ],
     build=_build,
     options=[
-        Option("min_us", 1, "only times of at least so many microseconds", short="m"),
-        Option("max_us", None, "only times of at most so many microseconds", short="M", type=int),
+        *TIMES,
         STORAGE,
     ],
     view="stacks",

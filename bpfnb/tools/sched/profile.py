@@ -15,7 +15,7 @@ import pandas as pd
 from bpfnb.errors import ProgramError
 from bpfnb.results.maps.map import Map
 from bpfnb.results.presentation import Table
-from bpfnb.tools.stacks import STACKS, STORAGE, folded
+from bpfnb.tools.stacks import STACKS, STORAGE, flags_of, folded
 from bpfnb.tools.tool import Column, Option, Spec, Tool
 
 __all__ = ["TOOL"]
@@ -60,7 +60,7 @@ def _build(
     if frequency < 1:
         raise ProgramError(f"profile: frequency must be at least 1 a second, not {frequency}")
     flags = [
-        f"-DSTACKS_KEPT={max(stack_storage_size, 1)}",
+        *flags_of(stack_storage_size),
         f"-DIDLE={int(idle)}",
         f"-DKERNEL={int(not user_stacks_only)}",
         f"-DUSER={int(not kernel_stacks_only)}",
