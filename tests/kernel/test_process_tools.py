@@ -205,7 +205,8 @@ def test_syscount_counts_what_strace_counts(tmp_path: Path) -> None:
     df = session.df.set_index("syscall")
     assert expected["getppid"] == 1000
     assert df["count"].drop("read").to_dict() == {name: count for name, count in expected.items() if name != "read"}
-    assert pd.Timedelta("200ms") <= df.time["clock_nanosleep"] < pd.Timedelta("10s")
+    # 200 ms by the clock of the sleep. Emulated CPUs' clocks differ: 199.98 ms were seen in a guest.
+    assert pd.Timedelta("199ms") <= df.time["clock_nanosleep"] < pd.Timedelta("10s")
     assert (df.time > pd.Timedelta(0)).all()
 
 
