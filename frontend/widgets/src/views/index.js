@@ -1,0 +1,12 @@
+// The renderers of views, by kind. A renderer is a function:
+//
+//     make(root, page) -> { whole(header, buffers), delta(header, buffers), resize(width), destroy() }
+//
+// root: an empty element of the view's own. page: what the panel offers:
+//     page.theme()         {ink, muted, line, background, series: [colour, ...]} of the page as it is now
+//     page.choose(choices) sends what a person chose to the view's Python side (View.choose)
+//     page.brush(from, to) tells Python a range of time that was brushed (seconds since 1970)
+//     page.still           whether motion is to be reduced
+// buffers: DataViews. Text from Python is somebody else's: textContent, never innerHTML.
+
+export const views = {};
