@@ -164,6 +164,11 @@ class Session:
         return self.program.cell or self.program.source
 
     @property
+    def presentation(self) -> Presentation | None:
+        """Return what makes ``df`` of the outputs and maps; None for a cell, whose main output is ``df`` as it is."""
+        return self._presentation
+
+    @property
     def outputs(self) -> Mapping[str, Output]:
         """Return every output by name. KeyError, with near names, for one that is not there."""
         return NamedMapping(self._outputs, self._why_no_output)

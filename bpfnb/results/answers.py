@@ -24,13 +24,14 @@ from bpfnb.results.buckets import duration, power_of_two
 from bpfnb.results.columns.text import text_dtype
 from bpfnb.results.decode import kind_of, with_decoded
 from bpfnb.results.maps.map import Map
-from bpfnb.results.presentation import Presentation, Rows, Table
+from bpfnb.results.presentation import Presentation, Rows, Table, TableView
 
 __all__ = ["Probes", "presentation", "quantiles"]
 
 Probes = Callable[[], Sequence[str]]
 """Returns the probes by their number, once the session runs."""
 
+_VIEWS: dict[str, TableView] = {"hist": "hist", "latency": "hist", "stacks": "flame"}
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -49,7 +50,7 @@ def presentation(question: Question, answer: Answer, probes: Probes) -> Presenta
             frame.attrs["unit"] = "ns"
         return frame
 
-    return Table(compute)
+    return Table(compute, view=_VIEWS.get(question.verb, "top"))
 
 
 def _losses(maps: Mapping[str, Map]) -> dict[str, Any]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import pandas as pd
 
 from bpfnb.results.maps.map import Map
 
-__all__ = ["Presentation", "Rows", "Table"]
+__all__ = ["Presentation", "Rows", "Table", "TableView"]
+
+TableView = Literal["top", "hist", "flame"]
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,13 @@ class Rows:
 @dataclass(frozen=True)
 class Table:
     """A table made of maps, as they are at the moment that it is asked for. ``title``: as above. ``as_is``: names of
-    maps that a drain leaves as they are, such as stacks that counts name."""
+    maps that a drain leaves as they are, such as stacks that counts name. ``view``: what shows it live: its largest
+    rows, its buckets (``low``, ``high``, ``count``), or its stacks (``stack``, ``count``)."""
 
     compute: Callable[[Mapping[str, Map]], pd.DataFrame]
     title: str = ""
     as_is: Sequence[str] = ()
+    view: TableView = "top"
 
 
 Presentation = Rows | Table

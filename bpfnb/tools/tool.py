@@ -20,7 +20,7 @@ import pandas as pd
 from bpfnb.errors import ProgramError, near_or_all
 from bpfnb.language.program import Program, parse
 from bpfnb.options import SessionOptions
-from bpfnb.results.presentation import Presentation, Rows, Table
+from bpfnb.results.presentation import Presentation, Rows, Table, TableView
 from bpfnb.session import Session
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ __all__ = ["SESSION_OPTIONS", "Column", "Option", "Spec", "Starter", "Tool", "Vi
 SESSION_OPTIONS = tuple(SessionOptions.__annotations__)
 
 View = Literal["rows", "table", "histogram", "stacks"]  # what a tool's result is looked at as, by default
+_LIVE: dict[View, TableView] = {"histogram": "hist", "stacks": "flame"}
 
 
 class Starter(Protocol):
@@ -186,7 +187,7 @@ class Tool:
         own = spec.presentation
         if isinstance(own, Rows):
             return Rows(lambda events: own.convert(events)[names], title)
-        return Table(lambda maps: own.compute(maps)[names], title, own.as_is)
+        return Table(lambda maps: own.compute(maps)[names], title, own.as_is, _LIVE.get(self.view, "top"))
 
     def _say(self, make: Callable[[Any], Any], value: Any) -> Any:
         """Return a value that is made of another. A ProgramError says which tool it is about."""

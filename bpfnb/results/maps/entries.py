@@ -134,6 +134,12 @@ class Entries:
             return self._trimmed(*self._since(*self._read_all()))
 
     @uninterrupted
+    def read_whole(self) -> tuple[Rows, Rows]:
+        """Return all keys and all values as they are in the kernel, whatever was drained."""
+        with self._lock:
+            return self._trimmed(*self._read_all())
+
+    @uninterrupted
     def write(self, key: bytes, value: bytes | None) -> bool:
         with self._lock:
             if caller_left():

@@ -234,6 +234,14 @@ class Map:
 
         return self._drained(still, "differences")
 
+    def frozen(self) -> Map:
+        """Return the map as it is in the kernel now, whatever was drained: a map of its own, which does not change and
+        warns nobody. For views: one reading, of which several frames are made."""
+        self._require_entries()
+        frozen = Map(self.info, Still(*self._entries.read_whole(), self._access), True, dict, self._declared)
+        frozen._duplicates_said = True
+        return frozen
+
     def _drained(self, made: Callable[[Rows, Rows], Made], how: str = "", as_is: str | Sequence[str] = ()) -> Made:
         """Drain the map; return what is made of the keys and values. Where that fails they are put back."""
         if how and how not in _DRAINS:
