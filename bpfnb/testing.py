@@ -49,6 +49,7 @@ from bpfnb.protocol.messages import (
     Check,
     Limits,
     MapInfo,
+    Member,
     ProbeInfo,
     Request,
     ToTracer,
@@ -83,10 +84,12 @@ class FakeTracer:
         maps: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
         *,
         signatures: Sequence[Signature] = (),
+        types: Mapping[str, Sequence[Member]] | None = None,
         outputs: Mapping[str, np.dtype[Any]] | None = None,
         sizes: SegmentSizes = SegmentSizes(),  # noqa: B008 (it is frozen)
     ) -> None:
         """``signatures``: of the probes that there are to describe; their ``members`` are given whatever is asked.
+        ``types``: the kernel's, with their members: {"struct task_struct": [Member("pid", "pid_t", 0)]}.
 
         ``outputs``: types of events: a session has its output of that name from the start, else from the first event
         on. A field called time is the events' time. ``sizes``: the sizes of segments; with small ones a few rows fill
@@ -94,6 +97,7 @@ class FakeTracer:
         """
         self._outputs = dict(outputs or {})
         self._signatures = tuple(signatures)
+        self._types = {name: tuple(members) for name, members in (types or {}).items()}
         self._sizes = sizes
         self._probes = tuple(probes)
         self._checks = tuple(checks)
@@ -272,9 +276,25 @@ class FakeTracer:
                 return messages.ProbesListed(request, names, ((),) * len(names), none, none, more)
             case messages.DescribeProbes(request, probes, _, limit):
                 return messages.ProbesDescribed(request, self._described(probes, limit))
+            case messages.DescribeType(request, name, path, limit):
+                return self._described_type(request, name, path, limit)
+            case messages.FindNames(request, start, limit):
+                words = sorted(name.split()[::-1] for name in self._types)
+                found = [(word, kind) for word, kind in words if word.startswith(start)][:limit]
+                names, kinds = tuple(word for word, _ in found), tuple(kind for _, kind in found)
+                return messages.NamesFound(request, names, kinds, (0,) * len(found), 0)
             case messages.RunChecks(request):
                 return messages.Checks(request, self._checks)
         raise AssertionError(message)
+
+    def _described_type(self, request: int, name: str, path: Sequence[str], limit: int) -> messages.TypeDescribed:
+        for step in path:
+            of = {member.name: member.type for member in self._types.get(name, ())}
+            name = of.get(step, "").rstrip(" *")
+        members = self._types.get(name)
+        if members is None:
+            return messages.TypeDescribed(request)
+        return messages.TypeDescribed(request, name, "", 0, members[:limit], max(len(members) - limit, 0))
 
     def _described(self, probes: Sequence[str], limit: int) -> tuple[Signature, ...]:
         found: dict[str, Signature] = {}

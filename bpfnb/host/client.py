@@ -157,6 +157,12 @@ class Client(Tracer):
         asked = messages.DescribeProbes(next(self._requests), tuple(probes), tuple(paths), limit, _folder())
         return self._ask(asked, messages.ProbesDescribed).signatures
 
+    def describe_type(self, name: str, path: Sequence[str], limit: int) -> messages.TypeDescribed:
+        return self._ask(messages.DescribeType(next(self._requests), name, tuple(path), limit), messages.TypeDescribed)
+
+    def find_names(self, start: str, limit: int) -> messages.NamesFound:
+        return self._ask(messages.FindNames(next(self._requests), start, limit), messages.NamesFound)
+
     def run_checks(self) -> tuple[messages.Check, ...]:
         return self._ask(messages.RunChecks(next(self._requests)), messages.Checks).rows
 

@@ -22,10 +22,12 @@ from bpfnb.protocol.messages import (
     Loaded,
     MapLost,
     MapRead,
+    NamesFound,
     Noted,
     ProbesListed,
     SegmentAdded,
     Stopped,
+    TypeDescribed,
 )
 
 __all__ = ["Listener", "Tracer"]
@@ -138,6 +140,12 @@ class Tracer(Protocol):
         ``paths``: of members, such as ("sk", "__sk_common", "skc_dport"), looked up in each probe's arguments: see
         Signature. AttachError, with near names, for what matches nothing; ProgramError for more than ``limit`` probes.
         """
+
+    def describe_type(self, name: str, path: Sequence[str], limit: int) -> TypeDescribed:
+        """Return what the kernel knows of a type, or of what a path of members leads to: see DescribeType."""
+
+    def find_names(self, start: str, limit: int) -> NamesFound:
+        """Return up to ``limit`` of the kernel's types and constants whose names begin so."""
 
     def run_checks(self) -> tuple[Check, ...]:
         """Return the doctor's rows about the tracer's machine."""

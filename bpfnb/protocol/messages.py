@@ -30,9 +30,11 @@ __all__ = [
     "CostsAdded",
     "CountersAdded",
     "DescribeProbes",
+    "DescribeType",
     "Detached",
     "Ended",
     "Failed",
+    "FindNames",
     "FindProbes",
     "FindSymbols",
     "FromTracer",
@@ -47,6 +49,8 @@ __all__ = [
     "MapRead",
     "MapValue",
     "MapWritten",
+    "Member",
+    "NamesFound",
     "Noted",
     "OpenCounter",
     "Ping",
@@ -65,6 +69,7 @@ __all__ = [
     "Symbols",
     "TakeMap",
     "ToTracer",
+    "TypeDescribed",
     "WriteMap",
 ]
 
@@ -210,6 +215,24 @@ class DescribeProbes(Struct, tag=True, frozen=True):
     paths: tuple[tuple[str, ...], ...]
     limit: int
     folder: str = ""
+
+
+class DescribeType(Struct, tag=True, frozen=True):
+    """Ask for a type of this kernel: "struct task_struct", "pid_t", or what ``path`` leads to from it: ("mm", "pgd").
+    A number, such as "0", is the element of an array or of what a pointer leads to. Answered by TypeDescribed."""
+
+    request: int
+    name: str
+    path: tuple[str, ...]
+    limit: int
+
+
+class FindNames(Struct, tag=True, frozen=True):
+    """List the types and constants of this kernel whose names begin with ``start``. Answered by NamesFound."""
+
+    request: int
+    start: str
+    limit: int
 
 
 class Ping(Struct, tag=True, frozen=True):
@@ -476,6 +499,42 @@ class ProbesDescribed(Struct, tag=True, frozen=True):
     signatures: tuple[Signature, ...]
 
 
+class Member(Struct, frozen=True):
+    """A member of a struct or union. ``type``: as C writes it; "" of an enumeration's constant. ``offset``: in bytes
+    from the struct's beginning; of a constant, its value. ``bits``: of a bit-field, else 0."""
+
+    name: str
+    type: str
+    offset: int
+    bits: int = 0
+
+
+class TypeDescribed(Struct, tag=True, frozen=True):
+    """A type of the kernel; ``text``, as C writes it, is "" where there is none of the name, or the path leads nowhere.
+
+    ``meaning``: what a typedef stands for, else "". ``members``: of a struct or union, or of the one that it points to,
+    those of members without a name among them; of an enumeration, its constants. ``more``: how many more there are.
+    """
+
+    request: int
+    text: str = ""
+    meaning: str = ""
+    size: int = 0
+    members: tuple[Member, ...] = ()
+    more: int = 0
+
+
+class NamesFound(Struct, tag=True, frozen=True):
+    """Names of the kernel's types and constants, sorted, and how many more there are. ``kinds``: "struct", "union",
+    "enum", "typedef" or "constant". ``values``: of a constant, else 0."""
+
+    request: int
+    names: tuple[str, ...]
+    kinds: tuple[str, ...]
+    values: tuple[int, ...]
+    more: int
+
+
 class Pong(Struct, tag=True, frozen=True):
     """The tracer answers."""
 
@@ -518,6 +577,8 @@ Request = (
     | FindProbes
     | ListProbes
     | DescribeProbes
+    | DescribeType
+    | FindNames
     | RunChecks
     | ReadMap
     | LookupMap
@@ -547,6 +608,8 @@ FromTracer = (
     | ProbeNames
     | ProbesListed
     | ProbesDescribed
+    | TypeDescribed
+    | NamesFound
     | Checks
     | Failed
 )

@@ -182,6 +182,16 @@ class Service:
                 from bpfnb.tracer.probes.describe import describe
 
                 return messages.ProbesDescribed(request, describe(probes, paths, limit, folder))
+            case messages.DescribeType(request, type_, path, limit):
+                from bpfnb.tracer.signatures.lookup import describe_type
+
+                _require_limit(limit, "members")
+                return describe_type(request, type_, path, limit)
+            case messages.FindNames(request, start, limit):
+                from bpfnb.tracer.signatures.lookup import find_names
+
+                _require_limit(limit, "names")
+                return find_names(request, start, limit)
             case messages.RunChecks(request):
                 from bpfnb.tracer.doctor import checks
 
@@ -200,15 +210,17 @@ def _lane(message: Request) -> Hashable:
             | messages.FindProbes()
             | messages.ListProbes()
             | messages.DescribeProbes()
+            | messages.DescribeType()
+            | messages.FindNames()
             | messages.RunChecks()
         ):
             return type(message).__name__
     return message.session
 
 
-def _require_limit(limit: int) -> None:
+def _require_limit(limit: int, what: str = "probes") -> None:
     if limit < 0:
-        raise ProgramError(f"the limit of probes must not be negative: {limit}")
+        raise ProgramError(f"the limit of {what} must not be negative: {limit}")
 
 
 def _require_addresses(pid: int, addresses: tuple[int, ...]) -> None:

@@ -11,7 +11,7 @@ from bpfnb.errors import near_names
 from bpfnb.language.signature import Type
 from bpfnb.tracer.signatures.types import KernelTypes
 
-__all__ = ["Place", "follow", "place_of"]
+__all__ = ["Place", "follow", "place_of", "reach", "struct_at"]
 
 _MAX_NEAR = 2000  # members compared with one that is not there
 # Members that are characters up to a NUL, which their type does not say: struct qstr, include/linux/dcache.h.
@@ -47,11 +47,19 @@ def follow(types: KernelTypes | None, start: Place, path: Sequence[str]) -> tupl
     return tuple(found), ()
 
 
+def reach(types: KernelTypes, start: Place, path: Sequence[str]) -> Place | None:
+    """Return where a path leads; None where it breaks off."""
+    place: Place | None = start
+    for name in path:
+        place = place and (_element(types, place) if name.isdecimal() else _member(types, place, name))
+    return place
+
+
 def _leads(type_: Type) -> bool:
     return type_.kind in ("pointer", "string") and not type_.count
 
 
-def _struct(types: KernelTypes, place: Place) -> int:
+def struct_at(types: KernelTypes, place: Place) -> int:
     """Return the struct that a place is, or that it points to; -1 where it is neither."""
     if not place.number or place.stars > 1:
         return -1
@@ -62,7 +70,7 @@ def _struct(types: KernelTypes, place: Place) -> int:
 
 
 def _member(types: KernelTypes | None, place: Place, name: str) -> Place | None:
-    struct = _struct(types, place) if types else -1
+    struct = struct_at(types, place) if types else -1
     if not types or struct < 0:
         return None
     found = types.members(struct).get(name)
@@ -88,7 +96,7 @@ def _element(types: KernelTypes | None, place: Place) -> Place | None:
 
 
 def _near(types: KernelTypes | None, place: Place, name: str) -> tuple[str, ...]:
-    struct = _struct(types, place) if types else -1
+    struct = struct_at(types, place) if types else -1
     if not types or struct < 0 or name.isdecimal():
         return ()
     return tuple(near_names(name, list(types.members(struct))[:_MAX_NEAR]))

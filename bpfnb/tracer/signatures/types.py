@@ -200,6 +200,42 @@ class KernelTypes:
                     todo.append((self._types.plain(member.type_id), depth + 1))
         return found
 
+    def laid_out(self, number: int) -> list[Member]:
+        """Return the members of a struct or union as declared, with those of members without a name in their place.
+
+        ``bit``: from the beginning of the whole. Of what is no struct: none.
+        """
+        found: list[Member] = []
+        todo = [(self._types.plain(number), 0, 0)]
+        while todo:
+            plain, at, depth = todo.pop()
+            if self._types.all[plain].kind not in (btf.STRUCT, btf.UNION):
+                continue
+            for member in self._types.members(plain):
+                moved = member._replace(bit=at + member.bit)
+                if member.name:
+                    found.append(moved)
+                elif depth < _MAX_NESTING:
+                    todo.append((self._types.plain(member.type_id), moved.bit, depth + 1))
+        return sorted(found, key=lambda member: member.bit)
+
+    @cached_property
+    def names(self) -> list[tuple[str, str, int]]:
+        """Types and constants, sorted: name, "struct", "union", "enum", "typedef" or "constant", and its value."""
+        words = {btf.STRUCT: "struct", btf.UNION: "union", btf.ENUM: "enum", btf.ENUM64: "enum", btf.TYPEDEF: "typedef"}
+        found: set[tuple[str, str, int]] = set()
+        for number, type_ in enumerate(self._types.all):
+            if type_.name and (word := words.get(type_.kind)):
+                found.add((type_.name, word, 0))
+            if type_.kind in (btf.ENUM, btf.ENUM64):
+                found |= {(name, "constant", value) for name, value in self._types.constants(number)}
+        return sorted(found)
+
+    def meaning(self, number: int) -> str:
+        """Return what a typedef stands for, as C writes it; "" of what is none."""
+        type_ = self._types.all[number]
+        return self.of(type_.ref).text if type_.kind == btf.TYPEDEF else ""
+
     def name(self, number: int) -> str:
         """Return the name of a struct, "" where it has none."""
         return self._types.all[number].name
