@@ -25,6 +25,7 @@ else:
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("bpfnb", "magics")
+DATA = f"bpfnb-{metadata.version('bpfnb')}.data/data"  # goes below the environment's own folder
 
 # Where conda-forge calls a PyPI package something else.
 CONDA_NAMES = {
@@ -76,6 +77,8 @@ def shipped_files() -> set[str]:
 
 def installed(name: str) -> str:
     """What a file of the checkout is called in the wheel: ``magics`` is a name that others have, too."""
+    if name.startswith("bpfnb/labextension/"):
+        return name.replace("bpfnb/labextension", f"{DATA}/share/jupyter/labextensions/bpfnb")
     return f"bpfnb/{name}" if name.split("/")[0] == "magics" else name
 
 
@@ -115,8 +118,21 @@ class TestWheel:
 
     def test_holds_nothing_else(self, wheel: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
-            top = {name.split("/")[0] for name in archive.namelist()}
+            names = archive.namelist()
+        top = {
+            name.split("/")[0] for name in names if not name.startswith(f"{DATA}/share/jupyter/labextensions/bpfnb/")
+        }
         assert {name for name in top if not name.endswith(".dist-info")} == {"bpfnb"}
+        assert not any(name.startswith("bpfnb/labextension") for name in names)
+
+    def test_jupyterlab_finds_its_extension(self, elsewhere: Path) -> None:
+        """Without Node.js: JupyterLab's own list, in an environment that holds the wheel."""
+        python = elsewhere.parents[2] / "bin" / "python"
+        listed = run(
+            python, "-I", "-m", "jupyterlab.labextensions", "list", "--verbose", cwd=elsewhere, PATH="/nowhere"
+        )
+        place = elsewhere.parents[2] / "share/jupyter/labextensions"
+        assert re.search(rf"{place}\n(?:.+\n)*?.*bpfnb v\S+ \S*enabled\S* \S*OK\S* \(python, bpfnb\)", listed), listed
 
     def test_describes_itself(self, elsewhere: Path, pyproject: dict[str, Any]) -> None:
         (distribution,) = metadata.distributions(path=[str(elsewhere)])
@@ -127,6 +143,12 @@ class TestWheel:
         if (ROOT / "README.md").exists():
             description = distribution.metadata.get_payload()
             assert description.strip(), 'pyproject.toml lacks readme = "README.md"'
+
+    def test_has_the_licences_of_what_it_bundles(self, wheel: Path) -> None:
+        with zipfile.ZipFile(wheel) as archive:
+            licences = archive.read("bpfnb/views/static/LICENSES.txt").decode()
+            bundled = archive.read("bpfnb/views/static/panel.js").decode()
+        assert ("uplot" in bundled) == ("uplot 1." in licences and "MIT" in licences)
 
     def test_works_outside_the_checkout(self, elsewhere: Path, tmp_path: Path) -> None:
         script = """
