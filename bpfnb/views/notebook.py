@@ -29,9 +29,9 @@ class Notebook:
         """The number of the cell being run."""
         return int(self._shell.execution_count)
 
-    def display(self, bundle: Bundle) -> DisplayHandle:
+    def display(self, bundle: Bundle, metadata: Bundle | None = None) -> DisplayHandle:
         """Show something in the cell being run."""
-        return DisplayHandle(self._publisher, bundle)
+        return DisplayHandle(self._publisher, bundle, metadata)
 
     def at_cell_end(self, callback: Callable[[object], None]) -> None:
         self._shell.events.register("post_run_cell", callback)
@@ -43,10 +43,10 @@ class Notebook:
 class DisplayHandle:
     """An output of a cell, which can be replaced."""
 
-    def __init__(self, publisher: Any, bundle: Bundle) -> None:
+    def __init__(self, publisher: Any, bundle: Bundle, metadata: Bundle | None = None) -> None:
         self._publisher = publisher
         self._id = uuid4().hex
-        self._publish(bundle, {}, update=False)
+        self._publish(bundle, metadata or {}, update=False)
 
     def replace(self, bundle: Bundle, metadata: Bundle | None = None) -> None:
         """Show something else instead, also in the notebook's file."""

@@ -1,0 +1,62 @@
+"""Events per second over time, a line a column."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+
+from bpfnb.views.plots import style
+from bpfnb.views.plots.figure import axes_of
+
+__all__ = ["rate"]
+
+_MAX_LINES = 24  # with as many different looks; more could not be told apart
+
+
+def rate(table: pd.DataFrame, ax: Axes | None = None, *, theme: str = "auto") -> Axes:
+    """Draw a table as ``df.bpf.rate()`` returns it: indexed by time, a line for each column, named by it.
+
+    A column called "other", or "other (12)", is drawn grey. ValueError for an index that has no times, for more columns
+    than can be told apart, and for an unknown theme.
+    """
+    if not isinstance(table.index, pd.DatetimeIndex):
+        raise ValueError(f"a rate is drawn over time: the table's index has none (it is {table.index.dtype})")
+    if len(table.columns) > _MAX_LINES:
+        raise ValueError(f"{len(table.columns):,} lines cannot be told apart: draw the largest, rate(by=..., top=10)")
+    ax, colours, ours = axes_of(ax, theme)
+    x = style.time_places(table.index)
+    handles = []
+    for i, name in enumerate(table.columns):
+        values = table[name].to_numpy(np.float64) if table.columns.is_unique else table.iloc[:, i].to_numpy(np.float64)
+        other = is_other(name)
+        line_colour = style.OTHER if other else style.colour(i)
+        (line,) = ax.plot(
+            x, values, color=line_colour, linestyle="-" if other else style.dashes(i), linewidth=1.6,
+            marker="o" if len(x) == 1 else "", markersize=4, solid_joinstyle="round", solid_capstyle="round",
+        )  # fmt: skip
+        handles.append(line)
+    if len(handles) == 1 and len(x) > 1:
+        ax.fill_between(x, handles[0].get_ydata(), color=style.colour(0), alpha=0.13, linewidth=0)
+    _frame(ax, x)
+    if len(handles) > 1:
+        style.legend(ax, list(table.columns), handles, colours, beside=ours)
+    return ax
+
+
+def is_other(name: object) -> bool:
+    """Return whether a series is the sum of those that have none of their own."""
+    return isinstance(name, str) and (name == "other" or (name.startswith("other (") and name.endswith(")")))
+
+
+def _frame(ax: Axes, x: npt.NDArray[np.float64]) -> None:
+    style.time_axis(ax)
+    style.number_axis(ax.yaxis)
+    style.plain(ax.yaxis.label).set_text("events per second")
+    style.plain(ax.xaxis.label).set_text("time (UTC)")
+    if len(x) > 1:
+        ax.set_xlim(x[0], x[-1])
+    elif not len(x):
+        style.empty(ax, "no events")
+    style.from_zero(ax)

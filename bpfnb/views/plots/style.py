@@ -1,0 +1,348 @@
+"""How pictures look: colours, ticks, numbers with units, and names that are made fit to be drawn.
+
+Whatever could come from matplotlib's settings (rcParams) is given here, so that a style or LaTeX chosen by the user
+changes nothing. Names come from other processes: ``$`` in them is no mathematics, see ``plain`` and ``legible``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from datetime import timezone
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib import dates, font_manager
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+from matplotlib.ticker import FixedLocator, Formatter, FuncFormatter, Locator, MaxNLocator, NullLocator
+
+from bpfnb.errors import near_or_all, printable
+
+__all__ = [
+    "BACKGROUND_MAP",
+    "COLOURS",
+    "OTHER",
+    "THEMES",
+    "Colours",
+    "Theme",
+    "Unit",
+    "colour",
+    "dashes",
+    "draw_in",
+    "empty",
+    "fixed",
+    "from_zero",
+    "legend",
+    "legible",
+    "log2_axis",
+    "number_axis",
+    "plain",
+    "short",
+    "theme_of",
+    "time_axis",
+    "time_places",
+    "units_of",
+    "with_unit",
+]
+
+# Colours of a series. Light and dark pages show the same ones, so each has a contrast of 3:1 at least with white and
+# with JupyterLab's dark #111111 (what WCAG 2 asks of graphics): a luminance from 0.117 to 0.300. Okabe and Ito's and
+# Tableau's colour-blind ones do not fit in there: yellow is 1.3:1 on white. These are eight within it that differ the
+# most, also for colour-blind people: distances in OKLab (times 100) of at least 16 in normal sight, 9.9 in simulated
+# deuteranopia and protanopia, 9.0 in tritanopia (Machado, Oliveira, Fernandes 2009), where Okabe and Ito's seven have
+# 15.6, 7.6, 9.6 and 8.5. A test holds them to that. Each differs the most from those before it.
+COLOURS = ("#1296fc", "#fc5a66", "#7e5a00", "#006c96", "#009c12", "#b4246c", "#b484ba", "#7e54d8")
+OTHER = "#8b9099"  # what is summed as "other"
+BACKGROUND_MAP = "viridis"  # of a heat map: even steps of lightness, for colour-blind people, too
+
+Theme = Literal["auto", "light", "dark"]
+Unit = Literal["ns", "us", "ms", "s", "bytes"]
+Write: TypeAlias = Callable[[float], str]
+
+
+class Colours(NamedTuple):
+    """``ink``: of text and axes; ``background``: behind all."""
+
+    ink: str
+    background: str
+
+
+# "auto" is for either page: transparent, with an ink that has 4.3:1 on white and on #111111 alike.
+THEMES: dict[Theme, Colours] = {
+    "auto": Colours("#7a7a7e", "none"),
+    "light": Colours("#3b3f46", "#ffffff"),
+    "dark": Colours("#c6cad1", "#111111"),
+}
+
+_FAMILY = "DejaVu Sans"  # the one that matplotlib brings along
+_SIZE = 8.0
+_LABEL = 32  # characters of a name
+_GRID_ALPHA = 0.22
+_MAX_TICKS = 13
+
+
+def theme_of(theme: str) -> Colours:
+    """Return a theme's colours. ValueError for an unknown one."""
+    if theme not in THEMES:
+        raise ValueError(f"no theme {theme!r}{near_or_all(str(theme), get_args(Theme))}")
+    return THEMES[theme]
+
+
+def colour(number: int) -> str:
+    """Return the colour of a series by its number."""
+    return COLOURS[number % len(COLOURS)]
+
+
+def dashes(number: int) -> str:
+    """Return the line style of a series by its number: solid, and from the ninth on dashed in the same colours."""
+    return ("-", "--", ":")[number // len(COLOURS) % 3]
+
+
+# --- names --------------------------------------------------------------------------------------------------------
+
+
+def legible(name: object, most: int = _LABEL) -> str:
+    """Make a name fit to be drawn: shortened, on one line, without characters that the font lacks (for these matplotlib
+    would warn, and draw a box)."""
+    text = printable(str(name)[: most + 1])
+    text = "".join(c if _has_glyph(c) else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return text if len(text) <= most else text[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def plain(text: Text, size: float = _SIZE) -> Text:
+    """Have a text drawn as it is: no mathematics, no LaTeX, which a setting of the user's may turn on. Return it."""
+    text.set_parse_math(False)
+    text.set_usetex(False)
+    text.set_fontproperties(_font(size))
+    return text
+
+
+@lru_cache(4096)
+def _has_glyph(character: str) -> bool:
+    return bool(font_manager.get_font(font_manager.findfont(_font(_SIZE))).get_char_index(ord(character)))
+
+
+@lru_cache(8)
+def _font(size: float) -> font_manager.FontProperties:
+    return font_manager.FontProperties(family=_FAMILY, size=size)
+
+
+# --- numbers ------------------------------------------------------------------------------------------------------
+
+_NS: dict[str, int] = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
+_BINARY = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
+
+
+def short(value: float) -> str:
+    """Write a number with SI prefixes: ``0``, ``0.25``, ``950``, ``1.5k``, ``20M``."""
+    if not math.isfinite(value):
+        return str(value)
+    if abs(value) < 1000:
+        return f"{value:.4g}"
+    power = min(int(math.log10(abs(value)) // 3), 6)
+    scaled = f"{value / 1000**power:.4g}"
+    if float(scaled) in (1000.0, -1000.0) and power < 6:
+        power, scaled = power + 1, scaled[:-3]
+    return f"{scaled}{' kMGTPE'[power].strip()}"
+
+
+def with_unit(unit: str | None) -> Write:
+    """Return how numbers of a unit are written: ``4us``, ``20ms``, ``4KiB``; of none with SI prefixes."""
+    if unit in _NS:
+        return lambda value: _duration(value * _NS[unit])
+    return _bytes if unit == "bytes" else short
+
+
+def units_of(unit: str | None) -> None:
+    """Raise ValueError for an unknown unit."""
+    if unit is not None and unit not in get_args(Unit):
+        raise ValueError(f"no unit {unit!r}{near_or_all(str(unit), get_args(Unit))}")
+
+
+def _duration(ns: float) -> str:
+    if not ns:
+        return "0"
+    name, size = max(((u, s) for u, s in _NS.items() if s <= max(abs(ns) * (1 + 1e-9), 1)), key=lambda pair: pair[1])
+    return f"{short(ns / size) if name == 's' else f'{ns / size:.4g}'}{name}"
+
+
+def _bytes(value: float) -> str:
+    power = min(int(math.log2(abs(value)) // 10), 6) if abs(value) >= 1024 else 0
+    return f"{value / 1024**power:.4g}{_BINARY[power]}B" if value else "0"
+
+
+def _power_of_two(value: float) -> str:
+    """Write as the labels of histograms do: 1024 is 1K."""
+    power = min(int(math.log2(value) // 10), 6) if value >= 1024 else 0
+    return f"{value / 1024**power:.4g}{' KMGTPE'[power].strip()}"
+
+
+# --- axes ---------------------------------------------------------------------------------------------------------
+
+
+def draw_in(ax: Axes, colours: Colours) -> None:
+    """Give an Axes of ours its look: two thin spines, a faint grid, small ticks, texts in one font."""
+    ax.set_facecolor(colours.background)
+    for side, spine in ax.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(colours.ink)
+        spine.set_linewidth(0.8)
+        spine.set_alpha(0.6)
+    ax.minorticks_off()
+    ax.tick_params(
+        which="both", color=colours.ink, labelcolor=colours.ink, labelsize=_SIZE, length=3, width=0.8, direction="out",
+        top=False, right=False, left=True, bottom=True, labeltop=False, labelright=False, labelleft=True,
+        labelbottom=True,
+    )  # fmt: skip
+    ax.set_axisbelow(True)
+    ax.grid(visible=False, which="both")
+    ax.grid(visible=True, axis="y", color=colours.ink, alpha=_GRID_ALPHA, linewidth=0.6, linestyle="-")
+    for text in (ax.title, ax.xaxis.label, ax.yaxis.label):
+        plain(text).set_color(colours.ink)
+
+
+def number_axis(axis: Axis, write: Write = short, *, whole: bool = False) -> None:
+    """Have an axis show numbers at round steps. ``whole``: counts, so no fractions between them."""
+    axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=whole))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
+
+
+def log2_axis(axis: Axis, unit: str | None, named: Sequence[tuple[float, str]] = ()) -> None:
+    """Have a logarithmic axis show powers of two, of four or of more, as many as fit: ``1us 4us 16us``, ``1KiB 4KiB``.
+
+    ``named``: places with a text of their own.
+    """
+    write = with_unit(unit) if unit else _power_of_two
+    axis.set_major_locator(Log2Locator(unit, [place for place, _ in named]))
+    axis.set_minor_locator(NullLocator())
+    texts = dict(named)
+    axis.set_major_formatter(FuncFormatter(lambda value, _: texts.get(value) or write(value)))
+
+
+class Log2Locator(Locator):
+    """Ticks at powers of two. Those of durations begin anew at each unit: 256us, 1ms, 4ms, and not 1.024ms."""
+
+    def __init__(self, unit: str | None, more: Sequence[float] = ()) -> None:
+        self._ns = _NS.get(unit or "", 0)
+        self._more = list(more)
+
+    def __call__(self) -> Sequence[float]:
+        assert self.axis
+        low, high = sorted(self.axis.get_view_interval())
+        return self.tick_values(low, high)
+
+    def tick_values(self, low: float, high: float) -> Sequence[float]:
+        if self._more:  # beside those a first power of two would be written on top of them
+            low = max(low, 2 * max(self._more))
+        if not 0 < low <= high < math.inf:
+            return self._more
+        for step in (1, 2, 4, 5, 10, 20):  # powers of two from tick to tick
+            ticks = self._durations(step, low, high) if self._ns else self._powers(step, low, high)
+            if len(ticks) <= _MAX_TICKS:
+                break
+        return [*self._more, *ticks]
+
+    def _powers(self, step: int, low: float, high: float) -> list[float]:
+        first, last = math.ceil(math.log2(low) / step - 1e-9), math.floor(math.log2(high) / step + 1e-9)
+        return [2.0 ** (power * step) for power in range(first, last + 1)]
+
+    def _durations(self, step: int, low: float, high: float) -> list[float]:
+        """Return 1, 4, 16, 64, 256 of each unit from ns to ms, then of seconds on and on. ``step`` as above; from 5 on
+        whole units only."""
+        ticks = []
+        for name, size in _NS.items():
+            powers = range(0, 40 if name == "s" else 10 if step < 10 else 1, step)
+            ticks += [size * 2**power for power in powers]
+        if step >= 20:
+            ticks = [tick for tick in ticks if tick in (1, 1_000_000) or tick >= _NS["s"]]
+        return [tick / self._ns for tick in ticks if low <= tick / self._ns * (1 + 1e-9) and tick / self._ns <= high]
+
+
+def time_axis(ax: Axes) -> None:
+    """Have the x axis show times of day, in UTC as ``df`` has them, to which digit depends on the view. The label says
+    so, and the date. Places are matplotlib's dates: days since 1970."""
+    ax.xaxis_date(timezone.utc)  # so that later calls may give times as x
+    ax.xaxis.set_major_locator(dates.AutoDateLocator(tz=timezone.utc, minticks=3, maxticks=7))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(_Times(ax))
+
+
+def time_places(times: pd.DatetimeIndex) -> npt.NDArray[np.float64]:
+    """Return where times are on the x axis."""
+    return np.asarray(dates.date2num(times if times.tz is None else times.tz_convert(None)))
+
+
+class _Times(Formatter):
+    """Times of day. Where a tick is of another day than the one before, its date stands below."""
+
+    def __init__(self, ax: Axes) -> None:
+        self._ax = ax
+
+    def __call__(self, value: float, position: int | None = None) -> str:
+        """Return one time, for the mouse."""
+        return f"{dates.num2date(value, timezone.utc):%Y-%m-%d %H:%M:%S.%f}"
+
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        moments = [dates.num2date(value, timezone.utc) for value in values]
+        if not moments:
+            return []
+        plain(self._ax.xaxis.label).set_text(f"time (UTC), {moments[0]:%Y-%m-%d}")
+        step = min(np.diff(values), default=1.0) * 86_400
+        if step >= 86_399:
+            return [f"{moment:%m-%d}" for moment in moments]
+        digits = next((n for n in (0, 1, 2, 3, 4, 5) if round(step * 10**n, 3) % 1 == 0), 6) if step < 59 else -1
+        texts = [self._write(moment, digits) for moment in moments]
+        for i in range(1, len(moments)):
+            if moments[i].date() != moments[i - 1].date():
+                texts[i] += f"\n{moments[i]:%m-%d}"
+        return texts
+
+    @staticmethod
+    def _write(moment: Any, digits: int) -> str:
+        if digits < 0:
+            return f"{moment:%H:%M}"
+        return f"{moment:%H:%M:%S}" + (f".{moment.microsecond:06}"[: digits + 1] if digits else "")
+
+
+def legend(
+    ax: Axes, names: Sequence[object], handles: Sequence[Line2D | Any], colours: Colours, *, beside: bool
+) -> None:
+    """Write names, in the order given. ``beside``: right of the Axes, else within."""
+    places: dict[str, Any] = {"loc": "upper left"}
+    if beside:
+        places |= {"bbox_to_anchor": (1.01, 1.02), "borderaxespad": 0}
+    # Texts are set afterwards: a label that begins with "_" would be left out.
+    made = ax.legend(list(handles), ["x"] * len(handles), frameon=False, handlelength=1.4, fontsize=_SIZE, **places)
+    for text, name in zip(made.get_texts(), names, strict=True):
+        plain(text).set_text(legible(name))
+        text.set_color(colours.ink)
+
+
+def fixed(axis: Axis, places: Sequence[float], texts: Sequence[str]) -> None:
+    """Have an axis show these texts at these places."""
+    axis.set_major_locator(FixedLocator(list(places)))
+    axis.set_minor_locator(NullLocator())
+    by_place = dict(zip(places, texts, strict=True))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: by_place.get(value, "")))
+
+
+def empty(ax: Axes, why: str) -> None:
+    """Say in the middle of an Axes why nothing is drawn. Its axes say nothing: there is no scale."""
+    plain(ax.text(0.5, 0.5, why, transform=ax.transAxes, ha="center", va="center"), _SIZE + 1).set_color(OTHER)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(NullLocator())
+        axis.set_minor_locator(NullLocator())
+
+
+def from_zero(ax: Axes, bottom: float = 0) -> None:
+    """Have the y axis begin at zero, and leave a little room above what is drawn."""
+    top = ax.dataLim.y1
+    room = top * 1.06 if bottom == 0 else top * 1.5
+    ax.set_ylim(bottom, room if math.isfinite(room) and room > bottom else 1.0 + bottom)
