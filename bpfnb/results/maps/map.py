@@ -30,7 +30,7 @@ from bpfnb.protocol.schema import Number, Rows, Schema
 from bpfnb.results import stacks
 from bpfnb.results.buckets import HistKind
 from bpfnb.results.maps import refusals
-from bpfnb.results.maps.baseline import Counter, counters
+from bpfnb.results.maps.baseline import Baseline, Counter, counters
 from bpfnb.results.maps.entries import Entries, MapAccess, Still, Taking
 from bpfnb.results.maps.frames import NO_SCHEMA, REDUCTIONS, EntryFrames, Reduction
 from bpfnb.results.maps.histograms import histogram
@@ -238,9 +238,20 @@ class Map:
         """Return the map as it is in the kernel now, whatever was drained: a map of its own, which does not change and
         warns nobody. For views: one reading, of which several frames are made."""
         self._require_entries()
-        frozen = Map(self.info, Still(*self._entries.read_whole(), self._access), True, dict, self._declared)
-        frozen._duplicates_said = True
-        return frozen
+        return self._still(*self._entries.read_whole())
+
+    def grown_since(self, before: Map) -> Map:
+        """Return what this map has grown by since it was ``before``: the entries that are new or have changed, an
+        array's all, with differences for numbers, as ``drain`` has them. For two frozen ones of the same map."""
+        keys, values = before._entries.read_whole()
+        baseline = Baseline(keys, values, counters(self._value), self.info.cpus, self.info.value_stride)
+        return self._still(*baseline.since(*self._entries.read_whole(), array=False))
+
+    def _still(self, keys: Rows, values: Rows) -> Map:
+        """Return a map of these entries."""
+        still = Map(self.info, Still(keys, values, self._access), True, dict, self._declared)
+        still._duplicates_said = True
+        return still
 
     def _drained(self, made: Callable[[Rows, Rows], Made], how: str = "", as_is: str | Sequence[str] = ()) -> Made:
         """Drain the map; return what is made of the keys and values. Where that fails they are put back."""
