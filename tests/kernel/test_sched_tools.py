@@ -222,6 +222,23 @@ def test_offcputime_drained_has_each_time_once() -> None:
     assert not df["stack"].str.contains("[no stack", regex=False).any()
 
 
+def test_profile_drained_knows_the_stacks_of_each_part() -> None:
+    parts = []
+    with tools.profile(frequency=99) as session:
+        process = subprocess.Popen([sys.executable, "-IS", "-c", "while True: pass"])
+        try:
+            for _ in range(3):
+                session.wait(0.3)
+                parts.append(session.drain())
+        finally:
+            process.kill()
+            process.wait()
+    for part in parts[1:]:
+        mine = part[part["pid"] == process.pid]
+        assert mine["count"].sum() > 5
+        assert not mine["stack"].str.contains("[no stack", regex=False).any()
+
+
 def test_offcputime_of_some_times_and_one_side() -> None:
     with tools.offcputime(min_us=40_000, kernel_stacks_only=True) as session:
         process = subprocess.Popen([sys.executable, "-IS", "-c", SLEEPER])

@@ -65,7 +65,7 @@ def _build(
         f"-DKERNEL={int(not user_stacks_only)}",
         f"-DUSER={int(not kernel_stacks_only)}",
     ]
-    return Spec(_SOURCE, Table(_table), attach=[(f"profile:{frequency}", "looks")], cflags=flags)
+    return Spec(_SOURCE, Table(_table, as_is=["stacks"]), attach=[(f"profile:{frequency}", "looks")], cflags=flags)
 
 
 def _table(maps: Mapping[str, Map]) -> pd.DataFrame:
