@@ -13,8 +13,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 import yaml
+from nbformat.v4 import new_code_cell, new_notebook
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -119,9 +121,8 @@ class TestWheel:
     def test_holds_nothing_else(self, wheel: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             names = archive.namelist()
-        top = {
-            name.split("/")[0] for name in names if not name.startswith(f"{DATA}/share/jupyter/labextensions/bpfnb/")
-        }
+        ours = (f"{DATA}/share/jupyter/labextensions/bpfnb/", f"{DATA}/etc/jupyter/jupyter_config.json")
+        top = {name.split("/")[0] for name in names if not name.startswith(ours)}
         assert {name for name in top if not name.endswith(".dist-info")} == {"bpfnb"}
         assert not any(name.startswith("bpfnb/labextension") for name in names)
 
@@ -143,6 +144,22 @@ class TestWheel:
         if (ROOT / "README.md").exists():
             description = distribution.metadata.get_payload()
             assert description.strip(), 'pyproject.toml lacks readme = "README.md"'
+
+    def test_nbconvert_highlights_c(self, elsewhere: Path, tmp_path: Path) -> None:
+        """A plain nbconvert in the environment that holds the wheel."""
+        cells = [new_code_cell(text) for text in ("%%bpf x -a syscall:clone=f\n// of C\nint f;", "x = 1  # of Python")]
+        document = new_notebook(
+            cells=cells, metadata={"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
+        )
+        nbformat.write(document, tmp_path / "a.ipynb")
+        python = elsewhere.parents[2] / "bin" / "python"
+        templates = f"{sys.prefix}/share/jupyter"  # nbconvert's own: it is not in this environment
+        command = [python, "-I", "-m", "nbconvert", "--to", "html", "a.ipynb"]
+        run(*command, cwd=tmp_path, HOME=str(tmp_path), JUPYTER_PATH=templates)
+        html = (tmp_path / "a.html").read_text()
+        assert re.search(r'<span class="c1">// of C\s*</span>\s*<span class="kt">int</span>', html)
+        assert '<span class="c1"># of Python</span>' in html
+        assert 'class="err"' not in html
 
     def test_has_the_licences_of_what_it_bundles(self, wheel: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
