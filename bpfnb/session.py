@@ -47,7 +47,7 @@ from bpfnb.protocol.messages import (
 from bpfnb.results import rates
 from bpfnb.results.answers import quantiles
 from bpfnb.results.cost import Costs, no_costs
-from bpfnb.results.maps.drained import Drained
+from bpfnb.results.maps.drained import Drained, Growing
 from bpfnb.results.maps.map import Map
 from bpfnb.results.maps.refusals import Counters
 from bpfnb.results.output import Keep, Output, OutputKind
@@ -157,6 +157,25 @@ class Session:
         if not isinstance(self._presentation, Table):
             raise ProgramError(f"{self.name} has no table to drain: its maps can be drained, one by one")
         return with_escapes(self._presentation.compute(Drained(self.maps, self._presentation.as_is)))
+
+    def growth(self) -> Callable[[], pd.DataFrame]:
+        """Return a function that returns ``df`` of what was counted since its last call; with the first, all so far.
+        Of a session whose ``df`` is made of maps. Nobody else sees anything of it, and no drain is changed by it.
+        ``attrs["grown"]``: False of a table of what there is (memleak), which does not add up.
+
+        ProgramError for a session that has rows, or a cell: see Map.growth.
+        """
+        if not isinstance(table := self._presentation, Table):
+            raise ProgramError(f"{self.name} has no table that grows: its maps can be watched one by one")
+        maps = Growing(self.maps, table.as_is)
+
+        def grown() -> pd.DataFrame:
+            maps.turn()
+            frame = table.compute(maps)
+            frame.attrs["grown"] = maps.grows
+            return with_escapes(frame)
+
+        return grown
 
     @property
     def source(self) -> str:

@@ -769,3 +769,22 @@ def test_frames_are_the_callers_own() -> None:
     df.loc[0, "value"] = 9
     assert isinstance(df, pd.DataFrame)
     assert m.df.value.tolist() == [1, 2]
+
+
+def test_growth_is_what_came_since_it_was_asked_whoever_drains() -> None:
+    class Access(Kernel):
+        symbols = ended = keep = moment = None
+
+    counts = Map(make({}).info, access := Access({}))  # type: ignore[arg-type]
+    grown = counts.growth()
+
+    def turn(**now: int) -> dict[int, int]:
+        access.entries = {struct.pack("<I", int(key[1:])): struct.pack("<Q", value) for key, value in now.items()}
+        return dict(grown().items())
+
+    assert turn(k1=10) == {1: 10}
+    assert turn(k1=13, k2=7) == {1: 3, 2: 7}
+    assert dict(counts.drain("differences")[["key", "value"]].to_numpy().tolist()) == {1: 13, 2: 7}
+    assert turn(k1=13, k2=20) == {2: 13}
+    assert dict(counts.items()) == {2: 13}
+    assert turn(k1=13, k2=20) == {}
