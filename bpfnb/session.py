@@ -6,14 +6,12 @@ import re
 import shlex
 import signal
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from bpfnb import views
@@ -232,13 +230,17 @@ class Session:
         """
         return self._costs.frame() if self._costs else no_costs()
 
-    def rate(self, every: str = "1s", by: str | Sequence[str] | None = None) -> pd.DataFrame:
-        """Return events per second (float64) of the main output, in intervals of ``every``, indexed by time (UTC).
+    def rate(self, every: str = "1s", by: str | Sequence[str] | None = None, output: str | None = None) -> pd.DataFrame:
+        """Return events per second (float64) of the rows of ``df``, in intervals of ``every``, indexed by time (UTC).
 
-        One column for each value of column ``by`` ("comm", "pid", ...), else the column "rate". ProgramError for a
-        session without output, ValueError for an unknown column or interval.
+        One column for each value of column ``by`` ("comm", "pid", ...), else the column "rate". ``output``: of another
+        output; where ``df`` has not all columns of ``by``, it is the one output that has them. ProgramError for a
+        session without output, KeyError for an unknown output, ValueError for an unknown column or interval.
         """
-        return rates.rate(self.df, every, by)
+        names = [] if by is None else [by] if isinstance(by, str) else list(by)
+        if output is None and not set(names) <= set(frame := self.df):
+            output = self._output_with(*names, known=frame.columns).name
+        return rates.rate(self.df if output is None else self.outputs[output].df, every, by)
 
     def __iter__(self) -> Events:
         """Return the rows of ``df`` as named tuples, as they come: first all that are kept, until the session has
@@ -285,15 +287,39 @@ class Session:
         """
         return views.live(self, by=by)
 
-    def meter(self, by: str | None = None) -> rates.RateMeter:
-        """Return a counter of the main output's events per second that is cheap to update: what a panel draws.
+    def meter(self, by: str | None = None, output: str | None = None, window: float = 60.0) -> rates.RateMeter:
+        """Return a counter of an output's events per second that is cheap to update: what a panel draws.
 
-        ProgramError for a session without output, ValueError for an unknown column.
+        ``output``: by default the main one, or where that has no column ``by`` the one that has it. ``window``: how
+        many seconds it is for. ProgramError for a session without output, KeyError for an unknown output, ValueError
+        for an unknown column.
         """
-        names = self._main().names
-        if by is not None and by not in names:
-            raise ValueError(f"no column {by!r}: there are {', '.join(names)}")
-        return rates.RateMeter(self._since, by)
+        chosen = self._main() if output is None else self.outputs[output]
+        if by is not None and by not in chosen.names:
+            if output is not None:
+                raise ValueError(f"output {output} has no column {by!r}{near_or_all(by, dict.fromkeys(chosen.names))}")
+            chosen = self._output_with(by)
+        return rates.RateMeter(chosen.since, by, window, life=partial(self._life, chosen))
+
+    def _output_with(self, *columns: str, known: Iterable[str] = ()) -> Output:
+        """Return the one output that has these columns. ``known``: further ones that a message names."""
+        self._main()  # its errors come first
+        having = [output for output in list(self._outputs.values()) if set(columns) <= set(output.names)]
+        if len(having) == 1:
+            return having[0]
+        if having:
+            names = " or ".join(f"output={output.name!r}" for output in having)
+            raise ValueError(f"several outputs of {self.name} have a column {columns[0]!r}: choose one, {names}")
+        there = dict.fromkeys([*known, *(name for output in list(self._outputs.values()) for name in output.names)])
+        missing = next((column for column in columns if column not in there), columns[0])
+        raise ValueError(f"no column {missing!r} in {self.name}{near_or_all(missing, there)}")
+
+    def _life(self, output: Output) -> rates.Life:
+        """Return since when an output was written, and until when, on the clock of its times."""
+        to_clock = output.now() - time.monotonic_ns()
+        finished = self._finished
+        began = int(self._started * 1e9) + to_clock
+        return rates.Life(began, int((finished or time.monotonic()) * 1e9) + to_clock, finished is not None)
 
     @uninterrupted
     def snapshot(self) -> Snapshot:
@@ -418,7 +444,8 @@ class Session:
         self._ended.set()
 
     def _finish(self, state: SessionState, reason: str) -> None:
-        deadline = time.monotonic() + _DECODE_TIMEOUT
+        self._finished = time.monotonic()
+        deadline = self._finished + _DECODE_TIMEOUT
         for output in list(self._outputs.values()):  # a copy: a start that fails clears it at the same time
             output.finish(deadline)
         if self._counters:
@@ -427,7 +454,6 @@ class Session:
             self._costs.keep()
         self.reason = reason
         self.state = state
-        self._finished = time.monotonic()
         self._on_end(self)
 
     def _last_entries(self, name: str) -> tuple[int, bytes] | MapError | None:
@@ -469,9 +495,6 @@ class Session:
     def _variable(self) -> str:
         """Return a name for this session in a line of Python: the notebook has a variable for a name that was given."""
         return "session" if self._unnamed else self.name
-
-    def _since(self, row: int, by: str | None) -> tuple[int, npt.NDArray[np.int64], pd.Categorical | None]:
-        return self._main().since(row, by)
 
     def _why_no_output(self, name: str) -> str:
         if any(output.name == name for output in self.program.outputs):

@@ -24,7 +24,7 @@ from bpfnb.protocol.segments import Layout, SegmentReader
 from bpfnb.results.printk import PrintkTable
 from bpfnb.results.table import BATCH, Table, with_escapes
 
-__all__ = ["Keep", "Kept", "Output", "Position", "default_keep"]
+__all__ = ["Arrivals", "Keep", "Kept", "Output", "Position", "default_keep"]
 
 _MIN_KEEP, _MAX_KEEP = 256 << 20, 4 << 30
 
@@ -90,6 +90,17 @@ class Position(NamedTuple):
     row: int = 0
     undecoded: int = 0
     dropped: int = 0
+
+
+class Arrivals(NamedTuple):
+    """Rows that a reader had not seen. ``position``: behind them. ``times``: nanoseconds since 1970; of rows without
+    timestamps, when they were decoded. ``groups``: the values of a column. ``edition``: as long as it is the same
+    object, a code in ``groups`` stands for the same value; None: codes are of these rows only."""
+
+    position: Position
+    times: npt.NDArray[np.int64]
+    groups: pd.Categorical[Any] | None = None
+    edition: object = None
 
 
 class Output:
@@ -226,14 +237,17 @@ class Output:
             return self._table.raw(column)
 
     @uninterrupted
-    def since(self, row: int, by: str | None) -> tuple[int, npt.NDArray[np.int64], pd.Categorical[Any] | None]:
-        """Return the number after the last row, and of the rows from ``row`` on the times (nanoseconds since 1970) and
-        the values in column ``by`` as categories. Rows without timestamps use the time they were decoded."""
+    def since(self, position: Position, by: str | None) -> Arrivals:
+        """Return the times of the rows that follow a position, and their values in column ``by``."""
         with self._lock:
             self._decode()
-            skipped = self._dropped_undecoded
-            times, groups = self._table.since(row - skipped, by)
-            return skipped + self._table.end, times, groups
+            times, groups = self._table.since(position.row, by)
+            return Arrivals(self._after(position, self._table.end), times, groups, self._table.edition(by))
+
+    def now(self) -> int:
+        """Return the present on the clock of the rows' times, in nanoseconds since 1970. That clock differs from the
+        system's once somebody has set this."""
+        return self._table.now()
 
     @uninterrupted
     def end(self) -> Position:
@@ -253,11 +267,15 @@ class Output:
             self._decode()
             begin = max(position.row, self._table.begin)
             end = self._table.end if most is None else min(begin + most, self._table.end)
-            missed = begin - position.row + self._dropped_undecoded - position.undecoded
-            after = Position(end, self._dropped_undecoded, position.dropped + missed)
+            after = self._after(position, end)
             frame = self._table.part(begin, end)
             frame.attrs.update(lost=self.lost, dropped=after.dropped)
             return frame, after
+
+    def _after(self, position: Position, end: int) -> Position:
+        """Return the position at row ``end`` of a reader that was at ``position``."""
+        missed = max(self._table.begin - position.row, 0) + self._dropped_undecoded - position.undecoded
+        return Position(end, self._dropped_undecoded, position.dropped + missed)
 
     def has_more(self, position: Position) -> bool:
         """Return whether there are rows behind a position. Takes no lock, and so costs little to ask often."""

@@ -130,6 +130,15 @@ class Table:
         times = self._arrivals.since(self.begin + start) if self._arrivals else self._clock().since(start)
         return times, None if by is None else self._columns[by].groups(start)
 
+    def edition(self, by: str | None) -> object:
+        """Return an object that is the same as long as a code of ``since`` stands for the same value; None where that
+        differs from call to call."""
+        return None if by is None else self._columns[by].edition
+
+    def now(self) -> int:
+        """Return the present on the clock of the rows' times, in nanoseconds since 1970."""
+        return time.time_ns() if self._arrivals else time.monotonic_ns() + self._epoch_ns
+
     def shrink(self, keep: int) -> None:
         """Drop the oldest rows when all take more than ``keep`` bytes, until about three quarters of that remain.
 

@@ -8,7 +8,6 @@ It is made on the caller's thread. After that only the refresh thread calls it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -61,7 +60,6 @@ class RatesPicture:
         for _, meter in self._meters:
             meter.update()  # its errors are raised here, in the user's cell
         self._grouped = by is not None
-        self._over_before = ended(sessions)
         self._figure = RatesFigure()
         self._drawn: object = None
         self._png = b""
@@ -69,23 +67,22 @@ class RatesPicture:
     def paint(self, last: bool) -> Painted:
         for _, meter in self._meters:
             meter.update()
-        until = self._until(last)
+        until = self._until()
         rates, curves = [], []
         for number, (session, meter) in enumerate(self._meters):
-            frame = meter.rates(until)
-            counts = frame.to_numpy(np.int64).T if len(frame.columns) else np.zeros((0, SECONDS), np.int64)
-            rates.append(int(counts[:, -1].sum()))
-            curves.extend(self._lines((number, session.name), [str(name) for name in frame.columns], counts))
+            counts = meter.counts(until - SECONDS, until)[None]
+            rates.append(int(counts[0, -1]))
+            groups = meter.top(1 << 16)
+            counts = meter.counts_of(groups, until - SECONDS, until) if self._grouped else counts
+            curves.extend(self._lines((number, session.name), groups, counts))
         self._draw(curves, until)
         keys = [] if self._grouped else [(number, session.name) for number, (session, _) in enumerate(self._meters)]
         colours = [self._figure.colour(key) for key in keys] or [""] * len(self._meters)
         return Painted(self._png, rates, colours, curves, until)
 
-    def _until(self, last: bool) -> float:
-        """Return the end of the newest second painted: it is whole, or nothing more will come."""
-        if not self._over_before:
-            return int(time.time()) + int(last)
-        return max((meter.last for _, meter in self._meters if meter.last is not None), default=int(time.time())) + 1
+    def _until(self) -> int:
+        """Return the end of the newest second painted: it is over, or nothing more will come."""
+        return max(meter.until for _, meter in self._meters)
 
     def _lines(self, session: tuple[int, str], groups: list[str], counts: npt.NDArray[np.int64]) -> list[Curve]:
         """Return a session's curves: one, or with ``by`` one for each group seen in this minute."""

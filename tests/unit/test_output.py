@@ -15,7 +15,7 @@ import pytest
 from bpfnb.protocol.schema import PRINTK, PRINTK_ROW, Enum, Number, Rows, Schema, Tail, Text
 from bpfnb.protocol.segments import SegmentSizes, SegmentWriter
 from bpfnb.results import table
-from bpfnb.results.output import Keep, Output
+from bpfnb.results.output import Keep, Output, Position
 from bpfnb.results.printk import PrintkTable
 from bpfnb.results.table import Table
 
@@ -87,7 +87,7 @@ def test_an_output_without_rows(pair: tuple[Output, SegmentWriter]) -> None:
     assert output.names[:5] == ("time", "ts", "pid", "state", "comm")
     assert output.df.attrs == {"lost": 0, "dropped": 0}
     assert (output.rows, output.lost, output.dropped, output.kind) == (0, 0, 0, "perf")
-    assert output.since(0, "comm")[0] == 0
+    assert output.since(Position(), "comm").position == Position()
 
 
 @pytest.mark.parametrize("asked_often", [False, True])
@@ -185,7 +185,7 @@ def test_dropped_rows_are_said_once() -> None:
 @pytest.mark.parametrize("ask", ["never", "df", "since"])
 def test_keep(ask: str) -> None:
     """GIVEN far more rows than may be kept, asked for now and then or not THEN the oldest are dropped, and counted."""
-    row = seen = 0
+    seen, position = 0, Position()
     with filled(SCHEMA, 30_000) as (output, writer):
         for first in range(0, 50_000, 125):
             writer.append(events(125, first))
@@ -193,8 +193,8 @@ def test_keep(ask: str) -> None:
                 assert len(output.df) == first + 125 - output.dropped
                 assert_events(output, output.dropped, first + 125)
             elif ask == "since":
-                row, times, groups = output.since(row, "state")
-                assert row == first + 125
+                position, times, groups, _ = output.since(position, "state")
+                assert position.row == first + 125
                 assert times.tolist() == list(range(first, first + 125))
                 assert list(groups or []) == [("IDLE", "BUSY", "2")[n % 3] for n in times]
                 seen += len(times)
@@ -213,10 +213,24 @@ def test_since_what_was_dropped_undecoded() -> None:
     with filled(SCHEMA, 30_000) as (output, writer):
         writer.append(events(10_000))
         assert output.dropped > 0
-        end, times, _ = output.since(0, None)
-        assert end == 10_000
+        position, times, *_ = output.since(Position(), None)
+        assert position.row + position.undecoded == 10_000
+        assert position.dropped == output.dropped
         assert times.tolist() == list(range(output.dropped, 10_000))
-        assert output.since(9_990, None)[1].tolist() == list(range(9_990, 10_000))
+        assert output.since(position._replace(row=position.row - 10), None).times.tolist() == list(range(9_990, 10_000))
+
+
+@DROPPING
+def test_a_reader_that_was_away_while_rows_were_dropped_undecoded_gets_none_twice() -> None:
+    with filled(SCHEMA, 30_000) as (output, writer):
+        writer.append(events(100))
+        position, times, *_ = output.since(Position(), None)
+        seen = times.tolist()
+        writer.append(events(10_000, 100))
+        position, times, *_ = output.since(position, None)
+        seen += times.tolist()
+        assert seen == [*range(100), *range(10_200 - len(seen), 10_100)]
+        assert position.dropped == output.dropped == 10_100 - len(seen) > 0
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -272,7 +286,7 @@ def test_printk_has_its_own_table() -> None:
         assert output.names == PrintkTable.COLUMNS
         writer.append(rows.view(np.uint8).reshape(2, -1), np.frombuffer(b"hithe", np.uint8))
         assert output.df["msg"].tolist() == ["hi", "the"]
-        assert list(output.since(0, "msg")[2] or []) == ["hi", "the"]
+        assert list(output.since(Position(), "msg").groups or []) == ["hi", "the"]
         assert output.raw("comm").tolist() == [b"a".ljust(16, b"\0"), b"b".ljust(16, b"\0")]
 
 

@@ -18,8 +18,9 @@ from bpfnb.results import rates
 from bpfnb.results import table as tables
 from bpfnb.results.columns.categories import CategoryColumn, TextColumn
 from bpfnb.results.columns.text import PANDAS, text_dtype
+from bpfnb.results.output import Arrivals, Position
 from bpfnb.results.printk import PrintkTable
-from bpfnb.results.rates import RateMeter
+from bpfnb.results.rates import Life, RateMeter
 from bpfnb.results.table import Table
 
 EVENT = np.dtype(
@@ -528,9 +529,14 @@ def test_a_meter_of_a_number_column() -> None:
     schema = Schema((Number("ts", 0, "<u8"), Number("load", 8, "<f8")), 16, time="ts")
     rows = np.array([(0, 0.5), (1, np.nan), (2, 0.5), (3, np.nan)], [("ts", "<u8"), ("load", "<f8")])
     table = table_of(as_bytes(rows), schema=schema)
-    meter = RateMeter(lambda row, by: (table.end, *table.since(row, by)), by="load")
+    now = EPOCH + 2_000_000_000
+    meter = RateMeter(
+        lambda position, by: Arrivals(Position(table.end), *table.since(position.row, by)),
+        by="load",
+        life=lambda: Life(EPOCH - 5_000_000_000, now, False),
+    )
     meter.update()
-    assert meter.rates(EPOCH / 1e9 + 1).sum().to_dict() == {"0.5": 2, "nan": 2}
+    assert meter.rates().sum().to_dict() == {"0.5": 2, "nan": 2}
 
 
 def test_a_frame_shows_marks_as_escapes_and_keeps_its_values() -> None:

@@ -28,7 +28,8 @@ from PIL import Image
 import bpfnb
 from bpfnb.errors import CompileError, ProgramError, UnsupportedError, VerifierError
 from bpfnb.protocol.messages import Check, ProbeInfo
-from bpfnb.results.rates import RateMeter
+from bpfnb.results.output import Arrivals, Position
+from bpfnb.results.rates import Life, RateMeter
 from bpfnb.results.snapshot import Snapshot
 from bpfnb.views import html as pages
 from bpfnb.views import panel, plots, refresh
@@ -65,7 +66,7 @@ class FakeSession:
     def meter(self, by: str | None = None) -> RateMeter:
         if by not in (None, "comm"):
             raise ValueError(f"no column {by!r}")
-        return RateMeter(self._since, by)
+        return RateMeter(self._since, by, life=self._life)
 
     def snapshot(self) -> Snapshot:
         return snapshot(name=self.name, state=self.state, rows=len(self._rows), lost=self.lost)
@@ -74,12 +75,18 @@ class FakeSession:
         self.stopped_on.append(threading.current_thread().name)
         self.state = "stopped"
 
-    def _since(self, row: int, by: str | None) -> tuple[int, Any, pd.Categorical | None]:
+    def _since(self, position: Position, by: str | None) -> Arrivals:
         if self.broken:
             raise self.broken
         rows = list(self._rows)
-        times = np.array([t for t, _ in rows[row:]], np.int64)
-        return len(rows), times, pd.Categorical([comm for _, comm in rows[row:]]) if by else None
+        new = rows[position.row :]
+        times = np.array([t for t, _ in new], np.int64)
+        return Arrivals(Position(len(rows)), times, pd.Categorical([comm for _, comm in new]) if by else None)
+
+    def _life(self) -> Life:
+        ended = self.state != "running"
+        newest = max((t for t, _ in self._rows), default=time.time_ns())
+        return Life(0, newest + 1 if ended else time.time_ns(), ended)
 
 
 def snapshot(**changes: Any) -> Snapshot:
@@ -174,6 +181,14 @@ def test_of_a_log_too_long_for_a_notebook_the_end_is_shown() -> None:
 )
 def test_an_error_without_a_log_has_nothing_to_fold(error: Exception) -> None:
     assert pages.error_panel(error) == ""
+
+
+def test_a_log_has_one_count_of_lines() -> None:
+    """Also one that bcc put advice under, and with what only Python takes for the end of a line."""
+    log = "\n".join(f"step {n}\x0b\x85" for n in range(1_500))
+    error = VerifierError("refused", log=f"{log}\n\nHINT: bcc's\nown\n\n")
+    assert "the end of the verifier's log; all 1,500 lines are in error.log:" in error.report()
+    assert "What the verifier said (1,500 lines)" in Page(pages.error_panel(error)).text
 
 
 def test_a_log_cannot_become_markup() -> None:

@@ -51,6 +51,11 @@ class ColumnBuffer(ABC):
     def groups(self, start: int) -> pd.Categorical[Any]:
         """Return the values from row ``begin`` + ``start`` on as categories."""
 
+    @property
+    def edition(self) -> object:
+        """Return an object that is the same as long as the codes of ``groups`` mean the same; None: as long as one."""
+        return None
+
     def part(self: AnyColumn, begin: int, end: int) -> AnyColumn:
         """Return a new column with only the rows from ``begin`` to ``end``. This one must not be used any more."""
         new = copy.copy(self)

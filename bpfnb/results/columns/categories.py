@@ -71,6 +71,10 @@ class CategoryColumn(ColumnBuffer):
     def groups(self, start: int) -> pd.Categorical[Any]:
         return pd.Categorical.from_codes(self._shown.view(start), dtype=self._categories(), validate=False)
 
+    @property
+    def edition(self) -> object:
+        return self._names
+
     def raw(self) -> pd.Categorical[Any]:
         """Return the rows' values before they were given names: a category of ``bytes``, or of numbers."""
         raw = pd.Index(self._values(self._index.keys.view()), dtype=object)

@@ -33,7 +33,8 @@ class NumberColumn(FixedColumn):
         return self._buffer.shared.iloc[start : len(self._buffer) if stop is None else stop]
 
     def groups(self, start: int) -> pd.Categorical[Any]:
-        return pd.Categorical(self._array(self._buffer.view(start)))
+        codes, values = pd.factorize(self._array(self._buffer.view(start)))
+        return pd.Categorical.from_codes(codes, pd.Index(values), validate=False)
 
     def _array(self, numbers: Array) -> Any:
         return numbers
