@@ -45,6 +45,7 @@ __all__ = [
     "VerifierError",
     "did_you_mean",
     "few_descriptors",
+    "log_lines",
     "near_names",
     "near_or_all",
     "printable",
@@ -168,9 +169,9 @@ class VerifierError(BpfnbError):
         lines += [f"hint: {self.hint}"] if self.hint else []
         for group in _with_notes(self.diagnostics):
             lines += _picture(self.source, group)
-        log = self.log.partition("\nHINT:")[0].rstrip().splitlines()  # bcc's advice, which is ours above
+        log = log_lines(self.log)
         if len(log) > _TAIL:
-            lines.append(f"the end of the verifier's log; all {len(log)} lines are in error.log:")
+            lines.append(f"the end of the verifier's log; all {len(log):,} lines are in error.log:")
         return lines + ["  " + text for text in log[-_TAIL:]]
 
 
@@ -219,6 +220,13 @@ class InternalError(BpfnbError):
 
 
 # --- pictures -----------------------------------------------------------------------------------------------------
+
+
+def log_lines(log: str) -> list[str]:
+    """Return the lines of a log, without bcc's advice at its end: what is counted and shown, wherever that is."""
+    log = log.partition("\nHINT:")[0].rstrip()
+    return log.split("\n") if log else []
+
 
 _NEWLINE = re.compile(r"\r\n|\r|\n")  # what ends a line for clang; for str.splitlines() much more does
 _TAIL = 12  # lines of a verifier's log

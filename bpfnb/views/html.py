@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
-from bpfnb.errors import CompileError, VerifierError, escape, printable
+from bpfnb.errors import CompileError, VerifierError, escape, log_lines, printable
 from bpfnb.protocol.messages import Check, ProbeInfo
 from bpfnb.results.snapshot import Snapshot
 
@@ -305,7 +305,7 @@ def error_panel(error: BaseException) -> str:
     none. Of a long log the end is shown, which has the reason."""
     if not isinstance(error, VerifierError | CompileError) or not error.log.strip():
         return ""
-    lines = error.log.rstrip().split("\n")
+    lines = log_lines(error.log)
     shown = "\n".join(escape(line.expandtabs()) for line in lines[-_MAX_LOG_LINES:])
     size = count(len(lines), "line")
     if len(lines) > _MAX_LOG_LINES:

@@ -142,5 +142,5 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
     kinds = [*errors.BpfnbError.__subclasses__(), *errors.ProgramError.__subclasses__()]
     real = {kind.__name__ for kind in kinds if kind.__module__ == "bpfnb.errors"}
     assert drawn == real
-    functions = {"did_you_mean", "few_descriptors", "near_names", "near_or_all", "printable"}
+    functions = {"did_you_mean", "few_descriptors", "log_lines", "near_names", "near_or_all", "printable"}
     assert real | functions | {"BpfnbError", "Diagnostic"} == set(errors.__all__)
