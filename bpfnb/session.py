@@ -52,7 +52,7 @@ from bpfnb.results.output import Keep, Output, OutputKind
 from bpfnb.results.presentation import Presentation, Rows, Table
 from bpfnb.results.snapshot import SessionState, Snapshot
 from bpfnb.results.stream import Batches, Events, Source
-from bpfnb.results.table import with_escapes
+from bpfnb.results.table import with_bars, with_escapes
 
 if TYPE_CHECKING:
     from bpfnb.views.panel import Panel
@@ -147,14 +147,14 @@ class Session:
             return self._main().df
         if isinstance(self._presentation, Rows):
             return with_escapes(self._presentation.convert(self._main().df))
-        return with_escapes(self._presentation.compute(self.maps))
+        return _shown(self._presentation, self.maps)
 
     def drain(self) -> pd.DataFrame:
         """Return ``df`` of what was counted since the last drain, of a session whose ``df`` is made of maps. Each count
         is in one of them; see Map.drain. ProgramError for a session that has rows, or a cell: drain its maps."""
         if not isinstance(self._presentation, Table):
             raise ProgramError(f"{self.name} has no table to drain: its maps can be drained, one by one")
-        return with_escapes(self._presentation.compute(Drained(self.maps, self._presentation.as_is)))
+        return _shown(self._presentation, Drained(self.maps, self._presentation.as_is))
 
     def growth(self) -> Callable[[], pd.DataFrame]:
         """Return a function that returns ``df`` of what was counted since its last call; with the first, all so far.
@@ -184,6 +184,11 @@ class Session:
     def presentation(self) -> Presentation | None:
         """Return what makes ``df`` of the outputs and maps; None for a cell, whose main output is ``df`` as it is."""
         return self._presentation
+
+    @property
+    def main_output(self) -> Output:
+        """Return the output that ``df`` is of. ProgramError where there is none."""
+        return self._main()
 
     @property
     def outputs(self) -> Mapping[str, Output]:
@@ -278,7 +283,7 @@ class Session:
         A row for each group of ``by`` and quantile: the columns of ``by``, ``quantile`` (float64), and ``low``,
         ``high`` and ``label`` of its bucket, as in ``df``. ProgramError for other sessions.
         """
-        return quantiles(self.df, shares)
+        return with_bars(quantiles(self.df, shares))
 
     def live(self, by: str | None = None) -> Panel:
         """Show a panel: the rate over the last minute, Pause and Stop. ``by``: a column, with a line for each value.
@@ -510,6 +515,12 @@ class Session:
         return f"{self.name} has no map {name!r}{near_or_all(name, self._maps)}"
 
 
+def _shown(table: Table, maps: Mapping[str, Map]) -> pd.DataFrame:
+    """Return a table of maps; one of buckets is shown with bars."""
+    frame = table.compute(maps)
+    return with_bars(frame) if table.view == "hist" else with_escapes(frame)
+
+
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
@@ -552,6 +563,7 @@ class _SessionListener(Listener):
                 _only_sets(session.program.source, info.name),
                 partial(session._refused, info),
                 session.program.line_map.describe(info.line),
+                "log2" if "log2" in session.program.source else "linear",
             )
             for info in message.maps
         }

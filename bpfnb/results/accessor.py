@@ -32,14 +32,16 @@ from bpfnb.results.arguments import (
 )
 from bpfnb.results.buckets import HistKind, histogram
 from bpfnb.results.decode import with_decoded
+from bpfnb.results.distributions.bars import Bars
 from bpfnb.results.pairs import THREAD, Chosen, pair_up, thread_column
+from bpfnb.results.table import with_bars
 
 __all__ = ["EventsAccessor"]
 
 Array: TypeAlias = npt.NDArray[Any]
 Rows: TypeAlias = "str | Callable[[pd.DataFrame], Any] | pd.Series[Any] | Array | Sequence[bool]"
 
-_METHODS = ("decode", "rate", "between", "hist", "top")
+_METHODS = ("decode", "rate", "between", "hist", "bars", "top")
 _AGGREGATES = ("count", "sum", "mean", "max", "median")
 _QUANTILE = re.compile(r"p(\d+(?:\.\d+)?)")
 
@@ -184,7 +186,19 @@ class EventsAccessor:
         """
         by = names_of(by)
         require_columns(self._frame, [column, *by])
-        return histogram(self._frame[column], numbered(self._frame[by]), kind, bins, unit)
+        return with_bars(histogram(self._frame[column], numbered(self._frame[by]), kind, bins, unit))
+
+    def bars(self) -> Bars:
+        """The frame's buckets with bars, as bcc and bpftrace show them: of a frame made of what ``hist`` returned.
+
+            calls.bpf.hist("latency")                           # is shown with bars already
+            slow = calls.bpf.hist("latency").query("low >= 1000")
+            print(slow.bpf.bars())
+
+        A line a bucket: its label, its count and a bar of at most 40 characters; one histogram for each group, the
+        largest eight. ValueError for a frame without low, high, label and counts.
+        """
+        return Bars(self._frame)
 
     def top(self, by: Names, n: int = 10, value: str | None = None, agg: str | None = None) -> pd.DataFrame:
         """The ``n`` groups of most events or, with ``value``, of the largest sum, mean, maximum, quantile of a column.

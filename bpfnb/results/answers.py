@@ -39,7 +39,8 @@ def presentation(question: Question, answer: Answer, probes: Probes) -> Presenta
     """Return how a one-liner's results become its ``df``. What a column's type tells is decoded in one beside it."""
     columns, kinds = answer.columns, _kinds(question, answer.columns)
     if question.verb == "rows":
-        return Rows(lambda frame: with_decoded(_rows(frame, columns, probes), kinds))
+        units = {column.column: "ns" for column in columns if column.column == "latency"}
+        return Rows(lambda frame: with_decoded(_rows(frame, columns, probes), kinds), units=units)
 
     def compute(maps: Mapping[str, Map]) -> pd.DataFrame:
         frame = _TABLES[question.verb](question, answer, maps)

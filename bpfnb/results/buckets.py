@@ -12,7 +12,7 @@ import pandas as pd
 
 from bpfnb.results.arguments import require_known
 
-__all__ = ["HistKind", "duration", "histogram", "power_of_two"]
+__all__ = ["HistKind", "binary", "duration", "histogram", "labels_of", "numbers_of", "power_of_two", "writer"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -39,7 +39,7 @@ def histogram(
     span = _span(counts, whole=isinstance(bins, Iterable))
     low, high = edges[:-1][span], edges[1:][span]
     singles = numbers.dtype.kind != "f" and not duration
-    labels = _labels(low, high, _writer(kind, unit), singles)
+    labels = labels_of(low, high, writer(kind, unit), singles)
     buckets = pd.DataFrame({"low": low, "high": high}, dtype=np.float64).assign(label=labels)
     table = pd.concat([buckets, pd.DataFrame(counts[span], columns=names)], axis=1)
     table.attrs = {"missing": len(values) - len(numbers)}
@@ -48,7 +48,7 @@ def histogram(
 
 def _sample(values: pd.Series[Any], by: pd.DataFrame, unit: str | None) -> tuple[Array, Array, pd.Index[Any]]:
     """Return the known numbers, the number of each one's group, and the groups' names."""
-    numbers, known = _numbers(values, unit)
+    numbers, known = numbers_of(values, unit)
     if not len(by.columns):
         return numbers[known], np.zeros(known.sum(), np.int64), pd.Index(["count"])
     groups, names = _groups(by)
@@ -67,7 +67,7 @@ def _groups(by: pd.DataFrame) -> tuple[Array, list[Any]]:
     return grouped.ngroup().fillna(-1).to_numpy(np.int64), list(grouped.size().index)
 
 
-def _numbers(column: pd.Series[Any], unit: str | None) -> tuple[Array, npt.NDArray[np.bool_]]:
+def numbers_of(column: pd.Series[Any], unit: str | None) -> tuple[Array, npt.NDArray[np.bool_]]:
     """Return a column as int64, uint64 or float64, and which of its values are numbers."""
     known, kind = column.notna().to_numpy(), column.dtype.kind
     if kind == "m":
@@ -154,7 +154,7 @@ def _span(counts: Array, whole: bool) -> slice:
 # --- labels ---
 
 
-def _labels(low: list[float], high: list[float], write: Callable[[float, int], str], singles: bool) -> list[str]:
+def labels_of(low: list[float], high: list[float], write: Callable[[float, int], str], singles: bool) -> list[str]:
     """Label the buckets, in as few digits as tell all edges apart. ``singles``: "[4]" for a bucket of one number."""
     edges = {edge for edge in [*low, *high] if math.isfinite(edge)}
     for digits in range(3, 18):
@@ -174,7 +174,10 @@ def _label(low: float, high: float, text: dict[float, str], singles: bool) -> st
     return f"[{text[low]}, {text[high]})"
 
 
-def _writer(kind: HistKind, unit: str | None) -> Callable[[float, int], str]:
+def writer(kind: HistKind, unit: str | None) -> Callable[[float, int], str]:
+    """Return what writes a bucket's bound, in so many digits. ``unit``: of numbers, "bytes" or one of time."""
+    if unit == "bytes":
+        return binary
     if unit:
         return lambda edge, digits: duration(edge * _NANOSECONDS[unit], digits)
     return power_of_two if kind == "log2" else _number
@@ -194,6 +197,12 @@ def power_of_two(edge: float, digits: int = 3) -> str:
     while edge >= 1024 and power < 6:
         power, edge = power + 1, edge // 1024
     return f"{edge}{' KMGTPE'[power].strip()}"
+
+
+def binary(size: float, digits: int = 3) -> str:
+    """Write a number of bytes: 4096 is 4KiB."""
+    power = min(int(math.log2(abs(size)) // 10), 6) if abs(size) >= 1024 else 0
+    return f"{size / 1024**power:.{max(digits, 4)}g}{' KMGTPE'[power].strip()}{'iB' if power else 'B'}" if size else "0"
 
 
 def duration(ns: float, digits: int) -> str:

@@ -14,15 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bpfnb.errors import printable
+from bpfnb.errors import escape, printable
 from bpfnb.protocol.schema import Rows, Schema
 from bpfnb.results.columns.base import Batch, ColumnBuffer
 from bpfnb.results.columns.categories import CategoryColumn
 from bpfnb.results.columns.kinds import column_buffer, shown
 from bpfnb.results.columns.numeric import NumberColumn, TimeColumn
 from bpfnb.results.columns.text import PANDAS
+from bpfnb.results.distributions.bars import bars_html, bars_text, is_histogram
 
-__all__ = ["BATCH", "Table", "with_escapes"]
+__all__ = ["BATCH", "Table", "with_bars", "with_escapes"]
 
 BATCH = 1 << 14  # rows decoded at a time: few enough for a processor's cache, which every column then reads them from
 
@@ -253,6 +254,31 @@ class _EscapedFrame(pd.DataFrame, metaclass=_AnyFrame):
 
     def _repr_html_(self) -> Any:
         return _escaped(super()._repr_html_())  # type: ignore[misc]
+
+
+def with_bars(frame: pd.DataFrame) -> pd.DataFrame:
+    """Have a frame of buckets be shown with bars, by its repr and in a notebook. Return it. ``to_html`` and
+    ``to_string`` make a table, as of any frame, and frames made of this one are plain ones."""
+    frame.__class__ = _BarsFrame
+    return frame
+
+
+class _BarsFrame(_EscapedFrame):
+    def __repr__(self) -> str:
+        if not is_histogram(self):
+            return super().__repr__()
+        return f"{bars_text(self)}\n\n[{_size(self)}]"
+
+    def _repr_html_(self) -> Any:
+        if not is_histogram(self):
+            return super()._repr_html_()
+        return f'{bars_html(self)}<div style="opacity:.68">{escape(_size(self))}</div>'
+
+
+def _size(frame: pd.DataFrame) -> str:
+    names = printable(", ".join(map(str, frame.columns[:8])))
+    more = ", ..." if len(frame.columns) > 8 else ""
+    return f"{len(frame):,} rows x {len(frame.columns):,} columns: {names[:300]}{more}"
 
 
 def _escaped(text: str | None) -> str | None:

@@ -184,10 +184,11 @@ class Tool:
         """Return the spec's own, with the columns that are documented, in that order, and with the tool's name."""
         names = [*(spec.columns or [column.name for column in self.columns]), *(["cpu"] if cpu else [])]
         title = f"{self.name}: {self.summary}"
+        units = {column.name: column.unit for column in self.columns if column.unit in ("bytes", "ns")}
         own = spec.presentation
         if isinstance(own, Rows):
-            return Rows(lambda events: own.convert(events)[names], title)
-        return Table(lambda maps: own.compute(maps)[names], title, own.as_is, _LIVE.get(self.view, "top"))
+            return Rows(lambda events: own.convert(events)[names], title, units)
+        return Table(lambda maps: own.compute(maps)[names], title, own.as_is, _LIVE.get(self.view, "top"), units)
 
     def _say(self, make: Callable[[Any], Any], value: Any) -> Any:
         """Return a value that is made of another. A ProgramError says which tool it is about."""

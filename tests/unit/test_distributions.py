@@ -160,7 +160,7 @@ def test_text_of_groups_is_harmless_and_short() -> None:
 
 
 def test_given_buckets_keep_their_bounds_and_their_order() -> None:
-    scale = Given("log2")
+    scale = Given()
     low, high = np.array([0.0, -1.0, -7.0, 4.0, -math.inf]), np.array([1.0, 0.0, -3.0, 8.0, -100.0])
     scale.learn(low, high)
     slots, _ = scale.slots(low)

@@ -14,11 +14,14 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Given", "Linear", "Log2", "Scale", "filled", "scale_of"]
+from bpfnb.errors import ProgramError
+
+__all__ = ["Given", "Linear", "Log2", "Scale", "Slots", "filled", "scale_of"]
 
 Array: TypeAlias = npt.NDArray[Any]
 Ints: TypeAlias = npt.NDArray[np.int64]
 
+LAST_LOG2 = 64  # the greatest bucket that bpf_log2l() gives
 _NEGATIVE, _ZERO = -2000, -1999  # slots of Log2 below all powers
 _LEAST_POWER = -60  # of a float's bucket; what is smaller is counted with 0
 _POWERS = np.left_shift(np.uint64(1), np.arange(64, dtype=np.uint64))
@@ -136,18 +139,39 @@ class Linear:
         return divided
 
 
+class Slots:
+    """Buckets as bcc's bpf_log2l() numbers them: the numbers are buckets already. See Map.hist."""
+
+    kind: Literal["log2", "linear"] = "log2"
+
+    def __init__(self, name: str) -> None:
+        self._name = name  # of the map
+
+    def slots(self, numbers: Array) -> tuple[Ints, int]:
+        slots = numbers.astype(np.int64)
+        stray = slots[(slots < 0) | (slots > LAST_LOG2)]
+        if len(stray):
+            raise ProgramError(
+                f"{self._name} has a bucket {int(stray[0]):,}, and powers of two have those from 0 to {LAST_LOG2}"
+            )
+        return slots, 1
+
+    def bounds(self, slots: Ints) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        return np.where(slots > 1, np.ldexp(1.0, slots - 1), 0.0), np.ldexp(1.0, slots)
+
+
 class Given:
-    """Buckets that somebody else has made: they are told apart by where they begin."""
+    """Buckets that somebody else has made: they are told apart by where they begin. ``kind``: what they look like."""
 
-    kind: Literal["log2", "linear"]
-
-    def __init__(self, kind: Literal["log2", "linear"]) -> None:
-        self.kind = kind
+    def __init__(self) -> None:
+        self.kind: Literal["log2", "linear"] = "log2"
         self._high_of: dict[float, float] = {}
 
     def learn(self, low: Array, high: Array) -> None:
         """Note buckets, before numbers are put into them: the lower bounds are the numbers."""
         self._high_of.update(zip(low.tolist(), high.tolist(), strict=True))
+        edges = np.array(list(self._high_of.items()), np.float64).reshape(-1, 2)
+        self.kind = _kind(edges[:, 0], edges[:, 1])
 
     def slots(self, numbers: Array) -> tuple[Ints, int]:
         bits = (np.asarray(numbers, np.float64) + 0.0).view(np.int64)  # 0.0: there is one zero
@@ -156,6 +180,13 @@ class Given:
     def bounds(self, slots: Ints) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         low = np.where(slots < 0, np.int64(-(2**63)) - slots, slots).view(np.float64)
         return low, np.array([self._high_of[edge] for edge in low.tolist()], np.float64)
+
+
+def _kind(low: Array, high: Array) -> Literal["log2", "linear"]:
+    """Return what buckets are: of powers of two, each is as wide as all below it."""
+    finite = np.isfinite(low) & np.isfinite(high)
+    widths, lows = (high - low)[finite], low[finite]
+    return "log2" if ((lows <= 1) | (widths == lows)).all() else "linear"
 
 
 def filled(low: Array, high: Array, kind: str) -> tuple[Array, Array, Ints]:

@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bpfnb.errors import ProgramError, near_or_all
 from bpfnb.protocol.messages import MapInfo
 from bpfnb.protocol.schema import BitField, Number, Rows, Schema, Wide
 from bpfnb.results.columns.kinds import shown
 from bpfnb.results.maps.pack import decoded, unpack
 
-__all__ = ["NO_SCHEMA", "REDUCTIONS", "EntryFrames", "Reduction", "stack_frames"]
+__all__ = ["NO_SCHEMA", "REDUCTIONS", "EntryFrames", "Reduction", "containing", "stack_frames"]
 
 Reduction = Literal["sum", "max", "min", "mean"]
 REDUCTIONS: dict[Reduction, Callable[..., Any]] = {"sum": np.sum, "max": np.max, "min": np.min, "mean": np.mean}
@@ -55,6 +56,24 @@ class EntryFrames:
                 per_cpu = np.asarray(decoded(column, self._each_cpu(values))).reshape(len(values), self._info.cpus)
                 frame[name] = REDUCTIONS[how](per_cpu, axis=1)
         return frame
+
+    def numbers(self, values: Rows, name: str) -> npt.NDArray[Any]:
+        """Return a column of numbers of the values: of a per-CPU map its sums. ProgramError for one that is none."""
+        columns = dict(zip(self.names()[1], shown(self._value.columns), strict=True))
+        column = columns.get(name)
+        if not isinstance(column, Number | BitField | Wide):
+            numbers = [known for known, c in columns.items() if isinstance(c, Number | BitField | Wide)]
+            raise ProgramError(f"the values of {self._info.name} have no number {name!r}{near_or_all(name, numbers)}")
+        found = np.asarray(decoded(column, self._each_cpu(values)))
+        return found.reshape(len(values), self._info.cpus).sum(axis=1) if self.per_cpu else found
+
+    def matching(self, keys: Rows, text: str) -> npt.NDArray[np.bool_]:
+        """Return which keys have a text in one of their columns, in whatever case."""
+        frame = self._columns(self.names()[0], self._key, keys)
+        found = np.zeros(len(keys), np.bool_)
+        for name in frame.columns:
+            found |= containing(frame[name], text)
+        return found
 
     def nothing(self) -> tuple[Rows, Rows]:
         """Return the keys and values of no entry."""
@@ -99,6 +118,16 @@ class EntryFrames:
     def _columns(self, names: list[str], schema: Schema, rows: Rows) -> pd.DataFrame:
         columns = {name: decoded(column, rows) for name, column in zip(names, shown(schema.columns), strict=True)}
         return pd.DataFrame(columns, index=pd.RangeIndex(len(rows)))
+
+
+def containing(column: pd.Series[Any], text: str) -> npt.NDArray[np.bool_]:
+    """Return which values of a column have a text in them, in whatever case. Of a category each value is looked at
+    once."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        among = containing(pd.Series(column.cat.categories), text)
+        return np.append(among, False)[column.cat.codes.to_numpy()]
+    texts = column.astype("string")
+    return texts.str.contains(text, case=False, regex=False).to_numpy(np.bool_, na_value=False)
 
 
 def stack_frames(values: Rows, size: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int16], Rows]:

@@ -20,15 +20,18 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import pandas as pd
 
 from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError, escape, near_or_all
 from bpfnb.interrupts import start_new_thread, undoing
 from bpfnb.language.probes import KINDS, parse_probe
 from bpfnb.protocol.messages import MapInfo
-from bpfnb.protocol.schema import Number, Rows, Schema
+from bpfnb.protocol.schema import BitField, Number, Rows, Schema, Wide
 from bpfnb.results import stacks
 from bpfnb.results.buckets import HistKind
+from bpfnb.results.columns.kinds import shown
+from bpfnb.results.distributions.bars import bars_html, bars_text, number_bars
 from bpfnb.results.maps import refusals
 from bpfnb.results.maps.baseline import Baseline, Counter, counters
 from bpfnb.results.maps.entries import Entries, MapAccess, Still, Taking
@@ -39,7 +42,7 @@ from bpfnb.results.maps.pack import pack
 from bpfnb.results.maps.padding import count_duplicates, hidden_bytes
 from bpfnb.results.maps.snapshots import MapSnapshots
 from bpfnb.results.rates import interval
-from bpfnb.results.table import with_escapes
+from bpfnb.results.table import with_bars, with_escapes
 
 __all__ = ["Map"]
 
@@ -70,13 +73,16 @@ class Map:
         replaced: bool = False,
         refused: Callable[[], dict[int, int]] = dict,
         declared: str = "",
+        buckets: HistKind = "log2",
     ) -> None:
         """``replaced``: programs only set whole values of this map, and change none in place. ``refused``: how many
-        updates by programs failed so far, by errno; 0 where it is not known. ``declared``: where, "line 3" or ""."""
+        updates by programs failed so far, by errno; 0 where it is not known. ``declared``: where, "line 3" or "".
+        ``buckets``: what those of a histogram are, by the cell."""
         self.info = info
         self._access = access
         self._refused = refused
         self._declared = declared
+        self.buckets = buckets
         self._key, self._value = info.key or NO_SCHEMA, info.value or NO_SCHEMA
         self._replaced = replaced
         self._entries = Entries(info, access)
@@ -107,6 +113,22 @@ class Map:
         """The time of what is read from it, in nanoseconds of CLOCK_MONOTONIC: now, or when its session ended. Of ages
         of what programs have stamped with bpf_ktime_get_ns()."""
         return self._access.moment
+
+    @property
+    def columns(self) -> tuple[list[str], list[str]]:
+        """Return the names of the key's and of the value's columns in ``df``."""
+        return self._frames.names()
+
+    @property
+    def numbers(self) -> list[str]:
+        """Return the names of the value's columns that are numbers."""
+        names = zip(self._frames.names()[1], shown(self._value.columns), strict=True)
+        return [name for name, column in names if isinstance(column, Number | BitField | Wide)]
+
+    @property
+    def is_histogram(self) -> bool:
+        """Return whether it was declared as one, by BPF_HISTOGRAM or the like."""
+        return "HIST" in self.info.macro
 
     # --- as a whole ---
 
@@ -161,7 +183,32 @@ class Map:
         A per-CPU map's counts are added up. ProgramError when keys and values are not of this form.
         """
         frame = self.reduced("sum")
-        return self._marked(histogram(self.name, frame, *self._frames.names(), kind=kind, bucket=bucket, by=by))
+        table = histogram(self.name, frame, *self._frames.names(), kind=kind, bucket=bucket, by=by)
+        return with_bars(self._marked(table))
+
+    def largest(self, n: int = 10, column: str = "", containing: str = "") -> pd.DataFrame:
+        """Return the entries with the largest numbers, the largest first, with the columns of ``df``. A per-CPU map's
+        numbers are sums. Of a million entries only these are decoded.
+
+        ``column``: of the value; by default the first that is a number. ``containing``: only keys with this text in
+        one of their columns. ProgramError for a column that is no number, and an ``n`` below 1.
+        """
+        if n < 1:
+            raise ProgramError(f"largest() returns at least one entry, not {n}")
+        return self._largest(*self._read(), n, column, containing)
+
+    def _largest(self, keys: Rows, values: Rows, n: int, column: str = "", containing: str = "") -> pd.DataFrame:
+        column = column or next(iter(self.numbers), "value")
+        numbers = self._frames.numbers(values, column)
+        places = np.arange(len(keys))
+        if containing:
+            places = np.flatnonzero(self._frames.matching(keys, containing))
+        if n < len(places):
+            places = np.sort(places[np.argpartition(numbers[places], len(places) - n)[len(places) - n :]])
+        places = places[::-1][np.argsort(numbers[places][::-1], kind="stable")[::-1]]
+        frame = self._marked(self._frames.reduced(keys[places], values[places], "sum"))
+        frame.attrs.update(entries=len(keys))
+        return frame
 
     def symbols(self, pid: int = 0) -> pd.DataFrame:
         """Add names to a stack trace map's ``df``: columns ``symbol`` and ``module`` (category), see stacks.symbolise.
@@ -241,8 +288,8 @@ class Map:
         return self._still(*self._entries.read_whole())
 
     def grown_since(self, before: Map) -> Map:
-        """Return what this map has grown by since it was ``before``: the entries that are new or have changed, an
-        array's all, with differences for numbers, as ``drain`` has them. For two frozen ones of the same map."""
+        """Return what this map has grown by since it was ``before``: the entries that are new or have changed, with
+        differences for numbers, as ``drain`` has them. For two frozen ones of the same map."""
         keys, values = before._entries.read_whole()
         baseline = Baseline(keys, values, counters(self._value), self.info.cpus, self.info.value_stride)
         return self._still(*baseline.since(*self._entries.read_whole(), array=False))
@@ -456,11 +503,51 @@ class Map:
             keys, values = self._read()
         except BpfnbError as error:
             return f"<code>{title}</code><div>{escape(str(error))}</div>"
+        if self._has_buckets(keys, values):
+            return f"<code>{title}</code>{lost}{bars_html(self._buckets(keys, values))}"
         more = f"<div>{len(values):,} entries; {_SHOWN} are shown</div>" if len(values) > _SHOWN else ""
         if self.kind.startswith("lru_") and self._may_evict():
             more += "<div>it is full, or nearly so: the least recently used entries are evicted, and not counted</div>"
-        table = self._frame(keys[:_SHOWN], values[:_SHOWN]).head(_SHOWN).to_html(index=False, border=0)
+        table = self._first_rows(keys, values).to_html(index=False, border=0)
         return f"<code>{title}</code>{lost}{table}{more}"
+
+    def __str__(self) -> str:
+        """Return the line of ``repr`` and, of a histogram, its buckets with bars; of others their first entries."""
+        if self.info.value is None:
+            return repr(self)
+        try:
+            keys, values = self._read()
+        except BpfnbError as error:
+            return f"{self!r}\n{error}"
+        if self._has_buckets(keys, values):
+            return f"{self!r}\n{bars_text(self._buckets(keys, values))}"
+        more = f"\n{len(values):,} entries; {_SHOWN} are shown" if len(values) > _SHOWN else ""
+        return f"{self!r}\n{self._first_rows(keys, values).to_string(index=False)}{more}"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(repr(self) if cycle else str(self))
+
+    def _has_buckets(self, keys: Rows, values: Rows) -> bool:
+        """Return whether its entries are buckets that can be shown as such."""
+        if not self.is_histogram:
+            return False
+        try:
+            self._buckets(keys, values)
+        except ProgramError:
+            return False
+        return True
+
+    def _buckets(self, keys: Rows, values: Rows) -> pd.DataFrame:
+        frame = self._frames.reduced(keys, values, "sum")
+        return histogram(self.name, frame, *self._frames.names(), kind=self.buckets, bucket="", by=None)
+
+    def _first_rows(self, keys: Rows, values: Rows) -> pd.DataFrame:
+        """Return the entries that are shown: of counts by key the largest, with bars, else the first."""
+        if len(self._value.columns) != 1 or not self.numbers or self.kind not in TAKEN:
+            return self._frame(keys[:_SHOWN], values[:_SHOWN]).head(_SHOWN)
+        frame = self._largest(keys, values, _SHOWN)
+        frame[" "] = number_bars(frame[self.numbers[0]].to_numpy())
+        return with_escapes(frame)
 
     # --- inside ---
 

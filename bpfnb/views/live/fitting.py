@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from bpfnb.errors import ProgramError
-from bpfnb.protocol.schema import BitField, Number, Wide
 from bpfnb.results.maps.map import Map
 from bpfnb.results.presentation import Table
 from bpfnb.views.live.view import ViewKind, ViewSpec
@@ -44,9 +43,9 @@ def view_of_map(session: Any, map_: Map) -> ViewKind | None:
     """Return what shows a map: buckets, stacks that it counts, or its largest entries; None where nothing does."""
     if map_.info.key is None or map_.info.value is None or map_.kind == "stack_trace":
         return None
-    if "HIST" in map_.info.macro:
+    if map_.is_histogram:
         return "hist"
     names = [column.name for column in (*map_.info.key.columns, *map_.info.value.columns)]
     if any("stack" in name for name in names) and any(m.kind == "stack_trace" for m in session.maps.values()):
         return "flame"
-    return "top" if any(isinstance(c, Number | BitField | Wide) for c in map_.info.value.columns) else None
+    return "top" if map_.numbers else None
