@@ -1,0 +1,1 @@
+"""Live views of what is counted: histograms, heat maps, the largest entries."""
