@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from msgspec import structs
 
-from bpfnb import views
+from bpfnb import progress, views
 from bpfnb.command import Command
 from bpfnb.doctor import Report, examine
 from bpfnb.errors import Diagnostic, ProgramError, printable
@@ -37,6 +37,7 @@ from bpfnb.results.presentation import Presentation
 from bpfnb.results.table import with_escapes
 from bpfnb.session import DETACH_TIMEOUT, Session
 from bpfnb.tools.toolbox import Toolbox
+from bpfnb.views.progress import open_line
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -213,6 +214,7 @@ class Host(Questions):
                 _say_replaced(session, line, named=name is not None)
             return session
         except:
+            progress.drop()
             session._abandoned = True
             start_new_thread(undoing, (session._stop, 0))
             raise
@@ -333,6 +335,7 @@ class Host(Questions):
 
 
 default_host = Host()
+progress.show_on(open_line)
 
 
 def _say_replaced(session: Session, line: Origin, *, named: bool) -> None:

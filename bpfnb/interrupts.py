@@ -40,6 +40,7 @@ __all__ = [
     "Flag",
     "Forgetful",
     "caller_left",
+    "for_main_thread",
     "forget_after_fork",
     "new_lock",
     "new_rlock",
@@ -84,6 +85,11 @@ def caller_left() -> bool:
     """Return whether the caller of the ``uninterrupted`` function on this thread was interrupted."""
     work = _at_work.get(get_ident())
     return work is not None and work.abandoned
+
+
+def for_main_thread() -> bool:
+    """Return whether this is the main thread, or runs a function that it has called and may still wait for."""
+    return _on_main_thread() or get_ident() in _at_work
 
 
 def undoing(function: Callable[..., object], *args: object) -> None:

@@ -15,13 +15,15 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from bpfnb.errors import BpfnbError, InternalError, TracerDied, few_descriptors
 from bpfnb.host.tracer import Listener, Tracer
-from bpfnb.interrupts import Flag, new_lock, uninterrupted
+from bpfnb.interrupts import Flag, caller_left, new_lock, uninterrupted
 from bpfnb.language.program import Program
 from bpfnb.language.signature import Signature
+from bpfnb.progress import EVERY, Step, step
 from bpfnb.protocol import messages
 from bpfnb.protocol.connection import Connection
 from bpfnb.protocol.messages import (
@@ -96,6 +98,9 @@ class Client(Tracer):
 
     @uninterrupted
     def hello(self) -> Hello:
+        if self._hello.now() is None:
+            with step("starting the tracer") as starting:
+                self._hello.watch(starting)
         return _checked(Hello, self._hello.wait(), "what it was started with")
 
     def ping(self) -> None:
@@ -208,9 +213,19 @@ class Client(Tracer):
         with suppress(OSError):  # the reader notices the end as well, and knows why
             self._connection.send(message)
         try:
+            if what := _LONG.get(type(message)):
+                with step(what(message)) as waiting:
+                    reply.watch(waiting, partial(self._give_up, message))
             return reply.wait()
         finally:
             del reply  # see _Reply.wait
+
+    def _give_up(self, message: Request) -> None:
+        """Have the tracer give up a session that nobody waits for any more. The answer to the Load comes all the
+        same, and says so."""
+        if isinstance(message, messages.Load):
+            with suppress(OSError):
+                self._connection.send(messages.Stop(next(self._requests), message.request))
 
     def _read(self) -> None:
         try:
@@ -242,6 +257,9 @@ class Client(Tracer):
             self._settle(request, message, fds)
         elif isinstance(message, messages.Failed):
             self._hello.settle(message.exception())
+        elif isinstance(message, messages.Progress):
+            if reply := self._waiting.get(message.session):
+                reply.progress = message
         elif tell := _TELL.get(type(message)):
             if listener := self._listener_of(message):
                 tell(listener, message, fds)
@@ -314,6 +332,16 @@ _TELL: dict[type, Callable[[Listener, Any, list[int]], None]] = {
 }
 
 
+# Requests that may take long, and what they do.
+_LONG: dict[type, Callable[[Any], str]] = {
+    messages.Load: lambda message: "compiling",
+    messages.ReadMap: lambda message: f"reading the map {message.map}",
+    messages.TakeMap: lambda message: f"emptying the map {message.map}",
+    messages.FindSymbols: lambda message: "looking up names of functions",
+    messages.RunChecks: lambda message: "trying what this machine can do",
+}
+
+
 def _folder() -> str:
     """Return the current folder, "" where that has been removed."""
     try:
@@ -335,6 +363,7 @@ class _Reply:
     def __init__(self) -> None:
         self._outcome: list[object] = []
         self._settled = Flag()
+        self.progress: messages.Progress | None = None  # the latest
 
     def settle(self, outcome: object) -> None:
         self._outcome.append(outcome)
@@ -343,6 +372,17 @@ class _Reply:
     def now(self) -> object:
         """Return the answer or the error, None where there is none yet."""
         return self._outcome[0] if self._outcome else None
+
+    def watch(self, step: Step, give_up: Callable[[], None] = lambda: None) -> None:
+        """Wait for the answer, saying so. ``give_up`` is called once if nobody waits for it any more."""
+        while not self._settled.wait(EVERY):
+            if caller_left():
+                give_up()
+                return
+            if progress := self.progress:
+                step.say("attaching probes", progress.done, progress.total)
+            else:
+                step.tick()
 
     def wait(self) -> object:
         """Wait for the answer and return it. Raise the error."""

@@ -59,6 +59,7 @@ __all__ = [
     "ProbeNames",
     "ProbesDescribed",
     "ProbesListed",
+    "Progress",
     "ReadMap",
     "Received",
     "Request",
@@ -347,6 +348,14 @@ class Loaded(Struct, tag=True, frozen=True):
     notes: tuple[Diagnostic, ...] = ()
 
 
+class Progress(Struct, tag=True, frozen=True):
+    """How far a Load has come: so many of so many probes are attached. Sent now and then, where that takes long."""
+
+    session: int
+    done: int
+    total: int
+
+
 class SegmentAdded(Struct, tag=True, frozen=True):
     """A new segment of a session's output. Its memfd travels along. Later rows go there.
 
@@ -610,6 +619,7 @@ FromTracer = (
     | ProbesDescribed
     | TypeDescribed
     | NamesFound
+    | Progress
     | Checks
     | Failed
 )

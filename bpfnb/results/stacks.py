@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bpfnb.errors import ProgramError
+from bpfnb.progress import step
 from bpfnb.results.columns.text import text_dtype
 
 __all__ = ["Resolve", "folded", "lines", "symbolise"]
@@ -189,8 +190,10 @@ class _Stacks:
             for pid, number in zip(pids, side, strict=True):
                 if number in self._slices:
                     needed.setdefault(self._owner(pid, number), set()).add(number)
-        for owner, numbers in needed.items():
-            self._names.ask(owner, np.concatenate([self._codes[self._slices[number]] for number in numbers]))
+        with step("naming stacks of processes", len(needed)) as naming:
+            for done, (owner, numbers) in enumerate(needed.items()):
+                naming.tick(done)
+                self._names.ask(owner, np.concatenate([self._codes[self._slices[number]] for number in numbers]))
 
     def _owner(self, pid: int, number: int) -> int | None:
         return 0 if self._kernel[self._slices[number].start] else pid or None

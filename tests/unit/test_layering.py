@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 # Lower layers first: a module imports only what is in its own package, or in a layer before its own.
 NOTEBOOK = [
     {"errors", "interrupts", "origins", "release"},
+    {"progress"},
     {"language"},
     {"protocol"},
     {"results", "host", "command"},

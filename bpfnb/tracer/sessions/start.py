@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -30,6 +31,8 @@ from bpfnb.tracer.sessions.readers import Readers
 from bpfnb.tracer.sessions.session import Session, Starting
 
 __all__ = ["Starter"]
+
+_PROGRESS_EVERY = 0.5  # seconds
 
 
 class Starter:
@@ -124,8 +127,13 @@ class Starter:
         session.stack.callback(silence, links)
         unsure = _conditional(program)
         infos: list[ProbeInfo] = []
-        for group in ways.groups(_compiled(program, session.loaded)):
+        groups = list(ways.groups(_compiled(program, session.loaded)))
+        due = time.monotonic() + _PROGRESS_EVERY
+        for group in groups:
             cancel.check()
+            if time.monotonic() >= due:
+                due = time.monotonic() + _PROGRESS_EVERY
+                self._outbox.send(messages.Progress(session.number, len(infos), sum(map(len, groups))))
             if group[0].function in unsure and not self._is_there(group[0], files, skipped):
                 continue
             with capabilities.with_sys_admin():
