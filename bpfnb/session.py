@@ -7,6 +7,7 @@ import shlex
 import signal
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, TypeVar
@@ -46,6 +47,7 @@ from bpfnb.results import rates
 from bpfnb.results.answers import quantiles
 from bpfnb.results.cost import Costs, no_costs
 from bpfnb.results.maps.drained import Drained, Growing
+from bpfnb.results.maps.kinds import GROWING
 from bpfnb.results.maps.map import Map
 from bpfnb.results.maps.refusals import Counters
 from bpfnb.results.output import Keep, Output, OutputKind
@@ -122,6 +124,7 @@ class Session:
         # The maps' entries at the end, or why they are not there; those of ``_pending`` may arrive after the stop.
         self._final_maps: dict[str, tuple[int, bytes] | MapError] = {}
         self._pending: frozenset[str] = frozenset()
+        self._entries: dict[str, int] = {}  # of maps, as they were counted last
         self._connect = connect
         self._on_end = on_end  # called once it has ended, and again once it is detached
         self._tracer: Tracer | None = None
@@ -327,8 +330,14 @@ class Session:
         return rates.Life(began, int((finished or time.monotonic()) * 1e9) + to_clock, finished is not None)
 
     @uninterrupted
-    def snapshot(self) -> Snapshot:
-        """Return the session's numbers at this moment, as one frozen value: what cards and panels show."""
+    def snapshot(self, count: bool = False) -> Snapshot:
+        """Return the session's numbers at this moment, as one frozen value: what cards and panels show.
+
+        ``count``: count the entries of its maps before, of those that grow. That reads them all; of a session that has
+        ended they are known.
+        """
+        if count:
+            self._count_entries()
         outputs = tuple((name, output.rows, output.lost) for name, output in list(self._outputs.items()))
         return Snapshot(
             name=self.name,
@@ -341,6 +350,7 @@ class Session:
             outputs=outputs,
             reason=self.reason,
             maps=tuple((name, map_.info.kind, map_.lost) for name, map_ in self._maps.items()),
+            entries=self._known_entries(),
             pins=tuple((name, map_.info.pinned) for name, map_ in self._maps.items() if map_.info.pinned),
             cost=self._costs.line() if self._costs else "",
             filters=self._filters(),
@@ -416,6 +426,11 @@ class Session:
 
         return session_card(self.snapshot())
 
+    def _ipython_display_(self) -> None:
+        """Show the card. A notebook's is kept up to date; elsewhere IPython shows the text."""
+        if not views.show_card(self):
+            raise NotImplementedError
+
     # --- inside ---
 
     def _run(self, limits: Limits) -> None:
@@ -429,6 +444,21 @@ class Session:
                 if self._presentation and not isinstance(error, (CompileError, VerifierError)):
                     error.line = error.column = error.source = None  # nobody wrote its C
             raise
+
+    def _count_entries(self) -> None:
+        for name, map_ in list(self._maps.items()):
+            if map_.kind in GROWING and self.state == "running":
+                with suppress(BpfnbError):  # it has ended, or is not to be read: then none are shown
+                    self._entries[name] = _MapAccess(self, name).read()[0]
+
+    def _known_entries(self) -> tuple[tuple[str, int], ...]:
+        """Return how many entries maps have: at the session's end, or when they were counted last."""
+        known = self._entries | {
+            name: last[0]
+            for name, last in list(self._final_maps.items())
+            if not isinstance(last, MapError) and name in self._maps and self._maps[name].kind in GROWING
+        }
+        return tuple((name, known[name]) for name in self._maps if name in known)
 
     def _filters(self) -> str:
         filters = self.program.filters

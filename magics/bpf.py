@@ -16,9 +16,10 @@ from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import ArgDecorator, MagicArgumentParser, argument, magic_arguments
-from IPython.display import ProgressBar, display
+from IPython.display import display
 from msgspec.structs import replace
 
+from bpfnb import views
 from bpfnb.errors import BpfnbError, Diagnostic, ProgramError, did_you_mean, near_or_all, printable
 from bpfnb.hosts import check_name, default_host
 from bpfnb.interrupts import start_new_thread, undoing
@@ -29,6 +30,7 @@ from bpfnb.session import Session
 from bpfnb.tools.command import parser_of, values_of
 from bpfnb.tools.toolbox import find, names
 from bpfnb.views import html, probes
+from bpfnb.views.progress import open_line
 
 from . import questions
 from .options import insert, parse_define, split
@@ -37,7 +39,14 @@ __all__ = ["COMMANDS", "BpfMagics", "Command", "help_alone", "option_names"]
 
 _HELP = ("--help", "-h", "help")
 _MAX_PROBES = 60
-_PERIOD = 0.1  # seconds between two updates of the progress bar
+_PERIOD = 0.25  # seconds between two changes of a terminal's line
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, of which a line says all."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"KeyboardInterrupt: {self}"]
 
 
 class _SessionOptions(ArgDecorator):
@@ -166,16 +175,17 @@ class BpfMagics(Magics):
             if panel := html.error_panel(error):  # an error itself can show no HTML
                 display({"text/html": panel}, raw=True)
             raise
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted before it ran: nothing is left attached") from None
         try:
             if args.name is not None:
                 self.shell.user_ns[args.name] = session
             _print_warnings(session.warnings)
             if args.live:
                 display(session.live())
-            if seconds is not None:
-                _trace_for(session, seconds)
-            elif args.command is not None:
-                _trace_command(session)
+            if seconds is not None or args.command is not None:
+                carded = args.live or views.show_card(session, seconds, result=True)
+                _trace_for(session, seconds, quiet=carded)
         except:
             # Ctrl-C before it had begun to wait: nobody would stop it
             if seconds is not None or args.command is not None:
@@ -269,29 +279,45 @@ def _print_warnings(warnings: Iterable[Diagnostic]) -> None:
             print(printable(f"warning{place}: {warning.message}"))
 
 
-def _trace_for(session: Session, seconds: float) -> None:
-    """Let a session run for so long with a progress bar, then stop it. Ctrl-C stops it earlier without an error."""
-    bar = ProgressBar(1000)
-    bar.display()
+def _trace_for(session: Session, seconds: float | None, quiet: bool) -> None:
+    """Let a session run for so long, or until its command ends, then stop it. Ctrl-C stops it earlier without an error.
+
+    A terminal shows a line meanwhile, a notebook has the card (``quiet``).
+    """
     begun = time.monotonic()
+    line = None if quiet else open_line()
     try:
-        while (passed := time.monotonic() - begun) < seconds and not session.wait(min(_PERIOD, seconds - passed)):
-            bar.progress = int(1000 * passed / seconds)
-        bar.progress = 1000
+        while not session.wait(_rest(begun, seconds)):
+            passed = time.monotonic() - begun
+            if seconds is not None and passed >= seconds:
+                break
+            if line:
+                line.write(_passed(session, passed, seconds))
     except KeyboardInterrupt:
-        print(f"interrupted after {time.monotonic() - begun:.1f} s: {session.name} is stopped")
+        if line:
+            line.erase()
+        if seconds is None:
+            print(f"interrupted: {session.name} is stopped, and its command ended")
+        else:
+            print(f"interrupted after {time.monotonic() - begun:.1f} s: {session.name} is stopped")
     finally:
+        if line:
+            line.erase()
         session.stop()
 
 
-def _trace_command(session: Session) -> None:
-    """Let a session run until its command ends. Ctrl-C stops both without an error."""
-    try:
-        session.wait()
-    except KeyboardInterrupt:
-        print(f"interrupted: {session.name} is stopped, and its command ended")
-    finally:
-        session.stop()
+def _rest(begun: float, seconds: float | None) -> float:
+    """Return how long to wait now: to the next change of the line, or the end."""
+    return _PERIOD if seconds is None else min(max(begun + seconds - time.monotonic(), 0.0), _PERIOD)
+
+
+def _passed(session: Session, passed: float, seconds: float | None) -> str:
+    """Say how far a session is: "clones: 3 of 10 s, 1,234 rows"."""
+    snapshot = session.snapshot()
+    whole = f" of {seconds:g}" if seconds is not None else ""
+    lost = f", {snapshot.lost:,} lost" if snapshot.lost else ""
+    rows = f", {html.count(snapshot.rows, 'row')}{lost}" if snapshot.outputs or not snapshot.maps else ""
+    return f"{session.name}: {int(passed)}{whole} s{rows}"
 
 
 def help_alone(lines: list[str]) -> list[str]:

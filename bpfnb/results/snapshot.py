@@ -33,3 +33,4 @@ class Snapshot(Struct, frozen=True):
     cost: str = ""  # what its programs take, where it is known
     filters: str = ""  # whom it is about, where that is not everybody
     title: str = ""  # what it shows, of a tool
+    entries: tuple[tuple[str, int], ...] = ()  # of maps, where they are known: how many

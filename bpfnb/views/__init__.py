@@ -9,10 +9,11 @@ from bpfnb.errors import ProgramError
 from bpfnb.interrupts import uninterrupted
 
 if TYPE_CHECKING:
+    from bpfnb.views.card import Carded
     from bpfnb.views.panel import Panel
     from bpfnb.views.pictures import Traced
 
-__all__ = ["live"]
+__all__ = ["live", "show_card"]
 
 
 def live(*sessions: Traced, by: str | None = None) -> Panel:
@@ -29,6 +30,13 @@ def live(*sessions: Traced, by: str | None = None) -> Panel:
         if not all(hasattr(session, name) for name in ("name", "state", "snapshot", "meter", "stop")):
             raise ProgramError(f"live() shows sessions, not {type(session).__name__}")
     return _show()(sessions, by=by)
+
+
+def show_card(session: Carded, seconds: float | None = None, *, result: bool = False) -> bool:
+    """Show a session's card in the cell being run; False where there is no notebook. See views.card.show."""
+    from bpfnb.views.card import show
+
+    return show(session, seconds, result=result)
 
 
 @uninterrupted

@@ -7,9 +7,10 @@ no stylesheet of ours; they take JupyterLab's theme colours where there are any.
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from msgspec.structs import replace
 
@@ -46,18 +47,24 @@ _LIST = ("session", "state", "for", "rows", "lost", "probes")
 _TABLE = "border-collapse:collapse;margin:0;border:none;color:inherit;font-size:inherit;table-layout:auto"
 _CELL = "text-align:left;vertical-align:top;padding:2px 18px 2px 0;background:transparent;border:none;max-width:none"
 _NUMBER = ";text-align:right;font-variant-numeric:tabular-nums"
+_FACTS = "background:transparent;border:none;display:flex;flex-wrap:wrap"
 _HEAD = f"{MUTED};font-weight:normal;font-size:11px"
 
 
 # --- a session ----------------------------------------------------------------------------------------------------
 
 
-def session_text(snapshot: Snapshot) -> str:
-    """Write a session for a terminal: ``<Session clones: running, 12 rows, 0 lost>``, then a line a probe."""
+def session_text(snapshot: Snapshot, *, told: Collection[str] = ()) -> str:
+    """Write a session for a terminal: ``<Session clones: running, 12 rows, 0 lost>``, then a line a probe.
+
+    ``told``: as in ``session_card``.
+    """
     s = snapshot
     facts = [printable(s.state)]
     if _has_rows(s):
         facts += [count(s.rows, "row"), f"{s.lost:,} lost"]
+    else:
+        facts += [f"{printable(name)} has {_entries(n)}" for name, n in s.entries]
     if s.dropped:
         facts.append(f"{s.dropped:,} dropped by keep")
     lines = [f"<Session {printable(s.name)}: {', '.join(facts)}>"]
@@ -65,10 +72,10 @@ def session_text(snapshot: Snapshot) -> str:
     lines += [f"  only {printable(s.filters)}"] if s.filters else []
     probes = _summarised(s.probes)
     lines += ["  " + _probe_text(probe) for probe in probes]
-    lines += ["  " + printable(note) for note in _notes(probes)]
+    lines += ["  " + printable(note) for note in _notes(probes) if note not in told]
     if s.maps:
-        maps = (f"{name} ({kind}{f', {lost:,} updates refused' if lost else ''})" for name, kind, lost in s.maps)
-        lines.append("  maps: " + printable(", ".join(maps)))
+        held = dict(s.entries) if _has_rows(s) else {}
+        lines.append("  maps: " + printable(", ".join(_map_text(*map_, held.get(map_[0])) for map_ in s.maps)))
     lines += [f"  {printable(line)}" for line in _pins(s)]
     if s.cost:
         lines.append("  cost: " + printable(s.cost))
@@ -78,29 +85,29 @@ def session_text(snapshot: Snapshot) -> str:
     return "\n".join(lines)
 
 
-def session_card(snapshot: Snapshot) -> str:
-    """Write a session for a notebook: its state, how much it delivered and lost, what each probe was attached to."""
+def session_card(
+    snapshot: Snapshot, *, mark: str = "", seconds: float | None = None, told: Collection[str] = ()
+) -> str:
+    """Write a session for a notebook: its state, how much it delivered and lost, what each probe was attached to.
+
+    ``mark``: of a card that is kept up to date: in the class of its state, see ``card_rules``. ``seconds``: how long it
+    is to run. ``told``: remarks on probes that the notebook has already.
+    """
     s = snapshot
-    facts = [
-        _fact("rows", f"{s.rows:,}"),
-        _fact("rows/s on average", average(s)),
-        _fact("lost", f"{s.lost:,}", BAD if s.lost else ""),
-    ]
-    if s.dropped:
-        facts.append(_fact("dropped by keep", f"{s.dropped:,}", WARN))
-    parts = [_header(s)]
+    parts = [_header(s, mark, seconds)]
     if s.title:
         parts.append(f"<div>{escape(s.title)}</div>")
     if s.filters:
         parts.append(f"<div>only {escape(s.filters)}</div>")
-    if _has_rows(s):
-        parts.append(f'<table style="{_TABLE};margin:6px 0 8px">{_tr(facts)}</table>')
+    if facts := _facts(s):
+        parts.append(f'<table style="{_TABLE};margin:6px 0 8px"><tr style="{_FACTS}">{"".join(facts)}</tr></table>')
     if len(s.outputs) > 1:
         parts.append(_outputs_table(s.outputs))
     if s.probes:
-        parts.append(_probes_table(_summarised(s.probes)))
+        parts.append(_probes_table(_summarised(s.probes), told))
     if s.maps:
-        names = ", ".join(_map(*map_) for map_ in s.maps)
+        held = dict(s.entries)
+        names = ", ".join(_map(*map_, held.get(map_[0])) for map_ in s.maps)
         parts.append(f'<div style="margin-top:6px">{muted("maps")} {names}</div>')
     parts += [f"<div>{muted(escape(line))}</div>" for line in _pins(s)]
     if s.cost:
@@ -110,6 +117,18 @@ def session_card(snapshot: Snapshot) -> str:
         colour = BAD if s.state == "failed" else WARN
         parts.append(f'<div style="color:{colour};margin-top:8px">{escape(why)}</div>')
     return card("".join(parts))
+
+
+def _facts(s: Snapshot) -> list[str]:
+    """Return the numbers in large type: of a session of maps alone how many entries they have, else its rows."""
+    if not _has_rows(s):
+        return [_fact(f"entries of {escape(name)}", f"{n:,}") for name, n in s.entries]
+    facts = [
+        _fact("rows", f"{s.rows:,}"),
+        _fact("rows/s on average", average(s)),
+        _fact("lost", f"{s.lost:,}", BAD if s.lost else ""),
+    ]
+    return [*facts, _fact("dropped by keep", f"{s.dropped:,}", WARN)] if s.dropped else facts
 
 
 def _has_rows(s: Snapshot) -> bool:
@@ -143,18 +162,37 @@ def _probe_text(probe: ProbeInfo) -> str:
     return text
 
 
-def _header(s: Snapshot) -> str:
+def _header(s: Snapshot, mark: str, seconds: float | None) -> str:
+    """Write name, state and time. A state that may have changed since has the time at which it was so, and is green
+    only where the page is known to be kept up to date."""
+    passed = duration(s.seconds)
+    if s.state in ("running", "starting"):
+        passed += f" of {duration(seconds)}" if seconds is not None and seconds >= 1 else ""
+        passed += f", as of {time.strftime('%H:%M:%S')}"
     return (
-        f'<div><b style="font-size:15px;margin-right:10px">{escape(s.name)}</b>{badge(s.state)}'
-        f'<span style="{MUTED};margin-left:10px">{duration(s.seconds)}, as of {time.strftime("%H:%M:%S")}</span></div>'
+        f'<div style="display:flex;flex-wrap:wrap;align-items:baseline;gap:2px 10px">'
+        f'<b style="font-size:15px;overflow-wrap:anywhere">{escape(s.name)}</b> {badge(s.state, mark)} '
+        f'<span style="{MUTED}">{passed}</span></div>{_bar(s, seconds)}'
     )
 
 
-def _probes_table(probes: Sequence[ProbeInfo]) -> str:
+def _bar(s: Snapshot, seconds: float | None) -> str:
+    """Draw how much of its time has passed, of a session that ends by itself."""
+    if seconds is None or s.state != "running":
+        return ""
+    share = min(s.seconds / seconds, 1.0) if seconds > 0 else 1.0
+    return (
+        f'<div style="height:3px;border-radius:2px;background:{LINE};margin:4px 0"><div style="height:3px;'
+        f'border-radius:2px;width:{share:.0%};background:var(--jp-brand-color1,#2f7fd1)"></div></div>'
+    )
+
+
+def _probes_table(probes: Sequence[ProbeInfo], told: Collection[str]) -> str:
     rows = []
     for p in probes:
         rows.append((code(p.requested), code(p.attached), escape(p.kind), code(p.function)))
-    notes = "".join(f'<div style="margin-top:6px">{muted(escape(note))}</div>' for note in _notes(probes))
+    new = [note for note in _notes(probes) if note not in told]
+    notes = "".join(f'<div style="margin-top:6px">{muted(escape(note))}</div>' for note in new)
     return table(("probe", "attached to", "as", "runs"), rows) + notes
 
 
@@ -175,9 +213,19 @@ def _ending(s: Snapshot) -> str:
     return "" if s.reason == "stopped" else s.reason
 
 
-def _map(name: str, kind: str, lost: int) -> str:
+def _map(name: str, kind: str, lost: int, entries: int | None) -> str:
     refused = f' <span style="color:{BAD}">{lost:,} updates refused</span>' if lost else ""
-    return f"{code(name)} {muted(escape(kind))}{refused}"
+    held = f" {_entries(entries)}" if entries is not None else ""
+    return f"{code(name)} {muted(escape(kind))}{held}{refused}"
+
+
+def _map_text(name: str, kind: str, lost: int, entries: int | None) -> str:
+    held = f", {_entries(entries)}" if entries is not None else ""
+    return f"{name} ({kind}{held}{f', {lost:,} updates refused' if lost else ''})"
+
+
+def _entries(n: int) -> str:
+    return f"{n:,} {'entry' if n == 1 else 'entries'}"
 
 
 def _outputs_table(outputs: Sequence[tuple[str, int, int]]) -> str:
@@ -188,7 +236,7 @@ def _outputs_table(outputs: Sequence[tuple[str, int, int]]) -> str:
 def _fact(label: str, value: str, colour: str = "") -> str:
     tint = f"color:{colour};" if colour else ""
     return (
-        f'<td style="{_CELL};padding-right:28px"><div style="{tint}font-size:18px;line-height:1.3;'
+        f'<td style="{_CELL};padding-right:28px;display:block"><div style="{tint}font-size:18px;line-height:1.3;'
         f'font-variant-numeric:tabular-nums">{value}</div><div style="{MUTED};font-size:11px">{label}</div></td>'
     )
 
@@ -319,16 +367,18 @@ def error_panel(error: BaseException) -> str:
 
 
 def code(text: str) -> str:
-    """Escape text for HTML, in the fixed-width font."""
-    return f'<span style="{_CODE}">{escape(text)}</span>'
+    """Escape text for HTML, in the fixed-width font. On a narrow page it breaks after a colon, a slash or a comma."""
+    broken = re.sub(r"[:/,](?=.)", r"\g<0><wbr>", escape(text))
+    return f'<span style="{_CODE}">{broken}</span>'
 
 
-def badge(state: str) -> str:
-    """Write a session's state as a coloured word in a frame."""
-    colour = _STATES.get(state, "var(--jp-ui-font-color2,inherit)")
+def badge(state: str, mark: str = "") -> str:
+    """Write a session's state as a coloured word in a frame; with a ``mark`` it is ``card_rules`` that colour it."""
+    colour = "var(--jp-ui-font-color2,inherit)" if mark else _STATES.get(state, "var(--jp-ui-font-color2,inherit)")
+    classes = f' class="bpfnb-state-{mark}"' if mark else ""
     return (
-        f'<span style="color:{colour};border:1px solid;border-radius:9px;padding:0 8px;font-size:11px;line-height:16px;'
-        f'display:inline-block;vertical-align:1px">{escape(state)}</span>'
+        f'<span{classes} style="color:{colour};border:1px solid;border-radius:9px;padding:0 8px;font-size:11px;'
+        f'line-height:16px;display:inline-block;vertical-align:1px">{escape(state)}</span>'
     )
 
 
