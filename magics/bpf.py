@@ -35,7 +35,7 @@ from bpfnb.views.progress import open_line
 from . import questions
 from .options import insert, parse_define, split
 
-__all__ = ["COMMANDS", "BpfMagics", "Command", "help_alone", "option_names"]
+__all__ = ["COMMANDS", "BpfMagics", "Command", "help_alone", "option_helps", "option_names"]
 
 _HELP = ("--help", "-h", "help")
 _MAX_PROBES = 60
@@ -330,6 +330,15 @@ def option_names() -> list[str]:
     """Return the long names of %%bpf's options, in alphabetical order."""
     parser: MagicArgumentParser = BpfMagics.bpf.parser
     return sorted(option for option in parser._option_string_actions if option.startswith("--"))
+
+
+def option_helps() -> dict[str, tuple[str, str]]:
+    """Return how each option of %%bpf is written, and its help, by its names."""
+    found = {}
+    for name, action in BpfMagics.bpf.parser._option_string_actions.items():
+        value = f" {action.metavar}" if action.metavar else ""
+        found[name] = f"{', '.join(action.option_strings)}{value}", (action.help or "").replace("%%", "%")
+    return found
 
 
 # --- the commands of %bpf -----------------------------------------------------------------------------------------

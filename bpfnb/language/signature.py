@@ -10,7 +10,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-__all__ = ["Argument", "Signature", "Type", "TypeKind"]
+__all__ = ["Argument", "Signature", "Type", "TypeKind", "declare"]
 
 TypeKind = Literal["int", "bool", "float", "enum", "pointer", "string", "array", "struct", "void", "unknown"]
 
@@ -71,3 +71,13 @@ class Signature(Struct, frozen=True):
     note: str = ""
     members: tuple[tuple[Type, ...], ...] = ()
     near: tuple[tuple[str, ...], ...] = ()
+
+
+def declare(type_: str, name: str) -> str:
+    """Return a declaration in C of a name, given its type as ``Type.text`` has it: "char comm[16]"."""
+    if type_.endswith("(*)()"):
+        return type_.replace("(*)", f"(*{name})")
+    if type_.endswith("]"):
+        element, _, dimensions = type_.partition(" [")
+        return f"{element}{'' if element.endswith('*') else ' '}{name}[{dimensions}"
+    return f"{type_}{'' if type_.endswith('*') else ' '}{name}"

@@ -243,11 +243,12 @@ def meaning_of(word: str) -> Meaning | None:
     return words().get(word)
 
 
-def method(macro: str, table: str, name: str) -> Meaning | None:
-    """Return what a method of a map means, for a map of this name that the macro declares."""
+def method(macro: str, table: str, name: str, key: str = "", value: str = "") -> Meaning | None:
+    """Return what a method means for a map of this name, which the macro declares. ``key``, ``value``: its types."""
     known = METHODS.get(name)
     if not known or macro not in TABLES or name not in TABLES[macro].methods:
         return None
     space = "" if known.returns.endswith("*") else " "
     signature = f"{known.returns}{space}{table}.{name}({', '.join(known.parameters)})"
+    signature = signature.replace("KEY", key or "KEY").replace("VALUE", value or "VALUE")
     return Meaning(name, "method", signature, METHOD_NOTES.get(name, ""), f"{table}.{known.usage};")

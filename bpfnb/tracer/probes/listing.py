@@ -10,7 +10,7 @@ from typing import NamedTuple
 from bpfnb.errors import SetupError
 from bpfnb.language.probes import KINDS as WORDS
 from bpfnb.language.probes import Probe
-from bpfnb.language.signature import Argument
+from bpfnb.language.signature import Argument, declare
 from bpfnb.tracer.link import catalog, functions, trampoline, usdt
 from bpfnb.tracer.link.kinds import KINDS
 from bpfnb.tracer.probes.describe import format_of, known, operands
@@ -137,10 +137,4 @@ def _joined(*parts: str) -> str:
 
 def declared(argument: Argument) -> str:
     """Return an argument as C declares it: "const char *filename", "char comm[16]"."""
-    text, name = argument.type.text, argument.name
-    if text.endswith("(*)()"):
-        return text.replace("(*)", f"(*{name})")
-    if text.endswith("]"):
-        element, _, dimensions = text.partition(" [")
-        return f"{element}{'' if element.endswith('*') else ' '}{name}[{dimensions}"
-    return f"{text}{'' if text.endswith('*') else ' '}{name}"
+    return declare(argument.type.text, argument.name)

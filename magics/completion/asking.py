@@ -1,0 +1,80 @@
+"""Questions to the tracer that a Tab may wait for: not for long, and not twice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from bpfnb.errors import BpfnbError
+from bpfnb.host.tracer import Tracer
+from bpfnb.hosts import default_host
+from bpfnb.interrupts import new_lock, start_new_thread
+
+__all__ = ["Asker", "asker"]
+
+Answer = TypeVar("Answer")
+
+_PATIENCE = 0.7  # seconds that a Tab waits for the kernel's names, all its questions together
+_FRESH = 60.0  # seconds: modules come and go
+_MAX_ANSWERS = 256
+_MAX_WAITING = 4  # questions that the tracer has not answered yet
+
+
+class Asker:
+    """Asks the tracer on threads of its own, and keeps the answers. An answer that comes too late is there the next
+    time. ``connect``: returns the tracer, or raises why there is none."""
+
+    def __init__(self, connect: Callable[[], Tracer], patience: float = _PATIENCE, fresh: float = _FRESH) -> None:
+        self._connect, self._patience, self._fresh = connect, patience, fresh
+        self._lock = new_lock()
+        self._answers: dict[Hashable, tuple[float, Any]] = {}
+        self._waiting: set[Hashable] = set()
+
+    def deadline(self) -> float:
+        """Return until when what begins now may wait."""
+        return time.monotonic() + self._patience
+
+    def ask(self, key: Hashable, question: Callable[[Tracer], Answer], until: float) -> Answer | None:
+        """Return the answer to a question; None where the tracer has none, or none in time. ``key``: names it."""
+        with self._lock:
+            when, kept = self._answers.get(key, (0.0, None))
+            if when and time.monotonic() - when < self._fresh:
+                return kept  # type: ignore[no-any-return]
+            if key in self._waiting or len(self._waiting) >= _MAX_WAITING:
+                return kept  # type: ignore[no-any-return]
+            self._waiting.add(key)
+        answered: SimpleQueue[Answer | None] = SimpleQueue()
+        try:
+            start_new_thread(self._find, (key, question, answered))
+        except RuntimeError:  # no thread to be had
+            self._waiting.discard(key)
+            return kept  # type: ignore[no-any-return]
+        try:
+            return answered.get(timeout=max(until - time.monotonic(), 0.001))
+        except Empty:
+            return kept  # type: ignore[no-any-return]
+
+    def forget(self) -> None:
+        """Forget the answers: another tracer may give others."""
+        with self._lock:
+            self._answers.clear()
+
+    def _find(self, key: Hashable, question: Callable[[Tracer], Answer], answered: SimpleQueue[Answer | None]) -> None:
+        answer = None
+        try:
+            answer = question(self._connect())
+        except BpfnbError:
+            pass  # no tracer, or no such name: a Tab is no place for an error
+        finally:
+            with self._lock:
+                self._waiting.discard(key)
+                self._answers.pop(key, None)
+                self._answers[key] = time.monotonic(), answer
+                while len(self._answers) > _MAX_ANSWERS:
+                    del self._answers[next(iter(self._answers))]
+            answered.put(answer)
+
+
+asker = Asker(lambda: default_host.connect())
