@@ -188,6 +188,10 @@ class _Run:
             lambda: messages.DescribeProbes(
                 n, tuple(r.choices(_TEXTS, k=2)), ((r.choice(_TEXTS), r.choice(_TEXTS)), ()), r.choice(_NUMBERS[:4])
             ),
+            lambda: messages.DescribeType(
+                n, r.choice(("struct sock", r.choice(_TEXTS))), tuple(r.choices((*_TEXTS, "0", "sk_lock"), k=3)), 10
+            ),
+            lambda: messages.FindNames(n, r.choice((*_TEXTS, "TCP_")), r.choice(_NUMBERS[:4])),
             lambda: messages.ListProbes(n, r.choice(_TEXTS), r.choice(_NUMBERS[:4]), r.choice(_TEXTS)),
             lambda: messages.FindProbes(n, r.choice(_TEXTS), r.choice(_NUMBERS[:4]), r.choice(_TEXTS)),
         ]

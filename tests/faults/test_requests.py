@@ -193,6 +193,8 @@ def test_what_is_not_there_is_a_program_error() -> None:
             messages.DescribeProbes(n(), ("syscall:getpgid",), (("pid",) * 1000,), 10),
             messages.DescribeProbes(n(), ("syscall:getpgid",) * 20_000, (), 10),
             messages.DescribeProbes(n(), ("syscall:getpgid",), (("pid",),) * 1000, 10),
+            messages.DescribeType(n(), "struct sock", (), -5),
+            messages.FindNames(n(), "TCP_", -5),
         ]:
             reply = tracer.ask(request)
             assert isinstance(reply, messages.Failed), request
