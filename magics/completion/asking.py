@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Hashable
 from queue import Empty, SimpleQueue
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 from bpfnb.errors import BpfnbError
 from bpfnb.host.tracer import Tracer
 from bpfnb.hosts import default_host
-from bpfnb.interrupts import new_lock, start_new_thread
+from bpfnb.interrupts import new_lock
 
 __all__ = ["Asker", "asker"]
 
@@ -32,6 +33,11 @@ class Asker:
         self._answers: dict[Hashable, tuple[float, Any]] = {}
         self._waiting: set[Hashable] = set()
 
+    @property
+    def waiting(self) -> int:
+        """How many questions the tracer has not answered yet."""
+        return len(self._waiting)
+
     def deadline(self) -> float:
         """Return until when what begins now may wait."""
         return time.monotonic() + self._patience
@@ -47,7 +53,9 @@ class Asker:
             self._waiting.add(key)
         answered: SimpleQueue[Answer | None] = SimpleQueue()
         try:
-            start_new_thread(self._find, (key, question, answered))
+            # Not start_new_thread: connecting may start other threads, and what does that has to be one of Python's.
+            arguments = key, question, answered
+            threading.Thread(target=self._find, args=arguments, name="bpfnb-asking", daemon=True).start()
         except RuntimeError:  # no thread to be had
             self._waiting.discard(key)
             return kept  # type: ignore[no-any-return]
