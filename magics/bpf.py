@@ -130,7 +130,8 @@ class BpfMagics(Magics):
             self._check_name(args.name)
         options = options_of(args)
         flags = [*split(args.cflags), *map(parse_define, args.define)]
-        program = parse(cell, [split_attach(text) for text in args.attach], flags, args.headers)
+        # Lines count as the editor counts them: %%bpf is the first.
+        program = parse("\n" + cell, [split_attach(text) for text in args.attach], flags, args.headers)
         if args.dry_run:
             print(printable(_plan(program), keep="\n"))
             _print_warnings(program.warnings)

@@ -32,7 +32,7 @@ def test_the_log_is_one_click_away(notebook: Callable[..., Notebook]) -> None:
     book = notebook("refused.ipynb", CELLS)
     book.run(SETUP)
     said = book.run(REFUSED)
-    assert "VerifierError: line 5: the verifier refused f: R0 invalid mem access 'map_value_or_null'" in said
+    assert "VerifierError: line 6: the verifier refused f: R0 invalid mem access 'map_value_or_null'" in said
     assert "hint: check the pointer before it is used" in said
     assert "Traceback" not in said
     output = book.cell(REFUSED).locator(".jp-OutputArea")
@@ -48,7 +48,7 @@ def test_a_misspelt_field_has_its_place_and_its_near_name(notebook: Callable[...
     book = notebook("misspelt.ipynb", CELLS)
     book.run(SETUP)
     said = book.run(MISSPELT)
-    assert "line 2: the tracepoint sched:sched_process_fork has no field child_pod" in said
+    assert "line 3: the tracepoint sched:sched_process_fork has no field child_pod" in said
     assert "child_pid" in said
     caret = next(line for line in said.splitlines() if line.strip("| ") == "^")
     code = next(line for line in said.splitlines() if "args->child_pod" in line and " | " in line)

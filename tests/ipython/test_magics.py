@@ -48,7 +48,7 @@ def test_the_cell_reaches_the_tracer_untouched(shell: Shell, tracer: FakeTracer)
         'int kprobe__sys_clone(void *ctx) { int a = 1 ? {x} : $x; bpf_trace_printk("%d {x} $x !ls\\n", a); return 0; }'
     )
     shell.run(f"%%bpf hello\n{cell}\n")
-    assert tracer.loaded == [cell + "\n"]
+    assert tracer.loaded == ["\n" + cell + "\n"]  # so that lines count from that of %%bpf
 
 
 def test_attach_options(shell: Shell) -> None:
@@ -170,7 +170,7 @@ def test_dry_run_attaches_nothing(shell: Shell, tracer: FakeTracer, capsys: pyte
     assert shell.run(f"%%bpf hello --dry-run\n{HELLO}") is None
     assert tracer.loaded == []
     assert "hello" not in shell.inner.user_ns
-    assert "kprobe__sys_clone -> kprobe__sys_clone() at line 1" in capsys.readouterr().out
+    assert "kprobe__sys_clone -> kprobe__sys_clone() at line 2" in capsys.readouterr().out
 
 
 def test_a_session_takes_no_modules_name(shell: Shell) -> None:
@@ -194,7 +194,7 @@ def test_values_of_the_notebook_reach_the_line_and_not_the_c(shell: Shell, trace
     assert shell.inner.user_ns["c"] is result
     assert result.program.cflags == ("-DA=1", "-DB=2", "-DPID=1234", "-DYES=1", "-DX=${nothing}$nobody{pid+1}{f.x}")
     assert [(p.requested, p.function) for p in result.probes] == [("uprobe:/opt/my app/x:main", "hello")]
-    assert tracer.loaded == [cell]
+    assert tracer.loaded == ["\n" + cell]
     shell.run("%bpf stop $n")
     assert result.state == "stopped"
 
@@ -295,7 +295,7 @@ def test_what_is_missing_is_left_out_where_that_is_asked_for(shell: Shell, missi
 
 def test_a_dry_run_shows_probes_that_stand_in_the_cell(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     shell.run('%%bpf --dry-run\nPROBE("uprobe:c:mem*")\nint f(void *ctx) { return 0; }')
-    assert "uprobe:c:mem* -> f() at line 2" in capsys.readouterr().out
+    assert "uprobe:c:mem* -> f() at line 3" in capsys.readouterr().out
 
 
 BAD_CELLS = [
@@ -345,7 +345,7 @@ BAD_CELLS = [
     (f"%%bpf hello -D '' -D X=1\n{HELLO}", bpfnb.ProgramError, "not a macro: ''"),
     (f"%%bpf hello --keep 0\n{HELLO}", bpfnb.ProgramError, "not a size"),
     (f"%%bpf hello --cflags 'unbalanced\n{HELLO}", bpfnb.ProgramError, "No closing quotation"),
-    (f"%%bpf hello\n{HELLO}\n/* \ud800 */", bpfnb.ProgramError, "line 2: the cell contains half a character"),
+    (f"%%bpf hello\n{HELLO}\n/* \ud800 */", bpfnb.ProgramError, "line 3: the cell contains half a character"),
     (
         "%%bpf hello -a syscall:close=f\nint f(int fd) { return 0; }",
         bpfnb.ProgramError,

@@ -1131,7 +1131,7 @@ def test_a_probe_on_a_system_call_is_portable(shell: Shell) -> None:
 
 # --- a refusal ----------------------------------------------------------------------------------------------------
 
-REFUSED = "VerifierError: line 5: the verifier refused f: R0 invalid mem access 'map_value_or_null'"
+REFUSED = "VerifierError: line 6: the verifier refused f: R0 invalid mem access 'map_value_or_null'"
 NULL = """%%bpf refused -a syscall:getpgid=f
 BPF_HASH(counts, u32, u64);
 int f(void *ctx) {
@@ -1156,7 +1156,7 @@ def test_a_refusal(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     shell.inner.user_ns["error"] = refused.value
     (diagnostic, *_) = shell.run(text("error.diagnostics"))  # type: ignore[misc]
     assert "nothing" in str(diagnostic)
-    assert refused.value.line == 5
+    assert refused.value.line == 6
 
 
 # --- scripts and commands -----------------------------------------------------------------------------------------

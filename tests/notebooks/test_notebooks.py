@@ -51,19 +51,19 @@ OPTIONS = {
 }
 # The programs that the verifier refuses: their class, and the line.
 REFUSED = {
-    "count": ("unchecked map lookup", "6"),
+    "count": ("unchecked map lookup", "7"),
     "too_long": ("program too long", "<NA>"),
-    "jump_out": ("jump out of range", "2"),
-    "unreachable": ("unreachable instruction", "2"),
-    "wait": ("endless loop", "8"),
-    "rounds": ("too complex", "2"),
-    "users": ("out of bounds of a map value", "10"),
-    "name": ("out of bounds of the stack", "3"),
-    "task": ("direct memory access", "5"),
-    "nothing": ("uninitialised register", "2"),
-    "record": ("unreleased reference", "5"),
-    "licence": ("missing GPL licence", "4"),
-    "where": ("helper not allowed here", "4"),
+    "jump_out": ("jump out of range", "3"),
+    "unreachable": ("unreachable instruction", "3"),
+    "wait": ("endless loop", "9"),
+    "rounds": ("too complex", "3"),
+    "users": ("out of bounds of a map value", "11"),
+    "name": ("out of bounds of the stack", "4"),
+    "task": ("direct memory access", "6"),
+    "nothing": ("uninitialised register", "3"),
+    "record": ("unreleased reference", "6"),
+    "licence": ("missing GPL licence", "5"),
+    "where": ("helper not allowed here", "5"),
 }
 LINE = re.compile(r"\d+\.\d{9} {3,} \S.{14,} \d+ +my bcc program")
 
@@ -151,7 +151,7 @@ def ready(nb: Executed) -> None:
 def verifier(nb: Executed) -> None:
     table = re.findall(r"^\d+ +(\w+) +(\w+) {2,}(?:(\S.*\S) {2,})?(\S+)$", nb.text("refused"), re.M)
     assert {program: (kind, line) for program, error, kind, line in table if error == "VerifierError"} == REFUSED
-    assert [(program, line) for program, error, _, line in table if error == "CompileError"] == [("large", "5")]
+    assert [(program, line) for program, error, _, line in table if error == "CompileError"] == [("large", "6")]
     for program, error, _, line in table:
         picture = nb.error(program)
         assert picture.startswith(f"{error}: " + (f"line {line}: " if line != "<NA>" else ""))
@@ -161,7 +161,7 @@ def verifier(nb: Executed) -> None:
     assert "hint: check the pointer before it is used" in nb.error("count")
     values = dict(re.findall(r"^(\w+): +(\S.*)$", nb.text("values"), re.M))
     assert values["kind"] == "unchecked map lookup"
-    assert values["line"] == "6"
+    assert values["line"] == "7"
     assert values["summary"] == "R0 invalid mem access 'map_value_or_null'"
     assert values["hint"] in nb.error("count")
     assert values["explanation"] in nb.error("count")
