@@ -353,6 +353,7 @@ class Session:
             entries=self._known_entries(),
             pins=tuple((name, map_.info.pinned) for name, map_ in self._maps.items() if map_.info.pinned),
             cost=self._costs.line() if self._costs else "",
+            shares=self._costs.shares() if self._costs else None,
             filters=self._filters(),
             title=self._presentation.title if self._presentation else "",
             notes=(

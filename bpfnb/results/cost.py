@@ -34,6 +34,16 @@ class Costs:
         """See Session.cost."""
         return _frame(self._names, self._read())
 
+    def shares(self) -> tuple[float, float] | None:
+        """Return which share of a CPU the programs take, and the tracer to read their events; None where nothing was
+        timed yet."""
+        words = self._read()
+        measured, passed, reading = (int(word) for word in words[1:4])
+        if not measured:
+            return None
+        nanoseconds = int(words[COSTS_HEAD:].reshape(-1, COSTS_EACH)[:, 1].sum())
+        return nanoseconds / measured, reading / passed if passed else 0.0
+
     def line(self) -> str:
         """Sum up all programs for the card: "1.3 % of a CPU, 240 ns a run", and what else takes a share worth
         mentioning; "" where nothing was timed yet."""

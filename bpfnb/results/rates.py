@@ -80,12 +80,18 @@ class RateMeter:
         self._values = _Values(most) if by is not None else None
         self._gaps: list[tuple[int, int]] = []
         self._newest_ns: int | None = None
-        self._began: int | None = None
+        self._began = 0  # as when it was read first: two clocks are never read at the same time
+        self._begun = False
         self.life = life()
         self.first: int | None = None
         self.until = 0
         self.total = self.outside = 0
         self.changed: int | None = None
+
+    @property
+    def length(self) -> int:
+        """Return how many intervals the window has."""
+        return round(self.window / self.step)
 
     @property
     def rounded(self) -> bool:
@@ -96,9 +102,10 @@ class RateMeter:
         life = self._life()  # before the rows are read: all of an interval that is over by now are among them
         new = self._source(self._position, self.by)
         self._counts.advance(life.now // self._step_ns)
-        if self._began is None and len(new.times):
-            self._began = self._beginning(new, life)
-        self.life = life._replace(began=life.began if self._began is None else self._began)
+        self._began = self._began or life.began
+        if len(new.times) and not self._begun:
+            self._begun, self._began = True, self._beginning(new, self._began)
+        self.life = life._replace(began=self._began)
         if len(new.times):
             self._note_gap(new)
         self.total += new.position.row + new.position.undecoded - self._position.row - self._position.undecoded
@@ -107,11 +114,11 @@ class RateMeter:
             self._count(new, start, start + _BATCH)
         self._finish()
 
-    def _beginning(self, new: Arrivals, life: Life) -> int:
+    def _beginning(self, new: Arrivals, began: int) -> int:
         """Return since when counts are complete: since the session began, or since the oldest row that is kept."""
         kept = new.times[new.times >= self._counts.oldest * self._step_ns]
-        oldest = int(kept.min()) if len(kept) else life.began
-        return oldest if new.position.dropped or not life.began else min(oldest, life.began)
+        oldest = int(kept.min()) if len(kept) else began
+        return oldest if new.position.dropped or not began else min(oldest, began)
 
     def _note_gap(self, new: Arrivals) -> None:
         """Remember which intervals lack rows that were dropped before they were counted."""
@@ -168,7 +175,7 @@ class RateMeter:
         self.until = max(self.until, until)
         self._counts.advance(self.until)
         if self._values:
-            self._values.tidy(self._counts.oldest, self.until - round(self.window / self.step), self.until)
+            self._values.tidy(self._counts.oldest, self.until - self.length, self.until)
 
     # --- what is known ---
 
@@ -202,10 +209,13 @@ class RateMeter:
         """Return the events in each interval from ``first`` to before ``until``."""
         return self._counts.get(first, until)
 
-    def top(self, most: int, window: float | None = None) -> list[str]:
-        """Return the most frequent values of ``by`` in the last ``window`` seconds before ``until``, by their count."""
-        first = self.until - round((window or self.window) / self.step)
-        return self._values.top(most, first, self.until) if self._values else []
+    def top(self, most: int, first: int | None = None, until: int | None = None) -> dict[str, int]:
+        """Return the most frequent values of ``by`` from interval ``first`` to before ``until``, and their counts, the
+        greatest first. By default those of the window before ``self.until``."""
+        if self._values is None:
+            return {}
+        until = self.until if until is None else until
+        return self._values.top(most, until - self.length if first is None else first, until)
 
     def counts_of(self, names: Sequence[str], first: int, until: int) -> Ints:
         """Return the events of these values in each interval from ``first`` to before ``until``, a row a value."""
@@ -230,10 +240,10 @@ class RateMeter:
         more. nan where an interval was not traced, or for too short a time.
         """
         until = self.until
-        first = max(until - round(self.window / self.step), 0)
+        first = max(until - self.length, 0)
         counts, columns = self.counts(first, until)[None], ["rate"]
         if self.by is not None:
-            columns = self.top(top)
+            columns = list(self.top(top))
             shown = self.counts_of(columns, first, until)
             rest = counts - shown.sum(axis=0)
             counts = np.concatenate([shown, rest]) if rest.any() else shown
@@ -309,7 +319,7 @@ class _Values:
         if len(pieces) > 8 or interval < self._joined:
             self._join(interval)
 
-    def top(self, most: int, first: int, until: int) -> list[str]:
+    def top(self, most: int, first: int, until: int) -> dict[str, int]:
         """Return the most frequent values; of those that are as frequent the ones that were seen first."""
         sums = self._summed(first, until)
         seen = np.flatnonzero(sums)
@@ -317,7 +327,7 @@ class _Values:
             least = np.partition(sums[seen], len(seen) - most)[len(seen) - most]
             more, as_many = seen[sums[seen] > least], seen[sums[seen] == least]
             seen = np.concatenate([more, as_many[: most - len(more)]])
-        return [self._names[number] for number in seen[np.argsort(-sums[seen], kind="stable")].tolist()]
+        return {self._names[n]: int(sums[n]) for n in seen[np.argsort(-sums[seen], kind="stable")].tolist()}
 
     def get(self, names: Sequence[str], first: int, until: int) -> Ints:
         counts = np.zeros((len(names) + 1, max(until - first, 0)), np.int64)

@@ -31,6 +31,7 @@ class Snapshot(Struct, frozen=True):
     pins: tuple[tuple[str, str], ...] = ()  # name of a map, the file it is pinned at
     notes: tuple[str, ...] = ()  # such as that it replaces another
     cost: str = ""  # what its programs take, where it is known
+    shares: tuple[float, float] | None = None  # of a CPU: what its programs take, and the tracer to read its events
     filters: str = ""  # whom it is about, where that is not everybody
     title: str = ""  # what it shows, of a tool
     entries: tuple[tuple[str, int], ...] = ()  # of maps, where they are known: how many

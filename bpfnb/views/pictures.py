@@ -72,7 +72,7 @@ class RatesPicture:
         for number, (session, meter) in enumerate(self._meters):
             counts = meter.counts(until - SECONDS, until)[None]
             rates.append(int(counts[0, -1]))
-            groups = meter.top(1 << 16)
+            groups = list(meter.top(1 << 16))
             counts = meter.counts_of(groups, until - SECONDS, until) if self._grouped else counts
             curves.extend(self._lines((number, session.name), groups, counts))
         self._draw(curves, until)

@@ -72,7 +72,7 @@ def test_counts_are_those_of_a_count_by_hand_whatever_the_rows_order_and_however
         rows.at(400.2)
         meter.update()
         counted = rows.counted(meter)
-        names = meter.top(99)
+        names = list(meter.top(99))
         first = meter.until - len(counted)
         assert set(names) == set(counted.columns[counted.sum() > 0])
         assert meter.counts_of(names, first, meter.until).tolist() == counted[names].to_numpy().T.tolist()
@@ -97,12 +97,12 @@ def test_a_row_that_comes_late_changes_an_interval_that_was_shown() -> None:
     rows.add(0.5)
     rows.at(5.2)
     meter.update()
-    assert meter.top(2) == ["a"]
+    assert meter.top(2) == {"a": 1}
     meter.changed = None
     rows.add(1.5, 1.6, value="b")
     meter.update()
     assert meter.changed == T0 // SECOND + 1
-    assert meter.top(2) == ["b", "a"]
+    assert list(meter.top(2).items()) == [("b", 2), ("a", 1)]
     assert meter.rates(1).tail(5).fillna(-1).to_numpy().tolist() == [[0, 1], [2, 0], [0, 0], [0, 0], [0, 0]]
 
 
@@ -141,7 +141,8 @@ def test_the_most_frequent_values_of_the_window_are_exact_and_the_rest_is_their_
         meter.update()
         counted = rows.counted(meter).sum().sort_values(ascending=False)
         top = meter.top(10)
-        assert [counted[name] for name in top] == counted.head(10).tolist(), second
+        assert list(top.values()) == counted.head(10).tolist(), second
+        assert top == {name: counted[name] for name in top}
         shown = meter.rates(10)
         assert (shown.fillna(0) * meter.step).sum().sum() == pytest.approx(counted.sum())
     assert not meter.rounded
@@ -160,7 +161,7 @@ def test_values_are_bounded_and_the_frequent_ones_stay() -> None:
         assert meter._values is not None
         assert meter._values._size <= 2_000 + 201
     assert meter.rounded
-    assert meter.top(1) == ["often"]
+    assert list(meter.top(1)) == ["often"]
     first = meter.until - 50
     assert meter.counts_of(["often"], first, meter.until).tolist() == [[20] * 50]
     assert meter.counts(first, meter.until).tolist() == [220] * 50
@@ -244,7 +245,7 @@ def test_thousands_of_values_take_little_time() -> None:
             session.outputs["printk"].end()  # decodes
             begin = time.thread_time()
             meter.update()
-            meter.counts_of(meter.top(10), meter.until - 1, meter.until)
+            meter.counts_of(list(meter.top(10)), meter.until - 1, meter.until)
             taken.append(time.thread_time() - begin)
     assert sorted(taken)[len(taken) // 2] < 0.005
 

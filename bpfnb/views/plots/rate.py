@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -15,11 +17,13 @@ __all__ = ["rate"]
 _MAX_LINES = 24  # with as many different looks; more could not be told apart
 
 
-def rate(table: pd.DataFrame, ax: Axes | None = None, *, theme: str = "auto") -> Axes:
+def rate(
+    table: pd.DataFrame, ax: Axes | None = None, *, theme: str = "auto", numbers: Sequence[int] | None = None
+) -> Axes:
     """Draw a table as ``df.bpf.rate()`` returns it: indexed by time, a line for each column, named by it.
 
     A column called "other", or "other (12)", is drawn grey. ValueError for an index that has no times, for more columns
-    than can be told apart, and for an unknown theme.
+    than can be told apart, and for an unknown theme. ``numbers``: of the columns' colours; by default their own.
     """
     if not isinstance(table.index, pd.DatetimeIndex):
         raise ValueError(f"a rate is drawn over time: the table's index has none (it is {table.index.dtype})")
@@ -31,9 +35,10 @@ def rate(table: pd.DataFrame, ax: Axes | None = None, *, theme: str = "auto") ->
     for i, name in enumerate(table.columns):
         values = table[name].to_numpy(np.float64) if table.columns.is_unique else table.iloc[:, i].to_numpy(np.float64)
         other = is_other(name)
-        line_colour = style.OTHER if other else style.colour(i)
+        number = numbers[i] if numbers and i < len(numbers) else i
+        line_colour = style.OTHER if other else style.colour(number)
         (line,) = ax.plot(
-            x, values, color=line_colour, linestyle="-" if other else style.dashes(i), linewidth=1.6,
+            x, values, color=line_colour, linestyle="-" if other else style.dashes(number), linewidth=1.6,
             marker="o" if len(x) == 1 else "", markersize=4, solid_joinstyle="round", solid_capstyle="round",
         )  # fmt: skip
         handles.append(line)
