@@ -33,8 +33,8 @@ from bpfnb.errors import (
 )
 from bpfnb.hosts import Host
 from bpfnb.hosts import default_host as _default_host
-from bpfnb.results import accessor as _accessor  # noqa: F401  (registers df.bpf)
 from bpfnb.session import Session
+from bpfnb.views import events as _events  # noqa: F401  (registers df.bpf)
 
 __all__ = [
     "AttachError",

@@ -1,11 +1,11 @@
-"""``df.bpf``: methods for DataFrames of events: decoded columns, rates, latencies, histograms, top groups.
+"""``df.bpf``: methods for DataFrames of events: decoded columns, rates, latencies, histograms, top groups, timelines.
 
     calls.bpf.decode(ret="errno", flags="open")
     calls.bpf.rate("100ms", by="comm")
     calls.bpf.between("kind == 'entry'", "kind == 'exit'", by="tid").bpf.hist("latency")
     reads.bpf.top("comm", value="bytes")
 
-Importing this module registers it, on every DataFrame. Nothing here changes the frame it is asked about.
+Nothing here changes the frame it is asked about. ``views.events`` adds pictures, and registers both on every DataFrame.
 """
 
 from __future__ import annotations
@@ -29,10 +29,13 @@ from bpfnb.results.arguments import (
     require_columns,
     require_known,
     require_once,
+    require_times,
 )
 from bpfnb.results.buckets import HistKind, histogram
 from bpfnb.results.decode import with_decoded
 from bpfnb.results.distributions.bars import Bars
+from bpfnb.results.events.heatmap import heatmap
+from bpfnb.results.events.timeline import timeline
 from bpfnb.results.pairs import THREAD, Chosen, pair_up, thread_column
 from bpfnb.results.table import with_bars
 
@@ -41,21 +44,21 @@ __all__ = ["EventsAccessor"]
 Array: TypeAlias = npt.NDArray[Any]
 Rows: TypeAlias = "str | Callable[[pd.DataFrame], Any] | pd.Series[Any] | Array | Sequence[bool]"
 
-_METHODS = ("decode", "rate", "between", "hist", "bars", "top")
 _AGGREGATES = ("count", "sum", "mean", "max", "median")
 _QUANTILE = re.compile(r"p(\d+(?:\.\d+)?)")
 
 
-@pd.api.extensions.register_dataframe_accessor("bpf")
 class EventsAccessor:
     """Decoded columns, rates, latencies, histograms and the largest groups of a DataFrame with one row an event."""
+
+    _methods: tuple[str, ...] = ("decode", "rate", "between", "hist", "bars", "top", "heatmap", "timeline")
 
     def __init__(self, frame: pd.DataFrame) -> None:
         self._frame = frame
 
     def __repr__(self) -> str:
         lines = [f"df.bpf, for a DataFrame of {len(self._frame):,} events; help(df.bpf.between) tells all of one"]
-        for name in _METHODS:
+        for name in self._methods:
             method = getattr(self, name)
             summary = (inspect.getdoc(method) or "").partition("\n")[0].replace("``", "")
             lines += [f"  .{name}({', '.join(inspect.signature(method).parameters)})", f"      {summary}"]
@@ -86,15 +89,16 @@ class EventsAccessor:
             raise ValueError('decode which column, and as what? decode(ret="errno")')
         return with_decoded(self._frame, named)
 
-    def rate(self, every: str = "1s", by: Names | None = None) -> pd.DataFrame:
+    def rate(self, every: str = "1s", by: Names | None = None, *, top: int | None = None) -> pd.DataFrame:
         """Events per second in each interval of ``every``, with ``by`` a column for each value.
 
         float64, indexed by time (the intervals' beginnings, without gaps); without ``by`` the single column "rate", of
-        several columns for each tuple. ``every`` is a pandas interval ("100ms"). ValueError for an unknown column or
+        several columns for each tuple. ``every`` is a pandas interval ("100ms"). With ``top`` the columns of the so
+        many largest, the largest first, and then their others' sum, "other (12)". ValueError for an unknown column or
         interval.
         """
         require_columns(self._frame, ["time", *names_of(by)])
-        return rates.rate(numbered(self._frame), every, by)
+        return rates.rate(numbered(self._frame), every, by, top)
 
     def between(
         self,
@@ -163,6 +167,8 @@ class EventsAccessor:
         kind: HistKind = "log2",
         bins: int | Sequence[float] | None = None,
         unit: str | None = None,
+        *,
+        top: int | None = None,
     ) -> pd.DataFrame:
         """How many values of a column lie in each bucket, in one column of counts or one a value of ``by``.
 
@@ -180,13 +186,15 @@ class EventsAccessor:
 
         ``unit`` ("ns", "us", "ms", "s") is what a number in the column counts: labels then read "[1.02us, 2.05us)".
         Of a timedelta column it is what is counted, with fractions: ns, unless told. ``bins``, low and high are in
-        ``unit``.
+        ``unit``, which ``attrs["unit"]`` names.
+
+        With ``top`` there are columns for the so many largest values of ``by``, and one of the others' sum.
 
         ValueError for an unknown column, kind or unit, a column without numbers, or bins that make no buckets.
         """
         by = names_of(by)
         require_columns(self._frame, [column, *by])
-        return with_bars(histogram(self._frame[column], numbered(self._frame[by]), kind, bins, unit))
+        return with_bars(histogram(self._frame[column], numbered(self._frame[by]), kind, bins, unit, top))
 
     def bars(self) -> Bars:
         """The frame's buckets with bars, as bcc and bpftrace show them: of a frame made of what ``hist`` returned.
@@ -199,6 +207,53 @@ class EventsAccessor:
         largest eight. ValueError for a frame without low, high, label and counts.
         """
         return Bars(self._frame)
+        
+    def heatmap(
+        self,
+        column: str,
+        every: str = "1s",
+        kind: HistKind = "log2",
+        bins: int | Sequence[float] | None = None,
+        unit: str | None = None,
+    ) -> pd.DataFrame:
+        """A histogram of a column for each interval of ``every``, in long form.
+
+        Columns: time (datetime64[ns, UTC]: an interval's beginning; there are no gaps), low, high, label, count (int64)
+        of each bucket in each interval, by time and then from the lowest bucket to the highest; the same buckets in all
+        of them, those of ``hist``. Rows without a time are left out, too.
+
+        ValueError for what ``hist`` raises it for, and an ``every`` that is none or makes too many intervals.
+        """
+        require_columns(self._frame, ["time", column])
+        require_times(self._frame, "a heat map")
+        return heatmap(numbered(self._frame), column, every, kind, bins, unit)
+
+    def timeline(
+        self, by: Names = "pid", *, top: int = 20, gap: str | None = None, duration: str | None = None
+    ) -> pd.DataFrame:
+        """When each process, thread or CPU was active, one row an interval of each.
+
+            switches.bpf.between(by={"prev_pid": "next_pid"}).bpf.timeline("prev_pid")   # who was off the CPU, when
+            slow.bpf.timeline("pid")                                                     # of rows with a latency
+            reads.bpf.timeline("cpu", gap="1ms")                                         # bursts of events
+
+        A row of the frame lasts from ``start`` to ``end`` where it has these columns, as pairs do. Else it ends at
+        ``time`` and lasted as long as the column ``duration`` says or, unless told, the only column of timedeltas;
+        where there is none it is a moment. A group's rows that overlap, or follow one another within ``gap``, are one
+        interval; unless told, ``gap`` is a thousandth of the time that the frame spans, "0s" joins what overlaps only.
+
+        Columns: those of ``by`` with their dtypes, start, end (datetime64[ns, UTC]), events (int64: how many rows). By
+        the values of ``by``, then by time. Only the ``top`` values with most rows; ``attrs["left_out"]`` counts the
+        others, ``attrs["missing"]`` the rows without a value or a time.
+
+        ValueError for an unknown column, one without durations, no times, a ``gap`` that is none, a ``top`` below 1.
+        """
+        names = names_of(by)
+        require_columns(self._frame, names)
+        if not names:
+            raise ValueError('a timeline of what? by="pid"')
+        require_once([*names, "start", "end", "events"])
+        return timeline(numbered(self._frame), names, top, gap, duration)
 
     def top(self, by: Names, n: int = 10, value: str | None = None, agg: str | None = None) -> pd.DataFrame:
         """The ``n`` groups of most events or, with ``value``, of the largest sum, mean, maximum, quantile of a column.

@@ -11,7 +11,16 @@ import pandas as pd
 
 from bpfnb.errors import near_or_all
 
-__all__ = ["Names", "fitting_mask", "names_of", "numbered", "require_columns", "require_known", "require_once"]
+__all__ = [
+    "Names",
+    "fitting_mask",
+    "names_of",
+    "numbered",
+    "require_columns",
+    "require_known",
+    "require_once",
+    "require_times",
+]
 
 Names: TypeAlias = str | Sequence[str]
 
@@ -59,3 +68,11 @@ def require_once(names: Iterable[str]) -> None:
 def require_known(what: str, word: str, words: Iterable[str]) -> None:
     if word not in list(words):
         raise ValueError(f"no {what} {word!r}{near_or_all(str(word), words)}")
+
+
+def require_times(frame: pd.DataFrame, what: str) -> None:
+    if not isinstance(frame.dtypes.get("time"), pd.DatetimeTZDtype):
+        raise ValueError(
+            f"{what} needs times, and these events have none: the ring buffer they came through could not be stamped"
+            " (its output's clock is None)"
+        )

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bpfnb.results.arguments import require_known
+from bpfnb.results.events.groups import largest, numbered_groups
 
 __all__ = ["HistKind", "binary", "duration", "histogram", "labels_of", "numbers_of", "power_of_two", "writer"]
 
@@ -23,7 +24,12 @@ _MAX_POWERS = 64  # of buckets of floats: what is smaller than the largest by mo
 
 
 def histogram(
-    values: pd.Series[Any], by: pd.DataFrame, kind: HistKind, bins: int | Sequence[float] | None, unit: str | None
+    values: pd.Series[Any],
+    by: pd.DataFrame,
+    kind: HistKind,
+    bins: int | Sequence[float] | None,
+    unit: str | None,
+    top: int | None = None,
 ) -> pd.DataFrame:
     """Count the values in each bucket, in a column a group of ``by``: see EventsAccessor.hist."""
     require_known("kind", kind, get_args(HistKind))
@@ -32,7 +38,7 @@ def histogram(
         unit = unit or "ns"
     if unit is not None:
         require_known("unit", unit, _NANOSECONDS)
-    numbers, groups, names = _sample(values, by, unit)
+    numbers, groups, names = _sample(values, by, unit, top)
 
     edges = _edges(numbers, kind, bins)
     counts = _counts(numbers, edges, groups, len(names))
@@ -42,29 +48,21 @@ def histogram(
     labels = labels_of(low, high, writer(kind, unit), singles)
     buckets = pd.DataFrame({"low": low, "high": high}, dtype=np.float64).assign(label=labels)
     table = pd.concat([buckets, pd.DataFrame(counts[span], columns=names)], axis=1)
-    table.attrs = {"missing": len(values) - len(numbers)}
+    table.attrs = {"missing": len(values) - len(numbers)} | ({"unit": unit} if unit else {})
     return table
 
 
-def _sample(values: pd.Series[Any], by: pd.DataFrame, unit: str | None) -> tuple[Array, Array, pd.Index[Any]]:
+def _sample(
+    values: pd.Series[Any], by: pd.DataFrame, unit: str | None, top: int | None
+) -> tuple[Array, Array, pd.Index[Any]]:
     """Return the known numbers, the number of each one's group, and the groups' names."""
     numbers, known = numbers_of(values, unit)
     if not len(by.columns):
         return numbers[known], np.zeros(known.sum(), np.int64), pd.Index(["count"])
-    groups, names = _groups(by)
+    groups, names = numbered_groups(by) if top is None else largest(by, top)
     known = known & (groups >= 0)
     # Plain: a categorical index takes no further columns, and tuples are names here, not levels.
     return numbers[known], groups[known], pd.Index(names, dtype=object, tupleize_cols=False)
-
-
-def _groups(by: pd.DataFrame) -> tuple[Array, list[Any]]:
-    """Return the number of each row's group, -1 where a value is missing, and the groups' names in order, tuples for
-    several columns."""
-    if len(by.columns) == 1:
-        groups, names = pd.factorize(by.iloc[:, 0], sort=True)
-        return groups, list(names)
-    grouped = by.groupby(list(by.columns), observed=True, sort=True)
-    return grouped.ngroup().fillna(-1).to_numpy(np.int64), list(grouped.size().index)
 
 
 def numbers_of(column: pd.Series[Any], unit: str | None) -> tuple[Array, npt.NDArray[np.bool_]]:

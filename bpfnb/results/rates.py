@@ -12,9 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bpfnb.results.arguments import require_times
+from bpfnb.results.events.groups import largest
 from bpfnb.results.output import Arrivals, Position
 
-__all__ = ["KEPT", "MAX_WINDOW", "MIN_WINDOW", "Life", "RateMeter", "interval", "rate", "step_of"]
+__all__ = ["KEPT", "MAX_WINDOW", "MIN_WINDOW", "Life", "RateMeter", "interval", "intervals", "rate", "step_of"]
 
 Ints = npt.NDArray[np.int64]
 Codes = npt.NDArray[Any]
@@ -29,6 +31,7 @@ _BATCH = 1 << 20  # rows counted at a time
 _MAX_CELLS = 1 << 20
 _MAX_VALUES = 1 << 16
 _MAX_NAME = 256  # characters
+_MAX_INTERVALS = 10_000_000  # of a frame
 
 
 class Life(NamedTuple):
@@ -442,17 +445,17 @@ def _short(name: str) -> str:
     return f"{name[: _MAX_NAME - 20]}... #{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:12]}"
 
 
-def rate(frame: pd.DataFrame, every: str = "1s", by: str | Sequence[str] | None = None) -> pd.DataFrame:
+def rate(
+    frame: pd.DataFrame, every: str = "1s", by: str | Sequence[str] | None = None, top: int | None = None
+) -> pd.DataFrame:
     """Return events per second (float64) in intervals of ``every`` (a pandas offset, "100ms"), indexed by time.
 
-    One column for each value of column ``by``, of several for each tuple, or the single column "rate". ValueError for
-    an unknown column or interval, or when the frame has no times.
+    One column for each value of column ``by``, of several for each tuple, or the single column "rate". With ``top`` the
+    largest so many, the largest first, and then the sum of the others. ValueError for an unknown column or interval, an
+    interval so short that there are too many, or when the frame has no times. The frame has its rows numbered where
+    ``top`` is given.
     """
-    if not isinstance(frame.dtypes.get("time"), pd.DatetimeTZDtype):
-        raise ValueError(
-            "a rate needs times, and these events have none: the ring buffer they came through could not be stamped"
-            " (its output's clock is None)"
-        )
+    require_times(frame, "a rate")
     names = [] if by is None else [by] if isinstance(by, str) else list(by)
     if missing := [name for name in names if name not in frame.columns]:
         raise ValueError(f"no column {missing[0]!r}: there are {', '.join(map(str, frame.columns))}")
@@ -460,16 +463,40 @@ def rate(frame: pd.DataFrame, every: str = "1s", by: str | Sequence[str] | None 
     start = frame["time"].dt.floor(step)
     if not names:
         counts = start.value_counts(sort=False).sort_index().to_frame("rate")
+    elif top is not None:
+        counts = _of_largest(start, frame[names], top)
     else:
         counts = frame.groupby([start, *names], observed=True).size().unstack(names, fill_value=0)
         # Plain: a categorical one takes no further columns.
         name = names[0] if len(names) == 1 else None
         counts.columns = pd.Index(list(counts.columns), name=name, tupleize_cols=False)
     if len(counts):
-        counts = counts.reindex(pd.date_range(counts.index[0], counts.index[-1], freq=step, name="time"), fill_value=0)
+        counts = counts.reindex(intervals(pd.DatetimeIndex(counts.index), step), fill_value=0)
     counts.index.name = "time"
     rates: pd.DataFrame = counts / step.total_seconds()
     return rates
+
+
+def _of_largest(start: pd.Series[Any], by: pd.DataFrame, top: int) -> pd.DataFrame:
+    """Count the events in each interval that has any, of the largest groups and of the others together."""
+    groups, names = largest(by, top)
+    at, times = pd.factorize(start, sort=True)
+    known = (groups >= 0) & (at >= 0)
+    cells = np.bincount(at[known] * len(names) + groups[known], minlength=len(times) * len(names))
+    # Plain: tuples are names here, not levels.
+    columns = pd.Index(names, dtype=object, tupleize_cols=False, name=by.columns[0] if len(by.columns) == 1 else None)
+    counts = pd.DataFrame(cells.reshape(len(times), len(names)), index=pd.DatetimeIndex(times), columns=columns)
+    return counts[counts.any(axis=1)] if len(names) else counts.iloc[:0]
+
+
+def intervals(starts: pd.DatetimeIndex, step: pd.Timedelta) -> pd.DatetimeIndex:
+    """Return all intervals from the first of ``starts`` to the last, without gaps. ValueError for too many."""
+    first, last = starts.min(), starts.max()
+    if (last - first) // step >= _MAX_INTERVALS:
+        raise ValueError(
+            f"these events span {last - first}: there are too many intervals of {step.total_seconds():g} s"
+        )
+    return pd.date_range(first, last, freq=step, name="time")
 
 
 def interval(text: str, at_least: str = "") -> pd.Timedelta:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import bpfnb.results.accessor  # noqa: F401  (registers df.bpf)
+import bpfnb.views.events  # noqa: F401  (registers df.bpf)
 from bpfnb.results import printk, rates
 from bpfnb.results.columns.text import text_dtype
 
@@ -381,7 +381,7 @@ def test_durations_are_counted_in_nanoseconds_and_read_as_times() -> None:
     assert hist.label.iloc[1] == "[1ns, 2ns)"
     assert hist[hist["count"] > 0].label.tolist()[2:] == ["[1.02us, 2.05us)", "[2.1ms, 4.19ms)"]
     assert hist.low.iloc[-1] == 2**21
-    assert hist.attrs == {"missing": 1}
+    assert hist.attrs == {"missing": 1, "unit": "ns"}
 
 
 def test_durations_are_counted_in_the_unit_asked_for() -> None:
@@ -697,5 +697,5 @@ def test_the_accessor_says_what_it_can_do() -> None:
     text = repr(calls().bpf)
     assert "7 events" in text
     assert ".between(start, end, by, time, start_columns, end_columns)" in text
-    assert ".hist(column, by, kind, bins, unit)" in text
+    assert ".hist(column, by, kind, bins, unit, top)" in text
     assert "`" not in text

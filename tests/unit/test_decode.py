@@ -26,7 +26,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import bpfnb.results.accessor  # noqa: F401  (registers df.bpf)
+import bpfnb.views.events  # noqa: F401  (registers df.bpf)
 from bpfnb.language import syscalls
 from bpfnb.results.decode import KINDS, kind_of, values
 from bpfnb.results.decode.constants import names

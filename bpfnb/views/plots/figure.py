@@ -13,6 +13,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
 from bpfnb.views.notebook import Notebook, notebook
@@ -73,6 +74,22 @@ def axes_of(ax: Axes | None, theme: str, height: float = _HEIGHT) -> tuple[Axes,
     ours = figure.add_subplot(axes_class=PlotAxes)
     style.draw_in(ours, colours)
     return ours, colours, True
+
+
+def bar_beside(ax: Axes, what: ScalarMappable, most: float, colours: Colours, name: str) -> None:
+    """Draw what the colours mean, from 0 to ``most``, right of an Axes."""
+    bar = ax.figure.colorbar(what, ax=ax, pad=0.015, fraction=0.04, aspect=30)
+    style.draw_in(bar.ax, colours)
+    bar.ax.grid(visible=False)
+    for spine in bar.ax.spines.values():
+        spine.set_visible(False)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(left=False, right=True, labelleft=False, labelright=True)
+    style.plain(bar.ax.yaxis.label).set_text(name)
+    places = style.whole_steps(most)
+    bar.set_ticks(places, labels=[style.short(place) for place in places])
+    for text in bar.ax.yaxis.get_ticklabels():
+        style.plain(text)
 
 
 def png(figure: Figure) -> bytes:

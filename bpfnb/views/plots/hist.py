@@ -31,35 +31,49 @@ class Buckets(NamedTuple):
 
 
 def hist(
-    table: pd.DataFrame, ax: Axes | None = None, *, unit: str | None = None, log: bool = False, theme: str = "auto"
+    table: pd.DataFrame,
+    ax: Axes | None = None,
+    *,
+    unit: str | None = None,
+    log: bool = False,
+    name: str = "",
+    theme: str = "auto",
 ) -> Axes:
     """Draw a table as ``df.bpf.hist()`` and ``maps[x].hist()`` return it: low, high, and a column of counts or one for
     each group.
 
     Bars for one column, outlines for several. Powers of two stand on a logarithmic axis; the bucket [0], negative
-    numbers and those without an end stand beside it. ``unit``: of low and high, for the ticks. ``log``: a logarithmic
-    axis of counts.
+    numbers and those without an end stand beside it. ``unit``: of low and high, for the ticks; unless told, what
+    ``attrs["unit"]`` names. ``log``: a logarithmic axis of counts. ``name``: of what is counted.
 
     ValueError for a table without buckets, an unknown unit or theme.
     """
-    style.units_of(unit)
-    if missing := [name for name in ("low", "high") if name not in table.columns]:
-        raise ValueError(f"no buckets here: there is no column {missing[0]!r}")
-    counts = table.drop(columns=[name for name in ("low", "high", "label") if name in table.columns])
+    unit = style.known_unit(unit or table.attrs.get("unit"))
+    low, high, counts = _parts(table)
     ax, colours, ours = axes_of(ax, theme)
-    buckets = buckets_of(table)
+    buckets = buckets_of(low, high)
     if len(counts.columns) == 1:
         _bars(ax, buckets, counts.iloc[:, 0].to_numpy(np.float64))
     else:
         handles = _outlines(ax, buckets, counts)
         style.legend(ax, list(counts.columns), handles, colours, beside=ours)
     _frame(ax, buckets, unit, log)
+    style.plain(ax.xaxis.label).set_text(style.legible(name))
     return ax
 
 
-def buckets_of(table: pd.DataFrame) -> Buckets:
-    """Return where a table's buckets are drawn."""
-    low, high = table["low"].to_numpy(np.float64), table["high"].to_numpy(np.float64)
+def _parts(table: pd.DataFrame) -> tuple[Floats, Floats, pd.DataFrame]:
+    """Return low, high and the counts. The first columns of these names are meant: a group may be called so, too."""
+    names = list(table.columns)
+    if missing := [name for name in ("low", "high") if name not in names]:
+        raise ValueError(f"no buckets here: there is no column {missing[0]!r}")
+    bounds = [names.index(name) for name in ("low", "high", "label") if name in names]
+    low, high = (table.iloc[:, place].to_numpy(np.float64) for place in bounds[:2])
+    return low, high, table.iloc[:, [i for i in range(len(names)) if i not in bounds]]
+
+
+def buckets_of(low: Floats, high: Floats) -> Buckets:
+    """Return where buckets are drawn."""
     inside = (low > 0) & np.isfinite(high)
     log2 = bool(len(low)) and bool(np.all(np.isin(high[inside] / low[inside], 2.0)))
     return _on_log2(low, high) if log2 else _on_line(low, high)

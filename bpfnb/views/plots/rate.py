@@ -15,6 +15,7 @@ from bpfnb.views.plots.figure import axes_of
 __all__ = ["rate"]
 
 _MAX_LINES = 24  # with as many different looks; more could not be told apart
+_MAX_POINTS = 100_000  # of a line: more take long, and there are a thousand pixels
 
 
 def rate(
@@ -29,6 +30,10 @@ def rate(
         raise ValueError(f"a rate is drawn over time: the table's index has none (it is {table.index.dtype})")
     if len(table.columns) > _MAX_LINES:
         raise ValueError(f"{len(table.columns):,} lines cannot be told apart: draw the largest, rate(by=..., top=10)")
+    if len(table) > _MAX_POINTS:
+        raise ValueError(
+            f"{len(table):,} intervals are more than a picture has room for: choose longer ones, every=..."
+        )
     ax, colours, ours = axes_of(ax, theme)
     x = style.time_places(table.index)
     handles = []

@@ -20,13 +20,13 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
-from matplotlib.ticker import FixedLocator, Formatter, FuncFormatter, Locator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, Formatter, FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
 from bpfnb.errors import near_or_all, printable
 
 __all__ = [
-    "BACKGROUND_MAP",
     "COLOURS",
+    "HEAT",
     "OTHER",
     "THEMES",
     "Colours",
@@ -38,16 +38,21 @@ __all__ = [
     "empty",
     "fixed",
     "from_zero",
+    "known_unit",
     "legend",
     "legible",
     "log2_axis",
+    "log10_axis",
+    "note",
     "number_axis",
+    "pandas_unit",
     "plain",
     "short",
     "theme_of",
     "time_axis",
     "time_places",
-    "units_of",
+    "time_span",
+    "whole_steps",
     "with_unit",
 ]
 
@@ -59,7 +64,9 @@ __all__ = [
 # 15.6, 7.6, 9.6 and 8.5. A test holds them to that. Each differs the most from those before it.
 COLOURS = ("#1296fc", "#fc5a66", "#7e5a00", "#006c96", "#009c12", "#b4246c", "#b484ba", "#7e54d8")
 OTHER = "#8b9099"  # what is summed as "other"
-BACKGROUND_MAP = "viridis"  # of a heat map: even steps of lightness, for colour-blind people, too
+HEAT = ((0.0, COLOURS[0], 0.16), (0.5, COLOURS[0], 0.9), (1.0, COLOURS[1], 1.0))
+"""Places, colours and opacities of a heat map: more is stronger on a white page and on a dark one, as the page shines
+through what is little; then blue becomes red, which colour-blind people tell apart as well."""
 
 Theme = Literal["auto", "light", "dark"]
 Unit = Literal["ns", "us", "ms", "s", "bytes"]
@@ -159,10 +166,18 @@ def with_unit(unit: str | None) -> Write:
     return _bytes if unit == "bytes" else short
 
 
-def units_of(unit: str | None) -> None:
-    """Raise ValueError for an unknown unit."""
+def known_unit(unit: str | None) -> str | None:
+    """Return a unit as it is. ValueError for an unknown one."""
     if unit is not None and unit not in get_args(Unit):
         raise ValueError(f"no unit {unit!r}{near_or_all(str(unit), get_args(Unit))}")
+    return unit
+
+
+def pandas_unit(unit: str | None) -> Any:
+    """Return a unit of time, ns unless told. ValueError for another."""
+    if unit is not None and unit not in _NS:
+        raise ValueError(f"durations are not in {unit}{near_or_all(unit, _NS)}")
+    return unit or "ns"
 
 
 def _duration(ns: float) -> str:
@@ -226,6 +241,19 @@ def log2_axis(axis: Axis, unit: str | None, named: Sequence[tuple[float, str]] =
     axis.set_major_formatter(FuncFormatter(lambda value, _: texts.get(value) or write(value)))
 
 
+def whole_steps(most: float) -> list[float]:
+    """Return round whole numbers from 0 to ``most``."""
+    places = MaxNLocator(nbins=5, steps=[1, 2, 5, 10], integer=True).tick_values(0, most)
+    return [float(place) for place in places if 0 <= place <= most]
+
+
+def log10_axis(axis: Axis, write: Write = short) -> None:
+    """Have a logarithmic axis show powers of ten."""
+    axis.set_major_locator(LogLocator(base=10, subs=(1.0,), numticks=9))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
+
+
 class Log2Locator(Locator):
     """Ticks at powers of two. Those of durations begin anew at each unit: 256us, 1ms, 4ms, and not 1.024ms."""
 
@@ -279,6 +307,12 @@ def time_places(times: pd.DatetimeIndex) -> npt.NDArray[np.float64]:
     return np.asarray(dates.date2num(times if times.tz is None else times.tz_convert(None)))
 
 
+def time_span(ax: Axes, first: float, last: float) -> None:
+    """Show the time between two places, with a little room."""
+    room = (last - first) * 0.01 or 0.5 / 86_400  # a single moment: half a second on either side
+    ax.set_xlim(first - room, last + room)
+
+
 class _Times(Formatter):
     """Times of day. Where a tick is of another day than the one before, its date stands below."""
 
@@ -319,10 +353,17 @@ def legend(
     if beside:
         places |= {"bbox_to_anchor": (1.01, 1.02), "borderaxespad": 0}
     # Texts are set afterwards: a label that begins with "_" would be left out.
-    made = ax.legend(list(handles), ["x"] * len(handles), frameon=False, handlelength=1.4, fontsize=_SIZE, **places)
+    made = ax.legend(
+        list(handles), ["x"] * len(handles), frameon=False, handlelength=1.4, fontsize=_SIZE, markerscale=2.0, **places
+    )
     for text, name in zip(made.get_texts(), names, strict=True):
         plain(text).set_text(legible(name))
         text.set_color(colours.ink)
+
+
+def note(ax: Axes, text: str) -> None:
+    """Write what the picture does not show above its right corner; nothing for ""."""
+    plain(ax.text(1.0, 1.01, text, transform=ax.transAxes, ha="right", va="bottom")).set_color(OTHER)
 
 
 def fixed(axis: Axis, places: Sequence[float], texts: Sequence[str]) -> None:

@@ -1,0 +1,1 @@
+"""Tables made of DataFrames of events, for pictures: groups, heat maps, timelines."""
