@@ -113,6 +113,7 @@ class FakeTracer:
         self._costs: dict[int, tuple[int, tuple[str, ...]]] = {}  # a session's, as a descriptor, and its programs
         self._ending: set[int] = set()  # numbers of sessions
         self.stopped: list[int] = []  # the numbers of the sessions stopped, in order
+        self.before_load: Callable[[], object] = lambda: None  # called before a program is taken: takes as long as that
         self.detaching = 0  # how many attachments a stopped session leaves for the kernel to let go of
 
     def __enter__(self) -> FakeTracer:
@@ -308,6 +309,7 @@ class FakeTracer:
         return tuple(found.values())
 
     def _load(self, request: int, program: Program, limits: Limits) -> messages.FromTracer:
+        self.before_load()
         if self._refusals:
             return messages.Failed.of(request, self._refusals.pop(0))
         self.loaded.append(program.source)

@@ -224,10 +224,14 @@ class BpfMagics(Magics):
             return self._run_tool(rest)
         if verb := next((verb for verb in questions.VERBS if verb == name), None):
             return self._run_question(rest, verb)
-        if name in _HELP or any(word in _HELP[:2] for word in rest):
+        command = COMMANDS.get(name)
+        asks = any(word in _HELP[:2] for word in rest)
+        if command and command.usage and asks:
+            print(f"usage: %bpf {name} {command.usage}")
+            return None
+        if name in _HELP or asks:
             _print_help()
             return None
-        command = COMMANDS.get(name)
         if not command:
             near = did_you_mean(name.lstrip("-"), list(COMMANDS))
             raise UsageError(
@@ -394,19 +398,33 @@ def _print_help() -> None:
 
 
 class Command(NamedTuple):
-    """A command of %bpf. ``takes``: what its one word is; "" for no word; None where ``run`` checks the words."""
+    """A command of %bpf. ``takes``: what its one word is; "" for no word; None where ``run`` checks the words.
+    ``usage``: what --help says; "" where ``run`` has its own."""
 
     run: Callable[..., Session | None]
     takes: str | None = ""
+    usage: str = ""
 
+
+_LIST = "\n\nList the running sessions, and those that the kernel is still detaching."
+_STOP = "[NAME | --all]\n\nStop a session, by its name, or all of them. Without a name: the only one that runs."
+_DOCTOR = "\n\nTry what this kernel, its tools and our rights allow, and say what is lacking and how to get it."
+_PROBES = """PATTERN
+
+List the kernel's probes whose names contain PATTERN, or match it where it has wildcards:
+
+    %bpf probes clone                          *clone* of every kind
+    %bpf probes tracepoint:sched:*             of one kind
+    %bpf probes usdt:/usr/bin/python3:*        of a program or library; also uprobe: and uretprobe:"""
+_SHOW = "NAME\n\nShow a running session's card here as well."
 
 COMMANDS: dict[str, Command] = {
-    "list": Command(_list),
-    "stop": Command(_stop, None),
-    "doctor": Command(_doctor),
-    "probes": Command(_probes, "one pattern"),
-    "show": Command(_find, "one name"),
+    "list": Command(_list, usage=_LIST),
+    "stop": Command(_stop, None, _STOP),
+    "doctor": Command(_doctor, usage=_DOCTOR),
+    "probes": Command(_probes, "one pattern", _PROBES),
+    "show": Command(_find, "one name", _SHOW),
     "run": Command(BpfMagics._run_tool, None),
     **{verb: Command(partial(BpfMagics._run_question, verb=verb), None) for verb in questions.VERBS},
-    "help": Command(_print_help, None),
+    "help": Command(_print_help),
 }

@@ -10,11 +10,13 @@ from numbers import Number
 
 import numpy as np
 
-from bpfnb.errors import ProgramError
+from bpfnb.errors import ProgramError, did_you_mean
 
 __all__ = ["insert", "parse_define", "split"]
 
 _DEFINE = re.compile(r"[A-Za-z_]\w*(\(|=|$)", re.ASCII)
+# A value alone, or a macro's: -D LIMIT={limit}. Elsewhere braces may be another language's, as in --command's awk.
+_ALONE = re.compile(r"(?:[A-Za-z_]\w*=)?\{([A-Za-z_]\w*)\}", re.ASCII)
 _NAME = re.compile(r"\{([A-Za-z_]\w*)\}|\$([A-Za-z_]\w*)", re.ASCII)
 
 
@@ -36,8 +38,12 @@ def split(line: str) -> list[str]:
 def insert(word: str, values: Mapping[str, object]) -> str:
     """Replace ``{name}`` and ``$name`` in a word by the value of that name; other names stay as they are written.
 
-    ProgramError for a value that is neither text, a path nor a number.
+    ProgramError for a value that is neither text, a path nor a number, and for a word that is nothing but the name of
+    no variable: it would be taken for the value.
     """
+    if (alone := _ALONE.fullmatch(word)) and (name := alone[1]) not in values:
+        near = did_you_mean(name, [known for known in values if not known.startswith("_")])
+        raise ProgramError(f"{word}: no variable is called {name}", hint=near or None)
 
     def value(found: re.Match[str]) -> str:
         name = found[1] or found[2]

@@ -208,7 +208,6 @@ def test_values_of_the_notebook_reach_the_line_and_not_the_c(shell: Shell, trace
         "%%bpf -h\n",
         "%bpf --help",
         "%bpf help",
-        "%bpf list --help",
     ],
 )
 def test_help_helps(shell: Shell, tracer: FakeTracer, cell: str, capsys: pytest.CaptureFixture[str]) -> None:
