@@ -24,8 +24,8 @@ class Lab:
         self.folder = folder
         self._port = port
 
-    def url(self, notebook: str) -> str:
-        return f"http://127.0.0.1:{self._port}/lab/tree/{notebook}?token={TOKEN}&reset"
+    def url(self, notebook: str, app: str = "lab/tree") -> str:
+        return f"http://127.0.0.1:{self._port}/{app}/{notebook}?token={TOKEN}&reset"
 
     def write(self, notebook: str, cells: list[str]) -> None:
         document = new_notebook(cells=[new_code_cell(cell) for cell in cells])
@@ -47,13 +47,17 @@ class Lab:
 
 
 class Notebook:
-    """A notebook on a page."""
+    """A notebook on a page of JupyterLab, or of Notebook 7: ``app="notebooks"``."""
 
-    def __init__(self, lab: Lab, page: Any, name: str) -> None:
+    def __init__(self, lab: Lab, page: Any, name: str, app: str = "lab/tree") -> None:
         self.lab, self.page, self.name = lab, page, name
-        page.goto(lab.url(name))
+        page.goto(lab.url(name, app))
         page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
-        page.wait_for_selector("text=/Python 3 .*\\| Idle/", timeout=60_000)
+        self._idle = "text=/Python 3 .*\\| Idle/" if app == "lab/tree" else ".jp-NotebookKernelLogo"
+        self.wait_for_kernel()
+
+    def wait_for_kernel(self) -> None:
+        self.page.wait_for_selector(self._idle, timeout=60_000)
 
     def cell(self, number: int) -> Any:
         return self.page.locator(".jp-Notebook .jp-CodeCell").nth(number)
