@@ -207,7 +207,7 @@ class EventsAccessor:
         largest eight. ValueError for a frame without low, high, label and counts.
         """
         return Bars(self._frame)
-        
+
     def heatmap(
         self,
         column: str,

@@ -9,10 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_rgba
 
+from bpfnb.views import look
+from bpfnb.views.look import Colours
 from bpfnb.views.plots import style
 from bpfnb.views.plots.figure import axes_of, bar_beside
 from bpfnb.views.plots.hist import Buckets, buckets_of
-from bpfnb.views.plots.style import Colours
 
 __all__ = ["heatmap"]
 
@@ -21,7 +22,7 @@ Floats = npt.NDArray[np.float64]
 _NEEDED = ("time", "low", "high", "count")
 _MAX_TIMES = 5_000
 _COLOURS = LinearSegmentedColormap.from_list(
-    "bpfnb_heat", [(place, to_rgba(colour, alpha)) for place, colour, alpha in style.HEAT]
+    "bpfnb_heat", [(place, to_rgba(colour, alpha)) for place, colour, alpha in look.HEAT]
 )
 
 
@@ -38,7 +39,7 @@ def heatmap(
     """
     if missing := [column for column in _NEEDED if column not in table.columns]:
         raise ValueError(f"this is no heat map, which has time, low, high and count: there is no {missing[0]!r}")
-    unit = style.known_unit(unit or table.attrs.get("unit"))
+    unit = look.known_unit(unit or table.attrs.get("unit"))
     cells = table["count"].groupby([table["time"], table["low"], table["high"]]).sum()
     counts = cells.unstack("time", fill_value=0)
     if len(counts.columns) > _MAX_TIMES:
@@ -84,5 +85,5 @@ def _scale(ax: Axes, buckets: Buckets, unit: str | None) -> None:
         ax.set_yscale("log", base=2)
         style.log2_axis(ax.yaxis, unit, buckets.named)
     else:
-        style.number_axis(ax.yaxis, style.with_unit(unit))
+        style.number_axis(ax.yaxis, look.with_unit(unit))
     ax.set_ylim(buckets.left.min(), buckets.right.max())

@@ -11,9 +11,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import StepPatch
 
+from bpfnb.views import look
 from bpfnb.views.plots import style
 from bpfnb.views.plots.figure import axes_of
-from bpfnb.views.plots.rate import is_other
 
 __all__ = ["Buckets", "buckets_of", "hist"]
 
@@ -48,7 +48,7 @@ def hist(
 
     ValueError for a table without buckets, an unknown unit or theme.
     """
-    unit = style.known_unit(unit or table.attrs.get("unit"))
+    unit = look.known_unit(unit or table.attrs.get("unit"))
     low, high, counts = _parts(table)
     ax, colours, ours = axes_of(ax, theme)
     buckets = buckets_of(low, high)
@@ -94,7 +94,7 @@ def _on_log2(low: Floats, high: Floats) -> Buckets:
 
 
 def _below(low: float, high: float) -> str:
-    return "0" if low == 0 else "<0" if high == 0 else f"<{style.short(high)}"
+    return "0" if low == 0 else "<0" if high == 0 else f"<{look.short(high)}"
 
 
 def _on_line(low: Floats, high: Floats) -> Buckets:
@@ -103,9 +103,9 @@ def _on_line(low: Floats, high: Floats) -> Buckets:
     width = float(widths.max()) if len(widths) else 1.0
     left = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high - width, 0.0))
     right = np.where(np.isfinite(high), high, left + width)
-    ends = [(left[i] + width / 2, f"<{style.short(high[i])}") for i in np.flatnonzero(np.isinf(low))]
+    ends = [(left[i] + width / 2, f"<{look.short(high[i])}") for i in np.flatnonzero(np.isinf(low))]
     ends += [
-        (left[i] + width / 2, f"\N{GREATER-THAN OR EQUAL TO}{style.short(low[i])}")
+        (left[i] + width / 2, f"\N{GREATER-THAN OR EQUAL TO}{look.short(low[i])}")
         for i in np.flatnonzero(np.isinf(high))
     ]
     return Buckets(left, right, False, ends)
@@ -113,7 +113,7 @@ def _on_line(low: Floats, high: Floats) -> Buckets:
 
 def _bars(ax: Axes, buckets: Buckets, counts: Floats) -> None:
     ax.bar(
-        buckets.left, counts, buckets.right - buckets.left, align="edge", color=style.colour(0), alpha=0.85,
+        buckets.left, counts, buckets.right - buckets.left, align="edge", color=look.colour(0), alpha=0.85,
         edgecolor="none", linewidth=0,
     )  # fmt: skip
 
@@ -125,13 +125,13 @@ def _outlines(ax: Axes, buckets: Buckets, counts: pd.DataFrame) -> list[StepPatc
     for i in range(len(counts.columns)):
         heights = np.zeros(max(len(edges) - 1, 0))
         heights[places] = counts.iloc[:, i].to_numpy(np.float64)
-        other = is_other(counts.columns[i])
+        other = look.is_other(counts.columns[i])
         made.append(
             ax.stairs(
                 heights,
                 edges,
-                color=style.OTHER if other else style.colour(i),
-                linestyle="-" if other else style.dashes(i),
+                color=look.OTHER if other else look.colour(i),
+                linestyle="-" if other else look.dashes(i),
                 linewidth=1.6,
             )
         )
@@ -150,6 +150,6 @@ def _frame(ax: Axes, buckets: Buckets, unit: str | None, log: bool) -> None:
         ax.set_xscale("log", base=2)
         style.log2_axis(ax.xaxis, unit, buckets.named)
     else:
-        style.number_axis(ax.xaxis, style.with_unit(unit))
+        style.number_axis(ax.xaxis, look.with_unit(unit))
     ax.set_xlim(buckets.left.min(), buckets.right.max())
     style.from_zero(ax, 0.5 if log else 0)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 
+from bpfnb.views import look
 from bpfnb.views.plots import style
 from bpfnb.views.plots.figure import axes_of
 
@@ -39,25 +40,20 @@ def rate(
     handles = []
     for i, name in enumerate(table.columns):
         values = table[name].to_numpy(np.float64) if table.columns.is_unique else table.iloc[:, i].to_numpy(np.float64)
-        other = is_other(name)
+        other = look.is_other(name)
         number = numbers[i] if numbers and i < len(numbers) else i
-        line_colour = style.OTHER if other else style.colour(number)
+        line_colour = look.OTHER if other else look.colour(number)
         (line,) = ax.plot(
-            x, values, color=line_colour, linestyle="-" if other else style.dashes(number), linewidth=1.6,
+            x, values, color=line_colour, linestyle="-" if other else look.dashes(number), linewidth=1.6,
             marker="o" if len(x) == 1 else "", markersize=4, solid_joinstyle="round", solid_capstyle="round",
         )  # fmt: skip
         handles.append(line)
     if len(handles) == 1 and len(x) > 1:
-        ax.fill_between(x, handles[0].get_ydata(), color=style.colour(0), alpha=0.13, linewidth=0)
+        ax.fill_between(x, handles[0].get_ydata(), color=look.colour(0), alpha=0.13, linewidth=0)
     _frame(ax, x)
     if len(handles) > 1:
         style.legend(ax, list(table.columns), handles, colours, beside=ours)
     return ax
-
-
-def is_other(name: object) -> bool:
-    """Return whether a series is the sum of those that have none of their own."""
-    return isinstance(name, str) and (name == "other" or (name.startswith("other (") and name.endswith(")")))
 
 
 def _frame(ax: Axes, x: npt.NDArray[np.float64]) -> None:

@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from bpfnb.results.events.groups import largest
+from bpfnb.views import look
 from bpfnb.views.plots import style
 from bpfnb.views.plots.figure import axes_of
-from bpfnb.views.plots.rate import is_other
 
 __all__ = ["scatter"]
 
@@ -31,7 +31,7 @@ def scatter(
     theme: str = "auto",
 ) -> Axes:
     """Draw the rows of a frame that has times, numbered from 0: see ``df.bpf.plot_scatter``."""
-    unit = style.known_unit(unit or ("ns" if frame.dtypes[value].kind == "m" else None))
+    unit = look.known_unit(unit or ("ns" if frame.dtypes[value].kind == "m" else None))
     if len(frame) > _MAX_POINTS:
         raise ValueError(
             f"{len(frame):,} points are more than a picture has room for: plot_heatmap({value!r}) shows all"
@@ -46,7 +46,7 @@ def scatter(
     handles = []
     for number in range(len(names)):
         rows = drawn & (groups == number)
-        shade = style.OTHER if by and is_other(names[number]) else style.colour(number)
+        shade = look.OTHER if by and look.is_other(names[number]) else look.colour(number)
         handles += ax.plot(
             x[rows], numbers[rows], linestyle="", marker="o", markersize=size, color=shade, markeredgewidth=0,
             alpha=0.75, rasterized=True,
@@ -63,7 +63,7 @@ def scatter(
 def _numbers(column: pd.Series[Any], unit: str | None) -> npt.NDArray[np.float64]:
     kind = column.dtype.kind
     if kind == "m":
-        ns = pd.TimedeltaIndex(column).as_unit("ns").asi8 / pd.Timedelta(1, style.pandas_unit(unit)).value
+        ns = pd.TimedeltaIndex(column).as_unit("ns").asi8 / pd.Timedelta(1, look.pandas_unit(unit)).value
         return np.where(column.notna(), ns, np.nan)
     if kind not in "iuf":
         raise ValueError(f"column {column.name!r} is {column.dtype}: points are of numbers or durations")
@@ -81,9 +81,9 @@ def _frame(ax: Axes, value: str, unit: str | None, log: bool, any_drawn: bool) -
         if unit == "bytes":
             style.log2_axis(ax.yaxis, unit)
         else:
-            style.log10_axis(ax.yaxis, style.with_unit(unit))
+            style.log10_axis(ax.yaxis, look.with_unit(unit))
     else:
-        style.number_axis(ax.yaxis, style.with_unit(unit))
+        style.number_axis(ax.yaxis, look.with_unit(unit))
 
 
 def _left_out(unknown: int, below: int) -> str:

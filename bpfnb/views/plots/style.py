@@ -1,4 +1,4 @@
-"""How pictures look: colours, ticks, numbers with units, and names that are made fit to be drawn.
+"""How matplotlib's pictures look: ticks, legends, and names that are made fit to be drawn. Colours and numbers: look.
 
 Whatever could come from matplotlib's settings (rcParams) is given here, so that a style or LaTeX chosen by the user
 changes nothing. Names come from other processes: ``$`` in them is no mathematics, see ``plain`` and ``legible``.
@@ -7,10 +7,10 @@ changes nothing. Names come from other processes: ``$`` in them is no mathematic
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timezone
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,27 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, Formatter, FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
-from bpfnb.errors import near_or_all, printable
+from bpfnb.errors import printable
+from bpfnb.views.look import (
+    COLOURS,
+    HEAT,
+    NANOSECONDS,
+    OTHER,
+    THEMES,
+    Colours,
+    Theme,
+    Unit,
+    Write,
+    colour,
+    dashes,
+    is_other,
+    known_unit,
+    pandas_unit,
+    power_of_two,
+    short,
+    theme_of,
+    with_unit,
+)
 
 __all__ = [
     "COLOURS",
@@ -38,6 +58,7 @@ __all__ = [
     "empty",
     "fixed",
     "from_zero",
+    "is_other",
     "known_unit",
     "legend",
     "legible",
@@ -56,59 +77,11 @@ __all__ = [
     "with_unit",
 ]
 
-# Colours of a series. Light and dark pages show the same ones, so each has a contrast of 3:1 at least with white and
-# with JupyterLab's dark #111111 (what WCAG 2 asks of graphics): a luminance from 0.117 to 0.300. Okabe and Ito's and
-# Tableau's colour-blind ones do not fit in there: yellow is 1.3:1 on white. These are eight within it that differ the
-# most, also for colour-blind people: distances in OKLab (times 100) of at least 16 in normal sight, 9.9 in simulated
-# deuteranopia and protanopia, 9.0 in tritanopia (Machado, Oliveira, Fernandes 2009), where Okabe and Ito's seven have
-# 15.6, 7.6, 9.6 and 8.5. A test holds them to that. Each differs the most from those before it.
-COLOURS = ("#1296fc", "#fc5a66", "#7e5a00", "#006c96", "#009c12", "#b4246c", "#b484ba", "#7e54d8")
-OTHER = "#8b9099"  # what is summed as "other"
-HEAT = ((0.0, COLOURS[0], 0.16), (0.5, COLOURS[0], 0.9), (1.0, COLOURS[1], 1.0))
-"""Places, colours and opacities of a heat map: more is stronger on a white page and on a dark one, as the page shines
-through what is little; then blue becomes red, which colour-blind people tell apart as well."""
-
-Theme = Literal["auto", "light", "dark"]
-Unit = Literal["ns", "us", "ms", "s", "bytes"]
-Write: TypeAlias = Callable[[float], str]
-
-
-class Colours(NamedTuple):
-    """``ink``: of text and axes; ``background``: behind all."""
-
-    ink: str
-    background: str
-
-
-# "auto" is for either page: transparent, with an ink that has 4.3:1 on white and on #111111 alike.
-THEMES: dict[Theme, Colours] = {
-    "auto": Colours("#7a7a7e", "none"),
-    "light": Colours("#3b3f46", "#ffffff"),
-    "dark": Colours("#c6cad1", "#111111"),
-}
-
 _FAMILY = "DejaVu Sans"  # the one that matplotlib brings along
 _SIZE = 8.0
 _LABEL = 32  # characters of a name
 _GRID_ALPHA = 0.22
 _MAX_TICKS = 13
-
-
-def theme_of(theme: str) -> Colours:
-    """Return a theme's colours. ValueError for an unknown one."""
-    if theme not in THEMES:
-        raise ValueError(f"no theme {theme!r}{near_or_all(str(theme), get_args(Theme))}")
-    return THEMES[theme]
-
-
-def colour(number: int) -> str:
-    """Return the colour of a series by its number."""
-    return COLOURS[number % len(COLOURS)]
-
-
-def dashes(number: int) -> str:
-    """Return the line style of a series by its number: solid, and from the ninth on dashed in the same colours."""
-    return ("-", "--", ":")[number // len(COLOURS) % 3]
 
 
 # --- names --------------------------------------------------------------------------------------------------------
@@ -138,64 +111,6 @@ def _has_glyph(character: str) -> bool:
 @lru_cache(8)
 def _font(size: float) -> font_manager.FontProperties:
     return font_manager.FontProperties(family=_FAMILY, size=size)
-
-
-# --- numbers ------------------------------------------------------------------------------------------------------
-
-_NS: dict[str, int] = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
-_BINARY = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
-
-
-def short(value: float) -> str:
-    """Write a number with SI prefixes: ``0``, ``0.25``, ``950``, ``1.5k``, ``20M``."""
-    if not math.isfinite(value):
-        return str(value)
-    if abs(value) < 1000:
-        return f"{value:.4g}"
-    power = min(int(math.log10(abs(value)) // 3), 6)
-    scaled = f"{value / 1000**power:.4g}"
-    if float(scaled) in (1000.0, -1000.0) and power < 6:
-        power, scaled = power + 1, scaled[:-3]
-    return f"{scaled}{' kMGTPE'[power].strip()}"
-
-
-def with_unit(unit: str | None) -> Write:
-    """Return how numbers of a unit are written: ``4us``, ``20ms``, ``4KiB``; of none with SI prefixes."""
-    if unit in _NS:
-        return lambda value: _duration(value * _NS[unit])
-    return _bytes if unit == "bytes" else short
-
-
-def known_unit(unit: str | None) -> str | None:
-    """Return a unit as it is. ValueError for an unknown one."""
-    if unit is not None and unit not in get_args(Unit):
-        raise ValueError(f"no unit {unit!r}{near_or_all(str(unit), get_args(Unit))}")
-    return unit
-
-
-def pandas_unit(unit: str | None) -> Any:
-    """Return a unit of time, ns unless told. ValueError for another."""
-    if unit is not None and unit not in _NS:
-        raise ValueError(f"durations are not in {unit}{near_or_all(unit, _NS)}")
-    return unit or "ns"
-
-
-def _duration(ns: float) -> str:
-    if not ns:
-        return "0"
-    name, size = max(((u, s) for u, s in _NS.items() if s <= max(abs(ns) * (1 + 1e-9), 1)), key=lambda pair: pair[1])
-    return f"{short(ns / size) if name == 's' else f'{ns / size:.4g}'}{name}"
-
-
-def _bytes(value: float) -> str:
-    power = min(int(math.log2(abs(value)) // 10), 6) if abs(value) >= 1024 else 0
-    return f"{value / 1024**power:.4g}{_BINARY[power]}B" if value else "0"
-
-
-def _power_of_two(value: float) -> str:
-    """Write as the labels of histograms do: 1024 is 1K."""
-    power = min(int(math.log2(value) // 10), 6) if value >= 1024 else 0
-    return f"{value / 1024**power:.4g}{' KMGTPE'[power].strip()}"
 
 
 # --- axes ---------------------------------------------------------------------------------------------------------
@@ -234,7 +149,7 @@ def log2_axis(axis: Axis, unit: str | None, named: Sequence[tuple[float, str]] =
 
     ``named``: places with a text of their own.
     """
-    write = with_unit(unit) if unit else _power_of_two
+    write = with_unit(unit) if unit else power_of_two
     axis.set_major_locator(Log2Locator(unit, [place for place, _ in named]))
     axis.set_minor_locator(NullLocator())
     texts = dict(named)
@@ -258,7 +173,7 @@ class Log2Locator(Locator):
     """Ticks at powers of two. Those of durations begin anew at each unit: 256us, 1ms, 4ms, and not 1.024ms."""
 
     def __init__(self, unit: str | None, more: Sequence[float] = ()) -> None:
-        self._ns = _NS.get(unit or "", 0)
+        self._ns = NANOSECONDS.get(unit or "", 0)
         self._more = list(more)
 
     def __call__(self) -> Sequence[float]:
@@ -285,11 +200,11 @@ class Log2Locator(Locator):
         """Return 1, 4, 16, 64, 256 of each unit from ns to ms, then of seconds on and on. ``step`` as above; from 5 on
         whole units only."""
         ticks = []
-        for name, size in _NS.items():
+        for name, size in NANOSECONDS.items():
             powers = range(0, 40 if name == "s" else 10 if step < 10 else 1, step)
             ticks += [size * 2**power for power in powers]
         if step >= 20:
-            ticks = [tick for tick in ticks if tick in (1, 1_000_000) or tick >= _NS["s"]]
+            ticks = [tick for tick in ticks if tick in (1, 1_000_000) or tick >= NANOSECONDS["s"]]
         return [tick / self._ns for tick in ticks if low <= tick / self._ns * (1 + 1e-9) and tick / self._ns <= high]
 
 

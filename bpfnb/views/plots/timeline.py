@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 
+from bpfnb.views import look
 from bpfnb.views.plots import style
 from bpfnb.views.plots.figure import axes_of
 
@@ -39,7 +40,7 @@ def timeline(table: pd.DataFrame, ax: Axes | None = None, *, theme: str = "auto"
     low, high = rows - _THICK / 2, rows + _THICK / 2
     corners = np.stack([np.stack([start, start, end, end], -1), np.stack([low, high, high, low], -1)], -1)
     # An edge as wide as a pixel: a moment is seen.
-    bars = PolyCollection(list(corners), facecolors=style.colour(0), edgecolors=style.colour(0), linewidths=0.7)
+    bars = PolyCollection(list(corners), facecolors=look.colour(0), edgecolors=look.colour(0), linewidths=0.7)
     ax.add_collection(bars)
     style.time_axis(ax)
     style.plain(ax.xaxis.label).set_text("time (UTC)")
