@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import signal
@@ -57,6 +58,7 @@ from bpfnb.results.stream import Batches, Events, Source
 from bpfnb.results.table import with_bars, with_escapes
 
 if TYPE_CHECKING:
+    from bpfnb.views.flamegraph import FlameGraph
     from bpfnb.views.panel import Panel
 
 __all__ = ["DETACH_TIMEOUT", "Session"]
@@ -294,6 +296,74 @@ class Session:
         ProgramError for a session without output, ValueError for an unknown column.
         """
         return views.live(self, by=by)
+
+    def flame(
+        self,
+        output: str | None = None,
+        *,
+        map: str | None = None,
+        value: str | None = None,
+        by: str | Sequence[str] | None = None,
+        unit: str | None = None,
+        kernel: str | None = None,
+        user: str | None = None,
+        minus: object = None,
+        normalise: bool = True,
+        inverted: bool = False,
+    ) -> FlameGraph:
+        """Return a flame graph of the session's stacks as they are now: an icicle that can be zoomed and searched.
+
+            cpu = bpfnb.tools.profile(frequency=199)
+            cpu.flame()                             # as a cell's last expression it is shown
+            cpu.flame(minus=before)                 # what has changed since another session, frame or folded file
+            cpu.flame().to_folded("cpu.folded")
+
+        ``output``, ``map``    where stacks are counted: an output with numbers of stacks, or a map; unless told those
+                               of ``df``, and of a cell the only map whose key has stack in its name
+        ``value``   the column that is added up; unless told the first there is of total, size, bytes, count, value
+        ``by``      columns that stacks are put under, outermost; unless told those of text (comm); () for none
+        ``unit``    what ``value`` counts: "count", "bytes", "ns", "us", "ms", "s"
+        ``kernel``, ``user``   columns with numbers of stacks, where their names do not say so: see stacks.folded
+        ``minus``   a session, a DataFrame, a folded file or a flame graph to compare with: red is more than there, blue
+                    is less. With ``normalise`` it is scaled to the same total; the graph says so
+        ``inverted``   callers below, callees above
+
+        ProgramError for a session without stacks, what is not there, and values below 0.
+        """
+        return views.flame(
+            self, value, by, output=output, map=map, unit=unit, kernel=kernel, user=user, minus=minus,
+            normalise=normalise, inverted=inverted,
+        )  # fmt: skip
+
+    def to_folded(
+        self,
+        path: str | os.PathLike[str],
+        output: str | None = None,
+        *,
+        map: str | None = None,
+        value: str | None = None,
+        by: str | Sequence[str] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Write the stacks as they are now, "main;read 42", a line a stack: for flamegraph.pl, inferno and others.
+
+        ``output``, ``map``, ``value`` and ``by`` as in ``flame``. Times are nanoseconds. ProgramError for a file that
+        exists, unless ``overwrite``.
+        """
+        self.flame(output, map=map, value=value, by=by).to_folded(path, overwrite=overwrite)
+
+    def to_speedscope(
+        self,
+        path: str | os.PathLike[str],
+        output: str | None = None,
+        *,
+        map: str | None = None,
+        value: str | None = None,
+        by: str | Sequence[str] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Write the stacks as they are now as a file for speedscope.app, as ``to_folded`` does."""
+        self.flame(output, map=map, value=value, by=by).to_speedscope(path, overwrite=overwrite)
 
     def meter(self, by: str | None = None, output: str | None = None, window: float = 60.0) -> rates.RateMeter:
         """Return a counter of an output's events per second that is cheap to update: what a panel draws.

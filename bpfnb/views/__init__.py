@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bpfnb.errors import ProgramError
 from bpfnb.interrupts import uninterrupted
 
 if TYPE_CHECKING:
     from bpfnb.views.card import Carded
+    from bpfnb.views.flamegraph import FlameGraph
     from bpfnb.views.panel import Panel
     from bpfnb.views.pictures import Traced
 
-__all__ = ["live", "show_card"]
+__all__ = ["flame", "live", "show_card"]
 
 
 def live(*sessions: Traced, by: str | None = None) -> Panel:
@@ -37,6 +38,13 @@ def show_card(session: Carded, seconds: float | None = None, *, result: bool = F
     from bpfnb.views.card import show
 
     return show(session, seconds, result=result)
+
+
+def flame(source: Any, *arguments: Any, **options: Any) -> FlameGraph:
+    """Make a flame graph: see bpfnb.views.flamegraph.flame."""
+    from bpfnb.views.flamegraph import flame as made
+
+    return made(source, *arguments, **options)
 
 
 @uninterrupted

@@ -142,7 +142,7 @@ def test_a_tree_that_grows_keeps_its_numbers() -> None:
 
 def test_a_process_called_as_a_function_is_told_from_it() -> None:
     folded = fold(pd.DataFrame({"comm": ["main"], "stack": ["main;f_[k]"], "count": [1]}))
-    tree = FlameTree(folded.groups)
+    tree = FlameTree(len(folded.by))
     own_values(tree, folded)
     kinds = [KINDS[tree.kinds()[number]] for number in tree.name_numbers()[1:]]
     assert kinds == ["group", "native", "kernel"]

@@ -19,7 +19,7 @@ from bpfnb.results.arguments import Names, names_of
 __all__ = ["Folded", "Unit", "fold", "from_texts", "group_columns", "read_folded"]
 
 Unit: TypeAlias = Literal["count", "ns", "bytes"]
-Values: TypeAlias = npt.NDArray[np.int64] | npt.NDArray[np.float64]
+Values: TypeAlias = npt.NDArray[Any]  # int64, or float64
 
 # What is added up unless told, the first that a frame has.
 _VALUES: tuple[tuple[str, Unit], ...] = (
@@ -49,14 +49,14 @@ class Folded:
 
     ``values``   int64; float64 where the values were no whole numbers
     ``unit``     what they count: "count", "ns" or "bytes"
-    ``groups``   how many frames each stack begins with that are no functions, such as a process's name
+    ``by``       what each stack begins with that is no function, such as ("comm",)
     ``missing``  rows left out, for they had no stack or no value
     """
 
     stacks: tuple[str, ...]
     values: Values
     unit: Unit = "count"
-    groups: int = 0
+    by: tuple[str, ...] = ()
     missing: int = 0
 
     @property
@@ -106,7 +106,7 @@ def fold(
     under = [stacks[code] or NO_STACK for code in levels[-1].tolist()]
     names = [level.tolist() for level in levels[:-1]]
     whole = tuple(map(";".join, zip(*names, under, strict=True)))
-    return Folded(whole, np.asarray(sums.to_numpy()), measured, len(keys), missing)
+    return Folded(whole, np.asarray(sums.to_numpy()), measured, tuple(groups), missing)
 
 
 def from_texts(texts: Iterable[str], values: Sequence[int] | Values) -> Folded:

@@ -26,7 +26,7 @@ _RULES = (
     ),
     (re.compile(r"^\[(?:unknown|no stack)|^0x[0-9a-f]+$|^\?+$"), UNKNOWN),
 )
-_SUFFIX = re.compile(r"_\[[kijw]\]$")
+_SAID = re.compile(r"^py::(?=.)|(?<=.)_\[[kijw]\]$")
 
 
 def kinds_of(names: Iterable[str]) -> npt.NDArray[np.uint8]:
@@ -37,7 +37,7 @@ def kinds_of(names: Iterable[str]) -> npt.NDArray[np.uint8]:
 
 def shown(name: str) -> str:
     """Return a name without the annotation that its kind says already."""
-    return _SUFFIX.sub("", name)
+    return _SAID.sub("", name)
 
 
 def _kind(name: str) -> int:

@@ -149,7 +149,9 @@ def _main(session: Stacked) -> str:
 def _counting(session: Stacked, choice: Choice) -> Map:
     """Return the map that counts stacks."""
     if choice.map is not None:
-        return session.maps[choice.map]
+        if (chosen := session.maps[choice.map]).kind == "stack_trace":
+            raise ProgramError(f"{choice.map} keeps stacks, and counts none: map= is the map that counts them")
+        return chosen
     found = [name for name, map_ in session.maps.items() if map_.kind != "stack_trace" and _has_stack(map_)]
     if len(found) == 1:
         return session.maps[found[0]]
@@ -179,7 +181,7 @@ def _named(session: Stacked, frame: pd.DataFrame, choice: Choice) -> Folded:
     by = group_columns(frame, choice.by, "stack")
     weight = choice.value if choice.value is None or choice.value in frame.columns else _no_column(choice.value, frame)
     if len(frame) == 0:
-        return Folded((), np.empty(0, np.int64), groups=len(by))
+        return Folded((), np.empty(0, np.int64), by=tuple(by))
     table = keeping[0].folded(frame, by=by, kernel=choice.kernel, user=choice.user, weight=weight)
     unit = choice.unit or ("bytes" if weight in ("bytes", "size") else "count")
     return fold(table, "count", by, unit=unit)

@@ -117,10 +117,9 @@ class FlameTree:
 def own_values(tree: FlameTree, folded: Folded) -> Values:
     """Return what was counted at each node itself, not in what it called. Adds the stacks to the tree."""
     leaves = tree.add(folded.stacks)
-    own: Any = np.zeros(len(tree), folded.values.dtype)
+    own: Values = np.zeros(len(tree), folded.values.dtype)
     np.add.at(own, leaves, folded.values)
-    summed: Values = own
-    return summed
+    return own
 
 
 def totals(tree: FlameTree, own: Values) -> Values:

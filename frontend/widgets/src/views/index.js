@@ -9,4 +9,6 @@
 //     page.still           whether motion is to be reduced
 // buffers: DataViews. Text from Python is somebody else's: textContent, never innerHTML.
 
-export const views = {};
+import { flame } from "./flame.js";
+
+export const views = { flame };
