@@ -26,7 +26,7 @@ from bpfnb.results.presentation import Rows, Table
 from bpfnb.views.live.fitting import fitting_maps
 from bpfnb.views.live.view import ViewSpec
 
-__all__ = ["MAX_TOP", "WINDOWS", "Distribution", "checked_window", "finite", "source_of"]
+__all__ = ["MAX_TOP", "WINDOWS", "Distribution", "checked_window", "finite", "one_line", "source_of"]
 
 ScaleKind = Literal["log2", "linear"]
 
@@ -68,7 +68,7 @@ class Distribution:
             self._source.update(time.time(), last)
             self.note = ""
         except (BpfnbError, KeyError, ValueError) as error:
-            self.note = _one_line(error)
+            self.note = one_line(error)
 
     def end(self) -> int:
         """Return the second that ends what is shown: of an ended session that after the newest count."""
@@ -224,6 +224,6 @@ def _step(window: int, most: int) -> int:
     return next((step for step in steps if window <= step * most), steps[-1])
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     return text.splitlines()[0][:300] if text else type(error).__name__
