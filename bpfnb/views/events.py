@@ -15,6 +15,7 @@ from bpfnb.results.accessor import EventsAccessor
 from bpfnb.results.arguments import Names, names_of, numbered, require_columns, require_times
 from bpfnb.results.buckets import HistKind
 from bpfnb.results.events.wide import wide_histogram
+from bpfnb.views import look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,6 +84,7 @@ class DrawnEvents(EventsAccessor):
 
         ValueError for what ``hist`` raises it for, a frame without buckets, an unknown unit or theme.
         """
+        look.known_unit(unit)
         if value is None:
             table = wide_histogram(self._frame, names_of(by), top)
         else:
@@ -115,6 +117,7 @@ class DrawnEvents(EventsAccessor):
         ValueError for what ``heatmap`` raises it for, a frame without such columns, more intervals than a picture has
         room for, an unknown unit or theme.
         """
+        look.known_unit(unit)
         if value is None:
             table = self._frame
         else:

@@ -93,13 +93,10 @@ def short(value: float) -> str:
     """Write a number with SI prefixes: ``0``, ``0.25``, ``950``, ``1.5k``, ``20M``."""
     if not math.isfinite(value):
         return str(value)
-    if abs(value) < 1000:
-        return f"{value:.4g}"
-    power = min(int(math.log10(abs(value)) // 3), 6)
-    scaled = f"{value / 1000**power:.4g}"
-    if float(scaled) in (1000.0, -1000.0) and power < 6:
-        power, scaled = power + 1, scaled[:-3]
-    return f"{scaled}{' kMGTPE'[power].strip()}"
+    power, scaled = 0, value
+    while abs(float(f"{scaled:.4g}")) >= 1000 and power < 6:
+        power, scaled = power + 1, value / 1000 ** (power + 1)
+    return f"{scaled:.4g}{' kMGTPE'[power].strip()}"
 
 
 def with_unit(unit: str | None) -> Write:

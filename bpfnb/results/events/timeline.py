@@ -24,7 +24,7 @@ def timeline(frame: pd.DataFrame, by: list[str], top: int, gap: str | None, dura
     require_few(top)
     starts, ends, known = _bounds(frame, duration)
     groups, names = numbered_groups(frame[by])
-    known &= groups >= 0
+    known = known & (groups >= 0)
     starts, ends, groups, rows = starts[known], ends[known], groups[known], np.flatnonzero(known)
 
     sizes = np.bincount(groups, minlength=len(names))

@@ -11,6 +11,8 @@ import base64
 import io
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
@@ -97,15 +99,36 @@ def bar_beside(ax: Axes, what: ScalarMappable, most: float, colours: Colours, na
 def png(figure: Figure) -> bytes:
     """Return a figure as a PNG, in the colours it has: transparent where its background is none.
 
-    With a palette of 256 colours, which nobody tells from all of them: of ten lines that is 23 KB instead of 71.
+    With a palette: of ten lines that is 20 KB instead of 71.
     """
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=_DPI * _SHARP, facecolor="auto", edgecolor="auto", bbox_inches=None)
     with Image.open(data) as image:
-        small = image.convert("RGBA").quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        pixels = np.asarray(image.convert("RGBA"))
     packed = io.BytesIO()
-    small.save(packed, format="png")
+    _with_palette(pixels).save(packed, format="png")
     return packed.getvalue()
+
+
+def _with_palette(pixels: npt.NDArray[np.uint8]) -> Image.Image:
+    """Return an image of its 256 most frequent colours, which stay as they are; others, those of blurred edges, become
+    the nearest of these. (Pillow's own palettes that have transparency tint white.)"""
+    height, width, _ = pixels.shape
+    packed = np.ascontiguousarray(pixels).view(np.uint32).reshape(-1)
+    colours, places, counts = np.unique(packed, return_inverse=True, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    rgba = colours[order].view(np.uint8).reshape(-1, 4).astype(np.int32)
+    shown = rgba.copy()
+    shown[:, :3] = rgba[:, :3] * rgba[:, 3:] // 255  # what is transparent has hardly a colour
+    near = np.arange(len(order))
+    for begin in range(256, len(order), 1024):
+        part = shown[begin : begin + 1024]
+        near[begin : begin + 1024] = np.abs(part[:, None] - shown[None, :256]).sum(axis=-1).argmin(axis=1)
+    number = np.empty(len(order), np.uint8)
+    number[order] = near
+    image = Image.fromarray(number[places.reshape(-1)].reshape(height, width), mode="P")
+    image.putpalette(rgba[:256].astype(np.uint8).tobytes(), rawmode="RGBA")
+    return image
 
 
 # --- at a cell's end ----------------------------------------------------------------------------------------------

@@ -52,7 +52,9 @@ def hist(
     low, high, counts = _parts(table)
     ax, colours, ours = axes_of(ax, theme)
     buckets = buckets_of(low, high)
-    if len(counts.columns) == 1:
+    if not len(buckets.left):
+        style.empty(ax, "no values")
+    elif len(counts.columns) == 1:
         _bars(ax, buckets, counts.iloc[:, 0].to_numpy(np.float64))
     else:
         handles = _outlines(ax, buckets, counts)
@@ -141,7 +143,6 @@ def _outlines(ax: Axes, buckets: Buckets, counts: pd.DataFrame) -> list[StepPatc
 def _frame(ax: Axes, buckets: Buckets, unit: str | None, log: bool) -> None:
     style.plain(ax.yaxis.label).set_text("count")
     if not len(buckets.left):
-        style.empty(ax, "no values")
         return
     if log:
         ax.set_yscale("log", base=10)

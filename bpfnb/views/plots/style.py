@@ -287,6 +287,8 @@ def fixed(axis: Axis, places: Sequence[float], texts: Sequence[str]) -> None:
     axis.set_minor_locator(NullLocator())
     by_place = dict(zip(places, texts, strict=True))
     axis.set_major_formatter(FuncFormatter(lambda value, _: by_place.get(value, "")))
+    for tick in axis.get_major_ticks(len(by_place)):  # there will be no others: also on an Axes that is not ours
+        plain(tick.label1)
 
 
 def empty(ax: Axes, why: str) -> None:
