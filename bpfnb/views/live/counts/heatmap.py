@@ -74,7 +74,7 @@ class HeatmapView:
         frame = self.frame()
         shown = self._shown
         text = f"{self.title}: {int(shown.counts.sum()):,} in {len(shown.counts)} intervals of {shown.step} s"
-        return Static(text, "", heat_picture(frame, self._numbers.unit), "image/png")
+        return Static(text, "", heat_picture(frame, self._numbers.unit, shown.step), "image/png")
 
     def frame(self) -> pd.DataFrame:
         """Return what is shown as a table in long form: time (datetime64[ns, UTC]), low, high, label, count."""
