@@ -15,10 +15,13 @@ from bpfnb.results.accessor import EventsAccessor
 from bpfnb.results.arguments import Names, names_of, numbered, require_columns, require_times
 from bpfnb.results.buckets import HistKind
 from bpfnb.results.events.wide import wide_histogram
-from bpfnb.views import look
+from bpfnb.results.flame.fold import fold
+from bpfnb.views import flame, look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from bpfnb.views.flamegraph import FlameGraph
 
 __all__ = ["DrawnEvents"]
 
@@ -30,7 +33,7 @@ class DrawnEvents(EventsAccessor):
 
     A picture shows a table that another method returns, and nothing else: ``plot_rate`` what ``rate`` returns,
     ``plot_hist`` that of ``hist``, ``plot_heatmap`` that of ``heatmap``, ``plot_timeline`` that of ``timeline``, for
-    the same arguments; ``plot_scatter`` rows of the frame itself.
+    the same arguments, ``plot_flame`` that of ``flame().df``; ``plot_scatter`` rows of the frame itself.
 
     Each returns matplotlib's Axes: the one given as ``ax``, or one of a new Figure, which a notebook shows when the
     cell ends. pyplot has no part in it. Names are drawn as they are, shortened, and times are in UTC, as in the frame.
@@ -38,7 +41,10 @@ class DrawnEvents(EventsAccessor):
     Events that are none draw a picture that says so.
     """
 
-    _methods = (*EventsAccessor._methods, "plot_rate", "plot_hist", "plot_heatmap", "plot_timeline", "plot_scatter")
+    _methods = (
+        *EventsAccessor._methods, "plot_rate", "plot_hist", "plot_heatmap", "plot_timeline", "plot_scatter",
+        "flame", "plot_flame",
+    )  # fmt: skip
 
     def plot_rate(
         self,
@@ -175,6 +181,57 @@ class DrawnEvents(EventsAccessor):
         from bpfnb.views.plots.scatter import scatter
 
         return _shown(scatter(numbered(self._frame), value, names, ax, top=top, unit=unit, log=log, theme=theme))
+
+    def flame(
+        self,
+        value: str | None = None,
+        by: Names | None = None,
+        *,
+        stack: str = "stack",
+        unit: str | None = None,
+        minus: object = None,
+        normalise: bool = True,
+        inverted: bool = False,
+    ) -> FlameGraph:
+        """A flame graph of a frame's stacks, "main;read;__x64_sys_read_[k]", to be zoomed and searched.
+
+            cpu.df[cpu.df.comm == "nginx"].bpf.flame()
+            held.df.bpf.flame("size", by="pid")
+
+        ``stack``   the column of stacks: text, the outermost function first
+        ``value``   the column that is added up; unless told the first there is of total, size, bytes, count, value, and
+                    without these each row counts one
+        ``by``      columns that stacks are put under, outermost; unless told those of text (comm); () for none
+        ``unit``    what ``value`` counts: "count", "bytes", "ns", "us", "ms", "s"
+        ``minus``, ``normalise``, ``inverted``   as in ``Session.flame``
+
+        ProgramError (a ValueError) for an unknown column, one without numbers, and values below 0.
+        """
+        return flame(
+            self._frame, value, by, stack=stack, unit=unit, minus=minus, normalise=normalise, inverted=inverted
+        )
+
+    def plot_flame(
+        self,
+        value: str | None = None,
+        by: Names | None = None,
+        *,
+        stack: str = "stack",
+        unit: str | None = None,
+        inverted: bool = False,
+        ax: Axes | None = None,
+        theme: str = "auto",
+    ) -> Axes:
+        """Draw a flame graph: a row a level, each frame as wide as its share. Of deep stacks the first levels.
+
+        The table: ``flame(value, by, ...).df``, a row a frame. ProgramError for what ``flame`` raises it for,
+        ValueError for an unknown theme.
+        """
+        folded = fold(self._frame, value, by, stack=stack, unit=unit)
+        _import_matplotlib()
+        from bpfnb.views.plots.flame import draw_folded
+
+        return _shown(draw_folded(folded, ax, inverted=inverted, theme=theme))
 
 
 @uninterrupted

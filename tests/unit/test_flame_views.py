@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from matplotlib import font_manager
 
+import bpfnb  # noqa: F401  (registers df.bpf)
 from bpfnb.errors import ProgramError
 from bpfnb.results.flame.kinds import KINDS
 from bpfnb.views.flamegraph import FlameGraph, amount, flame
@@ -295,6 +296,32 @@ def test_what_is_no_source() -> None:
     with pytest.raises(ProgramError, match="of a session, a DataFrame or a file, not of int"):
         flame(7)
     assert isinstance(flame(flame(pd.DataFrame({"stack": ["a"]}))), FlameGraph)
+
+
+# --- of a frame ---------------------------------------------------------------------------------------------------
+
+
+def test_a_frame_as_a_flame_graph_a_picture_and_files(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {"comm": ["x", "y"], "stack": ["main;read_[k]", "main"], "total": pd.to_timedelta([3, 1], "s")}
+    )
+    assert frame.bpf.flame().total == 4_000_000_000
+    frame.bpf.to_folded(tmp_path / "x.folded", by=())
+    assert (tmp_path / "x.folded").read_text() == "main;read_[k] 3000000000\nmain 1000000000\n"
+    frame.bpf.to_speedscope(tmp_path / "x.json")
+    with pytest.raises(ProgramError, match="overwrite=True"):
+        frame.bpf.to_speedscope(tmp_path / "x.json")
+    for theme in ("auto", "light", "dark"):
+        axes = frame.bpf.plot_flame(theme=theme)
+        texts = [text.get_text() for text in axes.texts]
+        assert sorted(texts) == ["all", "main", "main", "read", "x", "y"]
+        widths = sorted(np.ptp(path.vertices[:, 0]) for path in axes.collections[0].get_paths())
+        assert widths == [1e9, 1e9, 3e9, 3e9, 3e9, 4e9]
+        assert axes.get_ylim() == (4, 0)  # rows from above: all, comm, main, read
+    with pytest.raises(ProgramError, match="no column 'pid'"):
+        frame.bpf.plot_flame(by="pid")
+    empty = frame.iloc[:0].bpf.plot_flame()
+    assert [text.get_text() for text in empty.texts] == ["no stacks were counted"]
 
 
 # --- colours ------------------------------------------------------------------------------------------------------

@@ -5,19 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from bpfnb.results.flame.fold import Unit, Values, fold
+from bpfnb.results.flame.fold import Folded, Unit, Values
 from bpfnb.results.flame.kinds import KINDS, shown
 from bpfnb.results.flame.tree import FlameTree, own_values, totals
 from bpfnb.views.plots import style
 from bpfnb.views.plots.figure import axes_of
 
-__all__ = ["FILLS", "INK", "draw", "flame"]
+__all__ = ["FILLS", "INK", "draw", "draw_folded"]
 
 # Those of light pages in frontend/widgets/src/flame/palette.js: text on them is dark, so they do for dark pages too.
 FILLS = ("#d4d7d8", "#a2c4fe", "#ffb166", "#dcfca2", "#d585e1", "#a2a2a2")
@@ -31,19 +30,8 @@ _CHARACTER = 0.0082  # of the width: about what one takes at the size of the nam
 _SIZE = 7.0
 
 
-def flame(
-    frame: pd.DataFrame,
-    value: str | None = None,
-    by: Any = None,
-    ax: Axes | None = None,
-    *,
-    stack: str = "stack",
-    unit: str | None = None,
-    inverted: bool = False,
-    theme: str = "auto",
-) -> Axes:
-    """Draw the stacks of a DataFrame: see fold.fold for its columns. ``inverted``: callers below."""
-    folded = fold(frame, value, by, stack=stack, unit=unit)
+def draw_folded(folded: Folded, ax: Axes | None = None, *, inverted: bool = False, theme: str = "auto") -> Axes:
+    """Draw stacks that were added up."""
     tree = FlameTree(len(folded.by))
     return draw(tree, own_values(tree, folded), folded.unit, ax, inverted=inverted, theme=theme)
 
