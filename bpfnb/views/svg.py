@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,8 +26,9 @@ _NAME = 24  # characters
 _MAX_SERIES = 24
 
 
-def rate(table: pd.DataFrame, what: str = "events per second") -> bytes:
-    """Draw a table indexed by time, a line for each column. ``what``: what its numbers are. Times are in UTC.
+def rate(table: pd.DataFrame, what: str = "events per second", numbers: Sequence[int] | None = None) -> bytes:
+    """Draw a table indexed by time, a line for each column, with a gap where there is no number. ``what``: what its
+    numbers are; ``numbers``: of the columns' colours, by default their own. Times are in UTC.
 
     ValueError for more columns than can be told apart.
     """
@@ -35,13 +38,14 @@ def rate(table: pd.DataFrame, what: str = "events per second") -> bytes:
     seconds = pd.DatetimeIndex(table.index).as_unit("ns").asi8 / 1e9
     first, span = (seconds[0], seconds[-1] - seconds[0] or 1.0) if len(seconds) else (0.0, 1.0)
     places = [picture.x((second - first) / span) for second in seconds.tolist()]
-    for i, name in enumerate(names):
-        picture.line(places, values[:, i].tolist(), i, name)
+    looks = [_look(numbers[i] if numbers and i < len(numbers) else i, name) for i, name in enumerate(names)]
+    for i, line_look in enumerate(looks):
+        picture.line(places, values[:, i].tolist(), line_look)
     for part in range(5) if len(seconds) > 1 else range(0):
         second = round(first + part * span / 4)
         moment = pd.Timestamp(second, unit="s", tz="UTC")
         picture.below(min(max((second - first) / span, 0), 1), f"{moment:%H:%M:%S}" + (" UTC" if part == 4 else ""))
-    picture.legend(names)
+    picture.legend(names, looks)
     return picture.done()
 
 
@@ -57,13 +61,14 @@ def hist(table: pd.DataFrame, unit: str | None = None) -> bytes:
     counts = table.iloc[:, columns].to_numpy(np.float64)
     picture = _Picture(len(names) > 1, float(np.nanmax(counts, initial=0)), "count")
     buckets = max(len(table), 1)
-    for i, name in enumerate(names):
-        picture.bars(counts[:, i].tolist(), i, len(names), name)
+    looks = [_look(i, name) for i, name in enumerate(names)]
+    for i, group_look in enumerate(looks):
+        picture.bars(counts[:, i].tolist(), i, len(names), group_look)
     every = math.ceil(buckets / 12)
     for row, low in enumerate(table.iloc[:, 0].tolist()):
         if row % every == 0:
             picture.below(row / buckets, _edge(low, unit))
-    picture.legend(names)
+    picture.legend(names, looks)
     return picture.done()
 
 
@@ -93,6 +98,13 @@ def _series(names: Iterable[object]) -> list[object]:
     return found
 
 
+class _Look(NamedTuple):
+    """A series' colour, and the attribute that makes its line a dashed one."""
+
+    colour: str
+    dashed: str
+
+
 class _Picture:
     """An SVG as it is written. Places across go from 0 to 1, heights from 0 to the top of the scale."""
 
@@ -120,44 +132,47 @@ class _Picture:
     def _y(self, value: float) -> float:
         return HEIGHT - _BOTTOM - value / self._top * (HEIGHT - _TOP - _BOTTOM)
 
-    def line(self, places: Sequence[float], values: Sequence[float], number: int, name: object) -> None:
-        points = [f"{x:.1f},{self._y(value):.1f}" for x, value in zip(places, values, strict=True) if value == value]
-        shade, dashed = _look(number, name)
-        if len(points) == 1:
-            x, y = points[0].split(",")
-            self._parts.append(f'<circle cx="{x}" cy="{y}" r="2.5" fill="{shade}"/>')
-        elif points:
+    def line(self, places: Sequence[float], values: Sequence[float], look_: _Look) -> None:
+        """Draw a line, in pieces where numbers are missing; a piece of one point is a dot."""
+        known = groupby(zip(places, values, strict=True), key=lambda point: math.isfinite(point[1]))
+        for _, piece in ((yes, list(points)) for yes, points in known if yes):
+            points = " ".join(f"{x:.1f},{self._y(value):.1f}" for x, value in piece)
+            if len(piece) == 1:
+                self._parts.append(
+                    '<circle cx="{}" cy="{}" r="2.5"'.format(*points.split(",")) + f' fill="{look_.colour}"/>'
+                )
+                continue
             if not self._named:
-                corners = f"{places[0]:.1f},{self._y(0):.1f} {' '.join(points)} {places[-1]:.1f},{self._y(0):.1f}"
-                self._parts.append(f'<polygon points="{corners}" fill="{shade}" fill-opacity=".13"/>')
+                base = f"{self._y(0):.1f}"
+                corners = f"{piece[0][0]:.1f},{base} {points} {piece[-1][0]:.1f},{base}"
+                self._parts.append(f'<polygon points="{corners}" fill="{look_.colour}" fill-opacity=".13"/>')
             self._parts.append(
-                f'<polyline points="{" ".join(points)}" fill="none" stroke="{shade}" stroke-width="1.6" '
-                f'stroke-linejoin="round"{dashed}/>'
+                f'<polyline points="{points}" fill="none" stroke="{look_.colour}" stroke-width="1.6" '
+                f'stroke-linejoin="round"{look_.dashed}/>'
             )
 
-    def bars(self, counts: Sequence[float], number: int, of: int, name: object) -> None:
+    def bars(self, counts: Sequence[float], number: int, of: int, look_: _Look) -> None:
         """Draw one group's bars; those of several groups stand beside one another."""
         wide = (self._edge - _LEFT) / max(len(counts), 1)
-        shade, _ = _look(number, name)
         part = wide * 0.92 / of
         for i, value in enumerate(counts):
             if value > 0:
                 x, y = _LEFT + i * wide + wide * 0.04 + number * part, self._y(value)
                 self._parts.append(
-                    f'<path d="M{x:.1f} {self._y(0):.1f}V{y:.1f}h{part:.1f}V{self._y(0):.1f}" fill="{shade}"/>'
+                    f'<path d="M{x:.1f} {self._y(0):.1f}V{y:.1f}h{part:.1f}V{self._y(0):.1f}" fill="{look_.colour}"/>'
                 )
 
     def below(self, share: float, text: str) -> None:
         self._text(self.x(share), HEIGHT - 9, text, "end" if share == 1.0 else "middle" if share else "start")
 
-    def legend(self, names: Sequence[object]) -> None:
+    def legend(self, names: Sequence[object], looks: Sequence[_Look]) -> None:
         if not self._named:
             return
         step = min(17.0, (HEIGHT - 12) / len(names))
-        for i, name in enumerate(names):
+        for i, (name, look_) in enumerate(zip(names, looks, strict=True)):
             y = 10 + i * step
-            shade, dashed = _look(i, name)
-            self._parts.append(f'<path d="M{self._edge + 12} {y:.1f}h16" stroke="{shade}" stroke-width="2.4"{dashed}/>')
+            swatch = f'<path d="M{self._edge + 12} {y:.1f}h16" stroke="{look_.colour}" stroke-width="2.4"'
+            self._parts.append(f"{swatch}{look_.dashed}/>")
             self._text(self._edge + 34, y + 4, _short_name(name))
 
     def _text(self, x: float, y: float, text: str, anchor: str = "start") -> None:
@@ -168,12 +183,11 @@ class _Picture:
         return "".join([*self._parts, "</svg>"]).encode()
 
 
-def _look(number: int, name: object) -> tuple[str, str]:
-    """Return a series' colour, and the attribute that makes its line a dashed one."""
+def _look(number: int, name: object) -> _Look:
     if look.is_other(name):
-        return look.OTHER, ""
-    style = {"-": "", "--": ' stroke-dasharray="6 3"', ":": ' stroke-dasharray="2 3"'}[look.dashes(number)]
-    return look.colour(number), style
+        return _Look(look.OTHER, "")
+    dashed = {"-": "", "--": ' stroke-dasharray="6 3"', ":": ' stroke-dasharray="2 3"'}[look.dashes(number)]
+    return _Look(look.colour(number), dashed)
 
 
 def _short_name(name: object) -> str:

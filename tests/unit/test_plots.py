@@ -528,6 +528,9 @@ def test_svg_is_small_and_any_name_is_text() -> None:
     page = ET.fromstring(svg.rate(table))
     assert {element.tag for element in page.iter()} <= {f"{_SVG}{tag}" for tag in ("svg", "path", "text", "polyline")}
     assert len(svg.rate(table.iloc[:, :4])) < 6_000
+    table.iloc[20] = np.nan
+    pieces = [len(shape.attrib["points"].split()) for shape in ET.fromstring(svg.rate(table)).iter(f"{_SVG}polyline")]
+    assert pieces == [20, 39] * len(names)
     for odd in (table.iloc[:0], table.iloc[:1], table.iloc[:, :0], table * np.nan):
         ET.fromstring(svg.rate(odd))
     ET.fromstring(svg.hist(events().head(0).bpf.hist("size")))

@@ -277,8 +277,12 @@ def test_any_name_is_shown_short_and_as_escapes() -> None:
 def test_the_static_picture_has_its_text() -> None:
     with FakeTracer() as tracer, bpfnb.trace(HELLO, name="hello") as session:
         spread(tracer, session, {"x": 100}, 50.0)
+        live = RatesView([ViewSpec(session, "rates")]).static()
         session.stop()
         static = RatesView([ViewSpec(session, "rates")]).static()
+    assert live.mimetype == "image/svg+xml"
+    assert live.image.startswith(b"<svg")
+    assert len(live.image) < 4_000
     assert static.text.startswith("hello: events per second\n  hello: ")
     assert static.text.endswith(" UTC")
     assert static.mimetype == "image/png"

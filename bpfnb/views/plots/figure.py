@@ -28,6 +28,7 @@ __all__ = ["PlotAxes", "PlotFigure", "axes_of", "png", "show_at_cell_end"]
 
 _WIDTH, _HEIGHT = 8.0, 2.9  # inches of 100 CSS pixels
 _DPI = 100
+_PALETTE = 128  # colours of a PNG
 _SHARP = 1.5  # pixels of the PNG to a CSS pixel: sharp on most screens, at half the bytes of 2
 
 
@@ -99,7 +100,7 @@ def bar_beside(ax: Axes, what: ScalarMappable, most: float, colours: Colours, na
 def png(figure: Figure) -> bytes:
     """Return a figure as a PNG, in the colours it has: transparent where its background is none.
 
-    With a palette: of ten lines that is 20 KB instead of 71.
+    With a palette: of four lines that is 28 KB instead of 76, of a heat map 12 instead of 30.
     """
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=_DPI * _SHARP, facecolor="auto", edgecolor="auto", bbox_inches=None)
@@ -111,7 +112,7 @@ def png(figure: Figure) -> bytes:
 
 
 def _with_palette(pixels: npt.NDArray[np.uint8]) -> Image.Image:
-    """Return an image of its 256 most frequent colours, which stay as they are; others, those of blurred edges, become
+    """Return an image of its most frequent colours, which stay as they are; others, those of blurred edges, become
     the nearest of these. (Pillow's own palettes that have transparency tint white.)"""
     height, width, _ = pixels.shape
     packed = np.ascontiguousarray(pixels).view(np.uint32).reshape(-1)
@@ -121,13 +122,13 @@ def _with_palette(pixels: npt.NDArray[np.uint8]) -> Image.Image:
     shown = rgba.copy()
     shown[:, :3] = rgba[:, :3] * rgba[:, 3:] // 255  # what is transparent has hardly a colour
     near = np.arange(len(order))
-    for begin in range(256, len(order), 1024):
+    for begin in range(_PALETTE, len(order), 1024):
         part = shown[begin : begin + 1024]
-        near[begin : begin + 1024] = np.abs(part[:, None] - shown[None, :256]).sum(axis=-1).argmin(axis=1)
+        near[begin : begin + 1024] = np.abs(part[:, None] - shown[None, :_PALETTE]).sum(axis=-1).argmin(axis=1)
     number = np.empty(len(order), np.uint8)
     number[order] = near
     image = Image.fromarray(number[places.reshape(-1)].reshape(height, width), mode="P")
-    image.putpalette(rgba[:256].astype(np.uint8).tobytes(), rawmode="RGBA")
+    image.putpalette(rgba[:_PALETTE].astype(np.uint8).tobytes(), rawmode="RGBA")
     return image
 
 
