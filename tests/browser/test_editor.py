@@ -57,8 +57,12 @@ def comments(book: Notebook, number: int) -> list[str]:
     return [text for line in book.cell(number).evaluate(SPANS) for text, comment in line if comment]
 
 
-def is_c(book: Notebook, number: int, note: str = "// a note // in C") -> None:
+def is_set(book: Notebook, number: int, note: str) -> None:
     book.until(lambda: comments(book, number) == [note], 10, lambda: f"cell {number}: {comments(book, number)}")
+
+
+def is_c(book: Notebook, number: int) -> None:
+    is_set(book, number, "// a note // in C")
 
 
 def is_python(book: Notebook, number: int) -> None:
@@ -106,7 +110,7 @@ def edits_as_c(book: Notebook, number: int) -> None:
 def test_a_cell_is_c_as_long_as_its_first_line_says_so(notebook: Callable[..., Notebook]) -> None:
     book = notebook("editor.ipynb", ["%load_ext bpfnb", C, PYTHON, "y = 1"])
     is_c(book, 1)
-    assert comments(book, 2) == ["# a note in Python"]
+    is_set(book, 2, "# a note in Python")
     head = book.cell(1).evaluate(SPANS)[0]
     assert [span for span, _ in head] == ["%%bpf", "-a"]  # the first line is no C
     edits_as_c(book, 1)
@@ -204,7 +208,7 @@ def test_notebook_7_alike(lab: Lab, browser: Any) -> None:
     page = browser.new_page(viewport={"width": 1150, "height": 1000})
     book = Notebook(lab, page, "seven.ipynb", "notebooks")
     is_c(book, 0)
-    assert comments(book, 1) == ["# a note in Python"]
+    is_set(book, 1, "# a note in Python")
     edits_as_c(book, 0)
     page.close()
     lab.end_kernels()
