@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from msgspec import structs
 
-from bpfnb import progress, views
+from bpfnb import progress
 from bpfnb.command import Command
 from bpfnb.doctor import Report, examine
 from bpfnb.errors import Diagnostic, ProgramError, printable
@@ -37,6 +37,7 @@ from bpfnb.results.presentation import Presentation
 from bpfnb.results.table import with_escapes
 from bpfnb.session import DETACH_TIMEOUT, Session
 from bpfnb.tools.toolbox import Toolbox
+from bpfnb.views.live import live as live_views
 from bpfnb.views.progress import open_line
 
 if TYPE_CHECKING:
@@ -276,7 +277,7 @@ class Host(Questions):
         """
         return examine(self.connect, self.trace)
 
-    live = staticmethod(views.live)
+    live = staticmethod(live_views)
 
     # --- its tracer ---
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from contextlib import suppress
 from functools import partial
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 import msgspec
 import pandas as pd
@@ -56,10 +56,12 @@ from bpfnb.results.presentation import Presentation, Rows, Table
 from bpfnb.results.snapshot import SessionState, Snapshot
 from bpfnb.results.stream import Batches, Events, Source
 from bpfnb.results.table import with_bars, with_escapes
+from bpfnb.views.live import live
+from bpfnb.views.live.view import ViewKind, ViewSpec
 
 if TYPE_CHECKING:
     from bpfnb.views.flamegraph import FlameGraph
-    from bpfnb.views.panel import Panel
+    from bpfnb.views.live.panel import Panel
 
 __all__ = ["DETACH_TIMEOUT", "Session"]
 
@@ -290,12 +292,40 @@ class Session:
         """
         return with_bars(quantiles(self.df, shares))
 
-    def live(self, by: str | None = None) -> Panel:
-        """Show a panel: the rate over the last minute, Pause and Stop. ``by``: a column, with a line for each value.
+    def view(
+        self,
+        kind: ViewKind,
+        value: str | None = None,
+        by: str | None = None,
+        output: str | None = None,
+        map: str | None = None,
+        top: int = 10,
+        window: float = 60.0,
+    ) -> ViewSpec:
+        """Return a view of this session, for a panel: ``bpfnb.live(opens, opens.view("heatmap", "latency"))``.
 
-        ProgramError for a session without output, ValueError for an unknown column.
+        ``kind``     "rates", "hist", "heatmap", "top", "flame" or "counters"
+        ``value``    a column of numbers: what hist and heatmap put into buckets
+        ``by``       a column: a line, or a row, for each of its values
+        ``output``   an output's name; ``map``: a map's name, instead of an output
+        ``top``      how many values of ``by``, or rows; the rest is summed as "other"
+        ``window``   seconds that are shown
+
+        What is not there is an error once the panel is made. ValueError for an unknown kind.
         """
-        return views.live(self, by=by)
+        kinds = get_args(ViewKind)
+        if kind not in kinds:
+            raise ValueError(f"no view {kind!r}{near_or_all(str(kind), dict.fromkeys(kinds))}")
+        return ViewSpec(self, kind, value, by, output, map, top, window)
+
+    def live(self, by: str | None = None, output: str | None = None, window: float = 60.0) -> Panel:
+        """Show a panel: the rate of each output over ``window`` seconds and the session's numbers; of a session that
+        has only maps, these; of a one-liner or tool, its table or histogram. See bpfnb.live.
+
+        ``by``: a column, with a line for each value. ``output``: one output. ProgramError for a session without output,
+        ValueError for an unknown column, KeyError for an unknown output.
+        """
+        return live(self, by=by, output=output, window=window)
 
     def flame(
         self,

@@ -23,7 +23,7 @@ _OURS = (
     "results/maps/snapshots",
     "results/output",
     "results/stream",
-    "views/panel",
+    "views/live/panel",
     "views/refresh",
     "magics/bpf",
 )

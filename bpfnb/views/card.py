@@ -106,25 +106,26 @@ class Card:
 
     # --- on the refresh thread ---
 
-    def act(self) -> None:
+    def act(self) -> bool:
         """Update it once more where the session has ended."""
         if (session := self._session) is None:
-            return
+            return False
         snapshot = session.snapshot()
         if _is_over(session, snapshot):
             try:
                 self._write(snapshot)
             finally:
                 self._close()
+        return self._session is None
 
-    def paint(self) -> bool:
+    def paint(self) -> float | None:
         session = self._session
         if session is None:
-            return False
+            return None
         if time.monotonic() >= self._due:
             self._due = time.monotonic() + _EVERY
             self._write(self._pace.snapshot(session))
-        return True
+        return min(_EVERY, max(self._due - time.monotonic(), 0.01))
 
     def fail(self, error: Exception) -> None:
         self._close()
@@ -145,7 +146,7 @@ class Card:
     def _facts(self, snapshot: Snapshot) -> Snapshot:
         """Return what must differ for an update. Time passes and costs vary also where nothing happens."""
         timed = self._seconds is not None and snapshot.state == "running"
-        return replace(snapshot, seconds=int(snapshot.seconds) if timed else 0, cost="")
+        return replace(snapshot, seconds=int(snapshot.seconds) if timed else 0, cost="", shares=None)
 
     def _bundle(self, snapshot: Snapshot) -> Bundle:
         page = html.session_card(snapshot, mark=self._mark, seconds=self._seconds, told=self._told)

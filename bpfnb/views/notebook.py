@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
@@ -29,15 +30,33 @@ class Notebook:
         """The number of the cell being run."""
         return int(self._shell.execution_count)
 
+    @property
+    def cell_id(self) -> str | None:
+        """The id of that cell in its notebook, where the page tells it."""
+        parent = self._shell.kernel.get_parent()
+        return parent.get("metadata", {}).get("cellId") or None
+
+    @property
+    def kernel(self) -> Any:
+        return self._shell.kernel
+
     def display(self, bundle: Bundle, metadata: Bundle | None = None) -> DisplayHandle:
         """Show something in the cell being run."""
         return DisplayHandle(self._publisher, bundle, metadata)
 
-    def at_cell_end(self, callback: Callable[[object], None]) -> None:
+    def at_cell_start(self, callback: Callable[[Any], None]) -> None:
+        """Call it with IPython's ExecutionInfo whenever a cell is run."""
+        self._shell.events.register("pre_run_cell", callback)
+
+    def at_cell_end(self, callback: Callable[[Any], None]) -> None:
         self._shell.events.register("post_run_cell", callback)
 
-    def forget(self, callback: Callable[[object], None]) -> None:
-        self._shell.events.unregister("post_run_cell", callback)
+    def forget(self, *callbacks: Callable[[Any], None]) -> None:
+        """Call them no more. What was not to be called does no harm."""
+        for event in ("pre_run_cell", "post_run_cell"):
+            for callback in callbacks:
+                with suppress(ValueError):
+                    self._shell.events.unregister(event, callback)
 
 
 class DisplayHandle:

@@ -1,8 +1,8 @@
-"""The refresh thread, which draws every panel.
+"""The refresh thread, which keeps every panel up to date.
 
-Sending to a notebook from a thread is safe. Setting a widget's traits from two threads is not, so this thread alone
-writes the panels' widgets; buttons and callers set flags, which it reads. It starts with the first panel and ends when
-the last one has closed.
+Sending to a notebook from a thread is safe. Reading a session's rows for one panel on two threads is not, so this
+thread alone serves the panels; pages and callers leave flags and messages, which it reads. It starts with the first
+panel and ends when the last one has closed.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from bpfnb.interrupts import forget_after_fork, new_lock, uninterrupted
 
 __all__ = ["PERIOD", "Refreshable", "add", "wake"]
 
-PERIOD = 0.25  # seconds between two refreshes of a panel
+PERIOD = 0.2  # seconds between two frames of a panel
 
 
 class Refreshable(Protocol):
     """A panel, as the refresh thread sees it. Its methods are called on that thread only."""
 
-    def act(self) -> None:
-        """Do what the flags ask for. Called several times a second."""
+    def act(self) -> bool:
+        """Do what flags and messages ask for; return whether to paint at once. Called whenever the thread wakes."""
 
-    def paint(self) -> bool:
-        """Draw; return whether there will be more to draw. If not, the panel has closed itself."""
+    def paint(self) -> float | None:
+        """Send what is new; return the seconds until the next paint, or None once the panel has closed itself."""
 
     def fail(self, error: Exception) -> None:
         """Show the error and close. Does not raise."""
@@ -45,18 +45,19 @@ class RefreshThread:
 
     def forget(self) -> None:
         """Start without thread and panels; in a forked child those are the parent's."""
-        self._panels: list[Refreshable] = []
+        self._panels: list[_Served] = []
         self._thread: threading.Thread | None = None
         self._wake: SimpleQueue[None] = SimpleQueue()  # an Event would be torn by Ctrl-C
 
     @uninterrupted
     def add(self, panel: Refreshable) -> None:
         with self._lock:
-            if panel not in self._panels:
-                self._panels.append(panel)
+            if not any(served.panel is panel for served in self._panels):
+                self._panels.append(_Served(panel))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="bpfnb-refresh", daemon=True)
                 self._thread.start()
+        self.wake()
 
     def wake(self) -> None:
         """Have the thread read the flags now."""
@@ -71,26 +72,26 @@ class RefreshThread:
             thread.join(2.0)
 
     def _run(self) -> None:
-        due = 0.0
         while not self._ending:
-            drawing = time.monotonic() >= due
-            if drawing:
-                due = time.monotonic() + PERIOD
-            for panel in self._present():
-                if not _serve(panel, drawing):
-                    self._remove(panel)
+            present = self._present()
+            for served in present:
+                if not served.serve():
+                    self._remove(served)
             if self._ends():
                 return
+            due = min((served.due for served in present), default=0.0)
             with suppress(Empty):
                 self._wake.get(timeout=max(0.0, due - time.monotonic()))
+                while True:
+                    self._wake.get_nowait()
 
-    def _present(self) -> list[Refreshable]:
+    def _present(self) -> list[_Served]:
         with self._lock:
             return list(self._panels)
 
-    def _remove(self, panel: Refreshable) -> None:
+    def _remove(self, served: _Served) -> None:
         with self._lock:
-            self._panels.remove(panel)
+            self._panels.remove(served)
 
     def _ends(self) -> bool:
         """End when there is no panel left. A panel added later starts another thread."""
@@ -100,14 +101,28 @@ class RefreshThread:
             return self._thread is None
 
 
-def _serve(panel: Refreshable, drawing: bool) -> bool:
-    """Serve one panel; return whether it goes on. An error in it ends this panel and no other."""
-    try:
-        panel.act()
-        return panel.paint() if drawing else True
-    except Exception as error:
-        panel.fail(error)
-        return False
+class _Served:
+    """A panel, and when it is to be painted next."""
+
+    def __init__(self, panel: Refreshable) -> None:
+        self.panel = panel
+        self.due = self._earliest = 0.0
+
+    def serve(self) -> bool:
+        """Return whether the panel goes on. An error in it ends this panel and no other."""
+        try:
+            if self.panel.act():
+                self.due = min(self.due, self._earliest)
+            now = time.monotonic()
+            if now < self.due:
+                return True
+            pause = self.panel.paint()
+        except Exception as error:
+            self.panel.fail(error)
+            return False
+        self._earliest = now + PERIOD
+        self.due = now + max(pause or 0.0, PERIOD)
+        return pause is not None
 
 
 _refresh_thread = RefreshThread()

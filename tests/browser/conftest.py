@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from browsing import TOKEN, Lab, Notebook, wait_until
+from pages import PanelPage
 
 _CHROMIUM = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -25,7 +26,7 @@ _CHROMIUM = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def chromium() -> str:
     """Chromium's path, where this lane is to run."""
     wanted = os.environ.get("BPFNB_BROWSER_TESTS")
@@ -40,7 +41,7 @@ def chromium() -> str:
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def lab(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     base = tmp_path_factory.mktemp("lab")
     with socket.socket() as probe:
@@ -86,7 +87,7 @@ def _answers(lab: Lab) -> bool:
     return True
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser(chromium: str) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
@@ -111,3 +112,11 @@ def notebook(lab: Lab, browser: Any) -> Iterator[Callable[[str, list[str] | None
     for page in pages:
         page.close()
     lab.end_kernels()
+
+
+@pytest.fixture
+def panel_page(browser: Any) -> Iterator[PanelPage]:
+    """An empty page that shows one panel, without JupyterLab and without a kernel."""
+    page = browser.new_page(viewport={"width": 1000, "height": 700})
+    yield PanelPage(page)
+    page.close()

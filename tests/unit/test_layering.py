@@ -164,7 +164,7 @@ def test_a_folder_is_seen_at_a_glance(folder: str) -> None:
     ("library", "allowed"),
     [
         ("bcc", ("bpfnb.tracer.compile.engine",)),
-        ("ipywidgets", ("bpfnb.views",)),
+        ("anywidget", ("bpfnb.views",)),
         ("matplotlib", ("bpfnb.views",)),
         ("IPython", ("magics",)),
         ("tree_sitter", ("bpfnb.language.syntax",)),

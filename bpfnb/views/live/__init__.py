@@ -1,1 +1,41 @@
 """Live views: a panel, the views on it, and the thread that keeps them up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from bpfnb.interrupts import uninterrupted
+
+if TYPE_CHECKING:
+    from bpfnb.views.live.panel import Panel
+
+__all__ = ["live"]
+
+
+def live(*things: Any, by: str | None = None, output: str | None = None, window: float = 60.0) -> Panel:
+    """Show sessions in one panel, live: events per second, and whatever views were asked for with ``session.view``.
+
+    ``things``   sessions, which share one picture of rates: a line each, or with ``by`` a line for each value of that
+                 column ("comm", "pid", ...), the small ones summed as "other"; and views: ``session.view("heatmap",
+                 "latency")``
+    ``output``   an output's name, of the sessions
+    ``window``   seconds that are shown
+
+    The panel has Pause and Stop, ends with its sessions, and leaves pictures in the notebook.
+
+    ProgramError for nothing, something that is no session, or a session without output; ValueError for an unknown
+    column.
+    """
+    specs_of, show = _imported()
+    return show(specs_of(things, by, output, window))
+
+
+@uninterrupted
+def _imported() -> tuple[Callable[..., Any], Callable[..., Panel]]:
+    # Here and not above: ipywidgets and matplotlib take most of a second to import, and most sessions need neither.
+    # Not on the main thread: an import of matplotlib that Ctrl-C interrupts cannot be repeated.
+    from bpfnb.views.live.panel import show
+    from bpfnb.views.live.specs import specs_of
+
+    return specs_of, show

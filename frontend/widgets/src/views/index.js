@@ -9,6 +9,11 @@
 //     page.still           whether motion is to be reduced
 // buffers: DataViews. Text from Python is somebody else's: textContent, never innerHTML.
 
+import { counters } from "./counters.js";
 import { flame } from "./flame.js";
+import { heatmap } from "./heatmap.js";
+import { hist } from "./hist.js";
+import { rates } from "./rates.js";
+import { top } from "./top.js";
 
-export const views = { flame };
+export const views = { counters, flame, heatmap, hist, rates, top };

@@ -1,0 +1,98 @@
+"""From what ``live()`` was given to views: sessions, outputs, maps and ViewSpecs -> ViewSpecs -> Views."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from bpfnb.errors import ProgramError
+from bpfnb.results.snapshot import SessionState, Snapshot
+from bpfnb.views.live.counters import CountersView
+from bpfnb.views.live.counts.heatmap import HeatmapView
+from bpfnb.views.live.counts.hist import HistView
+from bpfnb.views.live.counts.top import TopView
+from bpfnb.views.live.fitting import fitting_maps, fitting_view
+from bpfnb.views.live.flame import FlameView
+from bpfnb.views.live.rates import RatesView
+from bpfnb.views.live.view import View, ViewKind, ViewSpec
+
+__all__ = ["KINDS", "Traced", "ended", "sessions_of", "specs_of", "views_of"]
+
+
+class Traced(Protocol):
+    """What a panel needs of a session: bpfnb.session.Session."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def state(self) -> SessionState: ...
+    def snapshot(self) -> Snapshot: ...
+    def stop(self) -> None: ...
+
+
+# A row a kind: what makes the view, of one spec; "rates" and "counters" of several sessions, in one picture.
+KINDS: dict[ViewKind, Callable[[Sequence[ViewSpec]], View]] = {
+    "rates": RatesView,
+    "counters": CountersView,
+    "hist": HistView,
+    "heatmap": HeatmapView,
+    "top": TopView,
+    "flame": FlameView,
+}
+_SHARED: tuple[ViewKind, ...] = ("rates", "counters")
+_SESSION = ("name", "state", "snapshot", "outputs", "maps", "stop")
+
+
+def specs_of(
+    things: Sequence[Any], by: str | None = None, output: str | None = None, window: float = 60.0
+) -> list[list[ViewSpec]]:
+    """Return the views that were asked for, as groups of specs: a group a view. Sessions share one picture of rates.
+
+    ProgramError for nothing, and for what cannot be shown.
+    """
+    if not things:
+        raise ProgramError("live() needs a session: bpfnb.live(clones)")
+    groups: list[list[ViewSpec]] = []
+    shared: dict[ViewKind, list[ViewSpec]] = {}
+    for thing in things:
+        for spec in _specs(thing, by, output, window):
+            if isinstance(thing, ViewSpec) or spec.kind not in _SHARED:
+                groups.append([spec])
+            elif spec.kind in shared:
+                shared[spec.kind].append(spec)
+            else:
+                shared[spec.kind] = [spec]
+                groups.append(shared[spec.kind])
+    return sorted(groups, key=lambda group: group[0].kind == "counters")
+
+
+def views_of(groups: Sequence[Sequence[ViewSpec]]) -> list[View]:
+    """Make the views. Raises what a view's maker raises, such as ValueError for an unknown column."""
+    return [KINDS[group[0].kind](group) for group in groups]
+
+
+def sessions_of(groups: Sequence[Sequence[ViewSpec]]) -> list[Traced]:
+    """Return the sessions that the views are about, each once."""
+    found: dict[int, Traced] = {}
+    for group in groups:
+        for spec in group:
+            found.setdefault(id(spec.session), spec.session)
+    return list(found.values())
+
+
+def ended(sessions: Sequence[Traced]) -> bool:
+    """Return whether none of them runs any more."""
+    return all(session.state not in ("starting", "running") for session in sessions)
+
+
+def _specs(thing: Any, by: str | None, output: str | None, window: float) -> list[ViewSpec]:
+    """Return the views of one thing that was given to ``live()``."""
+    if isinstance(thing, ViewSpec):
+        return [thing]
+    if not all(hasattr(thing, name) for name in _SESSION):
+        raise ProgramError(f"live() shows sessions, not {type(thing).__name__}")
+    kind = fitting_view(thing)
+    if kind is None and not thing.outputs and thing.maps and (maps := fitting_maps(thing)):
+        return [spec._replace(by=by, window=window) for spec in maps]
+    views = [ViewSpec(thing, kind or "rates", by=by, output=output, window=window)]
+    return views if kind not in (None, "rates") else [*views, ViewSpec(thing, "counters")]
