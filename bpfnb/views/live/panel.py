@@ -39,15 +39,17 @@ _TWINS_EVERY = (10.0, 60.0)  # at first, and later
 _FINISH_TIMEOUT = 10.0
 
 
-def show(specs: Sequence[Sequence[ViewSpec]], connect: Connect | None = None) -> Panel:
+def show(specs: Sequence[Sequence[ViewSpec]], where: Notebook | None = None, mark: str = "") -> Panel:
     """Make a panel of views, show it in the cell being run, and keep it up to date. A group of specs is a view.
+
+    ``where``: where its outputs go, instead. ``mark``: in the class of its element on the page.
 
     Raises what a view's maker raises, such as ProgramError without an output or ValueError for an unknown column.
     """
     views = views_of(specs)
     panel = None
     try:
-        panel = Panel(sessions_of(specs), views, connect)
+        panel = Panel(sessions_of(specs), views, where=where, mark=mark)
         refresh.add(panel)
         return panel
     except:
@@ -70,6 +72,7 @@ class Panel:
         views: Sequence[View],
         connect: Connect | None = None,
         where: Notebook | None = None,
+        mark: str = "",
     ) -> None:
         self._sessions = list(sessions)
         self._stop_asked = self._close_asked = self._discarded = self._paused = False
@@ -83,7 +86,7 @@ class Panel:
         self._notebook = where or notebook()
         self._widget: PanelWidget | None = None
         if self._notebook or connect:
-            self._widget = PanelWidget(refresh.wake, connect or DirectComm)
+            self._widget = PanelWidget(refresh.wake, connect or DirectComm, mark)
         self._frames = Frames(views, self._widget)
         self._twins = [Twin(view, self._widget.mark if self._widget else "") for view in views]
         self._twins_due = self._made + 2.0

@@ -102,11 +102,11 @@ class PanelWidget(anywidget.AnyWidget):
     _esm = traitlets.Unicode(_BUNDLE.read_text(encoding="utf-8")).tag(sync=True)
     mark = traitlets.Unicode().tag(sync=True)  # in the class of the panel's element, for the static twins' rules
 
-    def __init__(self, heard: Callable[[], None], connect: Connect = comm.create_comm) -> None:
+    def __init__(self, heard: Callable[[], None], connect: Connect = comm.create_comm, mark: str = "") -> None:
         self._connect = connect
         self._heard = heard
         self.inbox: SimpleQueue[Incoming] = SimpleQueue()
-        super().__init__(mark=uuid4().hex[:12])
+        super().__init__(mark=mark or uuid4().hex[:12])
         self.on_msg(self._on_message)
 
     def open(self) -> None:
