@@ -11,6 +11,7 @@ import css from "./rates.css";
 const HEIGHT = 205;
 const IN_TIP = 12; // lines
 const DASHES = [[], [6, 4], [2, 3]]; // a round of colours each
+const LOG = { distr: 100, fwd: (rate) => Math.log10(1 + rate), bwd: (at) => 10 ** at - 1 }; // it has a place for 0
 const KEYS = { ArrowLeft: "back", ArrowRight: "forth", "+": "in", "=": "in", "-": "out", End: "live", Escape: "live" };
 
 export function rates(root, page) {
@@ -137,7 +138,7 @@ class RatesView {
     const { step } = this.data;
     const middles = this.numbers.map((number) => (number + 0.5) * step);
     const none = middles.map(() => null);
-    const spare = Math.max(this.plot.series.length - 1 - this.values.length, 0);
+    const spare = Math.max((this.plot?.series.length ?? 0) - 1 - this.values.length, 0);
     return [middles, ...this.values, ...Array.from({ length: spare }, () => none)];
   }
 
@@ -154,12 +155,12 @@ class RatesView {
       scales: {
         x: { time: true, range: () => this.range() },
         y: this.log
-          ? { distr: 4, asinh: 1, range: (_, __, max) => [0, max > 0 ? max * 1.3 : 10] }
+          ? { ...LOG, range: (_, __, max) => [0, 10 ** Math.ceil(Math.log10(Math.max(max, 1) + 1))] }
           : { range: (_, __, max) => [0, max > 0 ? max * 1.08 : 1] },
       },
       axes: [
-        { ...axis, grid: { show: false }, space: 80, values: (_, splits) => splits.map(clock) },
-        { ...axis, grid, size: 48, space: 34, values: (_, splits) => splits.map((value) => short(value)) },
+        { ...axis, grid: { show: false }, size: 26, space: 80, values: (_, splits) => splits.map(clock) },
+        { ...axis, grid, size: 48, space: 34, values: (_, splits) => splits.map(short), ...(this.log && { splits: decades }) },
       ],
       series: [{}, ...this.lines.map((_, i) => this.series(i))],
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1e3), "Etc/UTC"),
@@ -509,6 +510,13 @@ function value(rate) {
   if (rate === null || rate === undefined) return "\u2013";
   if (rate < 100) return String(Math.round(rate * 100) / 100);
   return rate < 1e6 ? Math.round(rate).toLocaleString("en") : short(rate);
+}
+
+// 0, 1, 10, 100, ... of a logarithmic scale.
+function decades(plot, _, __, max) {
+  const found = [0];
+  for (let rate = 1; rate <= max; rate *= 10) found.push(rate);
+  return found;
 }
 
 function short(number) {
