@@ -51,6 +51,7 @@ class HeatView {
   whole(header, buffers) {
     this.data = { ...header };
     this.theme = this.page.theme();
+    this.width ||= Math.floor(this.root.clientWidth);
     this.choices.show(header);
     const chosen = header.groups.indexOf(header.group);
     this.group.show([["", "all groups"], ...header.groups.map((name, i) => [String(i), name])], chosen < 0 ? "" : String(chosen));

@@ -5,6 +5,7 @@ import { Choices, bucket, edge, element, everyEdge, fit, place, remarks, short, 
 const [TALL, SMALL] = [205, 128]; // heights of one histogram, and of one of many
 const [LEFT, BOTTOM, TOP, RIGHT] = [44, 18, 8, 12];
 const LEAST = 260; // width of one of many
+const WIDEST = 84; // of a bar
 
 export function hist(root, page) {
   const view = new HistView(root, page);
@@ -41,6 +42,7 @@ class HistView {
   whole(header, buffers) {
     this.data = header;
     this.theme = this.page.theme();
+    this.width ||= Math.floor(this.root.clientWidth);
     this.choices.show(header);
     this.take(buffers);
   }
@@ -86,8 +88,8 @@ class HistView {
     root.tabIndex = 0;
     root.setAttribute("role", "img");
     made.canvas.addEventListener("pointermove", (event) => {
-      const { left, width } = made.canvas.getBoundingClientRect();
-      this.point(group, Math.floor(((event.clientX - left - LEFT) / (width - LEFT - RIGHT)) * this.data.low.length));
+      const { left } = made.canvas.getBoundingClientRect();
+      this.point(group, Math.floor(((event.clientX - left - LEFT) / this.wide()) * this.data.low.length));
     });
     made.canvas.addEventListener("pointerleave", () => this.leave());
     root.addEventListener("blur", () => this.leave());
@@ -115,10 +117,15 @@ class HistView {
     root.setAttribute("aria-label", most ? `${label}, most in ${bucket(low[at], high[at], unit, scale)}: ${whole(most)}` : label);
     const [width, height] = this.size;
     const context = fit(canvas, width, height);
-    const frame = { left: LEFT, top: TOP, width: width - LEFT - RIGHT, height: height - TOP - BOTTOM };
+    const frame = { left: LEFT, top: TOP, width: this.wide(), height: height - TOP - BOTTOM };
     this.drawLevels(context, frame, most);
     this.drawBars(context, frame, counts, most, group);
     this.drawEdges(context, frame);
+  }
+
+  // The width of the buckets: of a few not the whole.
+  wide() {
+    return Math.min(this.size[0] - LEFT - RIGHT, Math.max(this.data.low.length, 1) * WIDEST);
   }
 
   share(count, most) {
@@ -196,7 +203,7 @@ class HistView {
     this.tip.hidden = false;
     const { canvas } = this.cells[group];
     const [mine, own] = [this.root.getBoundingClientRect(), canvas.getBoundingClientRect()];
-    const x = own.left - mine.left + LEFT + ((at + 0.5) * (own.width - LEFT - RIGHT)) / low.length;
+    const x = own.left - mine.left + LEFT + ((at + 0.5) * this.wide()) / low.length;
     const right = x + 12 + this.tip.offsetWidth < this.width;
     this.tip.style.left = `${right ? x + 12 : Math.max(x - 12 - this.tip.offsetWidth, 0)}px`;
     this.tip.style.top = `${own.top - mine.top + 4}px`;
