@@ -177,7 +177,7 @@ class Session:
         def grown() -> pd.DataFrame:
             maps.turn()
             frame = table.compute(maps)
-            frame.attrs["grown"] = maps.grows
+            frame.attrs["grown"] = table.grows
             return with_escapes(frame)
 
         return grown

@@ -31,13 +31,15 @@ class Table:
     """A table made of maps, as they are at the moment that it is asked for. ``title``: as above. ``as_is``: names of
     maps that a drain leaves as they are, such as stacks that counts name. ``view``: what shows it live: its largest
     rows, its buckets (``low``, ``high``, ``count``), or its stacks (``stack``, ``count``).
-    ``units``: of columns that are numbers."""
+    ``units``: of columns that are numbers. ``grows``: False where it shows what there is, as memory that is held: two
+    of them do not add up."""
 
     compute: Callable[[Mapping[str, Map]], pd.DataFrame]
     title: str = ""
     as_is: Sequence[str] = ()
     view: TableView = "top"
     units: Mapping[str, str] = field(default_factory=dict)
+    grows: bool = True
 
 
 Presentation = Rows | Table

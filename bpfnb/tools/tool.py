@@ -188,7 +188,8 @@ class Tool:
         own = spec.presentation
         if isinstance(own, Rows):
             return Rows(lambda events: own.convert(events)[names], title, units)
-        return Table(lambda maps: own.compute(maps)[names], title, own.as_is, _LIVE.get(self.view, "top"), units)
+        view = _LIVE.get(self.view, "top")
+        return Table(lambda maps: own.compute(maps)[names], title, own.as_is, view, units, own.grows)
 
     def _say(self, make: Callable[[Any], Any], value: Any) -> Any:
         """Return a value that is made of another. A ProgramError says which tool it is about."""

@@ -195,7 +195,7 @@ class DrawnEvents(EventsAccessor):
     ) -> FlameGraph:
         """A flame graph of a frame's stacks, "main;read;__x64_sys_read_[k]", to be zoomed and searched.
 
-            cpu.df[cpu.df.comm == "nginx"].bpf.flame()
+            cpu.df.query("comm == 'nginx'").bpf.flame()
             held.df.bpf.flame("size", by="pid")
 
         ``stack``   the column of stacks: text, the outermost function first

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -129,6 +128,13 @@ class FlameGraph:
         """Write a file for speedscope.app. ProgramError for a file that exists."""
         write(path, speedscope_text(self.folded, self.name), overwrite)
 
+    def to_html(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write a page of its own, to be opened in any browser, without a server. ProgramError for a file that
+        exists."""
+        from bpfnb.views.live.flame_page import page
+
+        write(path, page(self), overwrite)
+
     # --- a view (bpfnb.views.live.view.View) --------------------------------------------------------------------------
 
     kind: ViewKind = "flame"
@@ -169,12 +175,11 @@ class FlameGraph:
     def static_text(self) -> str:
         return _text(self._tree, self._own, self.unit, self.title, "" if self._own.any() else "no stacks were counted")
 
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        static = self.static()
-        image = base64.b64encode(static.image).decode("ascii")
-        alt = escape(printable(self.title))
-        page = f'<img alt="{alt}" style="max-width:100%" src="data:image/png;base64,{image}">' if image else ""
-        return {"text/html": f"{page}{static.html}", "text/plain": static.text}
+    def _ipython_display_(self) -> None:
+        from bpfnb.views.live.flame_page import show  # with ipywidgets, which only a page needs
+
+        if not show(self):
+            print(repr(self))
 
     def _note(self) -> str:
         notes = []

@@ -691,6 +691,33 @@ def test_maps_of_every_cpu_and_stacks(shell: Shell) -> None:
     counts.stop()
 
 
+FLAMES = "cpu = bpfnb.tools.profile(frequency=199)"
+
+
+@shown(FLAMES, "session.flame()", 'bpfnb.views.flamegraph.flame("perf.folded")', "df.bpf.plot_flame()")
+def test_flame_graphs(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "yesterday.folded").write_text("python3;main;slow 3\n")
+    (tmp_path / "perf.folded").write_text("main;read 42\n")
+    shell.run("import bpfnb")
+    with subprocess.Popen([sys.executable, "-IS", "-c", "while True: pass"]) as busy:
+        try:
+            results = statements(shell, text(FLAMES).replace("wait(2)", "wait(0.5)"))
+        finally:
+            busy.kill()
+        cpu: Any = shell.inner.user_ns["cpu"]
+        cpu.stop()
+    assert results["cpu.flame()"].total > 20
+    assert "yesterday.folded has 3 in all" in results['cpu.flame(minus="yesterday.folded")'].whole().header["note"]
+    lines = (tmp_path / "cpu.folded").read_text().splitlines()
+    assert sum(int(line.rpartition(" ")[2]) for line in lines) > 20
+    assert json.loads((tmp_path / "cpu.json").read_text())["profiles"][0]["type"] == "sampled"
+    shell.inner.user_ns.update(session=cpu, df=cpu.df)
+    assert shell.run(text("session.flame()")).total == cpu.df["count"].sum()  # type: ignore[attr-defined]
+    assert shell.run(text('bpfnb.views.flamegraph.flame("perf.folded")')).total == 42  # type: ignore[attr-defined]
+    assert shell.run(text("df.bpf.plot_flame()")).collections  # type: ignore[attr-defined]
+
+
 # --- %%bpf and %bpf -----------------------------------------------------------------------------------------------
 
 CELL = """

@@ -41,11 +41,6 @@ class Growing(Mapping[str, Map]):
         self._grown: dict[str, Callable[[], Map]] = {}
         self._taken: dict[str, Map] = {}
 
-    @property
-    def grows(self) -> bool:
-        """Return whether any map that was read this turn grows."""
-        return bool(self._taken)
-
     def turn(self) -> None:
         """Let maps be read again."""
         self._taken.clear()

@@ -228,7 +228,7 @@ def _build(
         f"-DMMAP={int(mmap)}",
     ]
     # What is held is no count that grows: a table at intervals has all of it.
-    table = Table(partial(_table, older=older, top=top), as_is=["held", "stacks"])
+    table = Table(partial(_table, older=older, top=top), as_is=["held", "stacks"], grows=False)
     if kernel:
         return Spec(_KERNEL, table, cflags=flags, columns=[name for name in _COLUMNS if name != "pid"])
     attach = [(f"uprobe:{path}:free", "frees")]

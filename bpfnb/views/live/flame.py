@@ -85,13 +85,13 @@ class FlameView:
 
     def whole(self) -> Part:
         self._sent = self._header()
-        return self._parts.whole(self._own(), self._sent)
+        return self._parts.whole(self.own(), self._sent)
 
     def delta(self) -> Part | None:
         header = self._header()
         changed = {key: value for key, value in header.items() if self._sent.get(key) != value}
         self._sent = header
-        return self._parts.delta(self._own(), changed)
+        return self._parts.delta(self.own(), changed)
 
     def choose(self, **choices: Any) -> None:
         """``window``: seconds. ``range``: two times, in seconds since 1970; None: the window again."""
@@ -105,14 +105,14 @@ class FlameView:
                 raise ValueError(f"a flame graph has window and range to choose, not {printable(str(name))[:50]}")
 
     def static(self) -> Static:
-        own = self._own()
-        return static_flame(self._tree, own, self._unit, self.title, self._empty(own))
+        own = self.own()
+        return static_flame(self.tree, own, self._unit, self.title, self._empty(own))
 
     # --- what was counted ---------------------------------------------------------------------------------------------
 
     def _anew(self) -> None:
-        self._tree = FlameTree(len(self._by))
-        self._parts = FlameParts(self._tree)
+        self.tree = FlameTree(len(self._by))
+        self._parts = FlameParts(self.tree)
         self._kept: deque[_Kept] = deque()
         self._sent = {}
         self._since: float | None = None  # what came before is not kept any more
@@ -126,13 +126,13 @@ class FlameView:
             self._state = folded
             self._kept.clear()
         if len(folded.stacks) or piece.state:
-            nodes = self._tree.add(folded.stacks)
+            nodes = self.tree.add(folded.stacks)
             self._kept.append(_Kept(piece.begin, piece.end, nodes, folded.values))
 
     def _drop(self) -> None:
         """Drop what no window reaches, and the oldest where it is too much."""
         oldest = self._now() - _WINDOWS[-1][0]
-        if len(self._tree) > _MAX_NODES:
+        if len(self.tree) > _MAX_NODES:
             self._since = self._now()
             since, self._kept = self._since, deque()
             self._anew()
@@ -143,10 +143,10 @@ class FlameView:
             kept -= len(piece.values)
             self._since = piece.end
 
-    def _own(self) -> Values:
-        """Return what was counted at each node in the time that is shown."""
+    def own(self) -> Values:
+        """Return what was counted at each node of ``tree`` in the time that is shown."""
         kinds = {piece.values.dtype.kind for piece in self._kept}
-        own: Values = np.zeros(len(self._tree), np.float64 if "f" in kinds else np.int64)
+        own: Values = np.zeros(len(self.tree), np.float64 if "f" in kinds else np.int64)
         for piece in self._kept:
             if self._shows(piece):
                 np.add.at(own, piece.nodes, piece.values)

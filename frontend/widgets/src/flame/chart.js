@@ -230,7 +230,10 @@ export class Chart {
   colour(node, colours) {
     const { tree } = this;
     if (this.found && !this.found[tree.nameOf[node]]) return colours.muted;
-    if (tree.before) return colours.changes[changeStep(tree.total[node], tree.totalBefore[node])];
+    if (tree.before) {
+      const sides = [tree.total[node], tree.totalBefore[node]];
+      return colours.changes[changeStep(...(tree.swapped ? sides.reverse() : sides))];
+    }
     const name = tree.nameOf[node];
     return colours.fills[tree.kinds[name] ?? 0][node ? (this.shades[name] ??= shade(tree.names[name])) : 0];
   }

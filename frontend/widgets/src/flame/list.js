@@ -131,7 +131,7 @@ export class List {
     const { tree } = this;
     const parts = [short(tree.name(node)), percent(share), `total ${amount(tree.total[node], this.unit())}`];
     parts.push(`self ${amount(tree.own[node], this.unit())}`);
-    if (tree.before) parts.push(`before ${amount(tree.totalBefore[node], this.unit())}`);
+    if (tree.before) parts.push(`${tree.swapped ? "now" : "before"} ${amount(tree.totalBefore[node], this.unit())}`);
     return parts.join(", ");
   }
 

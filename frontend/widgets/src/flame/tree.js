@@ -151,6 +151,7 @@ class Grower {
       names, kinds, Int32Array.from(this.parent), Int32Array.from(this.nameOf), Float64Array.from(this.own), before,
     );
     tree.rootName = plain(names[this.nameOf[0]]);
+    tree.swapped = this.from.swapped;
     return tree;
   }
 }

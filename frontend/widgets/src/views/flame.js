@@ -54,6 +54,9 @@ class Flame {
     this.both = toggle(this.tools, "Callers", "callers and callees of the function that is selected (s)", (on) =>
       this.sandwich(on ? this.chart.selected : 0),
     );
+    this.earlier = toggle(this.tools, "Before", "as wide as before, which shows what is gone; else as wide as now", () =>
+      this.swap(),
+    );
     this.listing = toggle(this.tools, "List", "the same as a list", (on) => this.listed.classList.toggle("open", on));
     this.found = element("span", "bpfnb-fl-found", this.tools);
     this.found.setAttribute("role", "status"); // aria-live: polite
@@ -113,11 +116,13 @@ class Flame {
 
   whole(header, buffers) {
     const [kinds, parent, nameOf, ...values] = buffers;
-    const [own, before] = values.map((data) => numbers(data, header.values));
+    let [own, before] = values.map((data) => numbers(data, header.values));
     this.header = header;
     const old = this.tree;
+    if (old?.swapped && before) [own, before] = [before, own];
     this.tree = new Tree(header.names, bytes(kinds), ints(parent), ints(nameOf), own, before);
     this.tree.bySize = pressed(this.order);
+    this.tree.swapped = Boolean(old?.swapped && before);
     // What was there before is looked at as before: nodes keep their numbers, and a page may have changed its colours.
     const same = old && old.parent.length <= this.tree.parent.length && old.names.every((n, i) => n === header.names[i]);
     if (same) this.chart.tree = this.tree;
@@ -150,6 +155,7 @@ class Flame {
     this.nothing.hidden = tree.total[0] > 0;
     this.nothing.textContent = header.empty || "no stacks";
     this.note.textContent = header.note ?? "";
+    this.earlier.hidden = !tree.before;
     this.showWindows();
     this.chart.show(tree);
     this.list.show(tree);
@@ -194,6 +200,15 @@ class Flame {
     for (const tree of [this.tree, this.callers.tree, this.callees.tree]) tree?.order(bySize);
     this.chart.show(this.tree);
     for (const chart of [this.callers, this.callees]) if (chart.tree) chart.show(chart.tree);
+  }
+
+  // Draw a comparison the other way round.
+  swap() {
+    const { tree } = this;
+    [tree.own, tree.before] = [tree.before, tree.own];
+    tree.swapped = !tree.swapped;
+    tree.count();
+    this.update();
   }
 
   // Callers and callees of a node's function; of the root: the whole tree again.
@@ -315,7 +330,8 @@ class Flame {
     if (tree.before) {
       const bar = element("i", "wide");
       bar.style.background = `linear-gradient(90deg, ${colours.changes.join(", ")})`;
-      const parts = ["gone", bar, "new: the colour is the change, the width what there is now"];
+      const width = tree.swapped ? "what there was before" : "what there is now";
+      const parts = ["gone", bar, `new: the colour is the change, the width ${width}`];
       const one = element("span", "");
       one.append(...parts);
       this.legend.replaceChildren(one);
@@ -357,8 +373,10 @@ class Flame {
     const above = tree.parent[node];
     if (node && above) facts.push([`of ${tree.name(above).slice(0, 40)}`, percent(total / tree.total[above])]);
     if (tree.before) {
-      const before = tree.totalBefore[node];
-      facts.push(["before", exact(before, unit)], ["change", change(total, before, unit)]);
+      const other = tree.totalBefore[node];
+      const [now, before] = tree.swapped ? [other, total] : [total, other];
+      facts.push(tree.swapped ? ["now", exact(now, unit)] : ["before", exact(before, unit)]);
+      facts.push(["change", change(now, before, unit)]);
     }
     if (node) facts.push(["kind", KINDS[tree.kind(node)] === "group" ? this.header.groups || "group" : KINDS[tree.kind(node)]]);
     const name = element("b", "");
