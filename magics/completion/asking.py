@@ -17,7 +17,7 @@ __all__ = ["Asker", "asker"]
 
 Answer = TypeVar("Answer")
 
-_PATIENCE = 0.7  # seconds that a Tab waits for the kernel's names, all its questions together
+_PATIENCE = 0.9  # seconds that a Tab waits for the kernel's names, all its questions together
 _FRESH = 60.0  # seconds: modules come and go
 _MAX_ANSWERS = 256
 _MAX_WAITING = 4  # questions that the tracer has not answered yet

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+from bpfnb.host.tracer import Tracer
 from bpfnb.language.editing.cursor import Spot, spot_at, tracepoint_of
 from bpfnb.language.editing.meanings import KEYWORDS, TYPES, method, words
 from bpfnb.language.editing.scope import Scope
@@ -47,6 +48,15 @@ def complete(code: str, at: int, until: float) -> tuple[str, list[Item]]:
         if item.text.startswith(spot.word):
             unique.setdefault(item.text, item)
     return spot.word, list(unique.values())
+
+
+def prefetch() -> None:
+    """Have the tracer read the kernel's types, which takes a while the first time: they will be asked for."""
+    asker.ask(("type", "struct task_struct", ()), _first, 0.0)
+
+
+def _first(tracer: Tracer) -> TypeDescribed:
+    return tracer.describe_type("struct task_struct", (), _MAX_MEMBERS)
 
 
 # --- behind . and -> ----------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ class Explanation(NamedTuple):
         about = "; ".join(filter(None, (self.text, since)))
         parts = [self.title, about, "\n".join(f"    {line}" for line in self.lines)]
         parts += [f"Example:\n    {self.example.replace(chr(10), chr(10) + '    ')}"] if self.example else []
-        markup = f"<pre><b>{escape(self.title)}</b></pre>"
+        markup = f"<p><code><b>{escape(self.title)}</b></code></p>"
         markup += f"<p>{escape(about)}</p>" if about else ""
         markup += f"<pre>{escape(chr(10).join(self.lines))}</pre>" if self.lines else ""
         markup += f"<p>Example:</p><pre>{escape(self.example)}</pre>" if self.example else ""

@@ -14,7 +14,8 @@ __all__ = ["cell_of", "install", "remove"]
 
 _CELL = re.compile(r"(\s*)%%bpf\b([^\n]*)(\n|\Z)")
 _LINE = re.compile(r"[ \t]*%bpf[ \t]+(.*)")
-_MAX_TYPE = 60  # characters of what is shown beside a name
+_MAX_TYPE = 48  # characters of what is shown beside a name
+_NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def cell_of(text: str) -> tuple[int, int] | None:
@@ -28,6 +29,7 @@ def complete(text: str, at: int) -> tuple[str, list[line.Item]] | None:
     until = asker.deadline()
     if parts := cell_of(text):
         words, code = parts
+        body.prefetch()
         if at >= code and text[code - 1] == "\n":
             return body.complete(text[code:], at - code, until)
         if at < words or not text[words:at][:1].isspace():
@@ -47,12 +49,14 @@ def _bpf_matcher(context: CompletionContext) -> SimpleMatcherResult:
     word, items = found
     # IPython asks Python's completers where there is nothing: the word itself keeps Python's names out of C.
     offered = [SimpleCompletion(item.text, type=_short(item.type)) for item in items[: context.limit or None]]
-    offered = offered or [SimpleCompletion(word, type="")]
+    offered = offered or [SimpleCompletion(word, type=_short("nothing known"))]
     return {"completions": offered, "matched_fragment": word, "suppress": True, "ordered": True}
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _MAX_TYPE else f"{text[: _MAX_TYPE - 3]}..."
+    """Return what is shown beside a name. JupyterLab breaks it at spaces, into the next line."""
+    text = text if len(text) <= _MAX_TYPE else f"{text[: _MAX_TYPE - 3]}..."
+    return text.replace(" ", _NO_BREAK)
 
 
 def install(shell: InteractiveShell) -> None:

@@ -49,7 +49,7 @@ def offered(shell: Shell, text: str) -> dict[str, str]:
     cursor = text.index("|")
     with provisionalcompleter():
         found = shell.inner.Completer.completions(text[:cursor] + text[cursor + 1 :], cursor)
-        return {completion.text: completion.type for completion in found}
+        return {c.text: c.type.replace("\N{NO-BREAK SPACE}", " ") for c in found}
 
 
 def test_members_methods_fields_and_names_in_c(shell: Shell) -> None:
