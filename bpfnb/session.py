@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import time
+import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -326,6 +327,31 @@ class Session:
         ValueError for an unknown column, KeyError for an unknown output.
         """
         return live(self, by=by, output=output, window=window)
+
+    def heatmap(
+        self,
+        value: str | None = None,
+        by: str | None = None,
+        *,
+        output: str | None = None,
+        map: str | None = None,
+        window: float = 60.0,
+    ) -> Panel:
+        """Show a heat map in a panel: time from left to right, the values of a column, or the buckets of a map, in
+        powers of two or linear from below, and as a colour how many there are.
+
+            opens.heatmap("latency")          # of a column of numbers or durations
+            reads.heatmap(map="sizes")        # of a histogram map, from now on
+            sleeps.heatmap()                  # of a one-liner or tool that has buckets, from now on
+
+        ``value``: by default a column of durations. ``by``: a column; one of its values can be chosen in the panel.
+        Of a session that has ended all of it is shown; the counts of its maps have no times. Brushing selects
+        ``panel.df``.
+
+        ProgramError where it is not clear what is meant, or nothing has times; ValueError for an unknown column or one
+        without numbers, KeyError for an unknown output or map.
+        """
+        return live(self.view("heatmap", value, by=by, output=output, map=map, window=window))
 
     def flame(
         self,
@@ -672,6 +698,7 @@ class _SessionListener(Listener):
             kinds: dict[str, OutputKind] = {output.name: output.kind for output in session.program.outputs}
             kind = kinds.get(message.output, "printk")
             output = Output(message.output, message.schema, message.epoch_ns, session._keep, kind)
+            output.owner = weakref.ref(session)
             session._outputs[message.output] = output
         if output:
             output.add_segment(message.layout, fd, message.epoch_ns)
@@ -754,6 +781,13 @@ class _MapAccess:
     def __init__(self, session: Session, name: str) -> None:
         self._session = session
         self._name = name
+
+    @property
+    def session(self) -> Session:
+        return self._session
+
+    def show(self, map_: object, window: float) -> Panel:
+        return live(map_, window=window)
 
     @property
     def running(self) -> bool:

@@ -12,12 +12,14 @@ import time
 import warnings
 import weakref
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bpfnb.errors import ProgramError
 from bpfnb.interrupts import new_rlock, uninterrupted
 from bpfnb.protocol.schema import PRINTK, PRINTK_LINES, Schema
 from bpfnb.protocol.segments import Layout, SegmentReader
@@ -107,6 +109,7 @@ class Output:
     """One output of a session. ``df`` has all rows kept, oldest first.
 
     ``kind``     "printk", "perf" or "ringbuf"
+    ``owner``    returns the session it is of, while anybody has that
     ``clock``    what column ``time`` is: "submitted" (the kernel's own time of the line or event), "stamp" (when the
                  program reserved room for the event in a ring buffer), the name of the member that has the time, or
                  None, where there is no ``time``. With "submitted" and "stamp" rows are in the order of their times
@@ -129,6 +132,7 @@ class Output:
     ) -> None:
         self.name = name
         self.kind = kind
+        self.owner: Callable[[], Any] = lambda: None
         self._keep = keep
         self._lock = keep.lock
         self._schema = schema
@@ -147,6 +151,13 @@ class Output:
 
     def __repr__(self) -> str:
         return f"<Output {self.name}: {self.rows} rows, {self.lost} lost>"
+
+    def live(self, by: str | None = None, window: float = 60.0) -> Any:
+        """Show the output's events per second, live: see Session.live. ProgramError where its session is gone."""
+        session = self.owner()
+        if session is None:
+            raise ProgramError(f"the session of output {self.name} is gone: nothing comes any more")
+        return session.live(by=by, output=self.name, window=window)
 
     @property
     def clock(self) -> str | None:

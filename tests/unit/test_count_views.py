@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import font_manager
 
 import bpfnb
 from bpfnb.errors import ProgramError
@@ -19,6 +20,7 @@ from bpfnb.testing import FakeTracer
 from bpfnb.views.live.counts.heatmap import HeatmapView
 from bpfnb.views.live.counts.hist import HistView
 from bpfnb.views.live.counts.top import TopView
+from bpfnb.views.live.specs import specs_of
 from bpfnb.views.live.view import Part, ViewSpec
 
 EVENT = np.dtype([("time", "<u8"), ("delta_ns", "<i8"), ("ratio", "<f8"), ("pid", "<u4"), ("comm", "S16")])
@@ -35,6 +37,13 @@ def maps() -> dict[str, tuple[np.ndarray, np.ndarray]]:
         "sizes": (np.array([1, 3, 4], "<i4"), np.array([4, 2, 1], "<u8")),
         "counts": (np.arange(1, 51, dtype="<u4"), np.arange(100, 150, dtype="<u8")),
     }
+
+
+@pytest.fixture(autouse=True)
+def _fonts_closed() -> Iterator[None]:
+    """matplotlib keeps the font files it has opened; the leak check need not hear of them."""
+    yield
+    font_manager._get_font.cache_clear()
 
 
 @pytest.fixture
@@ -79,6 +88,44 @@ def expected(frame: pd.DataFrame, column: str, by: str | None = None) -> dict[st
         }
         for name in names
     }
+
+
+# --- what live() is given -----------------------------------------------------------------------------------------
+
+
+def test_maps_and_outputs_are_shown_by_what_fits_them(tracer: FakeTracer) -> None:
+    session = bpfnb.trace(CELL)
+    groups = specs_of([session.maps["sizes"], session.maps["counts"], session.outputs["events"]], window=30)
+    assert [(g[0].kind, g[0].map, g[0].output, g[0].window) for g in groups] == [
+        ("hist", "sizes", None, 30), ("top", "counts", None, 30), ("rates", None, "events", 30),
+    ]  # fmt: skip
+    with pytest.raises(ProgramError, match=r"live\(\) shows sessions, outputs, maps and views, not Map"):
+        specs_of([session.maps["sizes"].frozen()])
+    with pytest.raises(ProgramError, match="does not change"):
+        session.maps["sizes"].frozen().live()
+
+
+def test_a_session_of_maps_shows_them() -> None:
+    with FakeTracer(maps=maps()):
+        session = bpfnb.trace(CELL.replace("BPF_PERF_OUTPUT(events);", ""))
+        assert [(g[0].kind, g[0].map) for g in specs_of([session])] == [("hist", "sizes"), ("top", "counts")]
+        for panel in (session.live(), session.maps["sizes"].live(), session.maps["counts"].live()):
+            panel.close()
+        session.stop()
+        assert session.live().closed or session.live().wait(5)
+
+
+def test_a_heat_map_is_a_panel_of_one_view(tracer: FakeTracer) -> None:
+    session = bpfnb.trace(CELL)
+    tracer.events(session, "events", events(100), time="time")
+    panel = session.heatmap("delta_ns", by="comm")
+    panel.close()
+    with pytest.raises(ValueError, match="no column 'delta'"):
+        session.heatmap("delta")
+    with pytest.raises(KeyError, match="no map 'size'"):
+        session.heatmap(map="size")
+    session.stop()
+    assert session.heatmap("delta_ns").wait(5)
 
 
 # --- histograms ---------------------------------------------------------------------------------------------------
@@ -244,6 +291,8 @@ def test_a_heat_map_has_each_second_and_bucket(tracer: FakeTracer) -> None:
     session = bpfnb.trace(CELL)
     tracer.events(session, "events", events(3000), time="time")
     view = HeatmapView([ViewSpec(session, "heatmap", "delta_ns")])
+    time.sleep(1)
+    view.update(last=False)  # the second is over
     assert cells(view.frame()) == by_hand(session.df)
     header = view.whole().header
     assert (header["step"], header["intervals"], header["unit"]) == (1, 60, "ns")
@@ -285,6 +334,7 @@ def test_a_group_may_be_chosen(tracer: FakeTracer) -> None:
     tracer.events(session, "events", events(900), time="time")
     view = HeatmapView([ViewSpec(session, "heatmap", "delta_ns", by="comm")])
     assert sorted(view.whole().header["groups"]) == ["<b>$x$", "bash", "make"]
+    time.sleep(1)
     view.choose(group="bash")
     assert cells(view.frame()) == by_hand(session.df[session.df["comm"] == "bash"])
     with pytest.raises(ValueError, match="no group 'nobody'"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,13 @@ class MapAccess(Protocol):
     @property
     def keep(self) -> Keep:
         """The limit on what its session keeps."""
+
+    @property
+    def session(self) -> Any:
+        """The session whose map it is."""
+
+    def show(self, map_: object, window: float) -> Any:
+        """Show the map live, and return the panel."""
 
     def read(self) -> tuple[int, bytes]:
         """Return how many entries there are, and their bytes as protocol.MapRead lays them out."""
@@ -85,6 +92,7 @@ class Still:
     """An access to entries that were taken: they can only be read."""
 
     running = False
+    session: Any = None
 
     def __init__(self, keys: Rows, values: Rows, access: MapAccess) -> None:
         self._keys, self._values = keys, values
@@ -94,6 +102,9 @@ class Still:
     def read(self) -> tuple[int, bytes]:
         keys = self._keys.tobytes()
         return len(self._keys), keys + bytes(-len(keys) % 8) + self._values.tobytes()
+
+    def show(self, map_: object, window: float) -> Any:
+        raise ProgramError("what was drained from a map does not change: there is nothing to show live")
 
     def look_up(self, key: bytes) -> bytes | None:
         raise NotImplementedError

@@ -130,6 +130,20 @@ class Map:
         """Return whether it was declared as one, by BPF_HISTOGRAM or the like."""
         return "HIST" in self.info.macro
 
+    @property
+    def session(self) -> Any:
+        """Return the session that it belongs to; None for a map that was drained or frozen."""
+        return self._access.session
+
+    def live(self, window: float = 60.0) -> Any:
+        """Show the map live, in a panel of its own: a histogram's buckets as a histogram that moves, of other maps the
+        entries with the largest numbers, or a flame graph of stacks. ``bpfnb.live(a.maps["x"], b)`` shows several.
+
+        ``window``: how many of the last seconds a histogram is of. The map is read once a second at most, less often
+        where that takes long. ProgramError for a map that nothing shows, such as one of programs.
+        """
+        return self._access.show(self, window)
+
     # --- as a whole ---
 
     @property

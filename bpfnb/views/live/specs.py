@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from bpfnb.errors import ProgramError
+from bpfnb.results.maps.map import Map
+from bpfnb.results.output import Output
 from bpfnb.results.snapshot import SessionState, Snapshot
 from bpfnb.views.live.counters import CountersView
 from bpfnb.views.live.counts.heatmap import HeatmapView
 from bpfnb.views.live.counts.hist import HistView
 from bpfnb.views.live.counts.top import TopView
-from bpfnb.views.live.fitting import fitting_maps, fitting_view
+from bpfnb.views.live.fitting import fitting_maps, fitting_view, spec_of_map
 from bpfnb.views.live.flame import FlameView
 from bpfnb.views.live.rates import RatesView
 from bpfnb.views.live.view import View, ViewKind, ViewSpec
@@ -89,8 +91,12 @@ def _specs(thing: Any, by: str | None, output: str | None, window: float) -> lis
     """Return the views of one thing that was given to ``live()``."""
     if isinstance(thing, ViewSpec):
         return [thing]
+    if isinstance(thing, Map) and thing.session is not None:
+        return [spec_of_map(thing.session, thing.name)._replace(by=by, window=window)]
+    if isinstance(thing, Output) and (session := thing.owner()) is not None:
+        return [ViewSpec(session, "rates", by=by, output=thing.name, window=window)]
     if not all(hasattr(thing, name) for name in _SESSION):
-        raise ProgramError(f"live() shows sessions, not {type(thing).__name__}")
+        raise ProgramError(f"live() shows sessions, outputs, maps and views, not {type(thing).__name__}")
     kind = fitting_view(thing)
     if kind is None and not thing.outputs and thing.maps and (maps := fitting_maps(thing)):
         return [spec._replace(by=by, window=window) for spec in maps]

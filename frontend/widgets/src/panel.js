@@ -101,7 +101,7 @@ class Panel {
     const leave = () => this.send({ gone: true });
     window.addEventListener("pagehide", leave);
     const sizes = new ResizeObserver((entries) => {
-      for (const { target, contentRect } of entries) target.slot?.resize(contentRect.width);
+      for (const { target, contentRect } of entries) target.bpfnbSlot?.resize(contentRect.width);
     });
     this.sizes = sizes;
     const noTheme = onThemeChange(() => this.send({ ready: true })); // drawn anew, in the new colours
@@ -211,7 +211,7 @@ class Slot {
     this.body = element("div", "bpfnb-body", this.root);
     this.line = element("div", "bpfnb-said", this.root);
     this.line.setAttribute("role", "status");
-    this.body.slot = this;
+    this.body.bpfnbSlot = this; // not "slot", which elements have
     panel.sizes.observe(this.body);
     this.renderer = this.kind = null;
   }

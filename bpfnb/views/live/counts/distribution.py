@@ -120,8 +120,8 @@ class Distribution:
         }
 
     def heat(self, group: str | None, most: int) -> Columns:
-        """Return the counts over time, in at most ``most`` intervals of whole seconds."""
-        history, end = self._source.history, self.end()
+        """Return the counts over time, in at most ``most`` intervals of whole seconds; the last has passed."""
+        history, end = self._source.history, self.end() - int(not (self.ended or self._over()))
         window = self.window or HOUR
         if self.whole and history.oldest is not None:
             window = min(max(end - history.oldest, 1), HOUR)
