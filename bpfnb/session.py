@@ -48,6 +48,7 @@ from bpfnb.protocol.messages import (
 from bpfnb.results import rates
 from bpfnb.results.answers import quantiles
 from bpfnb.results.cost import Costs, no_costs
+from bpfnb.results.events.rows import BUDGET, ROWS, RowsTable, Sample, require_limits, sample
 from bpfnb.results.maps.drained import Drained, Growing
 from bpfnb.results.maps.kinds import GROWING
 from bpfnb.results.maps.map import Map
@@ -74,6 +75,7 @@ _DECODE_TIMEOUT = 0.5  # seconds of a stop; what is left is decoded when somebod
 _MAP_TIMEOUT = 15.0  # seconds; the tracer reads for ten
 _EXIT_TIMEOUT = 1.0  # seconds
 _ENDING_TIMEOUT = 5.0  # seconds; detaching hundreds of probes takes long
+_SAMPLE = 5  # rows on the card of a session that has ended
 _STOPPED = "stopped"  # the reason, where nothing else ended it
 
 
@@ -477,6 +479,7 @@ class Session:
             reason=self.reason,
             maps=tuple((name, map_.info.kind, map_.lost) for name, map_ in self._maps.items()),
             entries=self._known_entries(),
+            newest=self._newest(),
             pins=tuple((name, map_.info.pinned) for name, map_ in self._maps.items() if map_.info.pinned),
             cost=self._costs.line() if self._costs else "",
             shares=self._costs.shares() if self._costs else None,
@@ -488,6 +491,31 @@ class Session:
                 *(entries.message for entries in list(self._final_maps.values()) if isinstance(entries, MapError)),
             ),
         )
+
+    def _newest(self) -> Sample | None:
+        """Return the last rows of ``df``, once the session has ended. Before, taking them would decode them all."""
+        if self.state in ("starting", "running") or isinstance(self._presentation, Table) or not self._ended.is_set():
+            return None
+        try:
+            rows = self._main().newest(_SAMPLE)
+        except ProgramError:  # a cell without an output
+            return None
+        return sample(self._presentation.convert(rows) if self._presentation else rows, _SAMPLE) if len(rows) else None
+
+    def table(self, output: str | None = None, rows: int = ROWS, budget: int = BUDGET) -> RowsTable:
+        """Return the newest rows of ``df``, or of an output, to look at: sorted and searched on the page.
+
+        At most ``rows`` of them, and ``budget`` bytes of the notebook's file: see ``df.bpf.table``. ProgramError where
+        the cell has no output, ValueError for numbers below 1; an unknown output is a KeyError.
+        """
+        require_limits(rows, budget)
+        if output is not None:
+            return self.outputs[output].table(rows, budget)
+        if isinstance(self._presentation, Table):
+            return RowsTable(self.df, rows, budget)
+        newest = self._main().newest(rows)
+        shown = self._presentation.convert(newest) if self._presentation else newest
+        return RowsTable(shown, rows, budget, of=self._main().rows)
 
     # --- starting and stopping ---
 

@@ -36,6 +36,7 @@ from bpfnb.results.buckets import HistKind, histogram
 from bpfnb.results.decode import with_decoded
 from bpfnb.results.distributions.bars import Bars
 from bpfnb.results.events.heatmap import heatmap
+from bpfnb.results.events.rows import BUDGET, ROWS, RowsTable
 from bpfnb.results.events.timeline import timeline
 from bpfnb.results.flame.files import folded_text, speedscope_text, write
 from bpfnb.results.flame.fold import fold
@@ -55,7 +56,7 @@ class EventsAccessor:
     """Decoded columns, rates, latencies, histograms and the largest groups of a DataFrame with one row an event."""
 
     _methods: tuple[str, ...] = (
-        "decode", "rate", "between", "hist", "bars", "top", "heatmap", "timeline", "to_folded",
+        "decode", "rate", "between", "hist", "bars", "top", "heatmap", "timeline", "table", "to_folded",
         "to_speedscope",
     )  # fmt: skip
 
@@ -323,6 +324,18 @@ class EventsAccessor:
         unless ``overwrite``."""
         folded = fold(self._frame, value, by, stack=stack, unit=unit)
         write(path, speedscope_text(folded, "DataFrame"), overwrite)
+
+    def table(self, rows: int = ROWS, budget: int = BUDGET) -> RowsTable:
+        """The frame to look at: sorted by a click on a heading, and searched, on the page, without network or kernel.
+
+        Shown are the ``rows`` newest, the newest first; of a frame without ``time`` the first. They are kept in the
+        notebook's file, in ``budget`` bytes at most: where that is too little there are fewer, and the table says so.
+        Times are in UTC and as short as tells them apart, durations in the unit that suits them. A notebook that is not
+        trusted, and GitHub, show the first 20 of them.
+
+        ValueError for numbers below 1.
+        """
+        return RowsTable(self._frame, rows, budget)
 
     def _mask(self, rows: Rows | None) -> npt.NDArray[np.bool_]:
         """Return which rows are chosen. Public methods call it directly: a query's @names are two frames up."""

@@ -23,6 +23,7 @@ from bpfnb.errors import ProgramError
 from bpfnb.interrupts import new_rlock, uninterrupted
 from bpfnb.protocol.schema import PRINTK, PRINTK_LINES, Schema
 from bpfnb.protocol.segments import Layout, SegmentReader
+from bpfnb.results.events.rows import BUDGET, ROWS, RowsTable, require_limits
 from bpfnb.results.printk import PrintkTable
 from bpfnb.results.table import BATCH, Table, with_escapes
 
@@ -150,7 +151,26 @@ class Output:
         keep.add(self)
 
     def __repr__(self) -> str:
-        return f"<Output {self.name}: {self.rows} rows, {self.lost} lost>"
+        return f"<Output {self.name}: {self.rows:,} rows, {self.lost:,} lost>"
+
+    def __str__(self) -> str:
+        """Return the line of ``repr``, and the newest rows."""
+        return str(self._newest_table(repr(self), 10))
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(repr(self) if cycle else str(self))
+
+    def _repr_html_(self) -> str:
+        return self._newest_table(repr(self), 10)._repr_html_()
+
+    def table(self, rows: int = ROWS, budget: int = BUDGET) -> RowsTable:
+        """Return the ``rows`` newest rows to look at, as ``df.bpf.table()`` shows them: sorted and searched on the
+        page."""
+        require_limits(rows, budget)
+        return RowsTable(self.newest(rows), rows, budget, of=self.rows)
+
+    def _newest_table(self, title: str, rows: int) -> RowsTable:
+        return RowsTable(self.newest(rows), rows, title=title, sorts=False, of=self.rows)
 
     def live(self, by: str | None = None, window: float = 60.0) -> Any:
         """Show the output's events per second, live: see Session.live. ProgramError where its session is gone."""
@@ -287,6 +307,13 @@ class Output:
         """Return the position at row ``end`` of a reader that was at ``position``."""
         missed = max(self._table.begin - position.row, 0) + self._dropped_undecoded - position.undecoded
         return Position(end, self._dropped_undecoded, position.dropped + missed)
+
+    @uninterrupted
+    def newest(self, rows: int) -> pd.DataFrame:
+        """Return the newest rows, at most so many, oldest first. Nobody is warned."""
+        with self._lock:
+            self._decode()
+            return self._table.part(max(self._table.end - rows, self._table.begin), self._table.end)
 
     def has_more(self, position: Position) -> bool:
         """Return whether there are rows behind a position. Takes no lock, and so costs little to ask often."""

@@ -7,6 +7,7 @@ from typing import Literal
 from msgspec import Struct
 
 from bpfnb.protocol.messages import ProbeInfo
+from bpfnb.results.events.rows import Sample
 
 __all__ = ["SessionState", "Snapshot"]
 
@@ -34,4 +35,5 @@ class Snapshot(Struct, frozen=True):
     shares: tuple[float, float] | None = None  # of a CPU: what its programs take, and the tracer to read its events
     filters: str = ""  # whom it is about, where that is not everybody
     title: str = ""  # what it shows, of a tool
+    newest: Sample | None = None  # rows of its df, of a session that has ended and has rows
     entries: tuple[tuple[str, int], ...] = ()  # of maps, where they are known: how many

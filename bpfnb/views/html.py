@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from bpfnb.errors import CompileError, VerifierError, escape, log_lines, printable
 from bpfnb.protocol.messages import Check, ProbeInfo
+from bpfnb.results.events.rows import Sample
 from bpfnb.results.snapshot import Snapshot
 
 __all__ = [
@@ -109,6 +110,8 @@ def session_card(
         held = dict(s.entries)
         names = ", ".join(_map(*map_, held.get(map_[0])) for map_ in s.maps)
         parts.append(f'<div style="margin-top:6px">{muted("maps")} {names}</div>')
+    if s.newest:
+        parts.append(_newest_rows(s.newest))
     parts += [f"<div>{muted(escape(line))}</div>" for line in _pins(s)]
     if s.cost:
         parts.append(f'<div style="margin-top:6px">{muted("cost")} {escape(s.cost)}</div>')
@@ -129,6 +132,12 @@ def _facts(s: Snapshot) -> list[str]:
         _fact("lost", f"{s.lost:,}", BAD if s.lost else ""),
     ]
     return [*facts, _fact("dropped by keep", f"{s.dropped:,}", WARN)] if s.dropped else facts
+
+
+def _newest_rows(sample: Sample) -> str:
+    heads = [escape(head) for head in sample.heads]
+    rows = [[f'<span style="white-space:nowrap">{escape(text)}</span>' for text in row] for row in sample.rows]
+    return f'<div style="margin-top:8px">{table(heads, rows, numbers=sample.right)}</div>'
 
 
 def _has_rows(s: Snapshot) -> bool:
