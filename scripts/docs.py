@@ -23,13 +23,26 @@ from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
-TEXTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+TEXTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+]
 
 # What the pages about the Python interface are made of: names, whose docstrings they show.
 INTERFACE = {
-    "bpfnb": ("The functions of `bpfnb`", "`bpfnb.trace` and the like are these methods, of the default host.", ["bpfnb.hosts.Host"]),
+    "bpfnb": (
+        "The functions of `bpfnb`",
+        "`bpfnb.trace` and the like are these methods, of the default host.",
+        ["bpfnb.hosts.Host"],
+    ),
     "session": ("Sessions", "", ["bpfnb.session.Session"]),
-    "results": ("Results", "", ["bpfnb.results.output.Output", "bpfnb.results.maps.map.Map", "bpfnb.results.accessor.EventsAccessor"]),
+    "results": (
+        "Results",
+        "",
+        ["bpfnb.results.output.Output", "bpfnb.results.maps.map.Map", "bpfnb.results.accessor.EventsAccessor"],
+    ),
     "errors": ("Errors", "", ["bpfnb.errors"]),
     "testing": ("Testing", "", ["bpfnb.testing.FakeTracer"]),
 }
@@ -111,7 +124,10 @@ def check(site: Path) -> list[str]:
             elif parts.fragment and there in pages and unquote(parts.fragment) not in pages[there].places:
                 faults.append(f"{name} links to {url}: that page has no such place")
     for path in site.rglob("*.css"):
-        faults += [f"{path.name} loads {url} from elsewhere" for url in re.findall(r"(?:url\(|@import )['\"]?(https?:[^'\")]+)", path.read_text())]
+        faults += [
+            f"{path.name} loads {url} from elsewhere"
+            for url in re.findall(r"(?:url\(|@import )['\"]?(https?:[^'\")]+)", path.read_text())
+        ]
     return faults
 
 
@@ -134,10 +150,14 @@ class Pages:
         document = nbformat.read(path, as_version=4)
         if run:
             print(f"docs: running {path.name}", flush=True)
-            client = NotebookClient(document, timeout=300, kernel_name="python3", resources={"metadata": {"path": path.parent}})
+            client = NotebookClient(
+                document, timeout=300, kernel_name="python3", resources={"metadata": {"path": path.parent}}
+            )
             client.execute()
         config = Config({"HighlightMagicsPreprocessor": {"enabled": True, "languages": {"%%bpf": "c"}}})
-        text, resources = MarkdownExporter(config=config).from_notebook_node(document, {"output_files_dir": f"{path.stem}_files"})
+        text, resources = MarkdownExporter(config=config).from_notebook_node(
+            document, {"output_files_dir": f"{path.stem}_files"}
+        )
         for name, data in resources["outputs"].items():
             picture = self.folder / "notebooks" / name
             picture.parent.mkdir(parents=True, exist_ok=True)

@@ -13,9 +13,9 @@ import traitlets
 
 from bpfnb.errors import escape, printable
 from bpfnb.views.flamegraph import FlameGraph
-from bpfnb.views.live.notebook import Notebook, notebook
 from bpfnb.views.live.twins import Twin
 from bpfnb.views.live.widget import VIEW_MIMETYPE
+from bpfnb.views.notebook import Notebook, notebook
 
 __all__ = ["FlameWidget", "page", "show"]
 
