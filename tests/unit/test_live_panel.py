@@ -378,7 +378,8 @@ def test_pages_without_end_are_forgotten(shown: Shown) -> None:
 def test_brushed_range_is_kept(shown: Shown) -> None:
     shown.opened()
     shown.wire.page(brush=[10.5, 12])
-    eventually(lambda: shown.panel.brushed == (10.5, 12.0), "the range")
+    expected = pd.Timestamp(10.5, unit="s", tz="UTC"), pd.Timestamp(12, unit="s", tz="UTC")
+    eventually(lambda: shown.panel.selection == expected, "the range")
 
 
 @pytest.mark.parametrize("state", ["stopped", "failed"])

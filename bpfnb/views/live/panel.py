@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import pandas as pd
 
 from bpfnb.errors import escape, printable
 from bpfnb.interrupts import Flag, start_new_thread, undoing
@@ -25,6 +26,7 @@ from bpfnb.results.snapshot import Snapshot
 from bpfnb.views import html, refresh
 from bpfnb.views.live.frames import Frames
 from bpfnb.views.live.pages import Pages
+from bpfnb.views.live.selection import Selection
 from bpfnb.views.live.specs import Traced, ended, sessions_of, views_of
 from bpfnb.views.live.twins import Twin
 from bpfnb.views.live.view import View, ViewSpec
@@ -49,7 +51,7 @@ def show(specs: Sequence[Sequence[ViewSpec]], where: Notebook | None = None, mar
     views = views_of(specs)
     panel = None
     try:
-        panel = Panel(sessions_of(specs), views, where=where, mark=mark)
+        panel = Panel(sessions_of(specs), views, where=where, mark=mark, specs=specs)
         refresh.add(panel)
         return panel
     except:
@@ -62,8 +64,9 @@ def show(specs: Sequence[Sequence[ViewSpec]], where: Notebook | None = None, mar
 class Panel:
     """Sessions shown live. It ends when all of them have ended, and then stays as pictures.
 
-    ``closed``   whether the panel has ended
-    ``brushed``  the range of time that was brushed last, in seconds since 1970, or None
+    ``closed``     whether the panel has ended
+    ``selection``  the range of time that was brushed on a page: from and to (pandas Timestamps, UTC), or None
+    ``df``         the rows from the one to before the other, see Selection.frame
     """
 
     def __init__(
@@ -73,15 +76,17 @@ class Panel:
         connect: Connect | None = None,
         where: Notebook | None = None,
         mark: str = "",
+        specs: Sequence[Sequence[ViewSpec]] = (),
     ) -> None:
+        """``specs``: what the views are of; by default these sessions' rows."""
         self._sessions = list(sessions)
+        self._selection = Selection(specs or [[ViewSpec(session, "rates") for session in sessions]])
         self._stop_asked = self._close_asked = self._discarded = self._paused = False
         self._closed = Flag()
         self._made = time.monotonic()
         self._pages = Pages()
         self._beside_cells: bool | None = None  # whether pages are heard while a cell runs; not known at first
         self._in_cell = False
-        self.brushed: tuple[float, float] | None = None
         self._snapshots = [session.snapshot() for session in self._sessions]
         self._notebook = where or notebook()
         self._widget: PanelWidget | None = None
@@ -98,6 +103,14 @@ class Panel:
     @property
     def closed(self) -> bool:
         return self._closed.is_set()
+
+    @property
+    def selection(self) -> tuple[pd.Timestamp, pd.Timestamp] | None:
+        return self._selection.range
+
+    @property
+    def df(self) -> pd.DataFrame:
+        return self._selection.frame()
 
     def stop(self) -> None:
         """Stop the sessions, which ends the panel. Return when it has ended."""
@@ -208,7 +221,7 @@ class Panel:
         if message.choose is not None:
             self._frames.choose(message.choose, message.choices or {})
         if message.brush is not None:
-            self.brushed = message.brush
+            self._selection.brush(*message.brush)
         return message.ack is None and not message.gone
 
     def _paint_blind(self) -> float:

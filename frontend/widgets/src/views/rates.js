@@ -37,15 +37,15 @@ class RatesView {
     this.root = element("div", "bpfnb-rates", root);
     element("style", "", this.root).textContent = uplotCss + css;
     this.buildTools();
-    this.chart = element("div", "bpfnb-chart", this.root);
-    this.unit = element("div", "bpfnb-unit", this.chart);
-    this.empty = element("div", "bpfnb-empty", this.chart);
-    this.zone = element("div", "bpfnb-zone", this.chart);
+    this.chart = element("div", "bpfnb-rt-chart", this.root);
+    this.unit = element("div", "bpfnb-rt-unit", this.chart);
+    this.empty = element("span", "", element("div", "bpfnb-rt-empty", this.chart));
+    this.zone = element("div", "bpfnb-rt-zone", this.chart);
     this.zone.textContent = "UTC";
-    this.tip = element("div", "bpfnb-tip", this.chart);
+    this.tip = element("div", "bpfnb-rt-tip", this.chart);
     this.tip.hidden = true;
-    this.legend = element("div", "bpfnb-legend", this.root);
-    this.remark = element("div", "bpfnb-remark", this.root);
+    this.legend = element("div", "bpfnb-rt-legend", this.root);
+    this.remark = element("div", "bpfnb-rt-remark", this.root);
     this.remark.setAttribute("role", "status");
     this.chart.tabIndex = 0;
     this.chart.setAttribute("role", "img");
@@ -294,7 +294,7 @@ class RatesView {
       .map((line, i) => ({ line, rate: this.values[i][at] }))
       .filter(({ line, rate }) => rate !== null && !this.hidden.has(line.id))
       .sort((a, b) => b.rate - a.rate);
-    const time = element("div", "bpfnb-tip-time");
+    const time = element("div", "bpfnb-rt-tip-time");
     time.textContent = `${clock(number * step)} to ${clock((number + 1) * step)} UTC`;
     const rows = shown.slice(0, IN_TIP).map(({ line, rate }) => {
       const row = entry();
@@ -302,12 +302,12 @@ class RatesView {
       return row;
     });
     if (shown.length > IN_TIP) {
-      const more = element("div", "bpfnb-tip-time");
+      const more = element("div", "bpfnb-rt-tip-time");
       more.textContent = `and ${shown.length - IN_TIP} more`;
       rows.push(more);
     }
     if (!shown.length) {
-      const none = element("div", "bpfnb-tip-time");
+      const none = element("div", "bpfnb-rt-tip-time");
       none.textContent = "not traced";
       rows.push(none);
     }
@@ -321,7 +321,7 @@ class RatesView {
   // --- choices ------------------------------------------------------------------------------------------------------
 
   buildTools() {
-    const tools = element("div", "bpfnb-tools", this.root);
+    const tools = element("div", "bpfnb-rt-tools", this.root);
     this.choices = {
       window: select(tools, "last", (chosen) => this.choose({ window: Number(chosen) })),
       by: select(tools, "by", (chosen) => this.choose({ by: chosen || null })),
@@ -335,9 +335,9 @@ class RatesView {
       this.draw();
     });
     this.scale.setAttribute("aria-pressed", "false");
-    this.chip = element("span", "bpfnb-range", tools);
+    this.chip = element("span", "bpfnb-rt-range", tools);
     this.chip.setAttribute("role", "status");
-    const moves = element("span", "bpfnb-moves", tools);
+    const moves = element("span", "bpfnb-rt-moves", tools);
     button(moves, "\u2039", "look back (left arrow)", () => this.move("back"));
     button(moves, "\u203a", "forward (right arrow)", () => this.move("forth"));
     button(moves, "+", "zoom in (+, or Ctrl and wheel)", () => this.move("in"));
@@ -480,15 +480,15 @@ function options(made, pairs, chosen) {
 
 // A line's mark, name and value.
 function entry(parent) {
-  const made = element("span", "bpfnb-entry", parent);
+  const made = element("span", "bpfnb-rt-entry", parent);
   const svg = made.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "svg"));
   svg.setAttribute("viewBox", "0 0 16 4");
   svg.setAttribute("aria-hidden", "true");
   const path = svg.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "path"));
   path.setAttribute("d", "M0 2h16");
   path.setAttribute("stroke-width", "2.5");
-  element("span", "bpfnb-entry-name", made);
-  element("span", "bpfnb-entry-value", made);
+  element("span", "bpfnb-rt-entry-name", made);
+  element("span", "bpfnb-rt-entry-value", made);
   return made;
 }
 
