@@ -1,10 +1,15 @@
-"""A session's card: HTML in its cell, kept up to date until the session has ended.
+"""A session's card: HTML in its cell, kept up to date until the session has ended, with buttons to stop it and to open
+its live panel.
 
     main thread       shows the card
-    refresh thread    replaces it, at most once a second and only by something else; once more when the session ends
+    any thread        a page's messages wait in the widget's inbox
+    refresh thread    replaces the card, at most once a second and only by something else, and once more when the
+                      session ends; makes the buttons, does what they ask for
 
-The notebook's file has plain HTML and text, as they were last. A card that the kernel's end leaves says "running" with
-the time at which that was so, and is not green: only the widget with its buttons, while it is connected, makes it so.
+The card takes three outputs of its cell: the card itself, the widget of its buttons (or of the panel), and the panel's
+static twins; the last two are empty in the end. So the notebook's file has plain HTML and text as they were last. A
+card that a killed kernel leaves says "running" with the time at which that was so, and is not green: it is by a rule
+of its own, where its widget is on the page and connected.
 """
 
 from __future__ import annotations
@@ -12,20 +17,26 @@ from __future__ import annotations
 import atexit
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from uuid import uuid4
 
 from msgspec.structs import replace
 
+from bpfnb.errors import printable
 from bpfnb.interrupts import Flag, forget_after_fork, new_lock, uninterrupted
 from bpfnb.results.snapshot import Snapshot
 from bpfnb.views import html, progress, refresh
-from bpfnb.views.notebook import Bundle, DisplayHandle, Notebook, notebook
+from bpfnb.views.live import open_below
+from bpfnb.views.notebook import EMPTY, Bundle, DisplayHandle, Notebook, notebook
+
+if TYPE_CHECKING:
+    from bpfnb.views.buttons import Buttons
+    from bpfnb.views.live.panel import Panel
 
 __all__ = ["Card", "Carded", "Cards", "Pace", "leave", "show"]
 
 _EVERY = 1.0  # seconds between two updates of a card
+_BUTTONS_AFTER = 0.2  # seconds: a session that a cell starts and stops at once needs none
 _MAX_COUNTING_EVERY = 30.0  # seconds between two counts of entries that do not change
 _COUNTING_SHARE = 0.01  # of the time is spent on counting them
 _ENDED = ("stopped", "failed")
@@ -38,15 +49,17 @@ class Carded(Protocol):
 
     def snapshot(self, count: bool = False) -> Snapshot: ...
 
+    def stop(self) -> None: ...
+
     @property
     def detaching(self) -> bool: ...
 
 
-def show(session: Carded, seconds: float | None = None, *, result: bool = False) -> bool:
+def show(session: Carded, seconds: float | None = None, *, result: bool = False, live: bool = False) -> bool:
     """Show a session's card in the cell being run, and keep it up to date; False where there is no notebook.
 
     ``seconds``: how long the session is to run. ``result``: the session is the cell's result as well, which IPython
-    shows: then not again.
+    shows: then not again. ``live``: with its live panel open. Raises what ``Session.live`` raises.
     """
     where = notebook()
     if where is None:
@@ -55,13 +68,13 @@ def show(session: Carded, seconds: float | None = None, *, result: bool = False)
         return True
     snapshot = session.snapshot()
     told = _cards.told_elsewhere(snapshot)
-    if _is_over(session, snapshot):
+    if _is_over(session, snapshot) and not live:
         text = html.session_text(snapshot, told=told)
         where.display({"text/html": html.session_card(snapshot, told=told), "text/plain": text})
         return True
     card = Card(session, where, seconds, told)
     _cards.add(card)  # first: Ctrl-C must not leave one on the page that nobody updates
-    card.display()
+    card.display(live)
     if result:
         _cards.expect(session, where.cell)
     return True
@@ -73,32 +86,52 @@ class Card:
     def __init__(self, session: Carded, where: Notebook, seconds: float | None, told: set[str]) -> None:
         self._session: Carded | None = session
         self._where = where
+        self._cell, self._cell_id = where.cell, where.cell_id
         self._seconds = seconds
         self._told = told
         self._mark = uuid4().hex[:12]
-        self._handle: DisplayHandle | None = None
+        self._card: DisplayHandle | None = None
+        self._slots: list[DisplayHandle] = []
         self._shown: Snapshot | None = None
+        self._buttons: Buttons | None = None
+        self._panel: Panel | None = None
+        self._in_cell = True
+        self._discarded = False
         self._closed = Flag()
-        self._due = time.monotonic() + _EVERY
         self._pace = Pace()
+        self._begun = time.monotonic()
+        self._due = self._begun + _EVERY
 
-    def display(self) -> None:
-        """Show it in the cell being run."""
-        self._where.at_cell_end(self.settle)
+    def display(self, live: bool = False) -> None:
+        """Show it in the cell being run; ``live``: with its panel."""
+        self._where.at_cell_start(self._cell_begins)
+        self._where.at_cell_end(self._cell_ends)
         if session := self._session:
-            self._shown = self._facts(snapshot := session.snapshot())
-            handle = progress.place_in(self._where)
-            if handle:
-                handle.replace(self._bundle(snapshot))
-            self._handle = handle or self._where.display(self._bundle(snapshot))
+            snapshot = session.snapshot()
+            self._shown = self._facts(snapshot)
+            place = progress.place_in(self._where)
+            if place:
+                place.replace(self._bundle(snapshot))
+            card = place or self._where.display(self._bundle(snapshot))
+            self._slots = [self._where.display(EMPTY) for _ in range(2)]
+            if live:
+                self._open_panel(session)
+            self._card = card
 
     @property
     def closed(self) -> bool:
         return self._closed.is_set()
 
-    def settle(self, _: object = None) -> None:
-        """Wait at a cell's end for the last update, where the session has ended: a notebook run to its end and saved at
-        once has it."""
+    def _cell_begins(self, info: object) -> None:
+        """Leave when our own cell is run again: our outputs are gone."""
+        self._in_cell = True
+        if self._cell_id and getattr(info, "cell_id", None) == self._cell_id:
+            self._discarded = True
+            refresh.wake()
+
+    def _cell_ends(self, _: object) -> None:
+        """Wait for the last update, where the session has ended: a notebook run to its end and saved at once has it."""
+        self._in_cell = False
         session = self._session
         if session and _is_over(session, session.snapshot()):
             refresh.wake()
@@ -107,25 +140,32 @@ class Card:
     # --- on the refresh thread ---
 
     def act(self) -> bool:
-        """Update it once more where the session has ended."""
+        """Do what the buttons ask for; return whether the session has ended, so that the card is to be written."""
         if (session := self._session) is None:
-            return False
-        snapshot = session.snapshot()
-        if _is_over(session, snapshot):
-            try:
-                self._write(snapshot)
-            finally:
-                self._close()
-        return self._session is None
+            return True
+        asked = self._buttons.asked() if self._buttons else ""
+        if asked == "stop":
+            session.stop()
+        elif asked == "live":
+            self._try_live(session)
+        return self._discarded or _is_over(session, session.snapshot())
 
     def paint(self) -> float | None:
         session = self._session
-        if session is None:
+        if session is None or self._discarded:
+            self._close()
             return None
+        snapshot = session.snapshot()
+        if _is_over(session, snapshot):
+            self._finish(snapshot)
+            return None
+        if self._card and not self._buttons and not self._panel and time.monotonic() > self._begun + _BUTTONS_AFTER:
+            self._show_buttons()
         if time.monotonic() >= self._due:
             self._due = time.monotonic() + _EVERY
-            self._write(self._pace.snapshot(session))
-        return min(_EVERY, max(self._due - time.monotonic(), 0.01))
+            if not self._buttons or self._buttons.follow(self._in_cell):
+                self._write(self._pace.snapshot(session))
+        return _EVERY if self._buttons or self._panel else _BUTTONS_AFTER
 
     def fail(self, error: Exception) -> None:
         self._close()
@@ -134,14 +174,43 @@ class Card:
         """Write it for the last time as the kernel ends, and with it every session."""
         if session := self._session:
             self._write(replace(session.snapshot(), state="stopped", reason="the notebook's kernel has ended"))
+
+    def _finish(self, snapshot: Snapshot) -> None:
+        try:
+            self._write(snapshot)
+            if not self._panel:
+                self._slots[0].replace(EMPTY)
+        finally:
             self._close()
+
+    def _show_buttons(self) -> None:
+        from bpfnb.views.buttons import Buttons
+
+        self._buttons = Buttons(refresh.wake, self._mark)
+        self._slots[0].replace(self._buttons.bundle())
+
+    def _try_live(self, session: Carded) -> None:
+        """Put the panel in place of the buttons; or say in a line why there is none."""
+        assert self._buttons
+        try:
+            self._open_panel(session)
+        except Exception as error:
+            self._buttons.say(0, printable(str(error)))
+            return
+        self._buttons.close()
+        self._buttons = None
+
+    def _open_panel(self, session: Carded) -> None:
+        self._panel = open_below(session, self._where, self._cell, self._cell_id, self._slots, self._mark)
 
     def _write(self, snapshot: Snapshot) -> None:
         """Replace what is shown, where it differs."""
         facts = self._facts(snapshot)
-        if self._handle and facts != self._shown:
+        if self._card and facts != self._shown:
             self._shown = facts
-            self._handle.replace(self._bundle(snapshot))
+            self._card.replace(self._bundle(snapshot))
+            if self._buttons:
+                self._buttons.updated()
 
     def _facts(self, snapshot: Snapshot) -> Snapshot:
         """Return what must differ for an update. Time passes and costs vary also where nothing happens."""
@@ -154,8 +223,9 @@ class Card:
 
     def _close(self) -> None:
         self._session = None  # the notebook's Out[] may hold on to us, but not through us to all rows
-        with suppress(ValueError):  # it was not even shown
-            self._where.forget(self.settle)
+        self._where.forget(self._cell_begins, self._cell_ends)
+        if self._buttons:
+            self._buttons.close()
         _cards.remove(self)
         self._closed.set()
 

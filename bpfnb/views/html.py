@@ -91,11 +91,11 @@ def session_card(
 ) -> str:
     """Write a session for a notebook: its state, how much it delivered and lost, what each probe was attached to.
 
-    ``mark``: of a card that is kept up to date: in the class of its state, see ``card_rules``. ``seconds``: how long it
-    is to run. ``told``: remarks on probes that the notebook has already.
+    ``mark``: of a card that is kept up to date: its widget has the class bpfnb-live-MARK, see ``_rules``. ``seconds``:
+    how long it is to run. ``told``: remarks on probes that the notebook has already.
     """
     s = snapshot
-    parts = [_header(s, mark, seconds)]
+    parts = [_rules(mark) if mark else "", _header(s, mark, seconds)]
     if s.title:
         parts.append(f"<div>{escape(s.title)}</div>")
     if s.filters:
@@ -120,6 +120,17 @@ def session_card(
         colour = BAD if s.state == "failed" else WARN
         parts.append(f'<div style="color:{colour};margin-top:8px">{escape(why)}</div>')
     return card("".join(parts))
+
+
+def _rules(mark: str) -> str:
+    """Return the rules of a card that is kept up to date. A running session's state is green where the card's widget is
+    on the page; where its kernel is gone, what JupyterLab says of such widgets is hidden, and so are empty outputs."""
+    child = ".jp-OutputArea-child"
+    own = f"{child}:has(.bpfnb-badge-{mark})"
+    return (
+        f"<style>body:has(.bpfnb-live-{mark}) .bpfnb-badge-{mark}.bpfnb-running {{ color: {GOOD} !important }} "
+        f"{own} + {child} > .jupyter-widgets:not(:has(*)) {{ display: none }}</style>"
+    )
 
 
 def _facts(s: Snapshot) -> list[str]:
@@ -179,7 +190,7 @@ def _header(s: Snapshot, mark: str, seconds: float | None) -> str:
         passed += f" of {duration(seconds)}" if seconds is not None and seconds >= 1 else ""
         passed += f", as of {time.strftime('%H:%M:%S')}"
     return (
-        f'<div style="display:flex;flex-wrap:wrap;align-items:baseline;gap:2px 10px">'
+        f'<div style="display:flex;flex-wrap:wrap;align-items:center;gap:2px 10px">'
         f'<b style="font-size:15px;overflow-wrap:anywhere">{escape(s.name)}</b> {badge(s.state, mark)} '
         f'<span style="{MUTED}">{passed}</span></div>{_bar(s, seconds)}'
     )
@@ -382,9 +393,9 @@ def code(text: str) -> str:
 
 
 def badge(state: str, mark: str = "") -> str:
-    """Write a session's state as a coloured word in a frame; with a ``mark`` it is ``card_rules`` that colour it."""
+    """Write a session's state as a coloured word in a frame; with a ``mark`` it is ``_rules`` that colour it."""
     colour = "var(--jp-ui-font-color2,inherit)" if mark else _STATES.get(state, "var(--jp-ui-font-color2,inherit)")
-    classes = f' class="bpfnb-state-{mark}"' if mark else ""
+    classes = f' class="bpfnb-badge-{mark} bpfnb-{escape(state)}"' if mark else ""
     return (
         f'<span{classes} style="color:{colour};border:1px solid;border-radius:9px;padding:0 8px;font-size:11px;'
         f'line-height:16px;display:inline-block;vertical-align:1px">{escape(state)}</span>'

@@ -12,9 +12,10 @@ from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
-__all__ = ["DisplayHandle", "Notebook", "notebook"]
+__all__ = ["EMPTY", "DisplayHandle", "Notebook", "notebook"]
 
 Bundle = Mapping[str, Any]  # mimetype -> data
+EMPTY: Bundle = {"text/html": "", "text/plain": ""}  # an output that nobody sees; without any data nbconvert warns
 
 
 class Notebook:

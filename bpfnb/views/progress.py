@@ -12,7 +12,7 @@ from typing import Any
 from bpfnb.errors import escape, printable
 from bpfnb.progress import Line
 from bpfnb.views import html
-from bpfnb.views.notebook import DisplayHandle, Notebook, notebook
+from bpfnb.views.notebook import EMPTY, DisplayHandle, Notebook, notebook
 
 __all__ = ["open_line", "place_in"]
 
@@ -54,7 +54,7 @@ class _NotebookLine:
 
     def erase(self, left: bool = False) -> None:
         if self._handle:
-            self._handle.replace({})
+            self._handle.replace(EMPTY)
             _free.append((self._where.cell, self._handle))
             self._handle = None
 

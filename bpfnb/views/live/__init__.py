@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bpfnb.interrupts import uninterrupted
 
 if TYPE_CHECKING:
     from bpfnb.views.live.panel import Panel
+    from bpfnb.views.notebook import DisplayHandle, Notebook
 
-__all__ = ["live"]
+__all__ = ["live", "open_below"]
 
 
 def live(*things: Any, by: str | None = None, output: str | None = None, window: float = 60.0) -> Panel:
@@ -29,6 +30,19 @@ def live(*things: Any, by: str | None = None, output: str | None = None, window:
     """
     specs_of, show = _imported()
     return show(specs_of(things, by, output, window))
+
+
+def open_below(
+    session: Any, where: Notebook, cell: int, cell_id: str | None, slots: Sequence[DisplayHandle], mark: str
+) -> Panel:
+    """Show a session's panel in two outputs of a cell that may have run long ago, which its card has kept for it.
+
+    ``mark``: in the class of the panel's element. Raises what ``live`` does.
+    """
+    from bpfnb.views.below import Below
+
+    specs_of, show = _imported()
+    return show(specs_of([session]), Below(where, cell, cell_id, slots[0], slots[1]), mark)
 
 
 @uninterrupted

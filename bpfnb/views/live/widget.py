@@ -45,7 +45,7 @@ class PageMessage(msgspec.Struct, frozen=True):
     ack: Number | None = None  # it has drawn this frame
     visible: bool | None = None
     gone: bool | None = None
-    do: Literal["stop", "pause", "resume"] | None = None
+    do: Literal["stop", "pause", "resume", "live"] | None = None
     choose: Number | None = None  # a view's number, and what was chosen there
     choices: Annotated[dict[Short, Text | float | int | bool | None], Meta(max_length=16)] | None = None
     brush: tuple[float, float] | None = None
