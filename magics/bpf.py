@@ -182,10 +182,11 @@ class BpfMagics(Magics):
             if args.name is not None:
                 self.shell.user_ns[args.name] = session
             _print_warnings(session.warnings)
-            if args.live:
+            waits = seconds is not None or args.command is not None
+            carded = (args.live or waits) and views.show_card(session, seconds, result=True, live=args.live)
+            if args.live and not carded:
                 display(session.live())
-            if seconds is not None or args.command is not None:
-                carded = args.live or views.show_card(session, seconds, result=True)
+            if waits:
                 _trace_for(session, seconds, quiet=carded)
         except:
             # Ctrl-C before it had begun to wait: nobody would stop it

@@ -11,11 +11,13 @@ if TYPE_CHECKING:
 __all__ = ["flame", "show_card"]
 
 
-def show_card(session: Carded, seconds: float | None = None, *, result: bool = False) -> bool:
+def show_card(
+    session: Carded, seconds: float | None = None, *, result: bool = False, live: bool = False
+) -> bool:
     """Show a session's card in the cell being run; False where there is no notebook. See views.card.show."""
     from bpfnb.views.card import show
 
-    return show(session, seconds, result=result)
+    return show(session, seconds, result=result, live=live)
 
 
 def flame(source: Any, *arguments: Any, **options: Any) -> FlameGraph:
