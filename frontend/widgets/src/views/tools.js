@@ -20,6 +20,7 @@ export function select(parent, text, chosen) {
   const label = element("label", "", parent);
   element("span", "", label).textContent = text;
   const made = element("select", "", label);
+  made.setAttribute("aria-label", text); // without the words that can be chosen
   made.addEventListener("change", () => chosen(made.value));
   made.show = (pairs, value) => {
     made.replaceChildren(
