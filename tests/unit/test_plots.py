@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -131,6 +133,15 @@ def test_colours_stand_out_on_a_light_page_and_on_a_dark_one(colour: str, page: 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_a_theme_of_its_own_background_has_the_contrast_of_text(theme: Any) -> None:
     assert contrast(*look.THEMES[theme]) >= 7
+
+
+def test_a_page_draws_with_the_same_colours() -> None:
+    theme = (Path(__file__).parents[2] / "frontend" / "widgets" / "src" / "theme.js").read_text()
+    series, other = (re.search(rf"export const {name} = (.*?);", theme) for name in ("series", "other"))
+    assert series
+    assert other
+    assert json.loads(series[1]) == list(look.COLOURS)
+    assert json.loads(other[1]) == look.OTHER
 
 
 @pytest.mark.parametrize("sight", SIGHTS)

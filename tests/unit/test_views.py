@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import html.parser
-import io
 import subprocess
 import sys
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 from made_up import HOSTILE, snapshot
-from matplotlib import font_manager, rc_context
-from PIL import Image
+from matplotlib import font_manager
 
 from bpfnb.errors import CompileError, ProgramError, VerifierError
 from bpfnb.protocol.messages import Check, ProbeInfo
 from bpfnb.results.snapshot import Snapshot
 from bpfnb.views import html as pages
-from bpfnb.views import plots
-from bpfnb.views.plots import Curve, RatesFigure, levels, pick, short
 
 
 @pytest.fixture(autouse=True)
@@ -238,109 +233,12 @@ def test_durations_read_well(seconds: float, text: str) -> None:
     assert pages.duration(seconds) == text
 
 
-# --- the picture --------------------------------------------------------------------------------------------------
-
-
-_PLOT = 0.09  # where the plot begins, from the top: the legend is above
-
-
-def curve(label: str, *newest: int, key: object = None) -> Curve:
-    """A curve that ends with these counts and is 0 before."""
-    counts = np.zeros(plots.SECONDS, np.int64)
-    counts[len(counts) - len(newest) :] = newest
-    return Curve(key or label, label, counts)
-
-
-def pixels(png: bytes, colour: str) -> tuple[np.ndarray, np.ndarray]:
-    """The rows and columns, as fractions from the top and the left, where the picture has this colour."""
-    image = np.asarray(Image.open(io.BytesIO(png)).convert("RGBA")).astype(int)
-    wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-    rows, columns = np.nonzero((abs(image[..., :3] - wanted).max(axis=2) < 6) & (image[..., 3] > 240))
-    return rows / image.shape[0], columns / image.shape[1]
-
-
-def test_line_is_high_where_events_were() -> None:
-    figure = RatesFigure()
-    busy, colour = figure.paint([curve("clones", *[10] * 30)], 0.0), figure.colour("clones")
-    rows, columns = pixels(busy, colour)
-    plot = rows > _PLOT  # below the legend
-    early, late = plot & (columns < 0.4), plot & (columns > 0.6)
-    assert early.any()
-    assert late.any()
-    assert rows[early].min() > 0.8  # nothing in the first half minute
-    assert rows[late].max() < 0.2  # all of it in the second
-    idle = figure.paint([curve("clones")], 0.0)
-    assert pixels(idle, colour)[0][pixels(idle, colour)[0] > _PLOT].min() > 0.8
-
-
-def test_every_group_has_its_colour_and_keeps_it() -> None:
-    figure = RatesFigure()
-    names = ["bash", "cc1", "ld"]
-    png = figure.paint([curve(name, 5 * i + 5) for i, name in enumerate(names)], 0.0)
-    colours = {name: figure.colour(name) for name in names}
-    assert len(set(colours.values())) == 3
-    assert all(len(pixels(png, colour)[0]) > 100 for colour in colours.values())
-    figure.paint([curve("ld", 1), curve("make", 2)], 0.0)
-    assert figure.colour("ld") == colours["ld"]
-    assert figure.colour("make") not in (colours["ld"], figure.colour("bash"))
-
-
-def test_small_groups_are_summed() -> None:
-    many = [curve(f"g{i}", i, i + 1) for i in range(30)]
-    picked = pick(many)
-    assert [c.label for c in picked] == [f"g{i}" for i in range(21, 30)] + ["other (21)"]
-    assert sum(c.counts for c in picked).tolist() == sum(c.counts for c in many).tolist()
-    assert pick(many[:10]) == many[:10]
-    RatesFigure().paint(many, 0.0)
-
-
-@pytest.mark.parametrize(
-    "label", [HOSTILE, "$x_$", "$\\frac{$", "_hidden", "", "\N{GRINNING FACE}", "日本", "a" * 300, "\u0301\u200d"]
-)
-@pytest.mark.parametrize("alone", [True, False])
-def test_any_name_can_be_painted(label: str, alone: bool) -> None:
-    # Warnings are errors here, and matplotlib warns of glyphs its font lacks and of labels that begin with "_".
-    curves = [curve(label, 1)] if alone else [curve(label, 1), curve("bash", 2)]
-    png = RatesFigure().paint(curves, 0.0)
-    assert len(pixels(png, plots.COLOURS[0])[0]) > 20
-
-
-def test_picture_is_the_same_whatever_style_the_person_chose() -> None:
-    plain = RatesFigure().paint([curve("clones", 3)], 0.0)
-    styles = {
-        "text.usetex": True, "lines.linestyle": ":", "lines.marker": "o", "figure.facecolor": "red", "font.size": 30,
-        "figure.autolayout": True, "axes.grid": True, "savefig.dpi": 30, "savefig.facecolor": "red",
-        "axes.formatter.use_mathtext": True, "axes.formatter.limits": (0, 0), "axes.formatter.useoffset": True,
-    }  # fmt: skip
-    with rc_context(styles):
-        assert RatesFigure().paint([curve("clones", 3)], 0.0) == plain
-
-
-@pytest.mark.parametrize("most", [0, 1, 2, 3, 5, 6, 9, 11, 99, 1_234, 10**7 + 1])
-def test_scale_is_round_whole_and_high_enough(most: int) -> None:
-    scale = levels(most)
-    step, top = scale[1], scale[-1]
-    assert scale == list(range(0, top + step, step))
-    assert str(step).rstrip("0") in ("1", "2", "5")
-    assert top >= most
-    assert top % step == 0
-    assert 2 <= top // step <= 5
-    assert top - step < max(most, 2)  # no higher than it must be
-
-
-def test_levels_are_short() -> None:
-    assert [short(n) for n in (0, 250, 999, 1_000, 1_500, 20_000, 1_500_000)] == [
-        "0", "250", "999", "1k", "1.5k", "20k", "1.5M",
-    ]  # fmt: skip
-
-
-def test_importing_bpfnb_imports_no_plotting_and_painting_no_pyplot() -> None:
+def test_importing_bpfnb_imports_no_plotting_and_plotting_no_pyplot() -> None:
     check = (
         "import sys, bpfnb\n"
-        "assert not {'matplotlib', 'ipywidgets', 'IPython'} & set(sys.modules)\n"
-        "import numpy as np\n"
-        "from bpfnb.views.plots import Curve, RatesFigure\n"
-        "RatesFigure().paint([Curve('a', 'a', np.zeros(60, int))], 0.0)\n"
+        "assert not {'matplotlib', 'anywidget', 'IPython'} & set(sys.modules)\n"
+        "import pandas as pd\n"
+        "pd.DataFrame({'time': pd.to_datetime([0, 1], unit='s', utc=True)}).bpf.plot_rate()\n"
         "import bpfnb.views.live.panel\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )

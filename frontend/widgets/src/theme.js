@@ -1,9 +1,7 @@
 // Colours of the page: JupyterLab's CSS variables where there are any, else those of the system's light or dark scheme.
-// The series' colours are those of bpfnb/views/plots: tests compare them.
+// The series' colours are those of bpfnb/views/look.py, which says why: tests compare them.
 
-export const series = [
-  "#3b8eea", "#f08c2e", "#2fa866", "#c06ad6", "#e5534b", "#14a5b8", "#b39a1e", "#8b7cf0", "#e06a9c",
-];
+export const series = ["#1296fc", "#fc5a66", "#7e5a00", "#006c96", "#009c12", "#b4246c", "#b484ba", "#7e54d8"];
 export const other = "#8b9099";
 
 const LIGHT = { ink: "#1f2328", muted: "#5c636b", line: "#d5d9de", background: "#ffffff" };
