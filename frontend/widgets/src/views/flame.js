@@ -54,6 +54,7 @@ class Flame {
     this.both = toggle(this.tools, "Callers", "callers and callees of the function that is selected (s)", (on) =>
       this.sandwich(on ? this.chart.selected : 0),
     );
+    this.both.disabled = true; // until one is selected
     this.earlier = toggle(this.tools, "Before", "as wide as before, which shows what is gone; else as wide as now", () =>
       this.swap(),
     );
