@@ -200,6 +200,15 @@ class Session:
         """Return the output that ``df`` is of. ProgramError where there is none."""
         return self._main()
 
+    def output_with(self, *columns: str, output: str | None = None) -> Output:
+        """Return the output that is named, else the one that has these columns: the main one, or the only one that has
+        them all. ProgramError for a session without output, KeyError for an unknown output, ValueError for columns that
+        none or several others have."""
+        if output is not None:
+            return self.outputs[output]
+        main = self._main()
+        return main if set(columns) <= set(main.names) else self._output_with(*columns)
+
     @property
     def outputs(self) -> Mapping[str, Output]:
         """Return every output by name. KeyError, with near names, for one that is not there."""

@@ -170,8 +170,9 @@ def source_of(spec: ViewSpec, scale: ScaleKind, by: str | None) -> Source:
         if not maps:
             raise ProgramError(f"{session.name} has no histogram: name a map, map=...{near_or_all('', session.maps)}")
         return MapSource(session.maps, str(maps[0].map), by, scale)
-    output = session.main_output if spec.output is None else session.outputs[spec.output]
     rows = presentation if spec.output is None and isinstance(presentation, Rows) else None
+    named = [column for column in (spec.value, by) if column is not None]
+    output = session.main_output if rows else session.output_with(*named, output=spec.output)
     return ColumnSource(output, rows, spec.value or _usual_column(session.name, output, rows), by, scale)
 
 

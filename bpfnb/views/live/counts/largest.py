@@ -72,8 +72,9 @@ def source_of(spec: ViewSpec) -> Source:
         if not shown:
             raise ProgramError(f"{session.name} has no map with keys and numbers")
         return MapLargest(session.maps, shown[0], spec.value)
-    output = session.main_output if spec.output is None else session.outputs[spec.output]
     rows = presentation if spec.output is None and isinstance(presentation, Rows) else None
+    named = [column for column in (spec.by, spec.value) if column is not None]
+    output = session.main_output if rows else session.output_with(*named, output=spec.output)
     by, value = (spec.by, spec.value) if spec.by is not None else (spec.value, None)
     if by is None:
         names = ", ".join(map(str, columns_of(output, rows).columns))
