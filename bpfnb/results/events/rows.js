@@ -110,6 +110,7 @@
     };
   });
   search.oninput = () => ((wanted = search.value.toLowerCase()), choose());
-  search.onkeydown = (event) => event.stopPropagation(); // the notebook has keys of its own
+  // The notebook has letters of its own, such as x; its Ctrl-S stays.
+  search.onkeydown = (event) => event.ctrlKey || event.metaKey || event.stopPropagation();
   draw();
 })
