@@ -1,7 +1,8 @@
-"""Put the docs site's pages together, as Markdown: README, docs/, the tutorials, pages for the Python interface; check it.
+"""Put the docs site's pages together, as Markdown, and check the site made of them.
 
-The pages lie as they do in the repository, so that links between them stay right; README is the index. Notebooks are
-run on the way where this machine can trace (``--run``), so that they have their results and pictures.
+The pages are README, docs/, the tutorials, and pages for the Python interface. They lie as they do in the repository,
+so that links between them stay right; README is the index. Notebooks are run on the way where this machine can trace
+(``--run``), so that they have their results and pictures.
 """
 
 from __future__ import annotations
@@ -23,12 +24,8 @@ from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
-TEXTS = [
-    "README.md",
-    "CONTRIBUTING.md",
-    "CHANGELOG.md",
-    *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
-]
+TEXTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+TEXTS += sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
 
 # What the pages about the Python interface are made of: names, whose docstrings they show.
 INTERFACE = {
@@ -126,9 +123,9 @@ def check(site: Path) -> list[str]:
     for path in site.rglob("*.css"):
         faults += [
             f"{path.name} loads {url} from elsewhere"
-            for url in re.findall(r"(?:url\(|@import )['\"]?(https?:[^'\")]+)", path.read_text())
+            for url in re.findall(r"(?:url\(|@import )['\"]?((?:https?:)?//[^'\")]+)", path.read_text())
         ]
-    return faults
+    return list(dict.fromkeys(faults))
 
 
 # --- writing ------------------------------------------------------------------------------------------------------

@@ -123,6 +123,17 @@ ELSEWHERE = {
     "--wheels DIR": ("tests/vm/test_systemd.py", "test_setup_goes_through_and_once_is_enough"),
     "--by systemd": ("tests/kernel/test_setup.py", "test_a_member_traces_through_the_socket"),
     "--by sudo": ("tests/kernel/test_setup.py", "test_by_sudo_a_member_traces_and_may_do_nothing_else"),
+    "scripts/docs": ("tests/unit/test_site.py", "site"),
+    "--serve": ("tests/unit/test_site.py", "test_it_is_served_to_this_machine"),
+    "--system-site-packages": ("tests/kernel/test_installed.py", "test_a_virtual_environment"),
+    "python3 -m pip wheel --no-deps --wheel-dir dist .": (
+        "tests/kernel/test_installed.py",
+        "test_pip_from_an_index",
+    ),
+    "bpfnb[lab]": ("tests/kernel/test_installed.py", "test_pip_from_an_index"),
+    "--cap-add BPF --cap-add PERFMON": ("tests/kernel/test_installed.py", "test_a_container"),
+    "-v /sys/kernel/tracing:/sys/kernel/tracing": ("tests/kernel/test_installed.py", "test_a_container"),
+    "--pid host": ("tests/kernel/test_installed.py", "test_a_filter_by_process_in_a_container"),
     "bpfnb setup --undo": ("tests/kernel/test_setup.py", "test_undo_leaves_nothing"),
     "bpfnb doctor": ("tests/kernel/test_setup.py", "test_the_doctor_shows_the_way"),
     "session.detaching": (
@@ -174,6 +185,10 @@ DESCRIBED = {
     "syscall sysret uprobe uretprobe usdt": "a value",
     "journalctl -t bpfnb -o json": "systemd's",
     "journalctl -t bpfnb": "systemd's",
+    # docs/installation.md, of Docker, which could not be tried
+    "--cap-add SYS_ADMIN": "an option of Docker's",
+    "--cap-add SYS_PTRACE": "an option of Docker's",
+    "--security-opt apparmor=unconfined": "an option of Docker's",
     "systemctl list-units 'bpfnb-*@*'": "systemd's",
     "systemctl stop 'bpfnb-*@*'": "systemd's",
     # docs/architecture.md

@@ -289,6 +289,8 @@ class TestScripts:
         "scripts/check",
         "scripts/test",
         "scripts/demo",
+        "scripts/docs",
+        "scripts/frontend",
     )
 
     @pytest.mark.parametrize("name", SCRIPTS)
@@ -300,7 +302,7 @@ class TestScripts:
         assert "\nset -euo pipefail\n" in text
         run("bash", "-n", path, cwd=ROOT)
 
-    @pytest.mark.parametrize("name", ["setup", "lock", "lab", "check", "test"])
+    @pytest.mark.parametrize("name", ["setup", "lock", "lab", "check", "test", "docs", "frontend"])
     def test_help_does_nothing_but_help(self, name: str, tmp_path: Path) -> None:
         printed = run(ROOT / "scripts" / name, "--help", cwd=tmp_path)
         assert f"scripts/{name}" in printed
