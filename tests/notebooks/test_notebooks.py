@@ -18,14 +18,20 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
-# Executes a notebook in a process of its own, since nbclient leaves sockets and an event loop behind.
+# Executes a notebook in a process of its own, since nbclient leaves sockets and an event loop behind. The cells of
+# exercises get the answers that are folded below them.
 RUNNER = """
+import re
 import sys
 import nbformat
 notebook, scripts, folder, out, last = sys.argv[1:]
 sys.path.insert(0, scripts)
 import demo
 nb = nbformat.read(notebook, as_version=4)
+exercises = [cell for cell in nb.cells if "exercise" in cell.metadata.get("tags", ())]
+answers = [cell for cell in nb.cells if "answer" in cell.metadata.get("tags", ())]
+for exercise, answer in zip(exercises, answers, strict=True):
+    exercise.source = re.search("```\\n(.*?)\\n```", answer.source, re.DOTALL)[1]
 nb.cells.append(nbformat.v4.new_code_cell(last))
 try:
     demo.execute(nb, demo.Path(folder))
@@ -77,7 +83,8 @@ def ids(paths: list[Path]) -> list[str]:
 
 def test_they_are_counted_from_nought() -> None:
     lessons = ["01_hello_clone", "02_sync", "03_clone_fields", "04_live_rates", "05_records", "06_maps", "07_stacks"]
-    assert ids(NOTEBOOKS) == ["00_ready", *lessons, "08_verifier", "09_without_c", "10_slow_service"]
+    rest = ["08_verifier", "09_without_c", "10_slow_service", "11_lessons"]
+    assert ids(NOTEBOOKS) == ["00_ready", *lessons, *rest]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=ids(NOTEBOOKS))
@@ -101,7 +108,7 @@ def test_committed_clean(path: Path) -> None:
 def test_links_lead_somewhere(path: Path) -> None:
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "markdown":
-            for target in re.findall(r"\]\(([^)#]+)", cell.source):
+            for target in re.findall(r"\]\((?!https://)([^)#]+)", cell.source):
                 assert (path.parent / target).is_file()
 
 
@@ -335,6 +342,18 @@ def slow_service(nb: Executed) -> None:
     assert nb.text("nothing-left") == "{}"
 
 
+def lessons(nb: Executed) -> None:
+    ago = [int(ms) for ms in re.findall(r"^\d+ +\S+ \S+ +\S.* +\d+ +(\d+)$", nb.text("sync-timing-rows"), re.M)]
+    assert len(ago) >= 3  # of four calls, and of others who sync
+    assert max(ago) < 1000
+    assert len(re.findall(r"^\d+ +.* python", nb.text("sync-timing-ours"), re.M)) >= 4
+    assert re.search(r"waiter\s+p50 \[67.1ms, 134ms\)", nb.text("vfsreadlat"))
+    assert re.search(r"^\S.* +[1-9]\d*$", nb.text("strlen-rows"), re.M)
+    collections = nb.text("usdt-collections")
+    assert re.search(r"^\d+ +2 +[1-9]", collections, re.M) or "without such probes" in collections
+    assert nb.text("nothing-left") == "{}"
+
+
 FACTS: dict[str, Callable[[Executed], None]] = {
     "00_ready": ready,
     "01_hello_clone": hello,
@@ -347,6 +366,7 @@ FACTS: dict[str, Callable[[Executed], None]] = {
     "08_verifier": verifier,
     "09_without_c": without_c,
     "10_slow_service": slow_service,
+    "11_lessons": lessons,
 }
 
 
@@ -366,4 +386,8 @@ def check(name: str, notebook: NotebookNode) -> None:
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     failed = [cell.id for cell in code if any(output.output_type == "error" for output in cell.outputs)]
     assert failed == [cell.id for cell in code if "raises-exception" in cell.metadata.get("tags", ())]
-    FACTS[name](Executed(notebook))
+    executed = Executed(notebook)
+    for cell in code:
+        if "check" in cell.metadata.get("tags", ()):
+            assert executed.text(cell.id).startswith("Right: "), executed.text(cell.id)
+    FACTS[name](executed)
