@@ -52,11 +52,12 @@ class Notebook:
     def __init__(self, lab: Lab, page: Any, name: str, app: str = "lab/tree") -> None:
         self.lab, self.page, self.name = lab, page, name
         page.goto(lab.url(name, app))
-        page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
         self._idle = "text=/Python 3 .*\\| Idle/" if app == "lab/tree" else ".jp-NotebookKernelLogo"
         self.wait_for_kernel()
 
     def wait_for_kernel(self) -> None:
+        """Wait until the notebook is on the page, and its kernel waits for cells."""
+        self.page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
         self.page.wait_for_selector(self._idle, timeout=60_000)
 
     def cell(self, number: int) -> Any:
@@ -74,6 +75,17 @@ class Notebook:
         self.start(number)
         self.until(lambda: self.prompt(number) != "[*]:", 60, lambda: f"cell {number} does not end")
         return str(self.cell(number).locator(".jp-OutputArea").inner_text()) if self.outputs(number) else ""
+
+    def interrupt(self) -> None:
+        """Press the notebook's own interrupt button, and wait until no cell runs."""
+        self.page.get_by_role("button", name="Interrupt the kernel").first.click()
+        self.page.wait_for_selector(self._idle, timeout=20_000)
+
+    def restart(self) -> None:
+        """Restart the kernel, as its menu does."""
+        kernels = json.loads(self.lab.ask("api/sessions"))
+        (kernel,) = [session["kernel"]["id"] for session in kernels if session["path"] == self.name]
+        self.lab.ask(f"api/kernels/{kernel}/restart", "POST")
 
     def outputs(self, number: int) -> int:
         return int(self.cell(number).locator(".jp-OutputArea-output").count())

@@ -237,6 +237,7 @@ class Slot {
     this.kind = kind;
     this.root.dataset.kind = kind;
     this.renderer = renderer(this.body, this.page());
+    this.resize(this.body.clientWidth);
     return this.renderer;
   }
 
