@@ -59,8 +59,7 @@ def state(book: Notebook, cell: int = LIVE) -> Any:
 
 def rows(book: Notebook, cell: int = LIVE) -> int:
     """The number of rows that the panel shows."""
-    text = str(panel(book, cell).locator(".bpfnb-rows").inner_text())
-    return int(text.split(" row")[0].split(" ")[-1].replace(",", ""))
+    return int(panel(book, cell).locator(".bpfnb-count dd").first.inner_text().replace(",", ""))
 
 
 def press(book: Notebook, name: str, cell: int = LIVE) -> None:
@@ -106,8 +105,7 @@ def test_panel_moves_and_stop_stops_while_a_cell_runs(notebook: Callable[..., No
     book.interrupt()
     assert "stopped" in book.run(STATE)
     saved = book.saved(LIVE)
-    assert saved[0] == {"text/html", "text/plain"}
-    assert saved[1] == {"image/png", "text/plain"}
+    assert {"image/png", "text/plain"} in saved
     assert VIEW not in set.union(*saved)
 
 

@@ -17,7 +17,7 @@ def test_frames_reach_the_page_and_buttons_reach_python(panel_page: PanelPage) -
         panel = panel_page.show(views_of(specs_of([clones])), [clones])
         panel_page.until(lambda: panel_page.text(".bpfnb-title") == "clones")
         tracer.printk(clones, [Line("bash", 1, "hi")] * 5)
-        panel_page.until(lambda: "5 rows" in panel_page.text(".bpfnb-sessions"))
+        panel_page.until(lambda: panel_page.text(".bpfnb-count dd") == "5")
         panel_page.page.get_by_role("button", name="Stop").click()
         panel_page.until(lambda: panel.closed)
         assert clones.state == "stopped"

@@ -22,6 +22,7 @@ class Frames:
     def __init__(self, views: Sequence[View], widget: PanelWidget | None) -> None:
         self._slots = [_Slot(view) for view in views]
         self._widget = widget
+        self.counted = any(view.kind == "counters" for view in views)  # the numbers are in a view of their own
         self.newest = 0
         self.whole_due = True
         self._sent: tuple[object, object] = (None, None)
@@ -60,11 +61,11 @@ class Frames:
     def _status(self, snapshots: Sequence[Snapshot], paused: bool, wait: bool, whole: bool) -> dict[str, object] | None:
         """Return the status where it has changed; numbers alone at most once a second."""
         state = (paused, wait, [s.state for s in snapshots])
-        numbers = [[s.rows, s.lost, s.dropped] for s in snapshots]
+        numbers = [] if self.counted else [[s.rows, s.lost, s.dropped] for s in snapshots]
         now = time.monotonic()
         if not whole and state == self._sent[0] and (numbers == self._sent[1] or now < self._numbers_due):
             return None
-        status: dict[str, object] = {"numbers": numbers}
+        status: dict[str, object] = {"numbers": numbers} if numbers else {}
         if whole or state != self._sent[0]:
             status |= {"paused": paused, "wait": wait, "states": state[2]}
         if whole:

@@ -31,7 +31,7 @@ from bpfnb.views.live.specs import Traced, ended, sessions_of, views_of
 from bpfnb.views.live.twins import Twin
 from bpfnb.views.live.view import View, ViewSpec
 from bpfnb.views.live.widget import VIEW_MIMETYPE, Connect, DirectComm, Incoming, PanelWidget
-from bpfnb.views.notebook import DisplayHandle, Notebook, notebook
+from bpfnb.views.notebook import EMPTY, Bundle, DisplayHandle, Notebook, notebook
 
 __all__ = ["Panel", "show"]
 
@@ -150,7 +150,7 @@ class Panel:
             print(repr(self))
         elif here.cell != self._shown_in:
             # One panel is kept up to date; another cell gets it as it is now.
-            here.display({"text/html": html.card(self._totals()), "text/plain": repr(self)})
+            here.display({"text/html": html.card(totals(self._snapshots)), "text/plain": repr(self)})
             for twin in self._twins:
                 here.display(twin.final())
 
@@ -263,10 +263,9 @@ class Panel:
             self._frames.update(last=True)
             self._snapshots = [session.snapshot() for session in self._sessions]
             if self._notebook and not self._discarded:
-                page = self._totals() + (f'<div style="color:{html.BAD}">{escape(error)}</div>' if error else "")
-                self._first.replace({"text/html": html.card(page), "text/plain": repr(self)})
+                self._first.replace(self._last_words(error))
                 for twin, place in zip(self._twins, self._places, strict=True):
-                    place.replace(twin.final(), twin.metadata())
+                    place.replace(twin.final())
         finally:
             self._let_go()
 
@@ -284,9 +283,12 @@ class Panel:
                 twin.let_go()
             self._closed.set()
 
-    def _totals(self) -> str:
-        """Return the table of sessions."""
-        return totals(self._snapshots)
+    def _last_words(self, error: str) -> Bundle:
+        """Return what stands in the widget's place in the end: the totals, unless a view has them."""
+        if self._frames.counted and not error:
+            return EMPTY
+        page = totals(self._snapshots) + (f'<div style="color:{html.BAD}">{escape(error)}</div>' if error else "")
+        return {"text/html": html.card(page), "text/plain": "\n".join(filter(None, [repr(self), printable(error)]))}
 
 
 def totals(snapshots: Sequence[Snapshot]) -> str:

@@ -45,9 +45,6 @@ class Twin:
         page = f"{self._caption()}{static.html}{_image(static)}"
         return {"text/html": html.card(page), "text/plain": static.text, **_raw(static)}
 
-    def metadata(self) -> Bundle:
-        return {}
-
     def let_go(self) -> None:
         self._title_kept = self._title()
         self._view = None

@@ -182,9 +182,9 @@ class Panel {
       ...this.status.names.map((name, i) => {
         const one = element("span", "bpfnb-session");
         element("span", "bpfnb-name", one).textContent = one.title = name;
-        const [rows, lost, dropped] = this.status.numbers[i] ?? [0, 0, 0];
+        const [rows, lost, dropped] = this.status.numbers[i] ?? []; // none where a view has them
         const parts = states[i] === "running" ? [] : [states[i]];
-        parts.push(`${rows.toLocaleString("en")} ${rows === 1 ? "row" : "rows"}`);
+        if (rows !== undefined) parts.push(`${rows.toLocaleString("en")} ${rows === 1 ? "row" : "rows"}`);
         element("span", "bpfnb-rows", one).textContent = parts.join(", ");
         if (lost) element("span", "bpfnb-loss", one).textContent = `${lost.toLocaleString("en")} lost`;
         if (dropped) element("span", "bpfnb-loss", one).textContent = `${dropped.toLocaleString("en")} dropped`;
