@@ -250,6 +250,10 @@ def test_ten_thousand_stacks_stay_smooth(shown: Shown, tmp_path: Path) -> None:
     assert took < 50  # ms, on a machine that has others to serve; 2 where it has not
 
 
+class Session(SimpleNamespace):
+    """A session of a page's test."""
+
+
 def test_a_live_one_is_sent_what_is_new(panel_page: PanelPage) -> None:
     counts: dict[str, int] = {"main;a": 3}
 
@@ -262,7 +266,7 @@ def test_a_live_one_is_sent_what_is_new(panel_page: PanelPage) -> None:
     snapshot = bpfnb.results.snapshot.Snapshot(
         name="cpu", state="running", rows=0, lost=0, dropped=0, seconds=1.0, probes=(), outputs=()
     )
-    session: Any = SimpleNamespace(
+    session: Any = Session(
         name="cpu", state="running", df=pd.DataFrame({"stack": ["a"]}), outputs={}, maps={}, growth=lambda: grown,
         snapshot=lambda: snapshot, stop=lambda: None,
     )  # fmt: skip
@@ -274,6 +278,12 @@ def test_a_live_one_is_sent_what_is_new(panel_page: PanelPage) -> None:
         assert panel_page.text(".bpfnb-title") == "cpu: flame graph, last minute"
         panel_page.page.get_by_label("time that is shown").select_option("300")
         panel_page.until(lambda: panel_page.text(".bpfnb-title") == "cpu: flame graph, last 5 minutes")
+        # A range of time that is brushed on a sibling, of which nothing is kept.
+        panel_page.page.evaluate("window.sent.push({ page: 'x', brush: [1e9, 1e9 + 5] })")
+        panel_page.until(lambda: panel_page.text(".bpfnb-title") == "cpu: flame graph, 01:46:40 to 01:46:45")
+        assert panel_page.page.get_by_text("no stacks were counted in this time").is_visible()
+        panel_page.page.get_by_role("button", name="All of the time").click()
+        panel_page.until(lambda: panel_page.text(".bpfnb-fl-sum") == "8 counted")
         labels = panel_page.page.locator("[role=treeitem]").evaluate_all("all => all.map(one => one.ariaLabel)")
         assert [label.split(",")[0] for label in labels] == ["all", "x", "main", "b", "a"]
     finally:

@@ -170,7 +170,7 @@ def _has_stack(map_: Map) -> bool:
 
 def _named(session: Stacked, frame: pd.DataFrame, choice: Choice) -> Folded:
     """Return a frame's stacks with names: of one with numbers of stacks, by the map that keeps them."""
-    named = "stack" in frame.columns and not pd.api.types.is_numeric_dtype(frame["stack"].dtype)
+    named = "stack" in frame.columns and not (len(frame) and pd.api.types.is_numeric_dtype(frame["stack"].dtype))
     if named and not (choice.kernel or choice.user):
         return fold(frame, choice.value, choice.by, unit=choice.unit)
     keeping = [map_ for map_ in session.maps.values() if map_.kind == "stack_trace"]

@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pandas as pd
+
 from bpfnb.errors import printable
 from bpfnb.results.snapshot import Snapshot
 from bpfnb.views.live.view import Part, View
@@ -40,6 +42,14 @@ class Frames:
         self.whole_due = True
         if refused and self._widget:
             self._widget.say(number, refused)
+
+    def show_range(self, selected: tuple[pd.Timestamp, pd.Timestamp] | None) -> None:
+        """Have the flame graphs show a range of time, or their windows again."""
+        edges = [edge.timestamp() for edge in selected] if selected else None
+        for slot in self._slots:
+            if slot.kind == "flame":
+                slot.choose({"range": edges})
+                self.whole_due = True
 
     def send(self, snapshots: Sequence[Snapshot], paused: bool, wait: bool) -> None:
         """Send what has changed, if anything has. ``wait``: no page is heard until the cell that runs has ended."""
@@ -81,6 +91,7 @@ class _Slot:
         self._view = view
         self._error = ""
         self._told = False  # the page knows of the error
+        self.kind = view.kind
 
     def update(self, last: bool) -> None:
         try:

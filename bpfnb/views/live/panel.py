@@ -222,6 +222,7 @@ class Panel:
             self._frames.choose(message.choose, message.choices or {})
         if message.brush is not None:
             self._selection.brush(*message.brush)
+            self._frames.show_range(self.selection)
         return message.ack is None and not message.gone
 
     def _paint_blind(self) -> float:
