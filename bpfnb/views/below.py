@@ -28,6 +28,7 @@ class Below(Notebook):
     def display(self, bundle: Bundle, metadata: Bundle | None = None) -> DisplayHandle:
         if self._places is None:
             self._places = []
+            self._widget.replace(EMPTY)  # JupyterLab hides an output whose widget has closed, whatever comes there next
             self._widget.replace(bundle)
             return _Emptied(self._widget)
         part = _Part(self._rest, self._places)

@@ -218,7 +218,8 @@ class Card:
         return replace(snapshot, seconds=int(snapshot.seconds) if timed else 0, cost="", shares=None)
 
     def _bundle(self, snapshot: Snapshot) -> Bundle:
-        page = html.session_card(snapshot, mark=self._mark, seconds=self._seconds, told=self._told)
+        mark = "" if snapshot.state in _ENDED else self._mark
+        page = html.session_card(snapshot, mark=mark, seconds=self._seconds, told=self._told)
         return {"text/html": page, "text/plain": html.session_text(snapshot, told=self._told)}
 
     def _close(self) -> None:

@@ -42,7 +42,9 @@ def open_below(
     from bpfnb.views.below import Below
 
     specs_of, show = _imported()
-    return show(specs_of([session]), Below(where, cell, cell_id, slots[0], slots[1]), mark)
+    specs = specs_of([session])
+    views = [group for group in specs if group[0].kind != "counters"]  # the card has these numbers
+    return show(views or specs, Below(where, cell, cell_id, slots[0], slots[1]), mark)
 
 
 @uninterrupted
