@@ -82,10 +82,10 @@ class Notebook:
         self.page.wait_for_selector(self._idle, timeout=20_000)
 
     def restart(self) -> None:
-        """Restart the kernel, as its menu does."""
-        kernels = json.loads(self.lab.ask("api/sessions"))
-        (kernel,) = [session["kernel"]["id"] for session in kernels if session["path"] == self.name]
-        self.lab.ask(f"api/kernels/{kernel}/restart", "POST")
+        """Restart the kernel, by JupyterLab's menu."""
+        self.page.locator(".lm-MenuBar-item", has_text="Kernel").first.click()
+        self.page.locator(".lm-Menu-item", has_text="Restart Kernel\N{HORIZONTAL ELLIPSIS}").first.click()
+        self.page.locator(".jp-Dialog button.jp-mod-accept").click()
 
     def outputs(self, number: int) -> int:
         return int(self.cell(number).locator(".jp-OutputArea-output").count())
