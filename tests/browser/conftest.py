@@ -102,11 +102,11 @@ def notebook(lab: Lab, browser: Any) -> Iterator[Callable[[str, list[str] | None
     """Opens notebooks, each on a page of its own: ``notebook(name, cells)`` writes it first."""
     pages = []
 
-    def opened(name: str, cells: list[str] | None = None) -> Notebook:
+    def opened(name: str, cells: list[str] | None = None, app: str = "lab/tree") -> Notebook:
         if cells is not None:
             lab.write(name, cells)
         pages.append(browser.new_page(viewport={"width": 1150, "height": 1000}))
-        return Notebook(lab, pages[-1], name)
+        return Notebook(lab, pages[-1], name, app)
 
     yield opened
     for page in pages:

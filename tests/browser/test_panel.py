@@ -239,6 +239,33 @@ def test_notebook_saved_while_running_shows_the_twins_without_its_kernel(noteboo
     book.run(STOP)
 
 
+def test_saved_while_running_it_is_a_page_with_pictures_for_nbconvert(
+    notebook: Callable[..., Notebook], browser: Any
+) -> None:
+    book = begin(notebook, "exported.ipynb")
+    pictures = {"image/svg+xml", "image/png"}
+    book.until(lambda: pictures & set.union(*book.saved(LIVE)), 10, lambda: "there is no twin")
+    book.run(STOP)
+    command = [sys.executable, "-m", "nbconvert", "--to", "html", "exported.ipynb"]
+    subprocess.run(command, cwd=book.lab.folder, check=True, capture_output=True, timeout=60)
+    page = browser.new_page()
+    page.route("**/*", lambda route: route.continue_() if route.request.url.startswith("file:") else route.abort())
+    page.goto((book.lab.folder / "exported.html").as_uri(), wait_until="domcontentloaded")
+    assert page.locator(".jp-OutputArea img, .jp-OutputArea svg").locator("visible=true").count()
+    page.close()
+
+
+def test_notebook_7_shows_it_live_and_stops_it(notebook: Callable[..., Notebook]) -> None:
+    book = notebook("seven.ipynb", CELLS, "notebooks")
+    book.run(SETUP)
+    book.run(TRACE)
+    book.run(LIVE)
+    book.until(lambda: panel(book).count() == 1 and state(book) == "live", 10, lambda: "there is no live panel")
+    press(book, "Stop")
+    panel(book).wait_for(state="detached", timeout=5_000)
+    assert "stopped" in book.run(STATE)
+
+
 def test_page_asks_nobody_but_its_own_server(notebook: Callable[..., Notebook]) -> None:
     book = notebook("quiet.ipynb", CELLS)
     asked: list[str] = []
