@@ -566,6 +566,37 @@ def test_maps_over_time(shell: Shell) -> None:
     assert shell.run(text('reads.maps["sizes"].every("1s")').replace('"1s"', f'"1s", {text("drain=True")}'))
 
 
+@shown('print(reads.maps["sizes"])')
+def test_maps_shown(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    """Reads of a size nobody else has meanwhile: one bar is theirs."""
+    shell.run("import bpfnb")
+    reads: Any = shell.run(text("%%bpf reads -a sysret:read=f"))
+    pid = reader(300_000, 200, 0)
+    os.waitpid(pid, 0)
+    values = statements(shell, text('print(reads.maps["sizes"])'))
+    printed = capsys.readouterr().out
+    assert re.search(r"\[256K, 512K\) +200 \|\**", printed)
+    assert re.search(r"\[256K, 512K\) +200 \|\**", repr(values['reads.maps["sizes"].hist()']))
+    largest = next(value for name, value in values.items() if "largest" in name)
+    assert largest["value"].is_monotonic_decreasing
+    assert largest[largest.key == pid].value.tolist() == [60_000_000]
+    panels = [value for value in values.values() if hasattr(value, "closed")]
+    assert len(panels) == 3
+    reads.stop()
+    assert all(panel.wait(10) for panel in panels)
+
+
+@shown("opens.live()")
+def test_views_of_columns(shell: Shell) -> None:
+    shell.run("import bpfnb")
+    opens: Any = shell.run(text("%%bpf opens -a syscall:openat=f"))
+    values = statements(shell, text("opens.live()"))
+    panels = [value for value in values.values() if hasattr(value, "closed")]
+    assert len(panels) == 4
+    opens.stop()
+    assert all(panel.wait(10) for panel in panels)
+
+
 FULL = """%%bpf reads -a syscall:getpgid=f
 {hash};
 {histogram};

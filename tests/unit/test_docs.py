@@ -30,6 +30,7 @@ WRITTEN = [name for name in DOCUMENTS if name != "docs/compatibility.md"]  # by 
 
 # Examples that a test runs without taking their text from the document: the file, and the test in it.
 ELSEWHERE = {
+    "df.bpf.bars()": ("tests/unit/test_bars.py", "test_it_stays_a_frame"),
     "session.wait()": ("tests/unit/test_command.py", "test_a_session_ends_with_its_command"),
     "--pid PID": ("tests/ipython/test_magics.py", "test_filters"),
     "--follow PID": ("tests/ipython/test_magics.py", "test_filters"),
