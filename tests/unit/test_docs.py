@@ -11,18 +11,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from examples import DOCUMENTS, EXAMPLES, SHOWN, Example, read, shown
+from matplotlib import font_manager
 
 import bpfnb
 from benchmarks.__main__ import GROUPS
 from bpfnb.language.probes import KINDS, parse_probe
 from bpfnb.results import printk
+from bpfnb.testing import FakeTracer
 from bpfnb.tracer.access import policy
 from bpfnb.tracer.access.peer import Peer
 from bpfnb.tracer.access.policy import Policy, Rules
 from magics import bpf as magic
 
+HELLO = 'int hello(void *ctx) { bpf_trace_printk("x\\n"); return 0; }'
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
@@ -148,10 +152,25 @@ ELSEWHERE = {
         "tests/unit/test_decode.py",
         "test_decoded_columns_stand_behind_theirs",
     ),
+    "ax=": ("tests/unit/test_plots.py", "test_it_is_drawn_on_the_axes_that_are_given"),
+    'ax.set_title("...")': ("tests/notebooks/test_shown_pictures.py", "test_every_picture_is_shown_once"),
+    'ax.figure.savefig("rate.png")': ("tests/unit/test_plots.py", "test_pyplot_is_not_even_imported"),
+    "rate(every, by, top=10)": ("tests/unit/test_plots.py", "test_lines_are_the_table_of_rates"),
+    "hist(value, by, kind, top=10)": ("tests/unit/test_plots.py", "test_bars_and_outlines_are_the_table_of_counts"),
+    "heatmap(value, every, kind)": ("tests/unit/test_plots.py", "test_cells_are_the_table_of_a_heat_map"),
+    "timeline(by, top=20)": ("tests/unit/test_plots.py", "test_bars_are_the_table_of_a_timeline"),
+    "maps[x].hist()": ("tests/unit/test_plots.py", "test_a_histogram_that_there_is_already_is_drawn"),
+    'maps[x].every("1s").hist()': ("tests/unit/test_plots.py", "test_a_heat_map_of_snapshots_of_a_map_is_drawn"),
+    "duration=": ("tests/unit/test_plots.py", "test_durations_are_those_of_the_column_that_is_named"),
+    "gap=": ("tests/unit/test_plots.py", "test_bars_are_the_table_of_a_timeline"),
+    "unit=": ("tests/unit/test_plots.py", "test_points_are_the_rows"),
+    'theme="light"': ("tests/unit/test_plots.py", "test_a_theme_has_its_background_and_else_there_is_none"),
+    'theme="dark"': ("tests/unit/test_plots.py", "test_a_theme_has_its_background_and_else_there_is_none"),
     "<linux/sched.h>": ("tests/kernel/test_names.py", "test_the_cells_own_means_the_cells_and_the_kernels_the_kernels"),
 }
 # Code that stands in a sentence and is nothing to run, and why.
 DESCRIBED = {
+    "plt.show()": "matplotlib's",
     # README.md and docs/reference.md, of wildcards; tests/kernel/test_many_probes.py has them
     "*": "a wildcard",
     "?": "a wildcard",
@@ -522,3 +541,33 @@ def test_no_machine_is_named() -> None:
     for path in [*(ROOT / name for name in DOCUMENTS), *(ROOT / "notebooks").iterdir()]:
         if path.is_file():
             assert not re.search(r"/(?:root|home|work|Users)/", path.read_text()), path
+
+
+@shown(
+    'df.bpf.plot_rate("100ms", by="comm")', 'df.bpf.plot_rate(by="comm")', "df.bpf.table()", "session.table(rows=200)"
+)
+def test_pictures_and_tables() -> None:
+    """Each line of the examples, on rows with the columns that they name."""
+    rows = pd.DataFrame(
+        {
+            "time": pd.to_datetime(range(90), unit="ms", utc=True),
+            "comm": pd.Categorical(["a", "b", "c"] * 30),
+            "pid": [7, 8] * 45,
+            "latency": pd.to_timedelta(range(1, 91), unit="us"),
+        }
+    )
+    names = {"df": rows, "ax": rows.bpf.plot_rate()}
+    drawn = [eval(line, names) for line in EXAMPLES['df.bpf.plot_rate("100ms", by="comm")'].text.splitlines()]
+    assert [type(ax).__name__ for ax in drawn] == ["PlotAxes"] * 5
+    assert len(eval(EXAMPLES['df.bpf.plot_rate(by="comm")'].text, names).lines) == 3
+    with FakeTracer() as tracer, bpfnb.trace(HELLO, name="hello", attach={"syscall:clone": "hello"}) as session:
+        tracer.printk(session, [("a", 1, "x")] * 300)
+        tables = [
+            eval(line, names | {"session": session}) for line in EXAMPLES["session.table(rows=200)"].text.splitlines()
+        ]
+    assert [repr(table).splitlines()[-1] for table in tables] == [
+        "the newest 10 of 300 rows",
+        "the newest 10 of 90 rows",
+    ]
+    assert "90 rows" in eval(EXAMPLES["df.bpf.table()"].text, names)._repr_html_()
+    font_manager._get_font.cache_clear()

@@ -222,6 +222,14 @@ def test_a_histogram_that_there_is_already_is_drawn() -> None:
     assert [bar.get_height() for bar in long.bpf.plot_hist().patches] == [7, 5]
 
 
+def test_small_groups_of_a_histogram_are_summed() -> None:
+    wide = pd.DataFrame({"low": [1.0, 2], "high": [2.0, 4], "a": [1, 1], "b": [9, 0], "c": [0, 2], "d": [5, 5]})
+    ax = wide.bpf.plot_hist(top=2)
+    assert texts(ax) == ["b", "d", "other (2)"]
+    heights = [patch.get_data().values.tolist() for patch in ax.patches]  # type: ignore[attr-defined]
+    assert heights == [[9, 0], [5, 5], [1, 3]]
+
+
 @pytest.mark.parametrize("kind", ["log2", "linear"])
 def test_cells_are_the_table_of_a_heat_map(kind: Any) -> None:
     frame = events()
@@ -286,6 +294,14 @@ def test_pairs_last_from_start_to_end_and_moments_join() -> None:
     assert points.bpf.timeline(gap="5ms")[["start", "end", "events"]].to_numpy().tolist() == [
         [at[0], at[0], 1], [at[1], at[2], 2], [at[3], at[3], 1]
     ]  # fmt: skip
+
+
+def test_durations_are_those_of_the_column_that_is_named() -> None:
+    frame = events(50).assign(other=pd.Timedelta("1ms"))
+    with_other = frame.bpf.timeline("pid", gap="0s", duration="other")
+    assert (with_other.end - with_other.start >= pd.Timedelta("1ms")).all()
+    several = frame.bpf.timeline("pid", gap="0s")  # two columns of durations: neither is meant
+    assert (several.end == several.start).all()
 
 
 def test_only_the_most_active_are_drawn_and_the_picture_says_so() -> None:
