@@ -79,7 +79,9 @@ class Notebook:
     def interrupt(self) -> None:
         """Press the notebook's own interrupt button, and wait until no cell runs."""
         self.page.get_by_role("button", name="Interrupt the kernel").first.click()
-        self.page.wait_for_selector(self._idle, timeout=20_000)
+        # Not the status bar: a panel's acknowledgements make ipykernel say "idle" while a cell runs.
+        running = self.page.locator(".jp-InputPrompt", has_text="[*]")
+        self.until(lambda: not running.count(), 20, lambda: "a cell runs on")
 
     def restart(self) -> None:
         """Restart the kernel, by JupyterLab's menu."""
