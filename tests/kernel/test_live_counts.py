@@ -55,21 +55,23 @@ def test_views_have_what_a_workload_did(session: Session) -> None:
     of_column = HistView([session.view("hist", "size")])
     top = TopView([session.view("top", map="calls")])
     write()
+    assert session.maps["sizes"].drain()["value"].sum() == sum(SIZES.values())  # changes nothing in the views
+    write()
     deadline = time.monotonic() + 10
-    while len(session.df) < sum(SIZES.values()) and time.monotonic() < deadline:
+    while len(session.df) < 2 * sum(SIZES.values()) and time.monotonic() < deadline:
         time.sleep(0.02)
     heat = HeatmapView([session.view("heatmap", "size")])
     for view in (of_map, of_column, top, heat):
         view.update(last=True)
-    expected = {1 << (size.bit_length() - 1): times for size, times in SIZES.items()}
+    expected = {1 << (size.bit_length() - 1): 2 * times for size, times in SIZES.items()}
 
     def counts(view: HistView) -> dict[float, int]:
         frame = view.frame()
         return {low: count for low, count in zip(frame["low"], frame["count"], strict=True) if count}
 
-    assert counts(of_map) == {2: 7, 128: 40, 4096: 11} == expected
+    assert counts(of_map) == {2: 14, 128: 80, 4096: 22} == expected
     assert counts(of_column) == expected
-    assert [row[1:] for row in top.whole().header["rows"]] == [[str(os.getpid()), sum(SIZES.values())]]
+    assert [row[1:] for row in top.whole().header["rows"]] == [[str(os.getpid()), 2 * sum(SIZES.values())]]
     frame = heat.frame()
     assert frame.groupby("low")["count"].sum()[lambda sums: sums > 0].to_dict() == expected
     seconds = session.df["time"].dt.floor("s")

@@ -214,15 +214,6 @@ def test_a_map_is_read_as_it_grows(tracer: FakeTracer) -> None:
     )
 
 
-def test_somebodys_drain_does_not_change_what_is_shown(tracer: FakeTracer) -> None:
-    session = bpfnb.trace(CELL)
-    view = HistView([ViewSpec(session, "hist", map="sizes")])
-    session.maps["sizes"].drain()
-    session.maps["sizes"][3] = 12
-    view.update(last=True)
-    assert table_of(view.whole()) == {"": {4.0: 10}}
-
-
 def test_the_buckets_of_a_one_liner() -> None:
     call = Signature("syscall:sync", (), Type("long", "int", 8, signed=True))
     slots = (np.array([64, 74, 76], "<i4"), np.array([1, 4, 2], "<u8"))
