@@ -163,12 +163,20 @@ class Card:
             self._show_buttons()
         if time.monotonic() >= self._due:
             self._due = time.monotonic() + _EVERY
-            if not self._buttons or self._buttons.follow(self._in_cell):
+            if self._is_followed():
                 self._write(self._pace.snapshot(session))
         return _EVERY if self._buttons or self._panel else _BUTTONS_AFTER
 
     def fail(self, error: Exception) -> None:
         self._close()
+
+    def _is_followed(self) -> bool:
+        """Return whether an update is worth it: somebody sees it, or nobody was ever there but the notebook's file."""
+        if self._panel and self._panel.closed:
+            self._panel = None  # it was closed, and the session goes on: the buttons come back
+        if self._panel:
+            return self._panel.seen
+        return not self._buttons or self._buttons.follow(self._in_cell)
 
     def leave(self) -> None:
         """Write it for the last time as the kernel ends, and with it every session."""

@@ -48,7 +48,7 @@ _LIST = ("session", "state", "for", "rows", "lost", "probes")
 _TABLE = "border-collapse:collapse;margin:0;border:none;color:inherit;font-size:inherit;table-layout:auto"
 _CELL = "text-align:left;vertical-align:top;padding:2px 18px 2px 0;background:transparent;border:none;max-width:none"
 _NUMBER = ";text-align:right;font-variant-numeric:tabular-nums"
-_FACTS = "background:transparent;border:none;display:flex;flex-wrap:wrap"
+_FACTS = "background:transparent;border:none;padding:0;display:flex;flex-wrap:wrap"
 _HEAD = f"{MUTED};font-weight:normal;font-size:11px"
 
 

@@ -112,6 +112,11 @@ class Panel:
     def df(self) -> pd.DataFrame:
         return self._selection.frame()
 
+    @property
+    def seen(self) -> bool:
+        """Whether it can be seen on a page, as far as is known."""
+        return self._pages.visible() or not self._pages.heard_of
+
     def stop(self) -> None:
         """Stop the sessions, which ends the panel. Return when it has ended."""
         self._stop_asked = True
