@@ -130,9 +130,11 @@ class Executed:
         return [o.data[mimetype] for o in self._cells[cell].outputs if mimetype in o.get("data", {})]
 
     def error(self, cell: str) -> str:
-        """The picture of the error a cell ended in; above it stands no more than a folded log."""
+        """The picture of the error a cell ended in; above it stands no more than a folded log, and on a slow machine an
+        empty output where its progress was."""
         *panels, error = self._cells[cell].outputs
-        assert ["<details>" in panel.data["text/html"] for panel in panels] in ([], [True])
+        logs = ["<details>" in panel.data["text/html"] for panel in panels if panel.data["text/html"]]
+        assert logs in ([], [True])
         return "\n".join(error.traceback)
 
 
@@ -163,7 +165,8 @@ def verifier(nb: Executed) -> None:
         picture = nb.error(program)
         assert picture.startswith(f"{error}: " + (f"line {line}: " if line != "<NA>" else ""))
         assert re.search(rf"^ +{line} \| ", picture, re.M) or line == "<NA>"
-        assert f"<Session {program}: running" in nb.text(f"{program}-fixed")
+        # The card of a session goes on until its end.
+        assert re.search(rf"<Session {program}: (running|stopped)", nb.text(f"{program}-fixed"))
         assert program in nb.text("running") or program == "where"  # which is stopped to be looked at
     assert "hint: check the pointer before it is used" in nb.error("count")
     values = dict(re.findall(r"^(\w+): +(\S.*)$", nb.text("values"), re.M))
@@ -178,7 +181,7 @@ def verifier(nb: Executed) -> None:
     assert nb.text("padding").startswith(
         ("this kernel takes it", "this kernel refuses it: uninitialised stack\nline 9:")
     )
-    assert "<Session padding: running" in nb.text("padding-fixed")
+    assert re.search(r"<Session padding: (running|stopped)", nb.text("padding-fixed"))
     assert nb.text("where-works") == "['.']"
     assert nb.text("nothing-left") == "{}"
 
@@ -214,7 +217,7 @@ def live(nb: Executed) -> None:
     (png,) = nb.data("live", "image/png")
     picture = Image.open(io.BytesIO(base64.b64decode(png)))
     assert picture.width > 400
-    assert len(picture.convert("RGB").getcolors(1 << 24)) > 10
+    assert len(picture.convert("RGBA").getcolors(1 << 24)) > 10
     assert not nb.data("live", "application/vnd.jupyter.widget-view+json")
     assert "clones: stopped" in nb.text("live")
     for session in ("clones", "syncs"):
@@ -250,6 +253,12 @@ def records(nb: Executed) -> None:
     assert nb.text("nothing-left") == "{}"
 
 
+def bars(text: str) -> list[tuple[str, int]]:
+    """The labels and counts of a histogram as text."""
+    found = re.findall(r"^ *(\[\S+, \S+\)) +([\d,]+) \|", text, re.M)
+    return [(label, int(count.replace(",", ""))) for label, count in found]
+
+
 def maps(nb: Executed) -> None:
     (reader,) = re.findall(r"\breader +(\d+)$", nb.text("counts"), re.M)
     assert int(reader) >= 1300
@@ -257,10 +266,9 @@ def maps(nb: Executed) -> None:
     cleared = nb.text("cleared")
     assert 130 <= int(cleared) < 1300
     assert nb.text("after") == f"reader: {cleared}\ncalls is stopped: its map counts cannot be changed\n"
-    buckets = re.findall(r"^(\d+) .* (\[\S+ ?\S*[])]) +(\d+)$", nb.text("bytes"), re.M)
-    assert [int(bucket) for bucket, *_ in buckets] == list(range(1, len(buckets) + 1))
-    assert [label for _, label, _ in buckets][:13:6] == ["[0, 2)", "[64, 128)", "[4K, 8K)"]
-    assert min(int(count) for *_, count in buckets[:13]) >= 100
+    buckets = bars(nb.text("bytes"))
+    assert [label for label, _ in buckets][:13:6] == ["[0, 2)", "[64, 128)", "[4K, 8K)"]
+    assert min(count for _, count in buckets[:13]) >= 100
     assert nb.data("bytes-plot", "image/png")
     assert nb.data("latency-plot", "image/png")
     both = re.findall(r"\) +(\d+) +(\d+)$", nb.text("latency-table"), re.M)
@@ -275,8 +283,8 @@ def maps(nb: Executed) -> None:
     assert reads >= 1300 + 5 + 130
     assert "latency" in nb.text("pairs")
     assert re.search(r"'unmatched_starts': \d+, 'unmatched_ends': \d+", nb.text("attrs"))
-    both = re.findall(r"[sm0-9]\) +(\d+) +(\d+)$", nb.text("pairs-hist"), re.M)
-    assert sorted(sum(map(int, counts)) for counts in zip(*both, strict=True)) == [5, 1300]
+    reader, waiter = nb.text("pairs-hist").split("waiter\n")
+    assert [sum(count for _, count in bars(text)) for text in (reader, waiter)] == [1300, 5]
     assert re.search(r"^0 +reader +1300 +0\.996169$", nb.text("top-count"), re.M)
     assert re.search(r"^0 +waiter +0 days 00:00:0", nb.text("top-latency"), re.M)
     assert re.search(r"^what +ENTRY +EXIT$", nb.text("rate"), re.M)
@@ -293,7 +301,7 @@ def stacks(nb: Executed) -> None:
     for cell in ("flame", "flame-off"):
         (png,) = nb.data(cell, "image/png")
         picture = Image.open(io.BytesIO(base64.b64decode(png)))
-        assert len(picture.convert("RGB").getcolors(1 << 24)) > 10
+        assert len(picture.convert("RGBA").getcolors(1 << 24)) > 10
     assert len(re.findall(r"^burner;\S.* \d+$", nb.text("text"), re.M)) == 3
     counts = re.findall(r"<td>toucher;.*unknown.*</td>\s*<td>(\d+)</td>", nb.data("too-late", "text/html")[0])
     assert int(counts[0]) >= 500
@@ -312,7 +320,7 @@ def without_c(nb: Executed) -> None:
     assert re.search(r"^0 +3 +20$", nb.text("tried"), re.M)
     assert re.search(r"^\d+ +syscall:openat +80$", nb.text("wildcard"), re.M)
     assert re.search(r"^\d+ +syscall:execve +1$", nb.text("command"), re.M)
-    assert re.search(r"^\d+ +waiter +0.50 .* \[67.1ms, 134ms\)$", nb.text("latency-ask"), re.M)
+    assert re.search(r"waiter\s+p50 \[67.1ms, 134ms\)", nb.text("latency-ask"))
     assert nb.data("latency-plot", "image/png")
     events = re.findall(r"^\d+ (\S+) O_RDONLY\|O_CLOEXEC (\S+)$", nb.text("stream"), re.M)
     missing = [(f"/nonexistent/{folder}/passwd", "ENOENT") for folder in "abc"]
@@ -348,6 +356,7 @@ def lessons(nb: Executed) -> None:
     assert max(ago) < 1000
     assert len(re.findall(r"^\d+ +.* python", nb.text("sync-timing-ours"), re.M)) >= 4
     assert re.search(r"waiter\s+p50 \[67.1ms, 134ms\)", nb.text("vfsreadlat"))
+    assert nb.data("disk-heat", "image/png")
     assert re.search(r"^\S.* +[1-9]\d*$", nb.text("strlen-rows"), re.M)
     collections = nb.text("usdt-collections")
     assert re.search(r"^\d+ +2 +[1-9]", collections, re.M) or "without such probes" in collections
