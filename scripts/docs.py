@@ -12,6 +12,7 @@ import posixpath
 import re
 import shutil
 import sys
+import textwrap
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -43,6 +44,8 @@ INTERFACE = {
     "errors": ("Errors", "", ["bpfnb.errors"]),
     "testing": ("Testing", "", ["bpfnb.testing.FakeTracer"]),
 }
+# A block of code by its indentation, in which a %%bpf cell is.
+CELL = re.compile(r"(?<=\n\n)((?: {4}.*\n+)*? {4}%%bpf \w+ -.*\n(?: {4}.*\n|\n(?= {4}))*)")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 
@@ -71,6 +74,7 @@ def write(folder: Path, run: bool) -> None:
     pages.write("notebooks/index.md", f"# Tutorials\n\n`scripts/lab` opens them in JupyterLab.\n\n{table}\n")
     for page, (title, about, names) in INTERFACE.items():
         pages.write(f"api/{page}.md", f"# {title}\n\n{about}\n\n" + "".join(f"::: {name}\n\n" for name in names))
+    shutil.copy(ROOT / "docs/site.css", pages.folder / "docs")
     shutil.copytree(ROOT / "docs/images", pages.folder / "docs/images", dirs_exist_ok=True)
     named = ", ".join(f'"notebooks/{name}.md"' for name in titles)
     settings = (ROOT / "docs/zensical.toml").read_text()
@@ -140,6 +144,7 @@ class Pages:
     def write(self, name: str, text: str) -> None:
         path = self.folder / ("index.md" if name == "README.md" else name)
         path.parent.mkdir(parents=True, exist_ok=True)
+        text = CELL.sub(lambda cell: f"```c\n{textwrap.dedent(cell[1])}```\n", text)
         path.write_text(LINK.sub(lambda link: _link(name, link), text))
 
     def add_notebook(self, path: Path, run: bool) -> str:

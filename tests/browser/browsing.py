@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from nbformat.v4 import new_code_cell, new_notebook
 
-__all__ = ["TOKEN", "Lab", "Notebook", "wait_until"]
+__all__ = ["CHROMIUM", "TOKEN", "Lab", "Notebook", "serving", "wait_until"]
+
+CHROMIUM = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
 
 TOKEN = "for-a-test-on-loopback-only"
 
@@ -116,3 +126,45 @@ def wait_until(
     while not happened():
         assert time.monotonic() < deadline, what()
         rest() if rest else time.sleep(0.2)
+
+
+@contextmanager
+def serving(base: Path) -> Iterator[Lab]:
+    """JupyterLab with nothing of this account's settings, and with no question about news on the page.
+
+    ``base``: an empty folder, for the notebooks and for Jupyter's own.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    lab = Lab(base / "notebooks", port)
+    lab.folder.mkdir()
+    settings = base / "config" / "labconfig"
+    settings.mkdir(parents=True)
+    disabled = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
+    (settings / "page_config.json").write_text(json.dumps(disabled))
+    places = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime"}
+    command = [
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
+        "--ServerApp.port_retries=0", f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={lab.folder}",
+    ]  # fmt: skip
+    environment = os.environ | {name: str(base / folder) for name, folder in places.items()}
+    environment["IPYTHONDIR"] = str(base / "ipython")
+    log = base / "server.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(command, env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: _answers(lab), 60, lambda: f"JupyterLab does not start:\n{log.read_text()[-3000:]}")
+        yield lab
+        lab.end_kernels()
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def _answers(lab: Lab) -> bool:
+    try:
+        lab.ask("api/status")
+    except OSError:
+        return False
+    return True

@@ -5,25 +5,14 @@ BPFNB_BROWSER_TESTS: unset runs where Chromium is installed, 0 skips, 1 insists.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import TOKEN, Lab, Notebook, wait_until
+from browsing import CHROMIUM, Lab, Notebook, serving
 from pages import PanelPage
-
-_CHROMIUM = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -43,48 +32,8 @@ def chromium() -> str:
 
 @pytest.fixture(scope="session")
 def lab(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    base = tmp_path_factory.mktemp("lab")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    lab = Lab(base / "notebooks", port)
-    lab.folder.mkdir()
-    with _server(base, lab, port):
+    with serving(tmp_path_factory.mktemp("lab")) as lab:
         yield lab
-
-
-@contextmanager
-def _server(base: Path, lab: Lab, port: int) -> Iterator[None]:
-    """JupyterLab with nothing of this account's settings, and with no question about news on the page."""
-    settings = base / "config" / "labconfig"
-    settings.mkdir(parents=True)
-    disabled = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
-    (settings / "page_config.json").write_text(json.dumps(disabled))
-    places = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime"}
-    command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
-        "--ServerApp.port_retries=0", f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={lab.folder}",
-    ]  # fmt: skip
-    environment = os.environ | {name: str(base / folder) for name, folder in places.items()}
-    environment["IPYTHONDIR"] = str(base / "ipython")
-    log = base / "server.log"
-    with log.open("wb") as output:
-        server = subprocess.Popen(command, env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
-    try:
-        wait_until(lambda: _answers(lab), 60, lambda: f"JupyterLab does not start:\n{log.read_text()[-3000:]}")
-        yield
-        lab.end_kernels()
-    finally:
-        server.terminate()
-        server.wait(30)
-
-
-def _answers(lab: Lab) -> bool:
-    try:
-        lab.ask("api/status")
-    except OSError:
-        return False
-    return True
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +41,7 @@ def browser(chromium: str) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=_CHROMIUM)
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM)
         yield browser
         browser.close()
 

@@ -129,6 +129,7 @@ ELSEWHERE = {
     "--by systemd": ("tests/kernel/test_setup.py", "test_a_member_traces_through_the_socket"),
     "--by sudo": ("tests/kernel/test_setup.py", "test_by_sudo_a_member_traces_and_may_do_nothing_else"),
     "scripts/docs": ("tests/unit/test_site.py", "site"),
+    "scripts/pictures": ("tests/browser/test_pictures.py", "test_a_picture_of_a_cell_and_its_card"),
     "--serve": ("tests/unit/test_site.py", "test_it_is_served_to_this_machine"),
     "--system-site-packages": ("tests/kernel/test_installed.py", "test_a_virtual_environment"),
     "python3 -m pip wheel --no-deps --wheel-dir dist .": (
