@@ -277,5 +277,6 @@ def test_page_asks_nobody_but_its_own_server(notebook: Callable[..., Notebook]) 
     book.run(LIVE)
     panel(book).locator(".bpfnb-view canvas").first.wait_for(timeout=20_000)
     book.run(STOP)
+    assert len(asked) > 10
     strangers = [url for url in asked if not url.startswith((book.lab.url("")[:21], "data:", "blob:"))]
     assert not strangers

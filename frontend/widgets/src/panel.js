@@ -7,6 +7,8 @@ import { views as renderers } from "./views/index.js";
 
 const ACK_EVERY = 4; // frames; Python sends eight beyond the last one that was acknowledged
 const SAID_FOR = 8_000; // ms
+const UNHEARD = 5_000; // ms after Stop
+const BUSY = "This kernel hears the panel only when no cell runs. To stop now, use the notebook's own interrupt button (■).";
 
 function render({ model, el }) {
   const panel = new Panel(model, el);
@@ -77,6 +79,12 @@ class Panel {
     this.pause.disabled = this.stop.disabled = true;
     this.showState("stopping", "stopping");
     this.send({ do: "stop" });
+    this.unheard = setTimeout(() => this.remark(BUSY), UNHEARD);
+  }
+
+  remark(text) {
+    this.note.hidden = !text;
+    this.note.textContent = text;
   }
 
   showState(state, text) {
@@ -127,7 +135,8 @@ class Panel {
     if (this.gone) return;
     this.gone = true;
     this.pause.disabled = this.stop.disabled = true;
-    this.note.hidden = true;
+    clearTimeout(this.unheard);
+    this.remark("");
     this.showState("gone", `the kernel is gone; last update ${new Date(this.drawn ?? Date.now()).toLocaleTimeString()}`);
   }
 
@@ -170,10 +179,7 @@ class Panel {
     }
     this.pause.disabled = false;
     label(this.pause, paused ? "Resume" : "Pause", paused ? "M1 0l9 5.5L1 11z" : "M1 0h3v11H1zM7 0h3v11H7z");
-    this.note.hidden = !wait;
-    this.note.textContent = wait
-      ? "This kernel hears the panel only when no cell runs. To stop now, use the notebook's own interrupt button (■)."
-      : "";
+    this.remark(wait ? BUSY : "");
     this.showSessions(states);
   }
 
@@ -195,6 +201,7 @@ class Panel {
 
   destroy() {
     this.send({ gone: true });
+    clearTimeout(this.unheard);
     this.quiet();
     for (const slot of this.slots) slot.clear();
     this.root.remove();
