@@ -27,7 +27,7 @@ _STEPS = ((15.0, 0.2), (45.0, 0.5), (300.0, 1.0), (1200.0, 2.0))  # up to which 
 _LONGEST_STEP = 5.0
 _LATE_NS = 150_000_000  # rows are delivered within 50 ms, and a busy machine takes longer
 _MIN_PART = 0.25  # of an interval: one that was traced for less says nothing
-_BATCH = 1 << 20  # rows counted at a time
+_BATCH = 1 << 17  # rows counted at a time
 _MAX_CELLS = 1 << 20
 _MAX_VALUES = 1 << 16
 _MAX_NAME = 256  # characters
@@ -115,6 +115,8 @@ class RateMeter:
         self._position = new.position
         for start in range(0, len(new.times), _BATCH):
             self._count(new, start, start + _BATCH)
+            if self._values:
+                self._values.tidy(self._counts.oldest, self._counts.until - self.length, 0)
         self._finish()
 
     def _beginning(self, new: Arrivals, began: int) -> int:

@@ -160,7 +160,7 @@ class RatesView {
       },
       axes: [
         { ...axis, grid: { show: false }, size: 26, space: 80, values: (_, splits) => splits.map(clock) },
-        { ...axis, grid, size: 48, space: 34, values: (_, splits) => splits.map(short), ...(this.log && { splits: decades }) },
+        { ...axis, grid, size: 48, space: 34, values: (_, splits) => splits.map(short), ...(this.log && DECADES) },
       ],
       series: [{}, ...this.lines.map((_, i) => this.series(i))],
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1e3), "Etc/UTC"),
@@ -512,7 +512,9 @@ function value(rate) {
   return rate < 1e6 ? Math.round(rate).toLocaleString("en") : short(rate);
 }
 
-// 0, 1, 10, 100, ... of a logarithmic scale.
+// 0, 1, 10, 100, ... of a logarithmic scale. uPlot's own filter drops the 0.
+const DECADES = { splits: decades, filter: (_, splits) => splits };
+
 function decades(plot, _, __, max) {
   const found = [0];
   for (let rate = 1; rate <= max; rate *= 10) found.push(rate);
