@@ -11,9 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["flame", "show_card"]
 
 
-def show_card(
-    session: Carded, seconds: float | None = None, *, result: bool = False, live: bool = False
-) -> bool:
+def show_card(session: Carded, seconds: float | None = None, *, result: bool = False, live: bool = False) -> bool:
     """Show a session's card in the cell being run; False where there is no notebook. See views.card.show."""
     from bpfnb.views.card import show
 

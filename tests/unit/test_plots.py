@@ -427,6 +427,27 @@ def test_frames_of_nothing_say_so() -> None:
         assert set(said) & {"no events", "no values"}, name
 
 
+@pytest.mark.parametrize("year", ["1700", "1970", "2026", "2100"])
+@pytest.mark.parametrize("span", ["300ns", "4us", "70ms", "50s", "3h", "40D", "9000D"])
+def test_times_of_any_span_have_ticks(year: str, span: str) -> None:
+    # Warnings are errors: matplotlib's own locator warns of microseconds in 2100.
+    frame = events(2).assign(time=pd.to_datetime([year, year], utc=True) + pd.to_timedelta(["0s", span]))
+    ax = frame.bpf.plot_scatter("size")
+    drawn(ax)
+    labels = [label.get_text() for label in ax.get_xticklabels()]
+    assert 1 <= len(labels) <= 8
+    assert len(set(labels)) == len(labels) or span == "300ns"
+    places = np.diff(np.asarray(ax.get_xticks(), float))
+    assert np.allclose(places, places[0] if len(places) else 0, rtol=0.2)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e300])
+def test_values_of_any_size_are_drawn(scale: float) -> None:
+    frame = events(50).assign(x=np.linspace(-1, 1, 50) * scale)
+    for ax in (frame.bpf.plot_hist("x"), frame.bpf.plot_heatmap("x"), frame.bpf.plot_scatter("x")):
+        drawn(ax)
+
+
 def test_a_million_groups_are_a_line_each_for_the_largest() -> None:
     n = 1_000_000
     frame = pd.DataFrame({"time": events(n).time, "comm": np.arange(n).astype(np.uint32), "latency": events(n).latency})

@@ -28,7 +28,7 @@ __all__ = ["PlotAxes", "PlotFigure", "axes_of", "png", "show_at_cell_end"]
 
 _WIDTH, _HEIGHT = 8.0, 2.9  # inches of 100 CSS pixels
 _DPI = 100
-_PALETTE = 128  # colours of a PNG
+_PALETTE = 256  # colours of a PNG
 _SHARP = 1.5  # pixels of the PNG to a CSS pixel: sharp on most screens, at half the bytes of 2
 
 
@@ -100,7 +100,7 @@ def bar_beside(ax: Axes, what: ScalarMappable, most: float, colours: Colours, na
 def png(figure: Figure) -> bytes:
     """Return a figure as a PNG, in the colours it has: transparent where its background is none.
 
-    With a palette: of four lines that is 28 KB instead of 76, of a heat map 12 instead of 30.
+    With a palette: of four lines that is 30 KB instead of 76, of a heat map 17 instead of 30.
     """
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=_DPI * _SHARP, facecolor="auto", edgecolor="auto", bbox_inches=None)
@@ -112,12 +112,17 @@ def png(figure: Figure) -> bytes:
 
 
 def _with_palette(pixels: npt.NDArray[np.uint8]) -> Image.Image:
-    """Return an image of its most frequent colours, which stay as they are; others, those of blurred edges, become
-    the nearest of these. (Pillow's own palettes that have transparency tint white.)"""
+    """Return an image of 256 colours: the most frequent half stay as they are, the other half are spread over all that
+    there are, such as the rare end of a scale; the rest become the nearest. (Pillow's own tint white.)"""
     height, width, _ = pixels.shape
     packed = np.ascontiguousarray(pixels).view(np.uint32).reshape(-1)
     colours, places, counts = np.unique(packed, return_inverse=True, return_counts=True)
     order = np.argsort(-counts, kind="stable")
+    coarse = colours[order[_PALETTE // 2 :]] & np.uint32(0xE0E0E0E0)
+    spread = np.sort(np.unique(coarse, return_index=True)[1])[: _PALETTE // 2] + _PALETTE // 2
+    order = np.concatenate(
+        [order[: _PALETTE // 2], order[spread], np.delete(order, np.r_[: min(_PALETTE // 2, len(order)), spread])]
+    )
     rgba = colours[order].view(np.uint8).reshape(-1, 4).astype(np.int32)
     shown = rgba.copy()
     shown[:, :3] = rgba[:, :3] * rgba[:, 3:] // 255  # what is transparent has hardly a colour

@@ -81,9 +81,9 @@ def _draw(ax: Axes, colours: Colours, buckets: Buckets, x: Floats, counts: npt.N
 
 def _scale(ax: Axes, buckets: Buckets, unit: str | None) -> None:
     ax.grid(visible=False)
+    ax.set_ylim(buckets.left.min(), buckets.right.max())  # first: room beside it may be more than there are numbers
     if buckets.log2:
         ax.set_yscale("log", base=2)
         style.log2_axis(ax.yaxis, unit, buckets.named)
     else:
         style.number_axis(ax.yaxis, look.with_unit(unit))
-    ax.set_ylim(buckets.left.min(), buckets.right.max())

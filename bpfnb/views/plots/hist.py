@@ -144,6 +144,7 @@ def _frame(ax: Axes, buckets: Buckets, unit: str | None, log: bool) -> None:
     style.plain(ax.yaxis.label).set_text("count")
     if not len(buckets.left):
         return
+    ax.set_xlim(buckets.left.min(), buckets.right.max())  # first: room beside it may be more than there are numbers
     if log:
         ax.set_yscale("log", base=10)
     style.number_axis(ax.yaxis, whole=True)
@@ -152,5 +153,4 @@ def _frame(ax: Axes, buckets: Buckets, unit: str | None, log: bool) -> None:
         style.log2_axis(ax.xaxis, unit, buckets.named)
     else:
         style.number_axis(ax.xaxis, look.with_unit(unit))
-    ax.set_xlim(buckets.left.min(), buckets.right.max())
     style.from_zero(ax, 0.5 if log else 0)

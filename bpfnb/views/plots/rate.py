@@ -62,7 +62,7 @@ def _frame(ax: Axes, x: npt.NDArray[np.float64]) -> None:
     style.plain(ax.yaxis.label).set_text("events per second")
     style.plain(ax.xaxis.label).set_text("time (UTC)")
     if len(x) > 1:
-        ax.set_xlim(x[0], x[-1])
+        ax.set_xlim(x[0], max(x[-1], x[0] + 5e-6 / 86_400))  # a place is as exact as half a microsecond
     elif not len(x):
         style.empty(ax, "no events")
     style.from_zero(ax)

@@ -51,6 +51,8 @@ def scatter(
             x[rows], numbers[rows], linestyle="", marker="o", markersize=size, color=shade, markeredgewidth=0,
             alpha=0.75, rasterized=True,
         )  # fmt: skip
+    if drawn.any() and log:  # first: room above may be more than there are numbers
+        ax.set_ylim(*np.clip([numbers[drawn].min() / 1.5, numbers[drawn].max() * 1.5], 1e-307, 1e307))
     _frame(ax, value, unit, log, bool(drawn.any()))
     if drawn.any():
         style.time_span(ax, x[drawn].min(), x[drawn].max())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import timezone
+from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from typing import Any
 
@@ -82,6 +82,14 @@ _SIZE = 8.0
 _LABEL = 32  # characters of a name
 _GRID_ALPHA = 0.22
 _MAX_TICKS = 13
+_MAX_TIMES = 7
+_DAY = 86_400.0  # seconds
+_FAR = 700_000.0  # days from 1970 that a datetime can be
+_STEPS = (
+    *(times * 10.0**power for power in range(-6, 0) for times in (1, 2, 5)),
+    *(1.0, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200),
+    *(days * _DAY for days in (1, 2, 7, 14, 28, 91, 182, 365, 730, 1825, 3650, 7300, 18_250, 36_500)),
+)  # seconds from one time to the next
 
 
 # --- names --------------------------------------------------------------------------------------------------------
@@ -212,7 +220,7 @@ def time_axis(ax: Axes) -> None:
     """Have the x axis show times of day, in UTC as ``df`` has them, to which digit depends on the view. The label says
     so, and the date. Places are matplotlib's dates: days since 1970."""
     ax.xaxis_date(timezone.utc)  # so that later calls may give times as x
-    ax.xaxis.set_major_locator(dates.AutoDateLocator(tz=timezone.utc, minticks=3, maxticks=7))
+    ax.xaxis.set_major_locator(TimeLocator())
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(_Times(ax))
 
@@ -225,7 +233,33 @@ def time_places(times: pd.DatetimeIndex) -> npt.NDArray[np.float64]:
 def time_span(ax: Axes, first: float, last: float) -> None:
     """Show the time between two places, with a little room."""
     room = (last - first) * 0.01 or 0.5 / 86_400  # a single moment: half a second on either side
+    room = max(room, 5e-6 / 86_400)  # a place is as exact as half a microsecond
     ax.set_xlim(first - room, last + room)
+
+
+def _moment(place: float) -> datetime:
+    """Return the time at a place, to a microsecond: matplotlib's own is rounded to 20 of them from 2040 on."""
+    epoch = datetime.fromisoformat(dates.get_epoch()).replace(tzinfo=timezone.utc)
+    return epoch + timedelta(microseconds=round(min(max(place, -_FAR), _FAR) * _DAY * 1e6))
+
+
+class TimeLocator(Locator):
+    """Ticks at round times of day in UTC, from microseconds to years. matplotlib's own gives up on microseconds, and
+    from 2040 on says so in a warning."""
+
+    def __call__(self) -> Sequence[float]:
+        assert self.axis
+        low, high = sorted(self.axis.get_view_interval())
+        return self.tick_values(low, high)
+
+    def tick_values(self, low: float, high: float) -> Sequence[float]:
+        begin, span = math.floor(low), (high - low) * _DAY  # days are counted from a midnight: floats are exact
+        step = next((step for step in _STEPS if span / step <= _MAX_TIMES), _STEPS[-1])
+        first = math.ceil((low - begin) * _DAY / step - 1e-6)
+        if step >= _DAY:
+            return [day * step / _DAY for day in range(math.ceil(low * _DAY / step), int(high * _DAY // step) + 1)]
+        seconds = ((first + i) * step for i in range(_MAX_TIMES + 1))
+        return [place for place in (begin + second / _DAY for second in seconds) if place <= high + 1e-12]
 
 
 class _Times(Formatter):
@@ -236,17 +270,17 @@ class _Times(Formatter):
 
     def __call__(self, value: float, position: int | None = None) -> str:
         """Return one time, for the mouse."""
-        return f"{dates.num2date(value, timezone.utc):%Y-%m-%d %H:%M:%S.%f}"
+        return f"{_moment(value):%Y-%m-%d %H:%M:%S.%f}"
 
     def format_ticks(self, values: Sequence[float]) -> list[str]:
-        moments = [dates.num2date(value, timezone.utc) for value in values]
+        moments = [_moment(value) for value in values]
         if not moments:
             return []
         plain(self._ax.xaxis.label).set_text(f"time (UTC), {moments[0]:%Y-%m-%d}")
         step = min(np.diff(values), default=1.0) * 86_400
         if step >= 86_399:
-            return [f"{moment:%m-%d}" for moment in moments]
-        digits = next((n for n in (0, 1, 2, 3, 4, 5) if round(step * 10**n, 3) % 1 == 0), 6) if step < 59 else -1
+            return [f"{moment:%Y-%m-%d}" for moment in moments]
+        digits = min(max(math.ceil(-math.log10(step) - 0.01), 0), 6) if step < 59 else -1
         texts = [self._write(moment, digits) for moment in moments]
         for i in range(1, len(moments)):
             if moments[i].date() != moments[i - 1].date():
