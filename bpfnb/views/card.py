@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from bpfnb.errors import printable
 from bpfnb.interrupts import Flag, forget_after_fork, new_lock, uninterrupted
-from bpfnb.results.snapshot import Snapshot
+from bpfnb.results.snapshot import SessionState, Snapshot
 from bpfnb.views import html, progress, refresh
 from bpfnb.views.live import open_below
 from bpfnb.views.notebook import EMPTY, Bundle, DisplayHandle, Notebook, notebook
@@ -52,6 +52,9 @@ class Carded(Protocol):
     def stop(self) -> None: ...
 
     @property
+    def state(self) -> SessionState: ...
+
+    @property
     def detaching(self) -> bool: ...
 
 
@@ -68,7 +71,7 @@ def show(session: Carded, seconds: float | None = None, *, result: bool = False,
         return True
     snapshot = session.snapshot()
     told = _cards.told_elsewhere(snapshot)
-    if _is_over(session, snapshot) and not live:
+    if _is_over(session) and not live:
         text = html.session_text(snapshot, told=told)
         where.display({"text/html": html.session_card(snapshot, told=told), "text/plain": text})
         return True
@@ -133,7 +136,7 @@ class Card:
         """Wait for the last update, where the session has ended: a notebook run to its end and saved at once has it."""
         self._in_cell = False
         session = self._session
-        if session and _is_over(session, session.snapshot()):
+        if session and _is_over(session):
             refresh.wake()
             self._closed.wait(10.0)
 
@@ -148,24 +151,23 @@ class Card:
             session.stop()
         elif asked == "live":
             self._try_live(session)
-        return self._discarded or _is_over(session, session.snapshot())
+        return self._discarded or _is_over(session)
 
     def paint(self) -> float | None:
         session = self._session
         if session is None or self._discarded:
             self._close()
             return None
-        snapshot = session.snapshot()
-        if _is_over(session, snapshot):
-            self._finish(snapshot)
+        if _is_over(session):  # looked at before reading: what comes later is not missed
+            self._finish(session.snapshot())
             return None
         if self._card and not self._buttons and not self._panel and time.monotonic() > self._begun + _BUTTONS_AFTER:
             self._show_buttons()
         if time.monotonic() >= self._due:
-            self._due = time.monotonic() + _EVERY
+            self._due = time.monotonic() + 0.9 * _EVERY  # the next whole second may come a little early
             if self._is_followed():
                 self._write(self._pace.snapshot(session))
-        return _EVERY if self._buttons or self._panel else _BUTTONS_AFTER
+        return _next_second() if self._buttons or self._panel else _BUTTONS_AFTER
 
     def fail(self, error: Exception) -> None:
         self._close()
@@ -259,9 +261,14 @@ class Pace:
         return snapshot
 
 
-def _is_over(session: Carded, snapshot: Snapshot) -> bool:
+def _is_over(session: Carded) -> bool:
     """Return whether nothing more will change. While the kernel detaches, maps may still be read."""
-    return snapshot.state in _ENDED and not session.detaching
+    return session.state in _ENDED and not session.detaching
+
+
+def _next_second() -> float:
+    """Return the seconds until all cards are looked at: together, so that many wake the thread no oftener than one."""
+    return _EVERY - time.monotonic() % _EVERY
 
 
 class Cards:

@@ -16,6 +16,7 @@ import pytest
 from bpfnb import progress
 from bpfnb.host.client import Client
 from bpfnb.host.tracer import Listener
+from bpfnb.interrupts import uninterrupted
 from bpfnb.language.program import parse
 from bpfnb.protocol import messages
 from bpfnb.protocol.connection import Connection
@@ -144,6 +145,29 @@ def test_an_interrupted_load_is_given_up(line: Written, ends: tuple[Client, Conn
     assert said[-1] == ""
     time.sleep(0.2)
     assert line.said == said  # nothing is written once the line is gone
+
+
+def test_a_step_whose_caller_has_left_writes_no_more(line: Written) -> None:
+    over = threading.Event()
+
+    @uninterrupted
+    def work() -> None:
+        with progress.step("naming stacks", 100) as naming:
+            for done in range(100):
+                naming.tick(done)
+                time.sleep(0.02)
+        over.set()
+
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    timer.join()
+    time.sleep(0.2)
+    said = list(line.said)
+    assert over.wait(10)
+    assert said[-1] == ""
+    assert line.said == said
 
 
 def test_a_terminal_has_one_line_and_a_file_none(monkeypatch: pytest.MonkeyPatch) -> None:
