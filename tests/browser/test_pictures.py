@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from browsing import Lab, Notebook
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -27,5 +28,5 @@ def test_a_picture_of_a_cell_and_its_card(lab: Lab, browser: Any, tmp_path: Path
     assert picture.width == 1600
     assert 800 < picture.height < 1600
     assert len(picture.getcolors() or []) > 20
-    committed = pictures.Image.open(ROOT / "docs/images/editor.png")
-    assert committed.width == picture.width, "scripts/pictures takes it anew"
+    with Image.open(ROOT / "docs/images/editor.png") as committed:
+        assert committed.width == picture.width, "scripts/pictures takes it anew"
