@@ -31,7 +31,7 @@ class Asker:
         self._connect, self._patience, self._fresh = connect, patience, fresh
         self._lock = new_lock()
         self._answers: dict[Hashable, tuple[float, Any]] = {}
-        self._waiting: set[Hashable] = set()
+        self._waiting: dict[Hashable, list[SimpleQueue[Any]]] = {}  # by question: who waits for its answer
 
     @property
     def waiting(self) -> int:
@@ -44,20 +44,16 @@ class Asker:
 
     def ask(self, key: Hashable, question: Callable[[Tracer], Answer], until: float) -> Answer | None:
         """Return the answer to a question; None where the tracer has none, or none in time. ``key``: names it."""
+        answered: SimpleQueue[Answer | None] = SimpleQueue()
         with self._lock:
             when, kept = self._answers.get(key, (0.0, None))
             if when and time.monotonic() - when < self._fresh:
                 return kept  # type: ignore[no-any-return]
-            if key in self._waiting or len(self._waiting) >= _MAX_WAITING:
+            asked = key in self._waiting
+            if not asked and len(self._waiting) >= _MAX_WAITING:
                 return kept  # type: ignore[no-any-return]
-            self._waiting.add(key)
-        answered: SimpleQueue[Answer | None] = SimpleQueue()
-        try:
-            # Not start_new_thread: connecting may start other threads, and what does that has to be one of Python's.
-            arguments = key, question, answered
-            threading.Thread(target=self._find, args=arguments, name="bpfnb-asking", daemon=True).start()
-        except RuntimeError:  # no thread to be had
-            self._waiting.discard(key)
+            self._waiting.setdefault(key, []).append(answered)
+        if not asked and not self._start(key, question):
             return kept  # type: ignore[no-any-return]
         try:
             return answered.get(timeout=max(until - time.monotonic(), 0.001))
@@ -69,7 +65,18 @@ class Asker:
         with self._lock:
             self._answers.clear()
 
-    def _find(self, key: Hashable, question: Callable[[Tracer], Answer], answered: SimpleQueue[Answer | None]) -> None:
+    def _start(self, key: Hashable, question: Callable[[Tracer], Any]) -> bool:
+        try:
+            # Not start_new_thread: connecting may start other threads, and what does that has to be one of Python's.
+            arguments = key, question
+            threading.Thread(target=self._find, args=arguments, name="bpfnb-asking", daemon=True).start()
+            return True
+        except RuntimeError:  # no thread to be had
+            with self._lock:
+                self._waiting.pop(key, None)
+            return False
+
+    def _find(self, key: Hashable, question: Callable[[Tracer], Any]) -> None:
         answer = None
         try:
             answer = question(self._connect())
@@ -77,12 +84,13 @@ class Asker:
             pass  # no tracer, or no such name: a Tab is no place for an error
         finally:
             with self._lock:
-                self._waiting.discard(key)
+                waiting = self._waiting.pop(key, [])
                 self._answers.pop(key, None)
                 self._answers[key] = time.monotonic(), answer
                 while len(self._answers) > _MAX_ANSWERS:
                     del self._answers[next(iter(self._answers))]
-            answered.put(answer)
+            for answered in waiting:
+                answered.put(answer)
 
 
 asker = Asker(lambda: default_host.connect())

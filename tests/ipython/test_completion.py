@@ -135,9 +135,13 @@ def test_a_late_answer_is_there_the_next_time(tracer: FakeTracer) -> None:
     until(lambda: not patient.waiting)
     assert patient.ask("x", late, patient.deadline()) == "late"
     assert len(asked) == 1
+    again = Asker(tracer.launch, patience=5)
+    assert again.ask("x", late, 0.0) is None  # as what is asked ahead of time
+    assert again.ask("x", late, again.deadline()) == "late"
+    assert len(asked) == 2
     stale = Asker(tracer.launch, patience=1, fresh=0.0)
     assert [stale.ask("x", late, stale.deadline()) for _ in range(2)] == ["late"] * 2
-    assert len(asked) == 3
+    assert len(asked) == 4
 
 
 def test_a_dead_tracer_and_a_wrong_name_are_no_errors(shell: Shell, tracer: FakeTracer, capfd: Any) -> None:
