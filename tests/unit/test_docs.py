@@ -206,6 +206,9 @@ DESCRIBED = {
     "syscall sysret uprobe uretprobe usdt": "a value",
     "journalctl -t bpfnb -o json": "systemd's",
     "journalctl -t bpfnb": "systemd's",
+    # CONTRIBUTING.md
+    "scripts/frontend": "needs Node.js; scripts/test --full runs it with --check",
+    "scripts/frontend --check": "needs Node.js; scripts/test --full runs it",
     # docs/installation.md, of Docker, which could not be tried
     "--cap-add SYS_ADMIN": "an option of Docker's",
     "--cap-add SYS_PTRACE": "an option of Docker's",
