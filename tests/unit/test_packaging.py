@@ -298,6 +298,7 @@ class TestScripts:
         "scripts/demo",
         "scripts/docs",
         "scripts/frontend",
+        "scripts/pictures",
     )
 
     @pytest.mark.parametrize("name", SCRIPTS)
@@ -309,7 +310,7 @@ class TestScripts:
         assert "\nset -euo pipefail\n" in text
         run("bash", "-n", path, cwd=ROOT)
 
-    @pytest.mark.parametrize("name", ["setup", "lock", "lab", "check", "test", "docs", "frontend"])
+    @pytest.mark.parametrize("name", ["setup", "lock", "lab", "check", "test", "docs", "frontend", "pictures"])
     def test_help_does_nothing_but_help(self, name: str, tmp_path: Path) -> None:
         printed = run(ROOT / "scripts" / name, "--help", cwd=tmp_path)
         assert f"scripts/{name}" in printed
