@@ -327,7 +327,7 @@ class Session:
         """
         kinds = get_args(ViewKind)
         if kind not in kinds:
-            raise ValueError(f"no view {kind!r}{near_or_all(str(kind), dict.fromkeys(kinds))}")
+            raise ProgramError(f"no view {kind!r}{near_or_all(str(kind), dict.fromkeys(kinds))}")
         return ViewSpec(self, kind, value, by, output, map, top, window)
 
     def live(self, by: str | None = None, output: str | None = None, window: float = 60.0) -> Panel:
@@ -442,7 +442,9 @@ class Session:
         chosen = self._main() if output is None else self.outputs[output]
         if by is not None and by not in chosen.names:
             if output is not None:
-                raise ValueError(f"output {output} has no column {by!r}{near_or_all(by, dict.fromkeys(chosen.names))}")
+                raise ProgramError(
+                    f"output {output} has no column {by!r}{near_or_all(by, dict.fromkeys(chosen.names))}"
+                )
             chosen = self._output_with(by)
         return rates.RateMeter(chosen.since, by, window, life=partial(self._life, chosen))
 
@@ -454,10 +456,10 @@ class Session:
             return having[0]
         if having:
             names = " or ".join(f"output={output.name!r}" for output in having)
-            raise ValueError(f"several outputs of {self.name} have a column {columns[0]!r}: choose one, {names}")
+            raise ProgramError(f"several outputs of {self.name} have a column {columns[0]!r}: choose one, {names}")
         there = dict.fromkeys([*known, *(name for output in list(self._outputs.values()) for name in output.names)])
         missing = next((column for column in columns if column not in there), columns[0])
-        raise ValueError(f"no column {missing!r} in {self.name}{near_or_all(missing, there)}")
+        raise ProgramError(f"no column {missing!r} in {self.name}{near_or_all(missing, there)}")
 
     def _life(self, output: Output) -> rates.Life:
         """Return since when an output was written, and until when, on the clock of its times."""

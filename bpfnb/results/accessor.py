@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bpfnb.errors import near_or_all
+from bpfnb.errors import ProgramError, near_or_all
 from bpfnb.results import rates
 from bpfnb.results.arguments import (
     Names,
@@ -93,7 +93,7 @@ class EventsAccessor:
         named = dict(columns or {})
         require_once([*named, *kinds])
         if not (named := named | kinds):
-            raise ValueError('decode which column, and as what? decode(ret="errno")')
+            raise ProgramError('decode which column, and as what? decode(ret="errno")')
         return with_decoded(self._frame, named)
 
     def rate(self, every: str = "1s", by: Names | None = None, *, top: int | None = None) -> pd.DataFrame:
@@ -163,7 +163,7 @@ class EventsAccessor:
             ends = Chosen(self._frame, self._mask(end), keys.values(), time, of_end)
             ranks = [2 * starts.positions + 1, 2 * ends.positions]
         if starts.clock != ends.clock:
-            raise ValueError(f"column {time!r} is {starts.clock} in the starts, {ends.clock} in the ends")
+            raise ProgramError(f"column {time!r} is {starts.clock} in the starts, {ends.clock} in the ends")
 
         return pair_up(starts, ends, ranks, keys, time, of_start, of_end)
 
@@ -258,7 +258,7 @@ class EventsAccessor:
         names = names_of(by)
         require_columns(self._frame, names)
         if not names:
-            raise ValueError('a timeline of what? by="pid"')
+            raise ProgramError('a timeline of what? by="pid"')
         require_once([*names, "start", "end", "events"])
         return timeline(numbered(self._frame), names, top, gap, duration)
 
@@ -279,9 +279,11 @@ class EventsAccessor:
         agg = agg or ("count" if value is None else "sum")
         quantile = _quantile(agg)
         if (value is None) != (agg == "count"):
-            raise ValueError("agg='count' is of rows and takes no value" if value else f"{agg} of which column? value=")
+            raise ProgramError(
+                "agg='count' is of rows and takes no value" if value else f"{agg} of which column? value="
+            )
         if n < 1 or not names:
-            raise ValueError(f"top wants columns to group by and an n of at least 1, not by={by!r}, n={n}")
+            raise ProgramError(f"top wants columns to group by and an n of at least 1, not by={by!r}, n={n}")
         require_once([*names, agg] if value else [*names, "count", "share"])
 
         groups = numbered(self._frame).groupby(names, observed=True, sort=False)
@@ -347,7 +349,7 @@ class EventsAccessor:
                 mask = self._frame.eval(rows, level=2)
             except pd.errors.UndefinedVariableError as error:
                 name = str(error).split("'")[1]
-                raise ValueError(f"{rows!r}: {error}{near_or_all(name, self._frame.columns)}") from None
+                raise ProgramError(f"{rows!r}: {error}{near_or_all(name, self._frame.columns)}") from None
         elif callable(rows):
             mask = rows(self._frame)
         return fitting_mask(mask, self._frame, repr(rows) if isinstance(rows, str) else "a choice of rows")
@@ -359,7 +361,7 @@ def _quantile(agg: str) -> float | None:
         return 0.5
     if isinstance(agg, str) and (found := _QUANTILE.fullmatch(agg)):
         if (percent := float(found[1])) > 100:
-            raise ValueError(f"percentiles go from p0 to p100, with digits behind a point: p99.9; there is no {agg}")
+            raise ProgramError(f"percentiles go from p0 to p100, with digits behind a point: p99.9; there is no {agg}")
         return percent / 100
     require_known("agg", agg, (*_AGGREGATES, "p99"))
     return None
@@ -368,4 +370,4 @@ def _quantile(agg: str) -> float | None:
 def _aggregable(column: pd.Series[Any], agg: str) -> None:
     kinds = {"max": "biufmM", "sum": "biufm", "mean": "biufm"}.get(agg, "iufm")
     if column.dtype.kind not in kinds:
-        raise ValueError(f"column {column.name!r} is {column.dtype}: there is no {agg} of it")
+        raise ProgramError(f"column {column.name!r} is {column.dtype}: there is no {agg} of it")

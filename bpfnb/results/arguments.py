@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bpfnb.errors import near_or_all
+from bpfnb.errors import ProgramError, near_or_all
 
 __all__ = [
     "Names",
@@ -41,38 +41,38 @@ def numbered(frame: pd.DataFrame) -> pd.DataFrame:
 def fitting_mask(mask: Any, frame: pd.DataFrame, what: str) -> npt.NDArray[np.bool_]:
     """Return a mask as an array. Missing is false, as in pandas. ValueError unless it is true or false for each row."""
     if isinstance(mask, pd.DataFrame) or len(flags := pd.Series(mask)) != len(frame):
-        raise ValueError(f"{what} must be true or false for each of the {len(frame)} rows")
+        raise ProgramError(f"{what} must be true or false for each of the {len(frame)} rows")
     if isinstance(mask, pd.Series) and not mask.index.equals(frame.index):
-        raise ValueError(f"{what} has another index than the frame")
+        raise ProgramError(f"{what} has another index than the frame")
     if len(flags) and not pd.api.types.is_bool_dtype(flags.dtype):
-        raise ValueError(f"{what} must be true or false for each row, not {flags.dtype}")
+        raise ProgramError(f"{what} must be true or false for each row, not {flags.dtype}")
     return flags.to_numpy(np.bool_, na_value=False)
 
 
 def require_columns(frame: pd.DataFrame, names: Iterable[str]) -> None:
     for name in names:
         if not isinstance(name, Hashable):
-            raise ValueError(f"here a single column's name is meant, not {name!r}")
+            raise ProgramError(f"here a single column's name is meant, not {name!r}")
         if name not in frame.columns:
-            raise ValueError(f"no column {name!r}{near_or_all(str(name), frame.columns)}")
+            raise ProgramError(f"no column {name!r}{near_or_all(str(name), frame.columns)}")
 
 
 def require_once(names: Iterable[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise ValueError(f"the result would have two columns {name!r}")
+            raise ProgramError(f"the result would have two columns {name!r}")
         seen.add(name)
 
 
 def require_known(what: str, word: str, words: Iterable[str]) -> None:
     if word not in list(words):
-        raise ValueError(f"no {what} {word!r}{near_or_all(str(word), words)}")
+        raise ProgramError(f"no {what} {word!r}{near_or_all(str(word), words)}")
 
 
 def require_times(frame: pd.DataFrame, what: str) -> None:
     if not isinstance(frame.dtypes.get("time"), pd.DatetimeTZDtype):
-        raise ValueError(
+        raise ProgramError(
             f"{what} needs times, and these events have none: the ring buffer they came through could not be stamped"
             " (its output's clock is None)"
         )

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bpfnb.errors import ProgramError
 from bpfnb.results.arguments import require_known
 from bpfnb.results.events.groups import largest, numbered_groups
 
@@ -77,25 +78,25 @@ def numbers_of(column: pd.Series[Any], unit: str | None) -> tuple[Array, npt.NDA
         floats = column.to_numpy(np.float64, na_value=np.nan)
         return floats, np.isfinite(floats)
     counted = "" if kind == "M" else f"; top({column.name!r}) counts what is in it"
-    raise ValueError(f"column {column.name!r} is {column.dtype}: a histogram is of numbers or durations{counted}")
+    raise ProgramError(f"column {column.name!r} is {column.dtype}: a histogram is of numbers or durations{counted}")
 
 
 def _edges(numbers: Array, kind: HistKind, bins: int | Sequence[float] | None) -> list[float]:
     """Return where buckets begin and end. Every number is in one."""
     if kind == "log2":
         if bins is not None:
-            raise ValueError("bins are for kind='linear'; the powers of two are where they are")
+            raise ProgramError("bins are for kind='linear'; the powers of two are where they are")
         bits = int(max(numbers.max(initial=0), 0)).bit_length()
         whole = [1 << bit if bit < 1024 else math.inf for bit in range(bits + 1)]
         return [-math.inf, 0, *_fractions(numbers), *whole]
     if isinstance(bins, Iterable):
         edges = np.asarray(bins)
         if edges.ndim != 1 or len(edges) < 2 or edges.dtype.kind not in "iuf" or not np.all(edges[:-1] < edges[1:]):
-            raise ValueError(f"bins are at least two rising edges, or how many buckets, not {bins!r}")
+            raise ProgramError(f"bins are at least two rising edges, or how many buckets, not {bins!r}")
         return [-math.inf, *edges.tolist(), math.inf]
     count = _BINS if bins is None else bins
     if count < 1:
-        raise ValueError(f"a histogram has at least one bucket, not {count}")
+        raise ProgramError(f"a histogram has at least one bucket, not {count}")
     return _round_edges(numbers, count) if len(numbers) else [0, 1]
 
 

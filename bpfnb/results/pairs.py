@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bpfnb.errors import ProgramError
 from bpfnb.results.arguments import numbered, require_columns, require_once
 from bpfnb.results.printk import PrintkTable
 
@@ -80,7 +81,7 @@ def thread_column(frames_: Sequence[pd.DataFrame]) -> str:
     keys = [name for name in common if name != "time" and frames_[0][name].dtype.kind in "iubO"]
     keys = [name for name in keys if name not in ("ts", "time_")]
     known = f": {', '.join(map(str, keys))}" if keys else ""
-    raise ValueError(
+    raise ProgramError(
         f"between() wants to know which columns tell whose start an end belongs to, by=...{known}; threads need their"
         " own number (tid: (u32)bpf_get_current_pid_tgid()); by=None is for all events together"
     )
@@ -93,7 +94,7 @@ def _clock(column: pd.Series[Any]) -> tuple[str, npt.NDArray[np.int64]]:
         return "datetime64" if times.tz is None else "datetime64 with a timezone", times.as_unit("ns").asi8
     if column.dtype.kind in "iu":
         return "whole nanoseconds", column.to_numpy(np.int64)
-    raise ValueError(f"column {column.name!r} is {column.dtype}: times are datetime64 or whole nanoseconds")
+    raise ProgramError(f"column {column.name!r} is {column.dtype}: times are datetime64 or whole nanoseconds")
 
 
 def _codes(keys: list[tuple[pd.Series[Any], pd.Series[Any]]], rows: int) -> npt.NDArray[np.int64]:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bpfnb.errors import ProgramError
 from bpfnb.results.arguments import require_times
 from bpfnb.results.events.groups import largest
 from bpfnb.results.output import Arrivals, Position
@@ -460,7 +461,7 @@ def rate(
     require_times(frame, "a rate")
     names = [] if by is None else [by] if isinstance(by, str) else list(by)
     if missing := [name for name in names if name not in frame.columns]:
-        raise ValueError(f"no column {missing[0]!r}: there are {', '.join(map(str, frame.columns))}")
+        raise ProgramError(f"no column {missing[0]!r}: there are {', '.join(map(str, frame.columns))}")
     step = interval(every)
     start = frame["time"].dt.floor(step)
     if not names:
@@ -495,7 +496,7 @@ def intervals(starts: pd.DatetimeIndex, step: pd.Timedelta) -> pd.DatetimeIndex:
     """Return all intervals from the first of ``starts`` to the last, without gaps. ValueError for too many."""
     first, last = starts.min(), starts.max()
     if (last - first) // step >= _MAX_INTERVALS:
-        raise ValueError(
+        raise ProgramError(
             f"these events span {last - first}: there are too many intervals of {step.total_seconds():g} s"
         )
     return pd.date_range(first, last, freq=step, name="time")
@@ -506,9 +507,9 @@ def interval(text: str, at_least: str = "") -> pd.Timedelta:
     try:
         step = pd.Timedelta(text)
     except (ValueError, TypeError):
-        raise ValueError(f"not an interval: {text!r}; write 1s, 100ms or 2min") from None
+        raise ProgramError(f"not an interval: {text!r}; write 1s, 100ms or 2min") from None
     if not step > pd.Timedelta(0):
-        raise ValueError(f"an interval must be longer than nothing, not {text!r}")
+        raise ProgramError(f"an interval must be longer than nothing, not {text!r}")
     if at_least and step < pd.Timedelta(at_least):
-        raise ValueError(f"an interval of at least {at_least} is needed, not {text!r}")
+        raise ProgramError(f"an interval of at least {at_least} is needed, not {text!r}")
     return step

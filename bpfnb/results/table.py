@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bpfnb.errors import escape, printable
+from bpfnb.errors import ProgramError, escape, printable
 from bpfnb.protocol.schema import Rows, Schema
 from bpfnb.results.columns.base import Batch, ColumnBuffer
 from bpfnb.results.columns.categories import CategoryColumn
@@ -118,7 +118,7 @@ class Table:
             raise KeyError(f"no column {name!r}: there are {', '.join(self.names)}")
         column = self._columns[name]
         if not isinstance(column, CategoryColumn):
-            raise ValueError(f"column {name!r} is no category: the frame has its values as they are")
+            raise ProgramError(f"column {name!r} is no category: the frame has its values as they are")
         return pd.Series(column.raw(), name=name, copy=False)
 
     def since(self, row: int, by: str | None) -> tuple[Ints, pd.Categorical[Any] | None]:

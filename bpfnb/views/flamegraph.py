@@ -161,7 +161,7 @@ class FlameGraph:
         return None
 
     def choose(self, **choices: Any) -> None:
-        raise ValueError("this flame graph is of one moment: there is no time to choose")
+        raise ProgramError("this flame graph is of one moment: there is no time to choose")
 
     def static(self) -> Static:
         empty = "" if self._own.any() else "no stacks were counted"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
-from bpfnb.errors import near_or_all
+from bpfnb.errors import ProgramError, near_or_all
 
 __all__ = [
     "COLOURS",
@@ -64,7 +64,7 @@ THEMES: dict[Theme, Colours] = {
 def theme_of(theme: str) -> Colours:
     """Return a theme's colours. ValueError for an unknown one."""
     if theme not in THEMES:
-        raise ValueError(f"no theme {theme!r}{near_or_all(str(theme), get_args(Theme))}")
+        raise ProgramError(f"no theme {theme!r}{near_or_all(str(theme), get_args(Theme))}")
     return THEMES[theme]
 
 
@@ -109,14 +109,14 @@ def with_unit(unit: str | None) -> Write:
 def known_unit(unit: str | None) -> str | None:
     """Return a unit as it is. ValueError for an unknown one."""
     if unit is not None and unit not in get_args(Unit):
-        raise ValueError(f"no unit {unit!r}{near_or_all(str(unit), get_args(Unit))}")
+        raise ProgramError(f"no unit {unit!r}{near_or_all(str(unit), get_args(Unit))}")
     return unit
 
 
 def pandas_unit(unit: str | None) -> Any:
     """Return a unit of time, ns unless told. ValueError for another."""
     if unit is not None and unit not in NANOSECONDS:
-        raise ValueError(f"durations are not in {unit}{near_or_all(unit, NANOSECONDS)}")
+        raise ProgramError(f"durations are not in {unit}{near_or_all(unit, NANOSECONDS)}")
     return unit or "ns"
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from bpfnb.errors import escape, printable
+from bpfnb.errors import ProgramError, escape, printable
 from bpfnb.results.buckets import duration
 from bpfnb.views import look
 
@@ -94,7 +94,7 @@ def round_steps(most: float) -> list[float]:
 def _series(names: Iterable[object]) -> list[object]:
     found = list(names)
     if len(found) > _MAX_SERIES:
-        raise ValueError(f"{len(found):,} series cannot be told apart: draw the largest, and the others as one")
+        raise ProgramError(f"{len(found):,} series cannot be told apart: draw the largest, and the others as one")
     return found
 
 

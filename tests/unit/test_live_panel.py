@@ -572,3 +572,18 @@ def test_frames_arrive_while_a_cell_runs() -> None:
     assert first["data"]["text/html"] == ""  # the counters have the totals
     assert "image/png" in rates["data"]
     assert ">60<" in counters["data"]["text/html"]
+
+
+def test_mistakes_in_arguments_are_shown_in_one_line() -> None:
+    """An exception of ours says itself what a notebook shows of it: no line of bpfnb's own code."""
+    frame = pd.DataFrame({"time": pd.to_datetime([0], unit="s", utc=True), "pid": [1]})
+    for mistake in (
+        lambda: frame.bpf.rate(by="pod"),
+        lambda: frame.bpf.rate("soon"),
+        lambda: frame.bpf.plot_hist("none"),
+        lambda: frame.bpf.top("pid", n=0),
+    ):
+        with pytest.raises(ValueError, match=".") as raised:
+            mistake()
+        assert isinstance(raised.value, ProgramError)
+        assert len(raised.value._render_traceback_()) == 1

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bpfnb.errors import ProgramError
 from bpfnb.results.arguments import require_columns, require_known, require_once
 from bpfnb.results.columns.text import text_dtype
 from bpfnb.results.decode.kinds import KINDS, Array, Kind
@@ -126,10 +127,10 @@ def _unsigned(array: Array) -> Array:
 def _of_width(array: Array, valid: npt.NDArray[np.bool_], series: pd.Series[Any], name: str, bits: int) -> Array:
     """Return unsigned integers of a kind's width. ValueError for one that does not fit."""
     if array.itemsize * 8 < bits and name.startswith("be"):
-        raise ValueError(f"column {series.name!r} is {series.dtype}: too narrow for {name}")
+        raise ProgramError(f"column {series.name!r} is {series.dtype}: too narrow for {name}")
     outside = valid & (array > (1 << bits) - 1)
     if outside.any():
-        raise ValueError(f"column {series.name!r} has {series[outside].iloc[0]}, which is no {name} of {bits} bits")
+        raise ProgramError(f"column {series.name!r} has {series[outside].iloc[0]}, which is no {name} of {bits} bits")
     return array.astype(f"u{bits // 8}")
 
 
@@ -137,13 +138,13 @@ def _require_lengths(distinct: Sequence[bytes], series: pd.Series[Any], name: st
     for value in distinct:
         if len(value) not in lengths:
             wanted = " or ".join(map(str, lengths))
-            raise ValueError(f"column {series.name!r} has {len(value)} bytes, {value!r}: {name} takes {wanted}")
+            raise ProgramError(f"column {series.name!r} has {len(value)} bytes, {value!r}: {name} takes {wanted}")
 
 
 def _wide(value: int, series: pd.Series[Any], name: str) -> bytes:
     """Return an __int128's bytes, as they lie in memory."""
     if not 0 <= value < 1 << 128:
-        raise ValueError(f"column {series.name!r} has {value}, which is no {name} of 16 bytes")
+        raise ProgramError(f"column {series.name!r} has {value}, which is no {name} of 16 bytes")
     return value.to_bytes(16, sys.byteorder)
 
 

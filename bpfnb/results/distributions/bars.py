@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bpfnb.errors import escape, printable
+from bpfnb.errors import ProgramError, escape, printable
 from bpfnb.results.buckets import HistKind
 from bpfnb.results.distributions.labels import labels_of
 from bpfnb.results.distributions.scales import filled
@@ -52,7 +52,7 @@ class Bars:
     def __init__(self, frame: pd.DataFrame) -> None:
         """ValueError for a frame without buckets."""
         if not is_histogram(frame):
-            raise ValueError(
+            raise ProgramError(
                 "no buckets here: bars are of a table with low, high, label and counts, such as hist() makes"
             )
         self._frame = frame

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bpfnb.errors import ProgramError
+
 __all__ = ["largest", "numbered_groups", "require_few"]
 
 Ints = npt.NDArray[Any]
@@ -45,4 +47,4 @@ def largest(by: pd.DataFrame, most: int) -> tuple[Ints, list[Any]]:
 
 def require_few(most: int) -> None:
     if isinstance(most, bool) or not isinstance(most, int) or most < 1:
-        raise ValueError(f"top says how many groups are shown, 1 or more, not {most!r}")
+        raise ProgramError(f"top says how many groups are shown, 1 or more, not {most!r}")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from bpfnb.errors import ProgramError
 from bpfnb.results.buckets import HistKind, histogram
 from bpfnb.results.rates import interval, intervals
 
@@ -32,7 +33,9 @@ def heatmap(
     counted = wide.drop(columns=["low", "high", "label"])
     times = intervals(pd.DatetimeIndex(counted.columns), step) if len(counted.columns) else starts.iloc[:0]
     if len(times) * len(buckets) > _MAX_CELLS:
-        raise ValueError(f"every={every!r} makes {len(times):,} intervals of {len(buckets)} buckets: too many to count")
+        raise ProgramError(
+            f"every={every!r} makes {len(times):,} intervals of {len(buckets)} buckets: too many to count"
+        )
     counts = counted.reindex(columns=times, fill_value=0).to_numpy(np.int64)
     table = pd.DataFrame({"time": np.repeat(pd.DatetimeIndex(times), len(buckets))})
     places = np.tile(np.arange(len(buckets)), len(times))

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from msgspec import Struct
 
-from bpfnb.errors import escape, printable
+from bpfnb.errors import ProgramError, escape, printable
 from bpfnb.results.buckets import duration
 
 __all__ = ["BUDGET", "ROWS", "RowsTable", "Sample", "require_limits", "sample"]
@@ -70,7 +70,7 @@ def sample(frame: pd.DataFrame, rows: int) -> Sample:
 def require_limits(rows: int, budget: int) -> None:
     for name, number in (("rows", rows), ("budget", budget)):
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ValueError(f"{name} is a whole number of 1 or more, not {number!r}")
+            raise ProgramError(f"{name} is a whole number of 1 or more, not {number!r}")
 
 
 class RowsTable:

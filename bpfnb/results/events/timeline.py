@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bpfnb.errors import near_or_all
+from bpfnb.errors import ProgramError, near_or_all
 from bpfnb.results.events.groups import numbered_groups, require_few
 
 __all__ = ["timeline"]
@@ -47,9 +47,9 @@ def _gap(gap: str | None, span: int) -> int:
     try:
         allowed = pd.Timedelta(gap)
     except (ValueError, TypeError):
-        raise ValueError(f"not a duration: {gap!r}; write 1s, 100ms or 0s") from None
+        raise ProgramError(f"not a duration: {gap!r}; write 1s, 100ms or 0s") from None
     if not allowed >= pd.Timedelta(0):
-        raise ValueError(f"a gap is not shorter than nothing: {gap!r}")
+        raise ProgramError(f"a gap is not shorter than nothing: {gap!r}")
     return allowed.as_unit("ns").value
 
 
@@ -60,7 +60,7 @@ def _bounds(frame: pd.DataFrame, duration: str | None) -> tuple[Ints, Ints, npt.
         known = (frame["start"].notna() & frame["end"].notna()).to_numpy()
     else:
         if not _is_time(frame, "time"):
-            raise ValueError("a timeline needs times: a column time, or columns start and end")
+            raise ProgramError("a timeline needs times: a column time, or columns start and end")
         ends, known = _ns(frame["time"]), frame["time"].notna().to_numpy()
         starts = ends
         if column := _duration(frame, duration):
@@ -84,7 +84,7 @@ def _duration(frame: pd.DataFrame, name: str | None) -> str | None:
     if name is None:
         return durations[0] if len(durations) == 1 else None
     if name not in durations:
-        raise ValueError(f"no column of durations {name!r}{near_or_all(name, durations)}")
+        raise ProgramError(f"no column of durations {name!r}{near_or_all(name, durations)}")
     return name
 
 

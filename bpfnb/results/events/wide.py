@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from bpfnb.errors import near_or_all
+from bpfnb.errors import ProgramError, near_or_all
 from bpfnb.results.events.groups import require_few
 
 __all__ = ["wide_histogram"]
@@ -25,15 +25,15 @@ def wide_histogram(table: pd.DataFrame, by: list[str], top: int) -> pd.DataFrame
     require_few(top)
     for name in ("low", "high"):
         if name not in table.columns:
-            raise ValueError(f"this is no histogram, which has low, high and counts: there is no {name!r}; value=...")
+            raise ProgramError(f"this is no histogram, which has low, high and counts: there is no {name!r}; value=...")
     names = [name for name in table.columns if name not in (*_BUCKET, "count", "bucket", "time")]
     if "count" not in table.columns:
         if by:
-            raise ValueError(f"the groups are columns here; there is no {by[0]!r}")
+            raise ProgramError(f"the groups are columns here; there is no {by[0]!r}")
         return _with_others(table, top)
     for name in by:
         if name not in names:
-            raise ValueError(f"no column {name!r}{near_or_all(name, map(str, names))}")
+            raise ProgramError(f"no column {name!r}{near_or_all(name, map(str, names))}")
     bounds = [table["low"], table["high"]]
     if not by:
         counts = table["count"].groupby(bounds).sum().to_frame("count")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bpfnb.errors import escape, printable
+from bpfnb.errors import ProgramError, escape, printable
 from bpfnb.results.snapshot import Snapshot
 from bpfnb.views import html
 from bpfnb.views.live.view import Part, Static, ViewKind, ViewSpec
@@ -54,7 +54,7 @@ class CountersView:
         return None if self._rows == self._sent else self.whole()
 
     def choose(self, **choices: Any) -> None:
-        raise ValueError("nothing can be chosen here")
+        raise ProgramError("nothing can be chosen here")
 
     def static(self) -> Static:
         dropped, refused = (any(row[name] for row in self._rows) for name in ("dropped", "refused"))

@@ -102,7 +102,7 @@ class FlameView:
             elif name == "range":
                 self._range = _checked_range(value)
             else:
-                raise ValueError(f"a flame graph has window and range to choose, not {printable(str(name))[:50]}")
+                raise ProgramError(f"a flame graph has window and range to choose, not {printable(str(name))[:50]}")
 
     def static(self) -> Static:
         own = self.own()
@@ -202,9 +202,9 @@ def _checked_range(value: Any) -> tuple[float, float] | None:
     try:
         begin, end = (float(edge) for edge in value)
     except (TypeError, ValueError):
-        raise ValueError("a range is two times, in seconds since 1970") from None
+        raise ProgramError("a range is two times, in seconds since 1970") from None
     if not 0 <= begin < end < 1e11:
-        raise ValueError("a range is two times, the earlier first, in seconds since 1970")
+        raise ProgramError("a range is two times, the earlier first, in seconds since 1970")
     return begin, end
 
 

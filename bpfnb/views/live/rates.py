@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bpfnb.errors import printable
+from bpfnb.errors import ProgramError, printable
 from bpfnb.results.rates import KEPT, MAX_WINDOW, MIN_WINDOW, RateMeter, step_of
 from bpfnb.views import svg
 from bpfnb.views.live.view import Part, Static, ViewKind, ViewSpec
@@ -103,7 +103,7 @@ class RatesView:
 
     def choose(self, **choices: Any) -> None:
         if unknown := set(choices) - {"window", "by", "top"}:
-            raise ValueError(f"no choice {min(unknown)!r}: there are window, by, top")
+            raise ProgramError(f"no choice {min(unknown)!r}: there are window, by, top")
         before = self._window, self._by, self._top, self._sources
         given = {"window": self._window, "by": self._by, "top": self._top, **choices}
         self._window, self._by, self._top = checked(given["window"], given["by"], given["top"])
@@ -288,11 +288,11 @@ def checked(window: Any, by: Any, top: Any) -> tuple[float, str | None, int]:
     number = isinstance(window, (int, float)) and not isinstance(window, bool)
     if not number or not MIN_WINDOW <= window <= MAX_WINDOW:
         allowed = f"{MIN_WINDOW:.0f} to {MAX_WINDOW:.0f} seconds"
-        raise ValueError(f"a window is {allowed} long, not {printable(str(window))[:40]}")
+        raise ProgramError(f"a window is {allowed} long, not {printable(str(window))[:40]}")
     if by is not None and not isinstance(by, str):
-        raise ValueError("by is a column's name")
+        raise ProgramError("by is a column's name")
     if not isinstance(top, int) or isinstance(top, bool) or not 1 <= top <= MAX_TOP:
-        raise ValueError(f"top is a number from 1 to {MAX_TOP}, not {printable(str(top))[:40]}")
+        raise ProgramError(f"top is a number from 1 to {MAX_TOP}, not {printable(str(top))[:40]}")
     return float(window), by or None, top
 
 

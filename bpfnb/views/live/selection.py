@@ -73,7 +73,7 @@ class Selection:
         if self.range is None:
             return frame
         if not isinstance(frame.dtypes.get("time"), pd.DatetimeTZDtype):
-            raise ValueError(f"the rows of {name} have no times: none of them can be chosen by time")
+            raise ProgramError(f"the rows of {name} have no times: none of them can be chosen by time")
         begin, end = self.range
         selected = frame[(frame["time"] >= begin) & (frame["time"] < end)].reset_index(drop=True)
         selected.attrs.update(frame.attrs)

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_rgba
 
+from bpfnb.errors import ProgramError
 from bpfnb.views import look
 from bpfnb.views.look import Colours
 from bpfnb.views.plots import style
@@ -38,12 +39,12 @@ def heatmap(
     ValueError for a table without these columns, an unknown unit or theme, and more times than there is room for.
     """
     if missing := [column for column in _NEEDED if column not in table.columns]:
-        raise ValueError(f"this is no heat map, which has time, low, high and count: there is no {missing[0]!r}")
+        raise ProgramError(f"this is no heat map, which has time, low, high and count: there is no {missing[0]!r}")
     unit = look.known_unit(unit or table.attrs.get("unit"))
     cells = table["count"].groupby([table["time"], table["low"], table["high"]]).sum()
     counts = cells.unstack("time", fill_value=0)
     if len(counts.columns) > _MAX_TIMES:
-        raise ValueError(
+        raise ProgramError(
             f"{len(counts.columns):,} intervals are more than a picture has room for: choose longer ones, every=..."
         )
     ax, colours, _ = axes_of(ax, theme)

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import StepPatch
 
+from bpfnb.errors import ProgramError
 from bpfnb.views import look
 from bpfnb.views.plots import style
 from bpfnb.views.plots.figure import axes_of
@@ -68,7 +69,7 @@ def _parts(table: pd.DataFrame) -> tuple[Floats, Floats, pd.DataFrame]:
     """Return low, high and the counts. The first columns of these names are meant: a group may be called so, too."""
     names = list(table.columns)
     if missing := [name for name in ("low", "high") if name not in names]:
-        raise ValueError(f"no buckets here: there is no column {missing[0]!r}")
+        raise ProgramError(f"no buckets here: there is no column {missing[0]!r}")
     bounds = [names.index(name) for name in ("low", "high", "label") if name in names]
     low, high = (table.iloc[:, place].to_numpy(np.float64) for place in bounds[:2])
     return low, high, table.iloc[:, [i for i in range(len(names)) if i not in bounds]]

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 
+from bpfnb.errors import ProgramError
 from bpfnb.views import look
 from bpfnb.views.plots import style
 from bpfnb.views.plots.figure import axes_of
@@ -28,11 +29,11 @@ def rate(
     than can be told apart, and for an unknown theme. ``numbers``: of the columns' colours; by default their own.
     """
     if not isinstance(table.index, pd.DatetimeIndex):
-        raise ValueError(f"a rate is drawn over time: the table's index has none (it is {table.index.dtype})")
+        raise ProgramError(f"a rate is drawn over time: the table's index has none (it is {table.index.dtype})")
     if len(table.columns) > _MAX_LINES:
-        raise ValueError(f"{len(table.columns):,} lines cannot be told apart: draw the largest, rate(by=..., top=10)")
+        raise ProgramError(f"{len(table.columns):,} lines cannot be told apart: draw the largest, rate(by=..., top=10)")
     if len(table) > _MAX_POINTS:
-        raise ValueError(
+        raise ProgramError(
             f"{len(table):,} intervals are more than a picture has room for: choose longer ones, every=..."
         )
     ax, colours, ours = axes_of(ax, theme)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 
+from bpfnb.errors import ProgramError
 from bpfnb.results.events.groups import largest
 from bpfnb.views import look
 from bpfnb.views.plots import style
@@ -33,7 +34,7 @@ def scatter(
     """Draw the rows of a frame that has times, numbered from 0: see ``df.bpf.plot_scatter``."""
     unit = look.known_unit(unit or ("ns" if frame.dtypes[value].kind == "m" else None))
     if len(frame) > _MAX_POINTS:
-        raise ValueError(
+        raise ProgramError(
             f"{len(frame):,} points are more than a picture has room for: plot_heatmap({value!r}) shows all"
         )
     numbers = _numbers(frame[value], unit)
@@ -68,7 +69,7 @@ def _numbers(column: pd.Series[Any], unit: str | None) -> npt.NDArray[np.float64
         ns = pd.TimedeltaIndex(column).as_unit("ns").asi8 / pd.Timedelta(1, look.pandas_unit(unit)).value
         return np.where(column.notna(), ns, np.nan)
     if kind not in "iuf":
-        raise ValueError(f"column {column.name!r} is {column.dtype}: points are of numbers or durations")
+        raise ProgramError(f"column {column.name!r} is {column.dtype}: points are of numbers or durations")
     return column.to_numpy(np.float64, na_value=np.nan)
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 
+from bpfnb.errors import ProgramError
 from bpfnb.views import look
 from bpfnb.views.plots import style
 from bpfnb.views.plots.figure import axes_of
@@ -27,11 +28,11 @@ def timeline(table: pd.DataFrame, ax: Axes | None = None, *, theme: str = "auto"
     ValueError for a table without start and end, more values or bars than there is room for, and an unknown theme.
     """
     if missing := [name for name in ("start", "end") if name not in table.columns]:
-        raise ValueError(f"no times to draw here: there is no column {missing[0]!r}")
+        raise ProgramError(f"no times to draw here: there is no column {missing[0]!r}")
     by = list(table.columns[: list(table.columns).index("start")])
     rows, names = _rows(table, by)
     if len(names) > _MAX_ROWS or len(table) > _MAX_BARS:
-        raise ValueError(
+        raise ProgramError(
             f"{len(names):,} rows of {len(table):,} bars are more than a picture has room for: choose a smaller top="
             " or a longer gap="
         )

@@ -81,7 +81,7 @@ class Distribution:
         """Take what was chosen. ValueError for what cannot be."""
         for name, value in choices.items():
             if name not in ("window", "scale", "by", "unit", "top"):
-                raise ValueError(f"{name!r:.40} cannot be chosen here")
+                raise ProgramError(f"{name!r:.40} cannot be chosen here")
             if name == "window":
                 self.window, self.whole = checked_window(value, since_start=True), False
             elif name == "top":
@@ -190,17 +190,17 @@ def _usual_column(name: str, output: Output, rows: Rows | None) -> str:
 def checked_window(value: Any, since_start: bool = False) -> int:
     """Return a window in whole seconds, of 0 since the start. ValueError for what is none."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"a window is a number of seconds, not {value!r:.40}")
+        raise ProgramError(f"a window is a number of seconds, not {value!r:.40}")
     if since_start and value == 0:
         return 0
     if not 1 <= value <= HOUR:
-        raise ValueError(f"a window is of 1 to {HOUR:,} seconds, not {value:g}")
+        raise ProgramError(f"a window is of 1 to {HOUR:,} seconds, not {value:g}")
     return math.ceil(value)
 
 
 def checked_top(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1000:
-        raise ValueError(f"top is a whole number from 1 to 1,000, not {value!r:.40}")
+        raise ProgramError(f"top is a whole number from 1 to 1,000, not {value!r:.40}")
     return min(value, MAX_TOP)
 
 
@@ -216,7 +216,7 @@ def _first_scale(spec: ViewSpec) -> Any:
 
 def _one_of(what: str, value: Any, known: Sequence[Any]) -> Any:
     if not isinstance(value, str) or value not in known:
-        raise ValueError(f"{what} cannot be {value!r:.40}{near_or_all(str(value)[:40], [str(k) for k in known])}")
+        raise ProgramError(f"{what} cannot be {value!r:.40}{near_or_all(str(value)[:40], [str(k) for k in known])}")
     return value
 
 

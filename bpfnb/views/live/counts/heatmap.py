@@ -94,7 +94,7 @@ class HeatmapView:
 
     def _choose_group(self, value: Any) -> None:
         if value is not None and value not in self._numbers.source.history.group_totals():
-            raise ValueError(f"no group {value!r:.60}")
+            raise ProgramError(f"no group {value!r:.60}")
         self._group = value
 
     def _read(self) -> Columns:

@@ -157,7 +157,7 @@ class ColumnLargest:
         frame = columns_of(output, rows)
         require_columns(frame, [by, *([value] if value is not None else [])])
         if value is not None and frame[value].dtype.kind not in "iufm":
-            raise ValueError(f"column {value!r} is {frame[value].dtype}: there is no sum of it")
+            raise ProgramError(f"column {value!r} is {frame[value].dtype}: there is no sum of it")
         self.numbers: Sequence[str] = [value] if value is not None else ["count"]
         self._position = Position()
         self._clock = _Clock()

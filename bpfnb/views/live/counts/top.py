@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bpfnb.errors import BpfnbError, escape, printable
+from bpfnb.errors import BpfnbError, ProgramError, escape, printable
 from bpfnb.results.distributions.bars import number_bars
 from bpfnb.results.distributions.pace import Pace
 from bpfnb.views import html
@@ -102,7 +102,7 @@ class TopView:
             elif name == "filter" and isinstance(value, str) and len(value) <= _FILTER:
                 question = question._replace(containing=value)
             else:
-                raise ValueError(f"{name!r:.40} cannot be {value!r:.60} here")
+                raise ProgramError(f"{name!r:.40} cannot be {value!r:.60} here")
         self._question = question
         self._find(last=False)
         self._shown = self._show()
@@ -197,5 +197,5 @@ def _key(values: Sequence[Any]) -> str:
 
 def _checked_n(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1_000:
-        raise ValueError(f"top is a whole number from 1 to 1,000, not {value!r:.40}")
+        raise ProgramError(f"top is a whole number from 1 to 1,000, not {value!r:.40}")
     return min(value, _MAX_ROWS)
