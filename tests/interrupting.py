@@ -12,7 +12,9 @@ from typing import Any
 
 # What only computes is left out: parsing, decoding, painting.
 _OURS = (
-    "session",
+    "session/session",
+    "session/listener",
+    "session/map_access",
     "hosts",
     "registry",
     "interrupts",

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shlex
 import signal
 import time
-import weakref
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, TypeVar, get_args
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import pandas as pd
@@ -29,21 +26,13 @@ from bpfnb.errors import (
     VerifierError,
     near_or_all,
 )
-from bpfnb.host.tracer import Listener, Tracer
+from bpfnb.host.tracer import Tracer
 from bpfnb.interrupts import Flag, new_lock, start_new_thread, undoing, uninterrupted
 from bpfnb.language.program import Program
 from bpfnb.protocol.messages import (
-    CostsAdded,
-    CountersAdded,
-    Ended,
     Limits,
-    Loaded,
     MapInfo,
-    MapLost,
-    MapRead,
-    Noted,
     ProbeInfo,
-    SegmentAdded,
 )
 from bpfnb.results import rates
 from bpfnb.results.answers import quantiles
@@ -53,17 +42,18 @@ from bpfnb.results.maps.drained import Drained, Growing
 from bpfnb.results.maps.kinds import GROWING
 from bpfnb.results.maps.map import Map
 from bpfnb.results.maps.refusals import Counters
-from bpfnb.results.output import Keep, Output, OutputKind
+from bpfnb.results.output import Keep, Output
 from bpfnb.results.presentation import Presentation, Rows, Table
 from bpfnb.results.snapshot import SessionState, Snapshot
 from bpfnb.results.stream import Batches, Events, Source
 from bpfnb.results.table import with_bars, with_escapes
-from bpfnb.views.live import live
-from bpfnb.views.live.view import ViewKind, ViewSpec
+from bpfnb.session.listener import SessionListener
+from bpfnb.session.map_access import MapAccess
+from bpfnb.session.named import NamedMapping
+from bpfnb.session.pictures import Pictures
 
 if TYPE_CHECKING:
-    from bpfnb.views.flamegraph import FlameGraph
-    from bpfnb.views.live.panel import Panel
+    pass
 
 __all__ = ["DETACH_TIMEOUT", "Session"]
 
@@ -74,12 +64,11 @@ DETACH_TIMEOUT = 0.5  # seconds
 _DECODE_TIMEOUT = 0.5  # seconds of a stop; what is left is decoded when somebody asks for it
 _MAP_TIMEOUT = 15.0  # seconds; the tracer reads for ten
 _EXIT_TIMEOUT = 1.0  # seconds
-_ENDING_TIMEOUT = 5.0  # seconds; detaching hundreds of probes takes long
 _SAMPLE = 5  # rows on the card of a session that has ended
 _STOPPED = "stopped"  # the reason, where nothing else ended it
 
 
-class Session:
+class Session(Pictures):
     """A running BPF program and its results. ``bpfnb.trace`` and ``%%bpf`` cells make sessions; each is used once.
 
     ``df``          the main output as a DataFrame: the first declared output that the cell submits to, else printk
@@ -304,134 +293,6 @@ class Session:
         """
         return with_bars(quantiles(self.df, shares))
 
-    def view(
-        self,
-        kind: ViewKind,
-        value: str | None = None,
-        by: str | None = None,
-        output: str | None = None,
-        map: str | None = None,
-        top: int = 10,
-        window: float = 60.0,
-    ) -> ViewSpec:
-        """Return a view of this session, for a panel: ``bpfnb.live(opens, opens.view("heatmap", "latency"))``.
-
-        ``kind``     "rates", "hist", "heatmap", "top", "flame" or "counters"
-        ``value``    a column of numbers: what hist and heatmap put into buckets
-        ``by``       a column: a line, or a row, for each of its values
-        ``output``   an output's name; ``map``: a map's name, instead of an output
-        ``top``      how many values of ``by``, or rows; the rest is summed as "other"
-        ``window``   seconds that are shown
-
-        What is not there is an error once the panel is made. ValueError for an unknown kind.
-        """
-        kinds = get_args(ViewKind)
-        if kind not in kinds:
-            raise ProgramError(f"no view {kind!r}{near_or_all(str(kind), dict.fromkeys(kinds))}")
-        return ViewSpec(self, kind, value, by, output, map, top, window)
-
-    def live(self, by: str | None = None, output: str | None = None, window: float = 60.0) -> Panel:
-        """Show a panel: the rate of each output over ``window`` seconds and the session's numbers; of a session that
-        has only maps, these; of a one-liner or tool, its table or histogram. See bpfnb.live.
-
-        ``by``: a column, with a line for each value. ``output``: one output. ProgramError for a session without output,
-        ValueError for an unknown column, KeyError for an unknown output.
-        """
-        return live(self, by=by, output=output, window=window)
-
-    def heatmap(
-        self,
-        value: str | None = None,
-        by: str | None = None,
-        *,
-        output: str | None = None,
-        map: str | None = None,
-        window: float = 60.0,
-    ) -> Panel:
-        """Show a heat map in a panel: time from left to right, the values of a column, or the buckets of a map, in
-        powers of two or linear from below, and as a colour how many there are.
-
-            opens.heatmap("latency")          # of a column of numbers or durations
-            reads.heatmap(map="sizes")        # of a histogram map, from now on
-            sleeps.heatmap()                  # of a one-liner or tool that has buckets, from now on
-
-        ``value``: by default a column of durations. ``by``: a column; one of its values can be chosen in the panel.
-        Of a session that has ended all of it is shown; the counts of its maps have no times. Brushing selects
-        ``panel.df``.
-
-        ProgramError where it is not clear what is meant, or nothing has times; ValueError for an unknown column or one
-        without numbers, KeyError for an unknown output or map.
-        """
-        return live(self.view("heatmap", value, by=by, output=output, map=map, window=window))
-
-    def flame(
-        self,
-        output: str | None = None,
-        *,
-        map: str | None = None,
-        value: str | None = None,
-        by: str | Sequence[str] | None = None,
-        unit: str | None = None,
-        kernel: str | None = None,
-        user: str | None = None,
-        minus: object = None,
-        normalise: bool = True,
-        inverted: bool = False,
-    ) -> FlameGraph:
-        """Return a flame graph of the session's stacks as they are now: an icicle that can be zoomed and searched.
-
-            cpu = bpfnb.tools.profile(frequency=199)
-            cpu.flame()                             # as a cell's last expression it is shown
-            cpu.flame(minus=before)                 # what has changed since another session, frame or folded file
-            cpu.flame().to_folded("cpu.folded")
-
-        ``output``, ``map``    where stacks are counted: an output with numbers of stacks, or a map; unless told those
-                               of ``df``, and of a cell the only map whose key has stack in its name
-        ``value``   the column that is added up; unless told the first there is of total, size, bytes, count, value
-        ``by``      columns that stacks are put under, outermost; unless told those of text (comm); () for none
-        ``unit``    what ``value`` counts: "count", "bytes", "ns", "us", "ms", "s"
-        ``kernel``, ``user``   columns with numbers of stacks, where their names do not say so: see stacks.folded
-        ``minus``   a session, a DataFrame, a folded file or a flame graph to compare with: red is more than there, blue
-                    is less. With ``normalise`` it is scaled to the same total; the graph says so
-        ``inverted``   callers below, callees above
-
-        ProgramError for a session without stacks, what is not there, and values below 0.
-        """
-        return views.flame(
-            self, value, by, output=output, map=map, unit=unit, kernel=kernel, user=user, minus=minus,
-            normalise=normalise, inverted=inverted,
-        )  # fmt: skip
-
-    def to_folded(
-        self,
-        path: str | os.PathLike[str],
-        output: str | None = None,
-        *,
-        map: str | None = None,
-        value: str | None = None,
-        by: str | Sequence[str] | None = None,
-        overwrite: bool = False,
-    ) -> None:
-        """Write the stacks as they are now, "main;read 42", a line a stack: for flamegraph.pl, inferno and others.
-
-        ``output``, ``map``, ``value`` and ``by`` as in ``flame``. Times are nanoseconds. ProgramError for a file that
-        exists, unless ``overwrite``.
-        """
-        self.flame(output, map=map, value=value, by=by).to_folded(path, overwrite=overwrite)
-
-    def to_speedscope(
-        self,
-        path: str | os.PathLike[str],
-        output: str | None = None,
-        *,
-        map: str | None = None,
-        value: str | None = None,
-        by: str | Sequence[str] | None = None,
-        overwrite: bool = False,
-    ) -> None:
-        """Write the stacks as they are now as a file for speedscope.app, as ``to_folded`` does."""
-        self.flame(output, map=map, value=value, by=by).to_speedscope(path, overwrite=overwrite)
-
     def meter(self, by: str | None = None, output: str | None = None, window: float = 60.0) -> rates.RateMeter:
         """Return a counter of an output's events per second that is cheap to update: what a panel draws.
 
@@ -602,7 +463,7 @@ class Session:
     def _run(self, limits: Limits) -> None:
         tracer = self._tracer = self._connect()
         try:
-            self._number = tracer.load(self.program, _SessionListener(self), limits, self._keep.bytes)
+            self._number = tracer.load(self.program, SessionListener(self), limits, self._keep.bytes)
         except BaseException as error:
             self._outputs.clear()  # the error's traceback may keep this session, but not its shared memory
             if isinstance(error, BpfnbError):
@@ -615,7 +476,7 @@ class Session:
         for name, map_ in list(self._maps.items()):
             if map_.kind in GROWING and self.state == "running":
                 with suppress(BpfnbError):  # it has ended, or is not to be read: then none are shown
-                    self._entries[name] = _MapAccess(self, name).read()[0]
+                    self._entries[name] = MapAccess(self, name).read()[0]
 
     def _known_entries(self) -> tuple[tuple[str, int], ...]:
         """Return how many entries maps have: at the session's end, or when they were counted last."""
@@ -722,196 +583,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-class _SessionListener(Listener):
-    """Puts what a tracer reports into its session. On the thread that reads the tracer's messages."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def on_segment(self, message: SegmentAdded, fd: int) -> None:
-        session = self._session
-        output = session._outputs.get(message.output)
-        if output is None and message.schema:
-            kinds: dict[str, OutputKind] = {output.name: output.kind for output in session.program.outputs}
-            kind = kinds.get(message.output, "printk")
-            output = Output(message.output, message.schema, message.epoch_ns, session._keep, kind)
-            output.owner = weakref.ref(session)
-            session._outputs[message.output] = output
-        if output:
-            output.add_segment(message.layout, fd, message.epoch_ns)
-
-    def on_loaded(self, message: Loaded) -> None:
-        session = self._session
-        place = session.program.line_map.diagnostic
-        notes = tuple(map(place, message.notes))
-        early = session.warnings
-        session.probes = message.probes
-        warnings = tuple(map(place, message.warnings))
-        if session._presentation:  # nobody wrote its C
-            warnings = tuple(msgspec.structs.replace(warning, line=0, column=0) for warning in warnings)
-        session.warnings = (*notes, *session.program.warnings, *warnings, *early)
-        session._notes = tuple(f"line {note.line}: {note.message}" for note in notes)
-        session._maps = {
-            info.name: Map(
-                info,
-                _MapAccess(session, info.name),
-                _only_sets(session.program.source, info.name),
-                partial(session._refused, info),
-                session.program.line_map.describe(info.line),
-                "log2" if "log2" in session.program.source else "linear",
-            )
-            for info in message.maps
-        }
-        session._started = time.monotonic()
-        session.state = "running"
-
-    def on_counters(self, message: CountersAdded, fd: int) -> None:
-        self._session._counters = Counters(message, fd)
-
-    def on_costs(self, message: CostsAdded, fd: int) -> None:
-        self._session._costs = Costs(message, fd)
-
-    def on_map(self, message: MapRead, data: bytes) -> None:
-        self._session._final_maps[message.map] = message.count, data
-
-    def on_map_lost(self, message: MapLost) -> None:
-        self._session._final_maps[message.map] = MapError(message.message)
-
-    def on_ended(self, message: Ended) -> None:
-        session = self._session
-        if not message.detaching:
-            session._detached.set()
-        session._pending = frozenset(message.maps)
-        session._end("stopped", message.reason)
-
-    def on_note(self, message: Noted) -> None:
-        session = self._session
-        session.warnings += (Diagnostic(0, 0, "note", message.text),)
-        for name, output in list(session._outputs.items()):
-            if message.output in ("", name):
-                output.note(message.text)
-
-    def on_detached(self) -> None:
-        self._session._detached.set()
-        self._session._on_end(self._session)
-
-    def on_death(self, error: TracerDied) -> None:
-        session = self._session
-        session._detached.set()
-        for name in session._pending - set(session._final_maps):
-            session._final_maps[name] = MapError(f"the map {name} had not been read when the tracer ended")
-        if session.state == "stopped":
-            return
-        session._error = error
-        session._end("failed", error.message)
-
-
-def _only_sets(source: str, name: str) -> bool:
-    """Return whether a cell's C only sets and deletes whole entries of a map, so that none changes in place."""
-    methods = set(re.findall(rf"\b{re.escape(name)}\s*\.\s*(\w+)\s*\(", source))
-    return bool(methods) and methods <= {"insert", "update", "delete"}
-
-
-class _MapAccess:
-    """A Map's access to its entries: in the kernel while the session runs, then as they were at its end."""
-
-    def __init__(self, session: Session, name: str) -> None:
-        self._session = session
-        self._name = name
-
-    @property
-    def session(self) -> Session:
-        return self._session
-
-    def show(self, map_: object, window: float) -> Panel:
-        return live(map_, window=window)
-
-    @property
-    def running(self) -> bool:
-        return self._session.state == "running"
-
-    @property
-    def moment(self) -> int:
-        return int((self._session._finished or time.monotonic()) * 1e9)
-
-    @property
-    def ended(self) -> Flag:
-        return self._session._ended
-
-    @property
-    def keep(self) -> Keep:
-        return self._session._keep
-
-    def read(self) -> tuple[int, bytes]:
-        session = self._session
-        if self.running:
-            try:
-                return self._while_running(lambda: self._tracer().read_map(session._number, self._name))
-            except ProgramError:
-                if self.running:
-                    raise
-        entries = session._last_entries(self._name)
-        if entries is None:
-            raise session._error or ProgramError(f"{session.name} ended before its map {self._name} could be read")
-        if isinstance(entries, MapError):
-            raise MapError(entries.message)
-        return entries
-
-    def look_up(self, key: bytes) -> bytes | None:
-        return self._tracer().look_up(self._session._number, self._name, key)
-
-    def take(self, most: int = 0) -> tuple[int, bytes]:
-        return self._while_running(lambda: self._tracer().take_map(self._session._number, self._name, most))
-
-    def write(self, key: bytes, value: bytes | None) -> bool:
-        return self._tracer().write_map(self._session._number, self._name, key, value)
-
-    def open_counter(self, kind: str, event: str) -> None:
-        self._tracer().open_counter(self._session._number, self._name, kind, event)
-
-    def clear(self) -> None:
-        self._tracer().clear_map(self._session._number, self._name)
-
-    def symbols(self, pid: int, addresses: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return names and modules of code addresses. The host's tracer knows them, also when the session has ended."""
-        tracer = self._session._connect()
-        mine = tracer is self._session._tracer  # another tracer's sessions are other ones
-        return tracer.find_symbols(pid, addresses, self._session._number if mine else 0)
-
-    def _while_running(self, ask: Callable[[], Value]) -> Value:
-        """Ask the tracer. Of a session that it is just ending it knows no maps any more: raises its ProgramError once
-        that is known here, and ``running`` no longer true."""
-        try:
-            return ask()
-        except ProgramError:
-            self._session._ended.wait(_ENDING_TIMEOUT)
-            raise
-
-    def _tracer(self) -> Tracer:
-        if self._session.state != "running" or not self._session._tracer:
-            raise ProgramError(f"{self._session.name} is {self._session.state}: its map {self._name} cannot be changed")
-        return self._session._tracer
-
-
-class NamedMapping(Mapping[str, Value]):
-    """A read-only mapping whose KeyError names what there is."""
-
-    def __init__(self, values: dict[str, Value], why: Callable[[str], str]) -> None:
-        self._values = MappingProxyType(values)
-        self._why = why
-
-    def __getitem__(self, name: str) -> Value:
-        if name in self._values:
-            return self._values[name]
-        raise KeyError(self._why(name))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __repr__(self) -> str:
-        return repr(dict(self._values))
