@@ -129,6 +129,24 @@ def test_two_outputs_are_two_lines_with_their_names() -> None:
             RatesView([ViewSpec(session, "rates", output="raeds")])
 
 
+def test_what_is_given_twice_is_one_line() -> None:
+    def drawn(*specs: ViewSpec) -> tuple[str, list[str]]:
+        view = RatesView(specs)
+        view.update(False)
+        return view.title, [line["label"] for line in view.whole().header["lines"]]
+
+    silent = "BPF_PERF_OUTPUT(opens); BPF_PERF_OUTPUT(reads);\nint kprobe__sys_sync(void *ctx) { return 0; }"
+    with FakeTracer(outputs={"opens": OPEN, "reads": READ}), bpfnb.trace(silent, name="two") as two:
+        whole, reads = (ViewSpec(two, "rates", output=name) for name in (None, "reads"))
+        assert drawn(whole, whole) == ("two", ["opens", "reads"])
+        assert drawn(reads, reads) == ("two: reads", ["two"])
+        title, labels = drawn(whole, reads, whole)
+        assert (title, sorted(labels)) == ("two", ["opens", "reads"])
+    one = silent.replace("BPF_PERF_OUTPUT(opens);", "")
+    with FakeTracer(outputs={"reads": READ}), bpfnb.trace(one, name="one") as session:
+        assert drawn(ViewSpec(session, "rates"), ViewSpec(session, "rates", output="reads")) == ("one", ["reads"])
+
+
 @pytest.mark.parametrize("window", [10.0, 60.0])
 def test_what_deltas_add_up_to_is_what_is_there(window: float) -> None:
     """GIVEN rows and frames at odd times, rows that come late, another grouping in between THEN a page that had all

@@ -62,7 +62,7 @@ class RatesView:
 
     def __init__(self, specs: Sequence[ViewSpec]) -> None:
         """Raises what a session's meter raises: ProgramError without an output, ValueError for an unknown column."""
-        self._specs = list(specs)
+        self._specs = _distinct(specs)
         self._window, self._by, self._top = checked(specs[0].window, specs[0].by, specs[0].top)
         self._slots: dict[_Line, int] = {}
         self._sent: _Content | None = None
@@ -72,7 +72,9 @@ class RatesView:
 
     @property
     def title(self) -> str:
-        names = ", ".join(dict.fromkeys(_named(spec) for spec in self._specs))
+        whole = [spec.session for spec in self._specs if spec.output is None]
+        shown = [spec for spec in self._specs if spec.output is None or spec.session not in whole]
+        names = ", ".join(dict.fromkeys(_named(spec) for spec in shown))
         return f"{names} by {self._by}" if self._by else names
 
     def update(self, last: bool) -> None:
@@ -177,7 +179,7 @@ class RatesView:
 
     def _sources_of(self, spec: ViewSpec) -> list[_Source]:
         names = self._outputs_of(spec)
-        if not names:  # the error that says why
+        if not names and not self._asked_for(spec):  # the error that says why
             return [_Source(spec, "", spec.session.meter(self._by, window=self._window))]
         return [_Source(spec, name, spec.session.meter(self._by, name, self._window)) for name in names]
 
@@ -185,8 +187,14 @@ class RatesView:
         """Return the names of the outputs that are counted: with ``by`` those that have the column."""
         if spec.output is not None:
             return [spec.output]
-        outputs = spec.session.outputs
-        return [name for name in outputs if self._by is None or self._by in outputs[name].names]
+        outputs, asked = spec.session.outputs, self._asked_for(spec)
+        return [name for name in outputs if name not in asked and (not self._by or self._by in outputs[name].names)]
+
+    def _asked_for(self, whole: ViewSpec) -> list[str]:
+        """Return the outputs of a whole session that were asked for by name, too: they are counted once."""
+        if whole.output is not None:
+            return []
+        return [spec.output for spec in self._specs if spec.session is whole.session and spec.output is not None]
 
     def _find_outputs(self) -> None:
         """Count outputs that have come since, too."""
@@ -227,9 +235,10 @@ class RatesView:
     def _label(self, line: _Line) -> str:
         spec, output, _ = self._sources[line.source]
         sessions = len({id(each.session) for each in self._specs}) > 1
-        outputs = sum(source.spec is spec for source in self._sources) > 1
-        names = [spec.session.name] if sessions or not (outputs or line.value is not None) else []
-        names += [output] if outputs else []
+        of_session = [source for source in self._sources if source.spec.session is spec.session]
+        by_output = len(of_session) > 1 or (spec.output is not None and len(self._specs) > 1)
+        names = [spec.session.name] if sessions or not (by_output or line.value is not None) else []
+        names += [output] if by_output else []
         names += [line.value or "(empty)"] if line.value is not None else []
         text = printable(": ".join(names))
         return text if len(text) <= _LABEL else text[: _LABEL - 1] + "\N{HORIZONTAL ELLIPSIS}"
@@ -294,6 +303,14 @@ def checked(window: Any, by: Any, top: Any) -> tuple[float, str | None, int]:
     if not isinstance(top, int) or isinstance(top, bool) or not 1 <= top <= MAX_TOP:
         raise ProgramError(f"top is a number from 1 to {MAX_TOP}, not {printable(str(top))[:40]}")
     return float(window), by or None, top
+
+
+def _distinct(specs: Sequence[ViewSpec]) -> list[ViewSpec]:
+    """Return the first spec of each session and output."""
+    found: dict[tuple[int, str | None], ViewSpec] = {}
+    for spec in specs:
+        found.setdefault((id(spec.session), spec.output), spec)
+    return list(found.values())
 
 
 def _named(spec: ViewSpec) -> str:

@@ -58,8 +58,10 @@ def specs_of(
     shared: dict[ViewKind, list[ViewSpec]] = {}
     for thing in things:
         for spec in _specs(thing, by, output, window):
-            if isinstance(thing, ViewSpec) or spec.kind not in _SHARED:
+            if isinstance(thing, ViewSpec):
                 groups.append([spec])
+            elif spec.kind not in _SHARED:
+                groups += [[spec]] if [spec] not in groups else []  # a session, and a map of its
             elif spec.kind in shared:
                 shared[spec.kind].append(spec)
             else:
@@ -98,7 +100,7 @@ def _specs(thing: Any, by: str | None, output: str | None, window: float) -> lis
     if not all(hasattr(thing, name) for name in _SESSION):
         raise ProgramError(f"live() shows sessions, outputs, maps and views, not {type(thing).__name__}")
     kind = fitting_view(thing)
-    if kind is None and not thing.outputs and thing.maps and (maps := fitting_maps(thing)):
+    if kind is None and output is None and not thing.outputs and thing.maps and (maps := fitting_maps(thing)):
         return [spec._replace(by=by, window=window) for spec in maps]
     views = [ViewSpec(thing, kind or "rates", by=by, output=output, window=window)]
     return views if kind not in (None, "rates") else [*views, ViewSpec(thing, "counters")]
