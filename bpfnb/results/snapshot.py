@@ -37,3 +37,8 @@ class Snapshot(Struct, frozen=True):
     title: str = ""  # what it shows, of a tool
     newest: Sample | None = None  # rows of its df, of a session that has ended and has rows
     entries: tuple[tuple[str, int], ...] = ()  # of maps, where they are known: how many
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether rows are shown: a session that only has maps has none, and "0 rows" would look like a failure."""
+        return bool(self.outputs or not self.maps)

@@ -62,7 +62,7 @@ def session_text(snapshot: Snapshot, *, told: Collection[str] = ()) -> str:
     """
     s = snapshot
     facts = [printable(s.state)]
-    if _has_rows(s):
+    if s.has_rows:
         facts += [count(s.rows, "row"), f"{s.lost:,} lost"]
     else:
         facts += [f"{printable(name)} has {_entries(n)}" for name, n in s.entries]
@@ -75,7 +75,7 @@ def session_text(snapshot: Snapshot, *, told: Collection[str] = ()) -> str:
     lines += ["  " + _probe_text(probe) for probe in probes]
     lines += ["  " + printable(note) for note in _notes(probes) if note not in told]
     if s.maps:
-        held = dict(s.entries) if _has_rows(s) else {}
+        held = dict(s.entries) if s.has_rows else {}
         lines.append("  maps: " + printable(", ".join(_map_text(*map_, held.get(map_[0])) for map_ in s.maps)))
     lines += [f"  {printable(line)}" for line in _pins(s)]
     if s.cost:
@@ -135,7 +135,7 @@ def _rules(mark: str) -> str:
 
 def _facts(s: Snapshot) -> list[str]:
     """Return the numbers in large type: of a session of maps alone how many entries they have, else its rows."""
-    if not _has_rows(s):
+    if not s.has_rows:
         return [_fact(f"entries of {escape(name)}", f"{n:,}") for name, n in s.entries]
     facts = [
         _fact("rows", f"{s.rows:,}"),
@@ -149,11 +149,6 @@ def _newest_rows(sample: Sample) -> str:
     heads = [escape(head) for head in sample.heads]
     rows = [[f'<span style="white-space:nowrap">{escape(text)}</span>' for text in row] for row in sample.rows]
     return f'<div style="margin-top:8px">{table(heads, rows, numbers=sample.right)}</div>'
-
-
-def _has_rows(s: Snapshot) -> bool:
-    """Return whether rows are shown: a session that only has maps has none, and "0 rows" would look like a failure."""
-    return bool(s.outputs or not s.maps)
 
 
 def _summarised(probes: Sequence[ProbeInfo]) -> list[ProbeInfo]:
@@ -387,8 +382,9 @@ def error_panel(error: BaseException) -> str:
 
 
 def code(text: str) -> str:
-    """Escape text for HTML, in the fixed-width font. On a narrow page it breaks after a colon, a slash or a comma."""
-    broken = re.sub(r"[:/,](?=.)", r"\g<0><wbr>", escape(text))
+    """Escape text for HTML, in the fixed-width font. On a narrow page it breaks after a colon, a slash, a comma or
+    an underscore."""
+    broken = re.sub(r"([:/,]|_+)(?=\w)", r"\g<0><wbr>", escape(text))
     return f'<span style="{_CODE}">{broken}</span>'
 
 

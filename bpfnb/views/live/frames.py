@@ -71,7 +71,7 @@ class Frames:
     def _status(self, snapshots: Sequence[Snapshot], paused: bool, wait: bool, whole: bool) -> dict[str, object] | None:
         """Return the status where it has changed; numbers alone at most once a second."""
         state = (paused, wait, [s.state for s in snapshots])
-        numbers = [] if self.counted else [[s.rows, s.lost, s.dropped] for s in snapshots]
+        numbers = [] if self.counted else [[s.rows if s.has_rows else None, s.lost, s.dropped] for s in snapshots]
         now = time.monotonic()
         if not whole and state == self._sent[0] and (numbers == self._sent[1] or now < self._numbers_due):
             return None

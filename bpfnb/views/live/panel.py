@@ -135,7 +135,8 @@ class Panel:
         facts = []
         for s in self._snapshots if self.closed else [session.snapshot() for session in list(self._sessions)]:
             name = printable(s.name)
-            facts.append(f"{name}: {s.state}, {html.average(s)} rows/s, {html.count(s.rows, 'row')}, {s.lost:,} lost")
+            rows = f", {html.average(s)} rows/s, {html.count(s.rows, 'row')}, {s.lost:,} lost" if s.has_rows else ""
+            facts.append(f"{name}: {s.state}{rows}")
         return f"<Panel {'; '.join(facts)}>"
 
     # --- in the notebook ---
@@ -298,11 +299,15 @@ class Panel:
 
 
 def totals(snapshots: Sequence[Snapshot]) -> str:
-    """Return what sessions amounted to, as HTML."""
+    """Return what sessions amounted to, as HTML. Numbers of rows are left out where no session has rows."""
     dropped = any(s.dropped for s in snapshots)
-    heads = ["session", "state", "rows/s on average", "rows", "lost"]
+    with_rows = any(s.has_rows for s in snapshots)
+    heads = ["session", "state"]
+    heads += ["rows/s on average", "rows", "lost"] * with_rows + ["dropped by keep"] * dropped
     rows = []
     for s in snapshots:
-        row = [escape(s.name), html.badge(s.state), html.average(s), f"{s.rows:,}", html.lost_cell(s.lost)]
+        row = [escape(s.name), html.badge(s.state)]
+        if with_rows:
+            row += [html.average(s), f"{s.rows:,}", html.lost_cell(s.lost)] if s.has_rows else ["", "", ""]
         rows.append([*row, f"{s.dropped:,}"] if dropped else row)
-    return html.table([*heads, "dropped by keep"] if dropped else heads, rows, numbers=range(2, 6))
+    return html.table(heads, rows, numbers=range(2, 6))
