@@ -151,17 +151,17 @@ class Output:
         keep.add(self)
 
     def __repr__(self) -> str:
-        return f"<Output {self.name}: {self.rows:,} rows, {self.lost:,} lost>"
+        return self._line(self.rows)
 
     def __str__(self) -> str:
         """Return the line of ``repr``, and the newest rows."""
-        return str(self._newest_table(repr(self), 10))
+        return str(self._newest_table(10))
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         printer.text(repr(self) if cycle else str(self))
 
     def _repr_html_(self) -> str:
-        return self._newest_table(repr(self), 10)._repr_html_()
+        return self._newest_table(10)._repr_html_()
 
     def table(self, rows: int = ROWS, budget: int = BUDGET) -> RowsTable:
         """Return the ``rows`` newest rows to look at, as ``df.bpf.table()`` shows them: sorted and searched on the
@@ -169,8 +169,12 @@ class Output:
         require_limits(rows, budget)
         return RowsTable(self.newest(rows), rows, budget, of=self.rows)
 
-    def _newest_table(self, title: str, rows: int) -> RowsTable:
-        return RowsTable(self.newest(rows), rows, title=title, sorts=False, of=self.rows)
+    def _newest_table(self, rows: int) -> RowsTable:
+        of = self.rows  # once: the title and the last line have the same number
+        return RowsTable(self.newest(rows), rows, title=self._line(of), sorts=False, of=of)
+
+    def _line(self, rows: int) -> str:
+        return f"<Output {self.name}: {rows:,} rows, {self.lost:,} lost>"
 
     def live(self, by: str | None = None, window: float = 60.0) -> Any:
         """Show the output's events per second, live: see Session.live. ProgramError where its session is gone."""
