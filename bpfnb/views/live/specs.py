@@ -67,7 +67,16 @@ def specs_of(
             else:
                 shared[spec.kind] = [spec]
                 groups.append(shared[spec.kind])
+    if "rates" in shared:
+        shared["rates"][:] = _without_twice(shared["rates"])
     return sorted(groups, key=lambda group: group[0].kind == "counters")
+
+
+def _without_twice(specs: Sequence[ViewSpec]) -> list[ViewSpec]:
+    """Leave out an output whose session is there too: it has a line already, of the same name."""
+    whole = {id(spec.session) for spec in specs if spec.output is None}
+    kept = [spec for spec in specs if spec.output is None or id(spec.session) not in whole]
+    return list({(id(spec.session), spec.output): spec for spec in kept}.values())
 
 
 def views_of(groups: Sequence[Sequence[ViewSpec]]) -> list[View]:
