@@ -22,6 +22,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 import bpfnb
 from bpfnb.errors import ProgramError, UnsupportedError
+from bpfnb.testing import FakeTracer
 from bpfnb.views import refresh
 from bpfnb.views.live.panel import Panel
 from bpfnb.views.live.specs import specs_of
@@ -137,13 +138,16 @@ class Wire(BaseComm):
         self.frames: list[dict[str, Any]] = []
         self.said: list[dict[str, Any]] = []
         self.gone = False
+        self.kept = dict(options["data"]["state"])  # as nbclient would write it into the file
         super().__init__(**options)
 
     def publish_msg(
         self, msg_type: str, data: Any = None, metadata: Any = None, buffers: Any = None, **keys: Any
     ) -> None:
         self.gone |= msg_type == "comm_close"
-        if msg_type == "comm_msg":
+        if msg_type == "comm_msg" and data["method"] == "update":
+            self.kept |= data["state"]
+        elif msg_type == "comm_msg":
             (self.frames if "frame" in data["content"] else self.said).append(data["content"])
 
     def page(self, name: str = "one", **message: Any) -> None:
@@ -181,6 +185,7 @@ class Counting:
         return Part({"number": self._read})
 
     def choose(self, **choices: Any) -> None:
+        float(choices.get("top", 0))
         if choices.get("top") == 0:
             raise ValueError("top must be at least 1")
         self.chosen = choices
@@ -348,6 +353,24 @@ def test_choices_go_to_their_view_and_what_is_refused_is_said(shown: Shown) -> N
     )
 
 
+def test_no_choice_ends_a_view_whatever_it_runs_into(shown: Shown) -> None:
+    """An OverflowError, say, of a window of 400 digits."""
+    shown.opened()
+    shown.wire.page(choose=0, choices={"top": 10**400})
+    eventually(lambda: shown.wire.said, "why not")
+    assert shown.wire.said[0]["text"] == "int too large to convert to float"
+    shown.settled()
+    shown.views[0].number = 4
+    eventually(lambda: shown.wire.frames[-1]["views"][0] == {"number": 4}, "the view to go on")
+
+
+def test_what_a_closed_panel_leaves_in_the_file_is_no_bundle(shown: Shown) -> None:
+    shown.opened()
+    shown.panel.close()
+    assert shown.wire.gone
+    assert len(str(shown.wire.kept)) < 2_000
+
+
 @pytest.mark.parametrize(
     "message",
     [
@@ -415,6 +438,12 @@ def test_sessions_share_a_picture_and_views_have_their_own() -> None:
 
     assert named(clones, syncs) == [("rates", ["clones", "syncs"]), ("counters", ["clones", "syncs"])]
     assert named(clones, apart) == [("rates", ["clones"]), ("rates", ["syncs"]), ("counters", ["clones"])]
+
+
+def test_a_map_given_twice_is_one_view() -> None:
+    with FakeTracer(maps={"counts": (np.arange(3, dtype="<u4"), np.arange(3, dtype="<u8"))}):
+        session = bpfnb.trace("BPF_HASH(counts, u32, u64);\nint kprobe__sys_sync(void *ctx) { return 0; }")
+        assert [group[0].kind for group in specs_of([session, session.maps["counts"], session])] == ["top"]
 
 
 def test_mistakes_show_in_the_cell_and_leave_nothing() -> None:
@@ -587,3 +616,4 @@ def test_mistakes_in_arguments_are_shown_in_one_line() -> None:
             mistake()
         assert isinstance(raised.value, ValueError)
         assert len(raised.value._render_traceback_()) == 1
+    assert len(str(client.nb.metadata.widgets)) < 10_000  # no bundle: the panel has closed

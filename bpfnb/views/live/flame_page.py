@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import anywidget
 import traitlets
 
 from bpfnb.errors import escape, printable
 from bpfnb.views.flamegraph import FlameGraph
 from bpfnb.views.live.twins import Twin
-from bpfnb.views.live.widget import VIEW_MIMETYPE
+from bpfnb.views.live.widget import VIEW_MIMETYPE, Bundled
 from bpfnb.views.notebook import Notebook, notebook
 
 __all__ = ["FlameWidget", "page", "show"]
@@ -44,16 +43,13 @@ widget.render({ model: { get: (name) => graph[name] }, el: document.body });
 """
 
 
-class FlameWidget(anywidget.AnyWidget):
+class FlameWidget(Bundled):
     """A flame graph on the page. All of it is in the widget's state: the kernel may be busy, or gone."""
 
     _esm = traitlets.Unicode(_BUNDLE.read_text(encoding="utf-8")).tag(sync=True)
     mark = traitlets.Unicode().tag(sync=True)  # in the class of the element, for the static twin's rules
     header = traitlets.Dict().tag(sync=True)
     data: Any = traitlets.List().tag(sync=True)
-
-    def view(self) -> dict[str, Any]:
-        return {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
 
 
 class _Shown:
@@ -73,7 +69,6 @@ class _Shown:
     def _cell_begins(self, info: Any) -> None:
         if self._cell_id and getattr(info, "cell_id", None) == self._cell_id:
             self._here.forget(self._cell_begins)
-            self._widget.layout.close()
             self._widget.close()
 
 

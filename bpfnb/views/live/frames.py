@@ -105,10 +105,8 @@ class _Slot:
         try:
             if not self._error:
                 self._view.choose(**choices)
-        except (ValueError, TypeError) as error:
-            return _line(error)
-        except Exception as error:
-            self._fail(error)
+        except Exception as error:  # of whatever kind: what a page says ends no view
+            return _line(error) or type(error).__name__
         return ""
 
     def part(self, whole: bool) -> Part | None:

@@ -26,11 +26,12 @@ from msgspec import Meta
 from bpfnb.views.live.view import Part
 from bpfnb.views.notebook import notebook
 
-__all__ = ["VIEW_MIMETYPE", "Connect", "DirectComm", "Incoming", "PageMessage", "PanelWidget"]
+__all__ = ["VIEW_MIMETYPE", "Bundled", "Connect", "DirectComm", "Incoming", "PageMessage", "PanelWidget"]
 
 VIEW_MIMETYPE = "application/vnd.jupyter.widget-view+json"
 MAX_WAITING = 1_000  # messages of pages that are not read yet; what is more is dropped
 _BUNDLE = Path(__file__).parents[1] / "static" / "panel.js"
+_NOTHING = "export default {}"  # a bundle that draws nothing
 
 Short = Annotated[str, Meta(max_length=16)]
 Text = Annotated[str, Meta(max_length=1_000)]
@@ -78,8 +79,8 @@ class DirectComm(BaseComm):
             return
         kernel = here.kernel
         content = {"data": data or {}, "comm_id": self.comm_id, **keys}
-        # Of frames nobody asks which cell they belong to; of the widget itself nbclient does.
-        parent = {} if msg_type == "comm_msg" else kernel.get_parent()
+        # Of frames nobody asks which cell they belong to; of the widget itself and its state nbclient does.
+        parent = {} if content["data"].get("method") == "custom" else kernel.get_parent()
         kernel.session.send(
             kernel.iopub_socket,
             msg_type,
@@ -95,10 +96,30 @@ class DirectComm(BaseComm):
             self._msg_callback(msg)
 
 
-class PanelWidget(anywidget.AnyWidget):
-    """The panel on the page. ``heard`` is called, on any thread, when something has come into ``inbox``."""
+class Bundled(anywidget.AnyWidget):
+    """A widget that is drawn by a bundle of ours."""
 
     comm: Any
+
+    def view(self) -> dict[str, Any]:
+        return {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+
+    def close(self) -> None:
+        """Take the widget off the page and out of ipywidgets' registry, which holds on to every open one.
+
+        nbclient (nbconvert --execute) writes the last state of closed widgets, too, into the notebook's file: that is
+        not to be a copy of the bundle for each.
+        """
+        if self.comm is not None:
+            self.comm.send(data={"method": "update", "state": {"_esm": _NOTHING}, "buffer_paths": []})
+        layout = self.layout
+        super().close()
+        layout.close()
+
+
+class PanelWidget(Bundled):
+    """The panel on the page. ``heard`` is called, on any thread, when something has come into ``inbox``."""
+
     _esm = traitlets.Unicode(_BUNDLE.read_text(encoding="utf-8")).tag(sync=True)
     mark = traitlets.Unicode().tag(sync=True)  # in the class of the panel's element, for the static twins' rules
 
@@ -118,9 +139,6 @@ class PanelWidget(anywidget.AnyWidget):
                 metadata={"version": "2.1.0"},
             )
 
-    def view(self) -> dict[str, Any]:
-        return {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-
     def frame(self, number: int, base: int | None, status: object, parts: Sequence[Part | None]) -> None:
         """Send a frame; ``base`` None: it is whole."""
         content: dict[str, Any] = {"frame": number, "base": base}
@@ -134,12 +152,6 @@ class PanelWidget(anywidget.AnyWidget):
     def say(self, view: int, text: str) -> None:
         """Show one line in a view: why something could not be chosen."""
         self.send({"say": view, "text": text})
-
-    def close(self) -> None:
-        """Take the widget off the page and out of ipywidgets' registry, which holds on to every open one."""
-        layout = self.layout
-        super().close()
-        layout.close()
 
     def _on_message(self, _: object, content: object, __: object) -> None:
         if self.inbox.qsize() >= MAX_WAITING:
