@@ -12,7 +12,7 @@ import pytest
 import bpfnb
 import bpfnb.results.accessor
 from bpfnb.language.signature import Signature, Type
-from bpfnb.results.distributions.bars import bars_html, bars_text
+from bpfnb.results.distributions.bars import bars_html, bars_text, number_bars
 from bpfnb.testing import FakeTracer
 
 assert bpfnb.results.accessor
@@ -156,3 +156,9 @@ def test_the_table_of_latency_and_its_quantiles_have_bars() -> None:
         assert ranges[0].split()[0] == "p10"
         assert ranges[0].index("*") < ranges[1].index("*")
         assert ranges[1].endswith("*|")
+
+
+def test_numbers_that_are_none_have_no_bar_and_do_not_hide_the_others() -> None:
+    assert list(map(len, number_bars(np.array([np.nan, np.inf, -np.inf, -1, 0, 1, 2])))) == [0, 40, 0, 0, 0, 20, 40]
+    assert list(map(len, number_bars(np.array([np.inf, 0.0])))) == [40, 0]
+    assert number_bars(np.array([np.nan])) == [""]

@@ -93,9 +93,11 @@ def bars_html(frame: pd.DataFrame) -> str:
 
 
 def number_bars(numbers: npt.NDArray[Any]) -> list[str]:
-    """Return a bar of characters for each number, the greatest WIDTH long."""
-    most = max((float(number) for number in numbers), default=0.0)
-    return [_blocks(float(number) / most if most > 0 else 0.0) for number in numbers]
+    """Return a bar of characters for each number, the greatest WIDTH long; none for NaN and less than nothing, and a
+    whole one for what has no end."""
+    known = [float(number) for number in numbers]
+    most = max((number for number in known if math.isfinite(number)), default=0.0)
+    return [_blocks(min(number / most if most > 0 else math.inf, 1.0) if number > 0 else 0.0) for number in known]
 
 
 # --- sections -----------------------------------------------------------------------------------------------------
