@@ -451,6 +451,8 @@ def test_the_same_entry_keeps_its_key_when_the_order_changes(tracer: FakeTracer)
         ({"by": "pid", "value": "comm"}, ValueError, "there is no sum of it"),
         ({}, ProgramError, "the commonest values of which column"),
         ({"map": "counts", "top": 0}, ValueError, "top is a whole number"),
+        ({"map": "counts", "by": "nope"}, ProgramError, "counts cannot be told apart by 'nope'"),
+        ({"map": "counts", "window": float("nan")}, ValueError, "a window is a number of seconds"),
     ],
 )
 def test_a_table_of_what_is_not_there_is_one_line(

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 import pandas as pd
 
-from bpfnb.errors import ProgramError, near_or_all
+from bpfnb.errors import ProgramError, near_or_all, printable
 from bpfnb.results.arguments import require_columns
 from bpfnb.results.distributions.sources import columns_of
 from bpfnb.results.maps.frames import containing
@@ -64,14 +64,14 @@ def source_of(spec: ViewSpec) -> Source:
     ProgramError where nothing can be shown."""
     session, presentation = spec.session, spec.session.presentation
     if spec.map is not None:
-        return MapLargest(session.maps, spec.map, spec.value)
+        return MapLargest(session.maps, spec.map, spec.value, spec.by)
     if spec.output is None and isinstance(presentation, Table):
-        return TableLargest(session.maps, presentation, spec.value)
+        return TableLargest(session.maps, presentation, spec.value, spec.by)
     if spec.output is None and not session.outputs and session.maps:
         shown = [name for name, map_ in session.maps.items() if map_.info.key and map_.numbers]
         if not shown:
             raise ProgramError(f"{session.name} has no map with keys and numbers")
-        return MapLargest(session.maps, shown[0], spec.value)
+        return MapLargest(session.maps, shown[0], spec.value, spec.by)
     rows = presentation if spec.output is None and isinstance(presentation, Rows) else None
     named = [column for column in (spec.by, spec.value) if column is not None]
     output = session.main_output if rows else session.output_with(*named, output=spec.output)
@@ -100,8 +100,9 @@ class MapLargest:
 
     units: Mapping[str, str] = {}
 
-    def __init__(self, maps: Mapping[str, Map], name: str, value: str | None) -> None:
+    def __init__(self, maps: Mapping[str, Map], name: str, value: str | None, by: str | None) -> None:
         self._maps, self.name = maps, name
+        _refuse_by(name, by)
         map_ = maps[name]
         if map_.info.key is None or not map_.numbers:
             raise ProgramError(f"{name} is a map of kind {map_.kind}: it has no keys with numbers to sort by")
@@ -123,8 +124,9 @@ class MapLargest:
 class TableLargest:
     """The first rows of a one-liner's or a tool's table, by one of its numbers."""
 
-    def __init__(self, maps: Mapping[str, Map], table: Table, value: str | None) -> None:
+    def __init__(self, maps: Mapping[str, Map], table: Table, value: str | None, by: str | None) -> None:
         self.name = table.title.partition(":")[0] or "count"
+        _refuse_by(self.name, by)
         self.units = table.units
         self._table, self._maps = table, maps
         self._clock = _Clock()
@@ -185,6 +187,11 @@ class ColumnLargest:
             sums = sums[sums > type(sums.iloc[0])(0)] if len(sums) else sums
         frame = pd.DataFrame({self._by: sums.index, self.numbers[0]: sums.to_numpy()})
         return Found(_largest(frame, question), len(self._totals), self._clock.seconds if question.rate else 0.0)
+
+
+def _refuse_by(name: str, by: str | None) -> None:
+    if by is not None:
+        raise ProgramError(f"{name} cannot be told apart by {printable(str(by))!r:.60}: its rows are its keys")
 
 
 def _quantities(table: pd.DataFrame) -> list[str]:

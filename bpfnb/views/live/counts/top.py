@@ -15,7 +15,7 @@ from bpfnb.errors import BpfnbError, ProgramError, escape, printable
 from bpfnb.results.distributions.bars import number_bars
 from bpfnb.results.distributions.pace import Pace
 from bpfnb.views import html
-from bpfnb.views.live.counts.distribution import one_line
+from bpfnb.views.live.counts.distribution import checked_window, one_line
 from bpfnb.views.live.counts.largest import Found, Question, source_of
 from bpfnb.views.live.view import Part, Static, ViewKind, ViewSpec
 
@@ -46,6 +46,7 @@ class TopView:
     def __init__(self, specs: Sequence[ViewSpec]) -> None:
         """KeyError for a map or output that is not there, ValueError and ProgramError for what has no numbers."""
         self._spec = specs[0]
+        checked_window(self._spec.window)
         self._pace = Pace()
         self._pace_began()
         self._source = source_of(self._spec)
