@@ -6,6 +6,7 @@ a terminal) nothing can be shown, and nothing here does anything.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -14,6 +15,7 @@ from uuid import uuid4
 
 __all__ = ["EMPTY", "DisplayHandle", "Notebook", "notebook"]
 
+_process = os.getpid()
 Bundle = Mapping[str, Any]  # mimetype -> data
 EMPTY: Bundle = {"text/html": "", "text/plain": ""}  # an output that nobody sees; without any data nbconvert warns
 
@@ -79,7 +81,10 @@ class DisplayHandle:
 
 
 def notebook() -> Notebook | None:
-    """Return the notebook that runs this process, or None."""
+    """Return the notebook that runs this process, or None: also in a child that it has forked, where no page would be
+    heard and no thread of ours goes on."""
+    if os.getpid() != _process:
+        return None
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return Notebook(shell) if getattr(shell, "kernel", None) is not None else None
