@@ -22,7 +22,7 @@ from bpfnb.results.buckets import HistKind
 from bpfnb.results.distributions.labels import labels_of
 from bpfnb.results.distributions.scales import filled
 
-__all__ = ["WIDTH", "Bars", "bars_html", "bars_text", "is_histogram", "number_bars"]
+__all__ = ["WIDTH", "Bars", "bar_html", "bars_html", "bars_text", "is_histogram", "number_bars"]
 
 WIDTH = 40  # characters of the longest bar
 _MAX_SECTIONS = 8
@@ -90,6 +90,11 @@ def bars_html(frame: pd.DataFrame) -> str:
     tables = "".join(_table(section) for section in parts) or f'<div style="{_MUTED}">no values</div>'
     more = f'<div style="{_MUTED}">... and {left:,} more</div>' if left else ""
     return f"<div>{tables}{more}</div>"
+
+
+def bar_html(bar: str) -> str:
+    """Write a bar of characters in the colour of all bars, for a table's cell."""
+    return f'<span style="{_BAR};white-space:nowrap">{bar}</span>'
 
 
 def number_bars(numbers: npt.NDArray[Any]) -> list[str]:

@@ -34,7 +34,7 @@ class CountersView:
 
     @property
     def title(self) -> str:
-        return ", ".join(session.name for session in self._sessions)
+        return ""  # each session is named where several are
 
     def update(self, last: bool) -> None:
         now = self._clock()
@@ -73,14 +73,13 @@ class CountersView:
         ended = s.state not in ("starting", "running")
         length, events = (s.seconds, s.rows) if ended else (seconds, s.rows - before.rows)
         rate = events / length if length > 0.1 else 0.0
-        has_rows = bool(s.outputs or not s.maps)
         old = self._rows[number] if number < len(self._rows) else {}
         programs, tracer = s.shares or (None, None)
         return {
             "name": printable(s.name),
             "state": s.state,
-            "events": s.rows if has_rows else None,
-            "rate": float(f"{rate:.3g}") if has_rows else None,
+            "events": s.rows if s.has_rows else None,
+            "rate": float(f"{rate:.3g}") if s.has_rows else None,
             "lost": s.lost,
             "dropped": s.dropped,
             "refused": sum(lost for _, _, lost in s.maps),

@@ -130,7 +130,9 @@ class RatesView:
         from bpfnb.views.plots.figure import png
         from bpfnb.views.plots.rate import rate
 
-        return Static(self._text(table), image=png(cast("Figure", rate(table, numbers=numbers).figure)))
+        traced = table.notna().any(axis=1).cummax()
+        shown = table[traced] if traced.any() else table
+        return Static(self._text(table), image=png(cast("Figure", rate(shown, numbers=numbers).figure)))
 
     def _text(self, table: pd.DataFrame) -> str:
         """Return the picture in words: the rate of each line at the end, and on average."""

@@ -61,7 +61,8 @@ class Twin:
             return Static(why, f'<div style="color:{html.BAD}">{escape(why)}</div>')
 
     def _caption(self, more: str = "") -> str:
-        return f"<div>{html.muted(escape(self._title()) + (f' {more}' if more else ''))}</div>"
+        words = " ".join(filter(None, [escape(self._title()), more]))
+        return f"<div>{html.muted(words)}</div>" if words else ""
 
     def _hidden(self, page: str, text: str) -> Bundle:
         """Return a page whose rules hide it where the widget is, and hide what JupyterLab says of widgets whose kernel

@@ -41,8 +41,10 @@ class HeatmapView:
 
     @property
     def title(self) -> str:
-        of = f" = {self._group}" if self._group is not None else ""
-        return f"{self._numbers.title}{of}, over time"
+        return f"{self._name()}, over time"
+
+    def _name(self) -> str:
+        return f"{self._numbers.title} = {self._group}" if self._group is not None else self._numbers.title
 
     def update(self, last: bool) -> None:
         self._numbers.update(last)
@@ -74,7 +76,7 @@ class HeatmapView:
         frame = self.frame()
         shown = self._shown
         text = f"{self.title}: {int(shown.counts.sum()):,} in {len(shown.counts)} intervals of {shown.step} s"
-        return Static(text, "", heat_picture(frame, self._numbers.unit, shown.step), "image/png")
+        return Static(text, "", heat_picture(frame, self._numbers.unit, shown.step, self._name()), "image/png")
 
     def frame(self) -> pd.DataFrame:
         """Return what is shown as a table in long form: time (datetime64[ns, UTC]), low, high, label, count."""

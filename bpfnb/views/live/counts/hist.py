@@ -60,7 +60,9 @@ class HistView:
     def static(self) -> Static:
         frame, unit = self.frame(), self._numbers.unit
         text = f"{self.title}, {self._span()}\n{bars_text(frame)}"
-        return Static(text, bars_html(frame), picture(frame, unit), "image/png")
+        if len(self._shown.groups) > 1:  # outlines in one picture say more than tables one below another
+            return Static(text, "", picture(frame, unit, self.title), "image/png")
+        return Static(text, bars_html(frame))
 
     def frame(self) -> pd.DataFrame:
         """Return what is shown as a table: low, high, label, and count or a column for each group."""

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from bpfnb.errors import BpfnbError, ProgramError, escape, printable
-from bpfnb.results.distributions.bars import number_bars
+from bpfnb.results.distributions.bars import bar_html, number_bars
 from bpfnb.results.distributions.pace import Pace
 from bpfnb.views import html
 from bpfnb.views.live.counts.distribution import checked_window, one_line
@@ -111,10 +111,11 @@ class TopView:
     def static(self) -> Static:
         frame, rates = self._found.frame.iloc[:, :_MAX_COLUMNS], self._found.seconds > 0
         heads = [*map(str, frame.columns), "a second" if rates else ""]
-        cells = [[_text(value) for value in frame[name].tolist()] for name in frame.columns]
+        counts = self._source.numbers
+        cells = [[_text(value, name in counts) for value in frame[name].tolist()] for name in frame.columns]
         bars = number_bars(_floats(frame[self._question.sort])) if len(frame) else []
         numbers = [at for at, name in enumerate(frame.columns) if frame[name].dtype.kind in "iufm"]
-        rows = [[*map(escape, row), bar] for *row, bar in zip(*cells, bars, strict=True)]
+        rows = [[*map(escape, row), bar_html(bar)] for *row, bar in zip(*cells, bars, strict=True)]
         lines = "\n".join("  ".join(row) for row in zip(*cells, strict=True))
         text = f"{printable(self.title)}: the largest {len(frame)} of {self._found.entries:,}\n{lines}"
         return Static(text, html.table([*map(escape, map(printable, heads))], rows, numbers=numbers))
@@ -179,9 +180,11 @@ def _number(value: float) -> float | str | None:
     return round(value, 3) if isinstance(value, float) else value
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, counts: bool = False) -> str:
     if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value)):
         return ""
+    if counts and isinstance(value, int):
+        return f"{value:,}"
     return _cut(value.hex() if isinstance(value, bytes) else str(value))
 
 

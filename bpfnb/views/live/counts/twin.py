@@ -14,15 +14,15 @@ from bpfnb.views.plots.hist import hist
 __all__ = ["heat_picture", "picture"]
 
 
-def picture(table: pd.DataFrame, unit: Unit) -> bytes:
+def picture(table: pd.DataFrame, unit: Unit, name: str) -> bytes:
     """Return a histogram as a PNG. ``table``: low, high, label, and counts."""
-    return _png(hist(table, unit=unit or None))
+    return _png(hist(table, unit=unit or None, name=name))
 
 
-def heat_picture(table: pd.DataFrame, unit: Unit, step: int) -> bytes:
+def heat_picture(table: pd.DataFrame, unit: Unit, step: int, name: str) -> bytes:
     """Return a heat map as a PNG. ``table``: time, low, high, label, count; intervals of ``step`` seconds."""
     table.attrs["every"] = pd.Timedelta(step, "s")
-    return _png(heatmap(table, unit=unit or None))
+    return _png(heatmap(table, unit=unit or None, name=name))
 
 
 def _png(ax: Axes) -> bytes:
