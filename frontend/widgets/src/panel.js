@@ -190,7 +190,7 @@ class Panel {
         element("span", "bpfnb-name", one).textContent = one.title = name;
         const [rows, lost, dropped] = this.status.numbers[i] ?? []; // none where a view has them
         const parts = states[i] === "running" ? [] : [states[i]];
-        if (rows !== undefined) parts.push(`${rows.toLocaleString("en")} ${rows === 1 ? "row" : "rows"}`);
+        if (rows != null) parts.push(`${rows.toLocaleString("en")} ${rows === 1 ? "row" : "rows"}`);
         element("span", "bpfnb-rows", one).textContent = parts.join(", ");
         if (lost) element("span", "bpfnb-loss", one).textContent = `${lost.toLocaleString("en")} lost`;
         if (dropped) element("span", "bpfnb-loss", one).textContent = `${dropped.toLocaleString("en")} dropped`;
@@ -225,8 +225,7 @@ class Slot {
 
   take(whole, header, buffers) {
     try {
-      if (header.title !== undefined) this.title.textContent = this.title.title = header.title;
-      if (header.title !== undefined) this.root.setAttribute("aria-label", header.title);
+      if (header.title !== undefined) this.name(header.title);
       if (header.error !== undefined) return this.fail(header.error);
       if (whole) this.make(header.kind).whole(header, buffers);
       else this.renderer?.delta(header, buffers);
@@ -234,6 +233,14 @@ class Slot {
       console.error(error);
       this.fail(`cannot be drawn: ${error.message}`);
     }
+  }
+
+  // What the panel's head says is not said again: the name of its only session.
+  name(title) {
+    const { names } = this.panel.status;
+    this.title.textContent = this.title.title = title;
+    this.title.hidden = !title || (names.length === 1 && title === names[0]);
+    this.root.setAttribute("aria-label", title || names.join(", "));
   }
 
   make(kind) {

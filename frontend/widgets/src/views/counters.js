@@ -33,6 +33,7 @@ function line(row, named) {
     const number = row[key];
     if (number === null || (!number && !ALWAYS.has(key))) continue;
     const tile = element("div", "bpfnb-count", made);
+    tile.dataset.number = key;
     element("dt", "", tile).textContent = label;
     const shown = element("dd", "", tile);
     shown.textContent = write(number);

@@ -150,7 +150,7 @@ class RatesView {
     const options = {
       width: this.width,
       height: HEIGHT,
-      padding: [18, 12, 0, 0],
+      padding: [18, 30, 0, 0], // on the right half a time of day
       legend: { show: false },
       scales: {
         x: { time: true, range: () => this.range() },
@@ -159,7 +159,7 @@ class RatesView {
           : { range: (_, __, max) => [0, max > 0 ? max * 1.08 : 1] },
       },
       axes: [
-        { ...axis, grid: { show: false }, size: 26, space: 80, values: (_, splits) => splits.map(clock) },
+        { ...axis, grid: { show: false }, size: 26, space: 80, values: times },
         { ...axis, grid, size: 48, space: 34, values: (_, splits) => splits.map(short), ...(this.log && DECADES) },
       ],
       series: [{}, ...this.lines.map((_, i) => this.series(i))],
@@ -498,6 +498,11 @@ function fillEntry(made, { colour, dash }, name, text) {
   svg.firstChild.setAttribute("stroke-dasharray", dash.map((n) => n / 1.5).join(" "));
   if (label.textContent !== name) label.textContent = label.title = name;
   number.textContent = text;
+}
+
+// Times of day below the picture, but for one that would be where "UTC" is.
+function times(plot, splits) {
+  return splits.map((seconds) => (plot.valToPos(seconds, "x") < 12 ? "" : clock(seconds)));
 }
 
 function clock(seconds) {
