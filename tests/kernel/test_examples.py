@@ -586,6 +586,20 @@ def test_maps_shown(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(panel.wait(10) for panel in panels)
 
 
+@shown('opens.live(by="comm", window=300)', "view", "rates", "counters", "hist", "heatmap", "top", "flame")
+def test_live_views(shell: Shell) -> None:
+    shell.run("import bpfnb")
+    opens: Any = shell.run(text("%%bpf opens -a syscall:openat=f"))
+    reads: Any = shell.run(text("%%bpf reads -a sysret:read=f"))
+    values = statements(shell, text('opens.live(by="comm", window=300)'))
+    panels = [value for value in values.values() if hasattr(value, "closed")]
+    assert len(panels) == 3
+    assert [word in repr(panels[2]) for word in ("opens: running", "reads: running")] == [True, True]
+    opens.stop()
+    reads.stop()
+    assert all(panel.wait(10) for panel in panels)
+
+
 @shown("opens.live()")
 def test_views_of_columns(shell: Shell) -> None:
     shell.run("import bpfnb")
