@@ -16,15 +16,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from comm.base_comm import BaseComm
-from made_up import HOSTILE, FakeSession, eventually
+from made_up import HOSTILE, FakeSession, eventually, snapshot
 from matplotlib import font_manager
 from nbformat.v4 import new_code_cell, new_notebook
 
 import bpfnb
 from bpfnb.errors import ProgramError, UnsupportedError
 from bpfnb.testing import FakeTracer
-from bpfnb.views import refresh
-from bpfnb.views.live.panel import Panel
+from bpfnb.views import html, refresh
+from bpfnb.views.live.panel import Panel, totals
 from bpfnb.views.live.specs import specs_of
 from bpfnb.views.live.view import Part, Static, ViewSpec
 from bpfnb.views.notebook import Notebook
@@ -444,6 +444,13 @@ def test_a_map_given_twice_is_one_view() -> None:
     with FakeTracer(maps={"counts": (np.arange(3, dtype="<u4"), np.arange(3, dtype="<u8"))}):
         session = bpfnb.trace("BPF_HASH(counts, u32, u64);\nint kprobe__sys_sync(void *ctx) { return 0; }")
         assert [group[0].kind for group in specs_of([session, session.maps["counts"], session])] == ["top"]
+
+
+def test_a_session_of_maps_alone_has_no_number_of_rows() -> None:
+    maps, rows = (snapshot(name="m", rows=0, outputs=(), maps=(("h", "hash", 0),)), snapshot(name="r", rows=7))
+    assert "rows" not in totals([maps])
+    assert ">0<" not in totals([maps, rows]).replace(html.lost_cell(0), "")
+    assert ">7<" in totals([maps, rows])
 
 
 def test_mistakes_show_in_the_cell_and_leave_nothing() -> None:

@@ -21,6 +21,7 @@ from bpfnb.errors import ProgramError
 from bpfnb.testing import FakeTracer, Line
 from bpfnb.views.live.rates import RatesView
 from bpfnb.views.live.selection import Selection
+from bpfnb.views.live.specs import specs_of, views_of
 from bpfnb.views.live.view import Part, ViewSpec
 
 HELLO = 'int kprobe__sys_sync(void *ctx) { bpf_trace_printk("hi\\n"); return 0; }'
@@ -290,6 +291,20 @@ def test_any_name_is_shown_short_and_as_escapes() -> None:
         assert len(labels) == len(set(labels)) + 1 == 4  # two begin alike
         assert all(len(label) <= 120 and label.isprintable() for label in labels)
         assert Image.open(io.BytesIO(view.static().image)).size[0] > 400
+
+
+def test_an_output_beside_its_session_has_one_line() -> None:
+    with FakeTracer(outputs={"opens": OPEN, "reads": READ}), bpfnb.trace(TWO, name="io") as io:
+
+        def labels(*things: object) -> list[str]:
+            view = views_of(specs_of(things))[0]
+            return [line["label"] for line in view.whole().header["lines"]]
+
+        opens, reads = (io.outputs[name] for name in ("opens", "reads"))
+        shown = [labels(io), labels(io, reads), labels(reads, io), labels(opens, reads)]
+        assert [sorted(set(names) & {"opens", "reads", "io"}) for names in shown] == [["opens", "reads"]] * 4
+        assert [len(set(names)) == len(names) for names in shown] == [True] * 4
+        assert labels(opens, opens) == ["io"]
 
 
 def test_the_static_picture_has_its_text() -> None:

@@ -61,7 +61,7 @@ class _Shown:
         self._widget = FlameWidget(mark=uuid4().hex[:12], header=header, data=list(part.buffers))
         self._here = here
         self._cell_id = here.cell_id
-        here.display({VIEW_MIMETYPE: self._widget.view(), "text/plain": repr(graph)})
+        here.display({VIEW_MIMETYPE: self._widget.view(), "text/plain": header["title"]})  # the twin has the words
         if twin := Twin(graph, self._widget.mark).renewed():
             here.display(twin)
         here.at_cell_start(self._cell_begins)
