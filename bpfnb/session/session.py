@@ -38,7 +38,8 @@ from bpfnb.results import rates
 from bpfnb.results.answers import quantiles
 from bpfnb.results.cost import Costs, no_costs
 from bpfnb.results.events.rows import BUDGET, ROWS, RowsTable, Sample, require_limits, sample
-from bpfnb.results.maps.drained import Drained, Growing
+from bpfnb.results.maps.drained import Drained
+from bpfnb.results.maps.frozen import Growing
 from bpfnb.results.maps.kinds import GROWING
 from bpfnb.results.maps.map import Map
 from bpfnb.results.maps.refusals import Counters
@@ -160,15 +161,14 @@ class Session(Pictures):
         Of a session whose ``df`` is made of maps. Nobody else sees anything of it, and no drain is changed by it.
         ``attrs["grown"]``: False of a table of what there is (memleak), which does not add up.
 
-        ProgramError for a session that has rows, or a cell: see Map.growth.
+        ProgramError for a session that has rows, or a cell.
         """
         if not isinstance(table := self._presentation, Table):
-            raise ProgramError(f"{self.name} has no table that grows: its maps can be watched one by one")
-        maps = Growing(self.maps, table.as_is)
+            raise ProgramError(f"{self.name} has no table that grows")
+        growing = Growing(self.maps, table.as_is)
 
         def grown() -> pd.DataFrame:
-            maps.turn()
-            frame = table.compute(maps)
+            frame = growing.read(table.compute)
             frame.attrs["grown"] = table.grows
             return with_escapes(frame)
 

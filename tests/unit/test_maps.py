@@ -16,6 +16,7 @@ from bpfnb.errors import ProgramError, UnsupportedError
 from bpfnb.protocol.messages import MapInfo
 from bpfnb.protocol.schema import BitField, Bytes, Enum, Number, NumberArray, Schema, Text, Wide
 from bpfnb.results.maps.frames import stack_frames
+from bpfnb.results.maps.frozen import Growing
 from bpfnb.results.maps.map import Map
 from bpfnb.results.maps.pack import pack
 
@@ -776,11 +777,11 @@ def test_growth_is_what_came_since_it_was_asked_whoever_drains() -> None:
         symbols = ended = keep = moment = None
 
     counts = Map(make({}).info, access := Access({}))  # type: ignore[arg-type]
-    grown = counts.growth()
+    growing = Growing({"counts": counts})
 
     def turn(**now: int) -> dict[int, int]:
         access.entries = {struct.pack("<I", int(key[1:])): struct.pack("<Q", value) for key, value in now.items()}
-        return dict(grown().items())
+        return growing.read(lambda maps: dict(maps["counts"].items()))
 
     assert turn(k1=10) == {1: 10}
     assert turn(k1=13, k2=7) == {1: 3, 2: 7}
@@ -788,3 +789,7 @@ def test_growth_is_what_came_since_it_was_asked_whoever_drains() -> None:
     assert turn(k1=13, k2=20) == {2: 13}
     assert dict(counts.items()) == {2: 13}
     assert turn(k1=13, k2=20) == {}
+    growing.read(lambda maps: None)  # who does not look at a map, or fails, has its growth the next time
+    with pytest.raises(ZeroDivisionError):
+        growing.read(lambda maps: len(maps["counts"].df) // 0)
+    assert turn(k1=14, k2=20) == {1: 1}

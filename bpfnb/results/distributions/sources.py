@@ -19,7 +19,7 @@ from bpfnb.results.buckets import numbers_of
 from bpfnb.results.distributions.history import History
 from bpfnb.results.distributions.pace import Pace
 from bpfnb.results.distributions.scales import Array, Given, Ints, Linear, Scale, Slots, scale_of
-from bpfnb.results.maps.frozen import Frozen, Grown
+from bpfnb.results.maps.frozen import Frozen, Growing
 from bpfnb.results.maps.histograms import bucket_column
 from bpfnb.results.maps.map import Map
 from bpfnb.results.output import Output, Position
@@ -129,9 +129,8 @@ class _Readings:
     timed = False
 
     def __init__(self, maps: Mapping[str, Map], as_is: Sequence[str] = ()) -> None:
-        self._maps = maps
-        self._as_is = as_is
-        self._before: Frozen | None = None
+        self._growing = Growing(maps, as_is)
+        self._first = True
         self._pace = Pace()
 
     @property
@@ -142,12 +141,9 @@ class _Readings:
         if not last and not self._pace.due(now):
             return
         began = time.monotonic()
-        frozen, before = Frozen(self._maps), self._before
-        if before is None:
-            self._count(frozen, None)
-        else:
-            self._count(Grown(frozen, before, self._as_is), int(now) - int(not last))
-        self._before = frozen
+        second = None if self._first else int(now) - int(not last)
+        self._growing.read(lambda maps: self._count(maps, second))
+        self._first = False
         self._pace.took(now, time.monotonic() - began)
 
     def _count(self, maps: Mapping[str, Map], second: int | None) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 from bpfnb.errors import ProgramError, near_or_all
 from bpfnb.results.arguments import Names
 from bpfnb.results.flame.fold import Folded, fold, group_columns
+from bpfnb.results.maps.frozen import Growing
 from bpfnb.results.maps.map import Map
 from bpfnb.results.output import Output, Position
 
@@ -78,8 +79,8 @@ def watch(session: Stacked, choice: Choice) -> Callable[[float], list[Piece]]:
         return _Rows(session, choice).read
     if choice.map is None and _table(session) is not None:
         return _Growing(session, session.growth(), choice).read
-    grown = _counting(session, choice).growth()
-    return _Growing(session, lambda: grown().reduced("sum"), choice).read
+    name, growing = _counting(session, choice).name, Growing(session.maps)
+    return _Growing(session, lambda: growing.read(lambda maps: maps[name].reduced("sum")), choice).read
 
 
 class _Growing:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from bpfnb.results.maps.map import Map
 
-__all__ = ["Drained", "Growing"]
+__all__ = ["Drained"]
 
 
 class Drained(Mapping[str, Map]):
@@ -22,37 +22,6 @@ class Drained(Mapping[str, Map]):
         if name not in self._taken:
             map_ = self._maps[name]
             self._taken[name] = map_ if map_.kind == "stack_trace" or name in self._as_is else map_.taken()
-        return self._taken[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._maps)
-
-    def __len__(self) -> int:
-        return len(self._maps)
-
-
-class Growing(Mapping[str, Map]):
-    """A session's maps as what they have grown by since they were last asked for, once a ``turn``. Drains and other
-    readers see nothing of it."""
-
-    def __init__(self, maps: Mapping[str, Map], as_is: Sequence[str] = ()) -> None:
-        self._maps = maps
-        self._as_is = as_is
-        self._grown: dict[str, Callable[[], Map]] = {}
-        self._taken: dict[str, Map] = {}
-
-    def turn(self) -> None:
-        """Let maps be read again."""
-        self._taken.clear()
-
-    def __getitem__(self, name: str) -> Map:
-        map_ = self._maps[name]
-        if map_.kind == "stack_trace" or name in self._as_is:
-            return map_
-        if name not in self._taken:
-            if name not in self._grown:
-                self._grown[name] = map_.growth()
-            self._taken[name] = self._grown[name]()
         return self._taken[name]
 
     def __iter__(self) -> Iterator[str]:

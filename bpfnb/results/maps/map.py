@@ -37,7 +37,7 @@ from bpfnb.results.maps.baseline import Baseline, Counter, counters
 from bpfnb.results.maps.entries import Entries, MapAccess, Still, Taking
 from bpfnb.results.maps.frames import NO_SCHEMA, REDUCTIONS, EntryFrames, Reduction
 from bpfnb.results.maps.histograms import histogram
-from bpfnb.results.maps.kinds import ARRAYS, HOLDS, QUEUES, TAKEN
+from bpfnb.results.maps.kinds import HOLDS, QUEUES, TAKEN
 from bpfnb.results.maps.pack import pack
 from bpfnb.results.maps.padding import count_duplicates, hidden_bytes
 from bpfnb.results.maps.snapshots import MapSnapshots
@@ -313,25 +313,6 @@ class Map:
         still = Map(self.info, Still(keys, values, self._access), True, dict, self._declared)
         still._duplicates_said = True
         return still
-
-    def growth(self) -> Callable[[], Map]:
-        """Return a function that returns, as a map that does not change, what this one has grown by since its last
-        call; with the first, all so far. Nobody else sees anything of it: not ``df``, and no drain.
-
-        Numbers are what they have grown by, modulo their width; all else is as it is. Rows that have not changed are
-        left out, but for arrays.
-        """
-        self._require_drainable("")
-        before: Baseline | None = None
-
-        def grown() -> Map:
-            nonlocal before
-            keys, values = self._entries.read_whole()
-            new = before.since(keys, values, self.kind in ARRAYS) if before else (keys, values)
-            before = Baseline(keys, values, counters(self._value), self.info.cpus, self.info.value_stride)
-            return Map(self.info, Still(*new, self._access), True, self._refused, self._declared)
-
-        return grown
 
     def _drained(self, made: Callable[[Rows, Rows], Made], how: str = "", as_is: str | Sequence[str] = ()) -> Made:
         """Drain the map; return what is made of the keys and values. Where that fails they are put back."""
