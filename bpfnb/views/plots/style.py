@@ -83,6 +83,7 @@ _LABEL = 32  # characters of a name
 _GRID_ALPHA = 0.22
 _MAX_TICKS = 13
 _MAX_TIMES = 7
+_MAX_NAMES = 15  # one below the other, in a legend
 _DAY = 86_400.0  # seconds
 _FAR = 700_000.0  # days from 1970 that a datetime can be
 _STEPS = (
@@ -299,7 +300,8 @@ def legend(
 ) -> None:
     """Write names, in the order given. ``beside``: right of the Axes, else within."""
     places: dict[str, Any] = {"loc": "upper left"}
-    if beside:
+    if beside:  # higher than the picture, it would take the Axes' room
+        places["ncols"] = math.ceil(len(names) / _MAX_NAMES)
         places |= {"bbox_to_anchor": (1.01, 1.02), "borderaxespad": 0}
     # Texts are set afterwards: a label that begins with "_" would be left out.
     made = ax.legend(
