@@ -14,6 +14,8 @@ import pytest
 from browsing import CHROMIUM, Lab, Notebook, serving
 from pages import PanelPage
 
+VIEWPORT = {"width": 1150, "height": 1000}
+
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
@@ -46,15 +48,26 @@ def browser(chromium: str) -> Iterator[Any]:
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def visitor(browser: Any) -> Iterator[Any]:
+    """A browser context whose cache has JupyterLab's files after the first page."""
+    context = browser.new_context(viewport=VIEWPORT)
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def notebook(lab: Lab, browser: Any) -> Iterator[Callable[[str, list[str] | None], Notebook]]:
-    """Opens notebooks, each on a page of its own: ``notebook(name, cells)`` writes it first."""
+def notebook(lab: Lab, browser: Any, visitor: Any) -> Iterator[Callable[[str, list[str] | None], Notebook]]:
+    """Opens notebooks, each on a page of its own: ``notebook(name, cells)`` writes it first.
+
+    A test's further pages are those of other browsers: one that is behind another is visible, too.
+    """
     pages = []
 
     def opened(name: str, cells: list[str] | None = None, app: str = "lab/tree") -> Notebook:
         if cells is not None:
             lab.write(name, cells)
-        pages.append(browser.new_page(viewport={"width": 1150, "height": 1000}))
+        pages.append(browser.new_page(viewport=VIEWPORT) if pages else visitor.new_page())
         return Notebook(lab, pages[-1], name, app)
 
     yield opened

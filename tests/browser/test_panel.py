@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +27,7 @@ CELLS = [
     "%load_ext bpfnb",
     HELLO.format(""),
     "clones.live()",
-    FORK.format(20),
+    FORK.format(30),
     "clones.state",
     "clones.stop()",
     "import gc\nfrom bpfnb.views.live.panel import Panel\n"
@@ -87,7 +87,7 @@ class Wire:
 
 
 @pytest.mark.skipif(not HEARS, reason="ipykernel 6 hears a page between cells only")
-def test_panel_moves_and_stop_stops_while_a_cell_runs(notebook: Callable[..., Notebook]) -> None:
+def test_panel_moves_pauses_and_stops_while_a_cell_runs(notebook: Callable[..., Notebook]) -> None:
     book = begin(notebook, "story.ipynb")
     assert panel(book).count() == 1  # the cell's last expression shows it once
     assert not book.cell(LIVE).locator("img").locator("visible=true").count()  # the twins are hidden
@@ -96,6 +96,13 @@ def test_panel_moves_and_stop_stops_while_a_cell_runs(notebook: Callable[..., No
     book.until(lambda: rows(book) > first, 10, lambda: "the numbers do not move")
     second = rows(book)
     book.until(lambda: rows(book) > second, 10, lambda: "the numbers do not go on moving")
+    press(book, "Pause")
+    book.until(lambda: state(book) == "paused", 3, lambda: "it is not paused")
+    held = rows(book)
+    book.page.wait_for_timeout(1_500)
+    assert rows(book) == held
+    press(book, "Resume")
+    book.until(lambda: rows(book) > held, 5, lambda: "the numbers do not go on")
     press(book, "Stop")
     panel(book).wait_for(state="detached", timeout=5_000)
     assert book.prompt(BUSY) == "[*]:"  # all of this was while the cell ran, for another ten seconds
@@ -107,38 +114,6 @@ def test_panel_moves_and_stop_stops_while_a_cell_runs(notebook: Callable[..., No
     saved = book.saved(LIVE)
     assert {"image/png", "text/plain"} in saved
     assert VIEW not in set.union(*saved)
-
-
-@pytest.mark.skipif(not HEARS, reason="ipykernel 6 hears a page between cells only")
-def test_stop_ends_the_cell_that_waits_for_its_session(notebook: Callable[..., Notebook]) -> None:
-    book = notebook("waits.ipynb", ["%load_ext bpfnb", HELLO.format(" -t 25s --live"), "clones.state"])
-    book.run(0)
-    begun = time.monotonic()
-    book.start(1)
-    panel(book, 1).wait_for(timeout=15_000)
-    book.page.wait_for_timeout(2_000)
-    press(book, "Stop", 1)
-    book.until(lambda: book.prompt(1) != "[*]:", 5, lambda: "the cell waits on")
-    assert time.monotonic() - begun < 15
-    assert "stopped" in book.run(2)
-
-
-@pytest.mark.skipif(not HEARS, reason="ipykernel 6 hears a page between cells only")
-def test_pause_holds_the_panel_while_a_cell_runs_and_resume_lets_it_go_on(notebook: Callable[..., Notebook]) -> None:
-    book = begin(notebook, "pause.ipynb")
-    book.start(BUSY)
-    first = rows(book)
-    book.until(lambda: rows(book) > first, 10, lambda: "the numbers do not move")
-    press(book, "Pause")
-    book.until(lambda: state(book) == "paused", 3, lambda: "it is not paused")
-    held = rows(book)
-    book.page.wait_for_timeout(2_500)
-    assert rows(book) == held
-    press(book, "Resume")
-    book.until(lambda: rows(book) > held, 5, lambda: "the numbers do not go on")
-    assert book.prompt(BUSY) == "[*]:"
-    press(book, "Stop")
-    panel(book).wait_for(state="detached", timeout=5_000)
 
 
 @pytest.mark.skipif(HEARS, reason="newer ipykernels hear pages at once")
@@ -156,9 +131,13 @@ def test_where_a_page_is_heard_between_cells_the_panel_says_so_and_moves(noteboo
     assert "stopped" in book.run(STATE)
 
 
-def test_panel_that_cannot_be_seen_is_sent_nothing(notebook: Callable[..., Notebook]) -> None:
+def test_panel_that_cannot_be_seen_is_sent_nothing_and_asks_only_its_own_server(
+    notebook: Callable[..., Notebook],
+) -> None:
     book = notebook("hidden.ipynb", [*CELLS, *["# nothing"] * 60])
     wire = Wire(book.page)
+    asked: list[str] = []
+    book.page.on("request", lambda request: asked.append(request.url))
     book.page.reload()
     book.wait_for_kernel()
     book.run(SETUP)
@@ -169,9 +148,9 @@ def test_panel_that_cannot_be_seen_is_sent_nothing(notebook: Callable[..., Noteb
         first = rows(book)
         book.until(lambda: rows(book) > first, 10, lambda: "the numbers do not move")
         book.cell(60).scroll_into_view_if_needed()
-        book.page.wait_for_timeout(2_500)
+        book.page.wait_for_timeout(1_500)
         sent = wire.frames
-        book.page.wait_for_timeout(3_000)
+        book.page.wait_for_timeout(2_500)
         assert wire.frames == sent
         book.cell(LIVE).scroll_into_view_if_needed()
         book.until(lambda: wire.frames > sent, 5, lambda: "it does not go on where it is seen again")
@@ -179,12 +158,15 @@ def test_panel_that_cannot_be_seen_is_sent_nothing(notebook: Callable[..., Noteb
         book.until(lambda: state(book) == "paused", 3, lambda: "it is not paused")
         book.page.wait_for_timeout(500)
         sent = wire.frames
-        book.page.wait_for_timeout(3_000)
+        book.page.wait_for_timeout(2_500)
         assert wire.frames == sent
         press(book, "Resume")
         book.until(lambda: wire.frames > sent, 5, lambda: "it does not resume")
         forks.terminate()
     book.run(STOP)
+    assert len(asked) > 10
+    strangers = [url for url in asked if not url.startswith((book.lab.url("")[:21], "data:", "blob:"))]
+    assert not strangers
 
 
 def test_cell_run_again_has_one_panel_and_both_tabs_are_live(notebook: Callable[..., Notebook]) -> None:
@@ -206,23 +188,9 @@ def test_cell_run_again_has_one_panel_and_both_tabs_are_live(notebook: Callable[
         panel(each).wait_for(state="detached", timeout=10_000)
 
 
-def test_kernel_that_restarts_leaves_the_last_frame_and_no_broken_icon(notebook: Callable[..., Notebook]) -> None:
-    book = begin(notebook, "restart.ipynb")
-    book.saved(LIVE)
-    book.restart()
-    book.until(lambda: state(book) == "gone", 15, lambda: f"the panel is {state(book)}")
-    assert "the kernel is gone" in panel(book).inner_text()
-    assert panel(book).get_by_role("button", name="Stop").is_disabled()
-    broken = "element => getComputedStyle(element.closest('.jupyter-widgets') ?? element, '::before').content"
-    assert panel(book).evaluate(broken) in ("none", "normal")
-    book.run(SETUP)
-    book.run(TRACE)
-    book.run(LIVE)
-    book.until(lambda: panel(book).count() == 1 and state(book) == "live", 10, lambda: "it does not begin again")
-    book.run(STOP)
-
-
-def test_notebook_saved_while_running_shows_the_twins_without_its_kernel(notebook: Callable[..., Notebook]) -> None:
+def test_saved_while_running_it_has_pictures_and_a_restart_leaves_the_last_frame(
+    notebook: Callable[..., Notebook], browser: Any
+) -> None:
     book = begin(notebook, "running.ipynb")
     pictures = {"image/svg+xml", "image/png"}
     book.until(lambda: pictures & set.union(*book.saved(LIVE)), 10, lambda: "there is no twin")
@@ -236,21 +204,27 @@ def test_notebook_saved_while_running_shows_the_twins_without_its_kernel(noteboo
     twin.wait_for(timeout=5_000)
     assert twin.evaluate("image => image.naturalWidth") >= 300
     assert panel(book).count() == 1
+    has_pictures_for_nbconvert(book.lab.folder, browser)
+    book.page.bring_to_front()
+    book.restart()
+    book.until(lambda: state(book) == "gone", 15, lambda: f"the panel is {state(book)}")
+    assert "the kernel is gone" in panel(book).inner_text()
+    assert panel(book).get_by_role("button", name="Stop").is_disabled()
+    broken = "element => getComputedStyle(element.closest('.jupyter-widgets') ?? element, '::before').content"
+    assert panel(book).evaluate(broken) in ("none", "normal")
+    book.run(SETUP)
+    book.run(TRACE)
+    book.run(LIVE)
+    book.until(lambda: panel(book).count() == 1 and state(book) == "live", 10, lambda: "it does not begin again")
     book.run(STOP)
 
 
-def test_saved_while_running_it_is_a_page_with_pictures_for_nbconvert(
-    notebook: Callable[..., Notebook], browser: Any
-) -> None:
-    book = begin(notebook, "exported.ipynb")
-    pictures = {"image/svg+xml", "image/png"}
-    book.until(lambda: pictures & set.union(*book.saved(LIVE)), 10, lambda: "there is no twin")
-    book.run(STOP)
-    command = [sys.executable, "-m", "nbconvert", "--to", "html", "exported.ipynb"]
-    subprocess.run(command, cwd=book.lab.folder, check=True, capture_output=True, timeout=60)
+def has_pictures_for_nbconvert(folder: Path, browser: Any) -> None:
+    command = [sys.executable, "-m", "nbconvert", "--to", "html", "running.ipynb"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=60)
     page = browser.new_page()
     page.route("**/*", lambda route: route.continue_() if route.request.url.startswith("file:") else route.abort())
-    page.goto((book.lab.folder / "exported.html").as_uri(), wait_until="domcontentloaded")
+    page.goto((folder / "running.html").as_uri(), wait_until="domcontentloaded")
     assert page.locator(".jp-OutputArea img, .jp-OutputArea svg").locator("visible=true").count()
     page.close()
 
@@ -264,19 +238,3 @@ def test_notebook_7_shows_it_live_and_stops_it(notebook: Callable[..., Notebook]
     press(book, "Stop")
     panel(book).wait_for(state="detached", timeout=5_000)
     assert "stopped" in book.run(STATE)
-
-
-def test_page_asks_nobody_but_its_own_server(notebook: Callable[..., Notebook]) -> None:
-    book = notebook("quiet.ipynb", CELLS)
-    asked: list[str] = []
-    book.page.on("request", lambda request: asked.append(request.url))
-    book.page.reload()
-    book.wait_for_kernel()
-    book.run(SETUP)
-    book.run(TRACE)
-    book.run(LIVE)
-    panel(book).locator(".bpfnb-view canvas").first.wait_for(timeout=20_000)
-    book.run(STOP)
-    assert len(asked) > 10
-    strangers = [url for url in asked if not url.startswith((book.lab.url("")[:21], "data:", "blob:"))]
-    assert not strangers

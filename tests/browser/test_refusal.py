@@ -28,7 +28,7 @@ TRACEPOINT_PROBE(sched, sched_process_fork) {
 SETUP, REFUSED, MISSPELT = range(3)
 
 
-def test_the_log_is_one_click_away(notebook: Callable[..., Notebook]) -> None:
+def test_the_log_is_one_click_away_and_a_misspelt_field_has_its_place(notebook: Callable[..., Notebook]) -> None:
     book = notebook("refused.ipynb", CELLS)
     book.run(SETUP)
     said = book.run(REFUSED)
@@ -43,10 +43,6 @@ def test_the_log_is_one_click_away(notebook: Callable[..., Notebook]) -> None:
     assert "call bpf_map_lookup_elem#1" in log.inner_text()
     assert '// <b>"&amp;' in log.inner_text()  # what a cell holds is text, also in a page
 
-
-def test_a_misspelt_field_has_its_place_and_its_near_name(notebook: Callable[..., Notebook]) -> None:
-    book = notebook("misspelt.ipynb", CELLS)
-    book.run(SETUP)
     said = book.run(MISSPELT)
     assert "line 3: the tracepoint sched:sched_process_fork has no field child_pod" in said
     assert "child_pid" in said

@@ -44,7 +44,10 @@ ELSEWHERE = {
     '--command "make -j4"': ("tests/ipython/test_magics.py", "test_a_cell_waits_for_its_command"),
     "--pid {pid}": ("tests/ipython/test_magics.py", "test_filters"),
     "display(session)": ("tests/kernel/test_card_at_exit.py", "test_card_says_that_the_session_ended_with_its_kernel"),
-    "%%bpf --live": ("tests/browser/test_card.py", "test_live_from_the_start_is_one_card"),
+    "%%bpf --live": (
+        "tests/browser/test_card_lab.py",
+        "test_live_from_the_start_is_one_card_and_stop_ends_the_cell_that_waits",
+    ),
     "--pid 42": ("tests/ipython/test_magics.py", "test_filters"),
     "pid=42": ("tests/kernel/test_filters.py", "test_a_process_with_its_threads"),
     "--follow 42": ("tests/ipython/test_magics.py", "test_filters"),
