@@ -93,7 +93,7 @@ def round_steps(most: float) -> list[float]:
 
 def _series(names: Iterable[object]) -> list[object]:
     found = list(names)
-    if len(found) > _MAX_SERIES:
+    if sum(not look.is_other(name) for name in found) > _MAX_SERIES:
         raise ProgramError(f"{len(found):,} series cannot be told apart: draw the largest, and the others as one")
     return found
 

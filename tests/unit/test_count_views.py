@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from bpfnb.session import Session
 from bpfnb.testing import FakeTracer
 from bpfnb.views.live.counts.heatmap import HeatmapView
 from bpfnb.views.live.counts.hist import HistView
+from bpfnb.views.live.counts.largest import ColumnLargest, Question
 from bpfnb.views.live.counts.top import TopView
 from bpfnb.views.live.specs import specs_of
 from bpfnb.views.live.view import Part, ViewSpec
@@ -183,6 +185,22 @@ def test_a_window_and_the_whole_time_and_what_may_be_chosen(tracer: FakeTracer) 
         with pytest.raises(ValueError, match=r"window|cannot be|top is|chosen") as raised:
             view.choose(**wrong)
         assert "\n" not in str(raised.value)
+
+
+def test_a_histogram_is_an_svg_until_it_has_ended(tracer: FakeTracer) -> None:
+    session = bpfnb.trace(CELL)
+    rows = events(3000)
+    tracer.events(session, "events", rows, time="time")
+    view = HistView([ViewSpec(session, "hist", "delta_ns", by="pid", top=24, window=3600)])
+    static = view.static()
+    assert static.mimetype == "image/svg+xml"
+    texts = [text.text for text in ElementTree.fromstring(static.image).iter("{http://www.w3.org/2000/svg}text")]
+    largest = np.argsort(-np.bincount(rows["pid"]))[:12]
+    assert {str(pid) for pid in largest} <= set(texts)
+    assert "other (15)" in texts  # 24 and one more are told apart
+    assert "\n" in static.text
+    view.update(last=True)
+    assert view.static().mimetype == "image/png"
 
 
 def test_what_is_no_number_is_counted_apart(tracer: FakeTracer) -> None:
@@ -415,6 +433,19 @@ def test_the_commonest_values_of_a_column(tracer: FakeTracer) -> None:
     top = session.df.bpf.top("pid", n=4, value="delta_ns")
     assert [row[1] for row in rows_of(view)] == top["sum"].tolist()
     assert [row[0] for row in rows_of(view)] == top["pid"].astype(str).tolist()
+
+
+def test_values_without_end_are_not_all_kept(tracer: FakeTracer) -> None:
+    session = bpfnb.trace(CELL)
+    largest = ColumnLargest(session.main_output, None, "pid", None, most=30)
+    tracer.events(session, "events", events(1000), time="time")
+    largest.update()
+    assert len(largest.find(Question("count", False, "", 50)).frame) == 39
+    tracer.events(session, "events", events(1), time="time")
+    for _ in range(2):  # what is counted then lacks some, for good
+        tracer.events(session, "events", events(1), time="time")
+        with pytest.raises(ProgramError, match="pid has more than 30 different values"):
+            largest.update()
 
 
 def test_text_in_a_table_is_harmless_and_short() -> None:

@@ -73,7 +73,7 @@ class Distribution:
     def end(self) -> int:
         """Return the second that ends what is shown: of an ended session that after the newest count."""
         newest = self._source.history.newest
-        if self.ended or self._over():
+        if self.over:
             return (newest if newest is not None else int(time.time())) + 1
         return int(time.time()) + 1
 
@@ -121,7 +121,7 @@ class Distribution:
 
     def heat(self, group: str | None, most: int) -> Columns:
         """Return the counts over time, in at most ``most`` intervals of whole seconds; the last has passed."""
-        history, end = self._source.history, self.end() - int(not (self.ended or self._over()))
+        history, end = self._source.history, self.end() - int(not self.over)
         window = self.window or HOUR
         if self.whole and history.oldest is not None:
             window = min(max(end - history.oldest, 1), HOUR)
@@ -144,6 +144,11 @@ class Distribution:
 
     def _scales(self) -> Sequence[ScaleKind]:
         return (self.scale,) if isinstance(self._source, TableSource) else ("log2", "linear")
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will be counted."""
+        return self.ended or self._over()
 
     def _over(self) -> bool:
         return self.spec.session.state not in ("starting", "running")

@@ -11,7 +11,7 @@ from bpfnb.results.distributions.bars import bars_html, bars_text
 from bpfnb.results.distributions.history import Buckets, top_groups
 from bpfnb.results.distributions.labels import labels_of
 from bpfnb.views.live.counts.distribution import Distribution, finite
-from bpfnb.views.live.counts.twin import picture
+from bpfnb.views.live.counts.twin import hist_static
 from bpfnb.views.live.view import Part, Static, ViewKind, ViewSpec
 
 __all__ = ["HistView"]
@@ -61,7 +61,7 @@ class HistView:
         frame, unit = self.frame(), self._numbers.unit
         text = f"{self.title}, {self._span()}\n{bars_text(frame)}"
         if len(self._shown.groups) > 1:  # outlines in one picture say more than tables one below another
-            return Static(text, "", picture(frame, unit, self.title), "image/png")
+            return hist_static(text, frame, unit, self.title, self._numbers.over)
         return Static(text, bars_html(frame))
 
     def frame(self) -> pd.DataFrame:

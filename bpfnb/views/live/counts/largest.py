@@ -25,6 +25,7 @@ from bpfnb.views.live.view import ViewSpec
 __all__ = ["Found", "Question", "Source", "source_of"]
 
 _BATCH, _MAX_READ = 1 << 18, 1 << 22  # rows of an output read at a time, and in one update
+_MAX_VALUES = 500_000  # different ones of a column, counted each by itself
 
 
 class Question(NamedTuple):
@@ -151,9 +152,10 @@ class TableLargest:
 class ColumnLargest:
     """The commonest values of a column of events; with ``value`` those with the largest sums of another column."""
 
-    def __init__(self, output: Output, rows: Rows | None, by: str, value: str | None) -> None:
+    def __init__(self, output: Output, rows: Rows | None, by: str, value: str | None, most: int = _MAX_VALUES) -> None:
         self.name = by
         self._output, self._by, self._value = output, by, value
+        self._most = most
         self._convert = rows.convert if rows else lambda frame: frame
         self.units = rows.units if rows else {}
         frame = columns_of(output, rows)
@@ -167,11 +169,14 @@ class ColumnLargest:
         self.update()
 
     def update(self) -> None:
+        """ProgramError for more values than can be kept apart."""
         self._before = self._totals
         for _ in range(0, _MAX_READ, _BATCH):
             rows, self._position = self._output.read(self._position, _BATCH)
             if not len(rows):
                 break
+            if len(self._totals) > self._most:
+                raise ProgramError(f"{self._by} has more than {self._most:,} different values: too many to count each")
             frame = self._convert(rows)
             groups = frame.groupby(self._by, observed=True, sort=False)
             sums = groups.size() if self._value is None else groups[self._value].sum()
