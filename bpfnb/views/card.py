@@ -117,9 +117,11 @@ class Card:
                 place.replace(self._bundle(snapshot))
             card = place or self._where.display(self._bundle(snapshot))
             self._slots = [self._where.display(EMPTY) for _ in range(2)]
-            if live:
-                self._open_panel(session)
-            self._card = card
+            try:
+                if live:
+                    self._open_panel(session)
+            finally:
+                self._card = card  # from now on it is kept up to date, without a panel as well
 
     @property
     def closed(self) -> bool:

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import msgspec
@@ -83,6 +85,7 @@ class Panel:
         self._selection = Selection(specs or [[ViewSpec(session, "rates") for session in sessions]])
         self._stop_asked = self._close_asked = self._discarded = self._paused = False
         self._closed = Flag()
+        self._stills_asked: SimpleQueue[SimpleQueue[list[Bundle]]] = SimpleQueue()
         self._made = time.monotonic()
         self._pages = Pages()
         self._beside_cells: bool | None = None  # whether pages are heard while a cell runs; not known at first
@@ -157,8 +160,18 @@ class Panel:
         elif here.cell != self._shown_in:
             # One panel is kept up to date; another cell gets it as it is now.
             here.display({"text/html": html.card(totals(self._snapshots)), "text/plain": repr(self)})
-            for twin in self._twins:
-                here.display(twin.final())
+            for bundle in self._stills():
+                here.display(bundle)
+
+    def _stills(self) -> list[Bundle]:
+        """Return the views as they are now. While the panel runs, the refresh thread alone reads them."""
+        answer: SimpleQueue[list[Bundle]] = SimpleQueue()
+        self._stills_asked.put(answer)
+        refresh.wake()
+        while not self.closed:
+            with suppress(Empty):
+                return answer.get(timeout=0.1)
+        return [twin.final() for twin in self._twins]
 
     def _cell_begins(self, info: Any) -> None:
         """Leave when our own cell is run again: our outputs are gone."""
@@ -184,6 +197,8 @@ class Panel:
         heard = False
         while self._widget and not self._widget.inbox.empty():
             heard = self._hear(self._widget.inbox.get_nowait()) or heard
+        while not self._stills_asked.empty():
+            self._stills_asked.get_nowait().put([twin.final() for twin in self._twins])
         if self._stop_asked:
             self._stop_asked, heard = False, True
             for session in self._sessions:
