@@ -246,6 +246,7 @@ class Slot {
   make(kind) {
     if (this.kind === kind && this.renderer) return this.renderer;
     this.clear();
+    this.body.replaceChildren(); // what went wrong before
     const renderer = renderers[kind];
     if (!renderer) throw new Error(`no view of kind ${kind}`);
     this.kind = kind;
