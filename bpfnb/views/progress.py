@@ -18,7 +18,7 @@ __all__ = ["open_line", "place_in"]
 
 _CLEAR = "\r\x1b[K"  # ECMA-48: erase from the cursor to the end of the line
 
-_free: list[tuple[int, DisplayHandle]] = []  # of the cell being run: outputs whose line is gone
+_free: list[tuple[int, DisplayHandle]] = []  # of the cell being run: the first output whose line is gone
 
 
 def open_line() -> Line | None:
@@ -55,7 +55,8 @@ class _NotebookLine:
     def erase(self, left: bool = False) -> None:
         if self._handle:
             self._handle.replace(EMPTY)
-            _free.append((self._where.cell, self._handle))
+            if all(cell != self._where.cell for cell, _ in _free):  # the first of this cell, and none of those before
+                _free[:] = [(self._where.cell, self._handle)]
             self._handle = None
 
 
