@@ -543,6 +543,29 @@ def test_last_expression_of_its_cell_shows_no_second_panel(cell: InNotebook) -> 
     assert len(cell.shell.outputs) == 3
 
 
+def test_another_cell_gets_pictures_that_the_refresh_thread_has_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+
+    class Watched(Counting):
+        def static(self) -> Static:
+            drawn.append(threading.current_thread().name)
+            return super().static()
+
+    cell = InNotebook(Watched())
+    try:
+        cell.views[0].number = 7
+        cell.shell.execution_count += 1
+        monkeypatch.setattr("bpfnb.views.live.panel.notebook", lambda: Notebook(cell.shell))
+        cell.panel._ipython_display_()
+        assert [data["text/plain"] for data in cell.shell.outputs.values()][-1] == "7 counted"
+        cell.panel.close()
+        cell.panel._ipython_display_()
+        assert [data["text/plain"] for data in cell.shell.outputs.values()][-1] == "7 counted"
+        assert set(drawn) == {"bpfnb-refresh"}
+    finally:
+        cell.panel.close()
+
+
 def test_cell_that_ends_the_session_ends_with_the_pictures_in_place(cell: InNotebook) -> None:
     cell.shell.fire("post_run_cell")
     assert not cell.panel.closed

@@ -198,6 +198,8 @@ class Panel:
         while self._widget and not self._widget.inbox.empty():
             heard = self._hear(self._widget.inbox.get_nowait()) or heard
         while not self._stills_asked.empty():
+            if not self._paused:
+                self._frames.update(last=False)  # hidden or folded away it may not have read for long
             self._stills_asked.get_nowait().put([twin.final() for twin in self._twins])
         if self._stop_asked:
             self._stop_asked, heard = False, True
