@@ -1,4 +1,4 @@
-"""The refresh thread, which keeps every panel up to date.
+"""The refresh thread, which keeps every card and panel up to date; both are called panels here.
 
 Sending to a notebook from a thread is safe. Reading a session's rows for one panel on two threads is not, so this
 thread alone serves the panels; pages and callers leave flags and messages, which it reads. It starts with the first

@@ -12,6 +12,7 @@ from typing import Any
 import ipywidgets
 import nbclient
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from comm.base_comm import BaseComm
