@@ -19,7 +19,7 @@ int hello(void *ctx) {{ bpf_trace_printk("my bcc program\\n"); return 0; }}"""
 FORK = (
     "import os, time\n"
     "end = time.time() + {}\n"
-    "while time.time() < end:\n"
+    "while time.time() < end{}:\n"
     "    os.waitpid(os.fork() or os._exit(0), 0)\n"
     "    time.sleep(0.02)"
 )
@@ -27,7 +27,7 @@ CELLS = [
     "%load_ext bpfnb",
     HELLO.format(""),
     "clones.live()",
-    FORK.format(60),  # interrupted before
+    FORK.format(60, " and clones.state == 'running'") + "\ntime.sleep(3)",
     "clones.state",
     "clones.stop()",
     "import gc\nfrom bpfnb.views.live.panel import Panel\n"
@@ -109,7 +109,7 @@ def test_panel_moves_pauses_and_stops_while_a_cell_runs(notebook: Callable[..., 
     left = book.cell(LIVE).locator(".jp-OutputArea")
     book.until(lambda: "stopped" in left.inner_text(), 15, lambda: f"what is left says {left.inner_text()}")
     assert errors(book) == 0
-    book.interrupt()
+    book.until(lambda: book.prompt(BUSY) != "[*]:", 20, lambda: "the cell runs on")
     assert "stopped" in book.run(STATE)
     saved = book.saved(LIVE)
     assert {"image/png", "text/plain"} in saved
@@ -144,7 +144,7 @@ def test_panel_that_cannot_be_seen_is_sent_nothing_and_asks_only_its_own_server(
     book.run(TRACE)
     book.run(LIVE)
     # Events without a running cell, whose messages would be counted too.
-    with subprocess.Popen([sys.executable, "-c", FORK.format(60)]) as forks:
+    with subprocess.Popen([sys.executable, "-c", FORK.format(60, "")]) as forks:
         first = rows(book)
         book.until(lambda: rows(book) > first, 10, lambda: "the numbers do not move")
         book.cell(60).scroll_into_view_if_needed()
@@ -182,8 +182,11 @@ def test_cell_run_again_has_one_panel_and_both_tabs_are_live(notebook: Callable[
     first = rows(book), rows(other)
     for each in (book, other):
         each.until(lambda each=each: rows(each) > max(first), 10, lambda: "a page does not move")
-    press(book, "Stop") if HEARS else book.interrupt()
-    book.interrupt() if HEARS else book.run(STOP)
+    if HEARS:
+        press(book, "Stop")
+    else:
+        book.interrupt()
+        book.run(STOP)
     for each in (book, other):
         panel(each).wait_for(state="detached", timeout=10_000)
 
