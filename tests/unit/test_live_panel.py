@@ -323,6 +323,22 @@ def test_numbers_are_sent_once_a_second_at_most(shown: Shown) -> None:
     assert set(numbers[-1]["status"]) == {"numbers"}  # what does not change is not said again
 
 
+def test_numbers_are_read_once_a_second_and_states_at_once(shown: Shown) -> None:
+    shown.opened()
+    looks, snapshot = [], shown.session.snapshot
+    shown.session.snapshot = lambda: looks.append(1) or snapshot()
+    end = time.monotonic() + 2.2
+    while time.monotonic() < end:
+        shown.views[0].number += 1
+        shown.wire.page(ack=shown.wire.frames[-1]["frame"])
+        time.sleep(0.05)
+    assert 1 <= len(looks) <= 3
+    shown.session.state = "starting"
+    begin = time.monotonic()
+    eventually(lambda: shown.wire.frames[-1].get("status", {}).get("states") == ["starting"], "the state")
+    assert time.monotonic() - begin < 0.9
+
+
 def test_view_that_raises_says_so_in_its_place_and_the_others_go_on(shown: Shown) -> None:
     shown.opened()
     shown.views[0].broken = RuntimeError(HOSTILE)

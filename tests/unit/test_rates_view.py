@@ -207,6 +207,21 @@ def test_nothing_is_sent_where_nothing_happens() -> None:
         assert view.delta() is not None
 
 
+def test_a_quiet_view_says_that_its_session_has_ended() -> None:
+    with FakeTracer(), bpfnb.trace(HELLO, name="hello") as session:
+        view = RatesView([ViewSpec(session, "rates", window=10)])
+        view.whole()
+        for _ in range(4):
+            time.sleep(0.25)
+            view.update(False)
+            assert view.delta() is None
+        session.stop()
+        view.update(True)
+        part = view.delta()
+        assert part is not None
+        assert part.header["sources"][0]["until"] is not None
+
+
 def test_five_thousand_values_are_ten_lines_and_an_other() -> None:
     with FakeTracer() as tracer, bpfnb.trace(HELLO, name="hello") as session:
         spread(tracer, session, {f"task-{n:04}": 1 + (n < 10) * (20 - n) for n in range(5_000)})

@@ -13,9 +13,9 @@ from bpfnb.results.snapshot import Snapshot
 from bpfnb.views.live.view import Part, View
 from bpfnb.views.live.widget import PanelWidget
 
-__all__ = ["Frames"]
+__all__ = ["NUMBERS_EVERY", "Frames"]
 
-_STATUS_EVERY = 1.0  # seconds between two of the numbers, at least
+NUMBERS_EVERY = 1.0  # seconds between two of the numbers, at least
 
 
 class Frames:
@@ -80,7 +80,7 @@ class Frames:
             status |= {"paused": paused, "wait": wait, "states": state[2]}
         if whole:
             status["names"] = [printable(s.name) for s in snapshots]
-        self._sent, self._numbers_due = (state, numbers), now + _STATUS_EVERY
+        self._sent, self._numbers_due = (state, numbers), now + NUMBERS_EVERY
         return status
 
 

@@ -26,7 +26,7 @@ from bpfnb.errors import escape, printable
 from bpfnb.interrupts import Flag, start_new_thread, undoing
 from bpfnb.results.snapshot import Snapshot
 from bpfnb.views import html, refresh
-from bpfnb.views.live.frames import Frames
+from bpfnb.views.live.frames import NUMBERS_EVERY, Frames
 from bpfnb.views.live.pages import Pages
 from bpfnb.views.live.selection import Selection
 from bpfnb.views.live.specs import Traced, ended, sessions_of, views_of
@@ -91,6 +91,7 @@ class Panel:
         self._beside_cells: bool | None = None  # whether pages are heard while a cell runs; not known at first
         self._in_cell = False
         self._snapshots = [session.snapshot() for session in self._sessions]
+        self._numbers_due = 0.0
         self._notebook = where or notebook()
         self._widget: PanelWidget | None = None
         if self._notebook or connect:
@@ -258,13 +259,20 @@ class Panel:
         return _BLIND
 
     def _send(self, wait: bool = False) -> None:
-        if self._paused:
+        if not self._paused:
+            self._frames.update(last=False)
+        self._look()
+        self._frames.send(self._snapshots, self._paused, wait)
+
+    def _look(self) -> None:
+        """Read the sessions' states, and once a second their numbers, which cost more and are not sent more often."""
+        now = time.monotonic()
+        if self._paused or now < self._numbers_due:
             pairs = zip(self._snapshots, self._sessions, strict=True)
             self._snapshots = [msgspec.structs.replace(held, state=session.state) for held, session in pairs]
         else:
-            self._frames.update(last=False)
             self._snapshots = [session.snapshot() for session in self._sessions]
-        self._frames.send(self._snapshots, self._paused, wait)
+            self._numbers_due = now + NUMBERS_EVERY
 
     def _renew_twins(self) -> None:
         """Renew the static twins once in a while, unless pages have gone or hidden the panel."""

@@ -66,6 +66,7 @@ class RatesView:
         self._window, self._by, self._top = checked(specs[0].window, specs[0].by, specs[0].top)
         self._slots: dict[_Line, int] = {}
         self._sent: _Content | None = None
+        self._quiet: list[int] | None = None  # how many events there were when the window was found to have none
         self._sources: list[_Source] = []
         self._step = step_of(self._window)
         self._open()
@@ -83,7 +84,7 @@ class RatesView:
             source.meter.update()
 
     def whole(self) -> Part:
-        self._sent = None
+        self._sent = self._quiet = None
         return self._part(
             min((source.meter.oldest for source in self._sources), default=0),
             {
@@ -94,12 +95,17 @@ class RatesView:
         )  # fmt: skip
 
     def delta(self) -> Part | None:
+        totals = [source.meter.total for source in self._sources]
+        if totals == self._quiet and not any(source.meter.life.ended for source in self._sources):
+            return None  # a quiet window stays so until something comes: no need to look through it
+        self._quiet = None
         now, before = self._content(), self._sent
         if before is None or len(now.state) != len(before.state):
             return self.whole()
         changed = [source.meter.changed for source in self._sources]
         late = [number for number in changed if number is not None and number < before.until]
         if now[1:] == before[1:] and not late and (now.until == before.until or self._is_quiet(before.until)):
+            self._quiet = totals if now.until > before.until else None
             return None
         return self._part(min([before.until, *late]), {}, now)
 
