@@ -41,7 +41,7 @@ _SETTLING = 4.0  # seconds, until the window is full enough and imports are over
 _PER_SECOND = 2_000  # events, where nothing else is said
 _DELIMITER = b"<IDS|MSG>"
 
-# One event a call, of one of N groups in turn. A module of C in a string, since the C depends on N.
+# One event a call, of one of N groups in turn
 _PROGRAM = """
 struct event { u64 ts; u32 line; };
 BPF_PERF_OUTPUT(events);
@@ -60,16 +60,16 @@ TRACEPOINT_PROBE(syscalls, sys_enter_getppid) {
 _SESSION = """
 import asyncio, sys, bpfnb
 session = bpfnb.trace({program!r}, name="bench", cflags=["-DWORKLOAD={pid}", "-DGROUPS={groups}"], max_cost=1)
-meter = session.meter("line", window=10)
 """
 
-_PANEL = 'panel = bpfnb.live(session, by={by!r}, window={window})'
-_TEN = '\npanel = [bpfnb.live(session, by="line", window=10) for _ in range(10)]'
+_PANEL = "panel = bpfnb.live(session, by={by!r}, window={window})"
+_TEN = 'panel = [bpfnb.live(session, by="line", window=10) for _ in range(10)]'
 _BEFORE = "panel = bpfnb.live(session, by={by!r})"
 
 # By hand, from the meter that a panel draws: five times a second, the last ten seconds.
 _LOOP = """
 sys.path.append({site!r})
+meter = session.meter("line", window=10)
 {head}
 def series():
     meter.update()
@@ -148,7 +148,7 @@ def cases(before: Path | None, peers: Path | None) -> dict[str, Case]:
         "none_fast": Case("no panel, 1 M events/s", "", rate=1_000_000, base=""),
         "one": _panel("1 line", 1),
         "four": _panel("4 lines", 4),
-        "sixteen": Case("16 lines", f"{_PANEL.format(by='line', window=10)}", 16, does="sixteen"),
+        "sixteen": Case("16 lines", _PANEL.format(by="line", window=10), 16, does="sixteen"),
         "sixty": _panel("60 groups: 10 lines and the rest", 60),
         "minute": _panel("4 lines, a window of 60 s (the default)", 4, 60),
         "fast": _panel("4 lines, 1 M events/s", 4, rate=1_000_000, base="none_fast"),
@@ -185,10 +185,8 @@ class Page(threading.Thread):
         self._sender = client.connect_shell(identity=b"page")
         self._subshell = self._make_subshell()
         self._ending = False
-        self._models: list[str] = []
         self._panels: list[str] = []
         self.messages = self.comm_bytes = self.other_bytes = 0
-        self.said: dict[str, int] = {}
 
     def run(self) -> None:
         while not self._ending:
@@ -234,7 +232,7 @@ class Page(threading.Thread):
         data = content.get("data") or {}
         if kind == "comm_open":
             self._open(model, data.get("state", {}))
-        elif data.get("method") == "custom":
+        elif isinstance(data, dict) and data.get("method") == "custom":
             self._answer(model, data["content"])
 
     def _open(self, model: str, state: dict[str, Any]) -> None:
@@ -243,7 +241,6 @@ class Page(threading.Thread):
             self._say(model, {"ready": True})
             self._say(model, {"visible": True})
         elif state.get("_model_name") == "MPLCanvasModel":
-            self._models.append(model)
             for kind in ("send_image_mode", "refresh", "initialized", "draw"):
                 self._custom(model, {"type": kind})
 
@@ -270,7 +267,8 @@ class Page(threading.Thread):
         session, channel = self._client.session, self._client.control_channel
         channel.send(session.msg("create_subshell_request", {}))
         reply = channel.get_msg(timeout=20)
-        return reply["content"].get("subshell_id")
+        subshell: str | None = reply["content"].get("subshell_id")
+        return subshell
 
 
 # --- one measurement ----------------------------------------------------------------------------------------------
@@ -296,6 +294,7 @@ def workload(rate: int) -> Iterator[Any]:
 def measure(case: Case, seconds: float, folder: Path) -> dict[str, float]:
     """One row, once: a share of a CPU, messages and bytes a second."""
     manager = KernelManager(transport="ipc", connection_file=str(Path(folder, f"{time.monotonic_ns()}.json")))
+    assert manager.kernel_spec
     manager.kernel_spec.argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     manager.start_kernel(env=environment, extra_arguments=["--HistoryManager.enabled=False"])
@@ -368,7 +367,8 @@ def main() -> None:
                     print(f"panel: {name}: {error}", file=sys.stderr)
                     continue
                 print(f"panel: {run}: {name}: {figures[name][-1]}", file=sys.stderr, flush=True)
-    print(f"load {os.getloadavg()[0]:.1f}; medians of {args.runs} runs of {args.seconds:g} s, each a kernel of its own\n")
+    load = os.getloadavg()[0]
+    print(f"load {load:.1f}; medians of {args.runs} runs of {args.seconds:g} s, each in a kernel of its own\n")
     print("| what | CPU | ... beyond no panel | messages/s | bytes/s | ... of status messages |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for name, case in chosen.items():
