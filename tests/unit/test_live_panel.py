@@ -24,6 +24,7 @@ import bpfnb
 from bpfnb.errors import ProgramError, UnsupportedError
 from bpfnb.testing import FakeTracer
 from bpfnb.views import html, refresh
+from bpfnb.views.live.counters import CountersView
 from bpfnb.views.live.panel import Panel, totals
 from bpfnb.views.live.specs import specs_of
 from bpfnb.views.live.view import Part, Static, ViewSpec
@@ -457,6 +458,19 @@ def test_a_map_given_twice_is_one_view() -> None:
     with FakeTracer(maps={"counts": (np.arange(3, dtype="<u4"), np.arange(3, dtype="<u8"))}):
         session = bpfnb.trace("BPF_HASH(counts, u32, u64);\nint kprobe__sys_sync(void *ctx) { return 0; }")
         assert [group[0].kind for group in specs_of([session, session.maps["counts"], session])] == ["top"]
+
+
+def test_a_view_that_is_asked_for_says_what_it_is_in_one_line() -> None:
+    spec = ViewSpec(FakeSession("io\n"), "heatmap", "latency", by="comm")
+    assert repr(spec) == "<ViewSpec heatmap of io\\n: latency by comm; bpfnb.live(it) shows it>"
+
+
+def test_the_numbers_of_a_running_session_are_not_green_in_the_file() -> None:
+    session = FakeSession()
+    view = CountersView([ViewSpec(session, "counters")])
+    assert html.badge("running", "twin") in view.static().html
+    assert html.GOOD not in view.static().html
+    assert view.title == ""
 
 
 def test_a_session_of_maps_alone_has_no_number_of_rows() -> None:

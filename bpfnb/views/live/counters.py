@@ -62,7 +62,8 @@ class CountersView:
         heads += ["dropped by keep"] * dropped + ["updates refused"] * refused + ["programs' CPU", "tracer's CPU"]
         rows = []
         for row in self._rows:
-            cells = [escape(row["name"]), html.badge(row["state"]), _whole(row["events"]), _rate(row["rate"])]
+            state = html.badge(row["state"], "twin" if row["state"] == "running" else "")  # not green: it may be over
+            cells = [escape(row["name"]), state, _whole(row["events"]), _rate(row["rate"])]
             cells.append(html.lost_cell(row["lost"]))
             cells += [f"{row['dropped']:,}"] * dropped + [html.lost_cell(row["refused"])] * refused
             rows.append([*cells, _share(row["programs"]), _share(row["tracer"])])

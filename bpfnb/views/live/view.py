@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple, Protocol
 
+from bpfnb.errors import printable
+
 __all__ = ["Part", "Static", "View", "ViewKind", "ViewSpec"]
 
 ViewKind = Literal["rates", "hist", "heatmap", "top", "flame", "counters"]
@@ -32,6 +34,11 @@ class ViewSpec(NamedTuple):
     map: str | None = None
     top: int = 10
     window: float = 60.0
+
+    def __repr__(self) -> str:
+        of = ", ".join(filter(None, [self.value, self.output, self.map]))
+        words = f"{self.kind} of {self.session.name}{f': {of}' if of else ''}{f' by {self.by}' if self.by else ''}"
+        return f"<ViewSpec {printable(words)}; bpfnb.live(it) shows it>"
 
 
 class Part(NamedTuple):

@@ -137,7 +137,7 @@ class Panel {
     this.pause.disabled = this.stop.disabled = true;
     clearTimeout(this.unheard);
     this.remark("");
-    this.showState("gone", `the kernel is gone; last update ${new Date(this.drawn ?? Date.now()).toLocaleTimeString()}`);
+    this.showState("gone", `the kernel is gone; last update ${new Date(this.drawn ?? Date.now()).toISOString().slice(11, 19)} UTC`);
   }
 
   hear(content, buffers) {
