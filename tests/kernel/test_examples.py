@@ -586,7 +586,7 @@ def test_maps_shown(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(panel.wait(10) for panel in panels)
 
 
-@shown('opens.live(by="comm", window=300)', "view", "rates", "counters", "hist", "heatmap", "top", "flame")
+@shown('opens.live(by="comm", window=300)')
 def test_live_views(shell: Shell) -> None:
     shell.run("import bpfnb")
     opens: Any = shell.run(text("%%bpf opens -a syscall:openat=f"))
