@@ -15,6 +15,7 @@ __all__ = ["CountersView"]
 
 _EVERY = 1.0  # seconds
 _SMALLEST_CHANGE = 0.05  # of a share of a CPU, which is never twice the same
+_SMALLEST_SHARE = 0.0005  # of a CPU: what a session without events takes differs by less, and is not sent again
 
 
 class CountersView:
@@ -101,7 +102,7 @@ class CountersView:
 
 def _steady(share: float | None, before: float | None) -> float | None:
     """Return a share of a CPU to two digits; as it was before, where it has hardly changed."""
-    if share is None or (before is not None and abs(share - before) <= _SMALLEST_CHANGE * before):
+    if share is None or (before is not None and abs(share - before) <= max(_SMALLEST_CHANGE * before, _SMALLEST_SHARE)):
         return share if share is None else before
     return float(f"{share:.2g}")
 
