@@ -28,6 +28,7 @@ from bpfnb.errors import (
     ProgramError,
     SetupError,
     TracerDied,
+    UnknownName,
     UnsupportedError,
     VerifierError,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "Session",
     "SetupError",
     "TracerDied",
+    "UnknownName",
     "UnsupportedError",
     "VerifierError",
     "count",

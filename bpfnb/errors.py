@@ -3,6 +3,7 @@
     BpfnbError
      +- ProgramError      (also ValueError)       the cell or a call asks for something that cannot be
      |   +- MapError                              a map whose entries were not read before its session was gone
+     |   +- UnknownName   (also KeyError)         an output or a map that a session does not have
      +- CompileError                              clang refused the C
      +- VerifierError                             the kernel's verifier refused the program
      +- AttachError                               the program is fine, the probe is not
@@ -41,6 +42,7 @@ __all__ = [
     "ProgramError",
     "SetupError",
     "TracerDied",
+    "UnknownName",
     "UnsupportedError",
     "VerifierError",
     "did_you_mean",
@@ -115,6 +117,10 @@ class ProgramError(BpfnbError, ValueError):
 
 class MapError(ProgramError):
     """The entries of a map are not there: it was too large to be read when its session ended. Says how large."""
+
+
+class UnknownName(ProgramError, KeyError):
+    """A session has no output or map of this name. Says which there are."""
 
 
 class CompileError(BpfnbError):

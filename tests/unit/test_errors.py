@@ -129,7 +129,7 @@ def test_near_names(word: str, names: list[str], said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "builtin"), [("PrivilegeError", PermissionError), ("ProgramError", ValueError), ("TracerDied", Exception)]
+    ("name", "builtin"), [("PrivilegeError", PermissionError), ("ProgramError", ValueError), ("UnknownName", KeyError)]
 )
 def test_what_a_caller_would_catch_anyway(name: str, builtin: type[Exception]) -> None:
     assert issubclass(getattr(errors, name), builtin)
