@@ -44,9 +44,11 @@ __all__ = [
     "forget_after_fork",
     "new_lock",
     "new_rlock",
+    "patience",
     "start_new_thread",
     "undoing",
     "uninterrupted",
+    "wait_at_most",
 ]
 
 Params = ParamSpec("Params")
@@ -278,3 +280,17 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+_waits = threading.local()
+
+
+def wait_at_most(seconds: float | None) -> None:
+    """Have this thread wait at most so long for an answer that it can do without: many things wait for the thread."""
+    _waits.seconds = seconds
+
+
+def patience() -> float | None:
+    """Return how long this thread waits for such an answer; None: until it comes."""
+    seconds: float | None = getattr(_waits, "seconds", None)
+    return seconds

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from bpfnb.errors import BpfnbError, InternalError, TracerDied, few_descriptors
 from bpfnb.host.tracer import Listener, Tracer
-from bpfnb.interrupts import Flag, caller_left, new_lock, uninterrupted
+from bpfnb.interrupts import Flag, caller_left, new_lock, patience, uninterrupted
 from bpfnb.language.program import Program
 from bpfnb.language.signature import Signature
 from bpfnb.progress import EVERY, Step, step
@@ -197,13 +197,14 @@ class Client(Tracer):
     @uninterrupted
     def _ask_map(self, message: messages.ReadMap | messages.TakeMap) -> tuple[int, bytes]:
         """Return how many entries there are in the answer, and their bytes."""
-        answer, data = _checked(tuple, self._reply(message), message)
+        seconds = patience() if isinstance(message, messages.ReadMap) else None  # what is taken must not be lost
+        answer, data = _checked(tuple, self._reply(message, seconds), message)
         if (answer.session, answer.map) != (message.session, message.map):
             raise _no_answer(answer, message)
         return answer.count, data
 
-    def _reply(self, message: Request) -> object:
-        """Send a request and return the answer; of a map, the message and its data."""
+    def _reply(self, message: Request, seconds: float | None = None) -> object:
+        """Send a request and return the answer; of a map, the message and its data. BpfnbError after ``seconds``."""
         self.hello()  # raises what kept the tracer from coming up, which says more than that it is gone
         reply = _Reply()
         with self._lock:
@@ -213,11 +214,13 @@ class Client(Tracer):
         with suppress(OSError):  # the reader notices the end as well, and knows why
             self._connection.send(message)
         try:
-            if what := _LONG.get(type(message)):
+            if seconds is None and (what := _LONG.get(type(message))):
                 with step(what(message)) as waiting:
                     reply.watch(waiting, partial(self._give_up, message))
-            return reply.wait()
+            return reply.wait(seconds)
         finally:
+            with self._lock:
+                self._waiting.pop(message.request, None)  # where nobody waits for it any more
             del reply  # see _Reply.wait
 
     def _give_up(self, message: Request) -> None:
@@ -384,9 +387,10 @@ class _Reply:
             else:
                 step.tick()
 
-    def wait(self) -> object:
-        """Wait for the answer and return it. Raise the error."""
-        self._settled.wait()
+    def wait(self, seconds: float | None = None) -> object:
+        """Wait for the answer and return it. Raise the error, BpfnbError where there is no answer after ``seconds``."""
+        if not self._settled.wait(seconds):
+            raise BpfnbError(f"the tracer has not answered for {seconds:g} s")
         outcome = self._outcome[0]
         if not isinstance(outcome, Exception):
             return outcome

@@ -14,11 +14,12 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
-from bpfnb.interrupts import forget_after_fork, new_lock, uninterrupted
+from bpfnb.interrupts import forget_after_fork, new_lock, uninterrupted, wait_at_most
 
 __all__ = ["PERIOD", "Refreshable", "add", "wake"]
 
 PERIOD = 0.2  # seconds between two frames of a panel
+_PATIENCE = 10.0  # seconds for the entries of a map: a tracer that hangs is not to hold up all panels and cards
 
 
 class Refreshable(Protocol):
@@ -72,6 +73,7 @@ class RefreshThread:
             thread.join(2.0)
 
     def _run(self) -> None:
+        wait_at_most(_PATIENCE)
         while not self._ending:
             present = self._present()
             for served in present:

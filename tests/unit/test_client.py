@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from bpfnb.errors import TracerDied
+from bpfnb.errors import BpfnbError, TracerDied
 from bpfnb.host.client import Client
 from bpfnb.host.tracer import Listener
+from bpfnb.interrupts import wait_at_most
 from bpfnb.language.program import parse
 from bpfnb.protocol import messages
 from bpfnb.protocol.connection import Connection
@@ -89,3 +90,26 @@ def test_every_session_hears_of_the_tracers_end(
     assert last.ended.wait(10)
     client.close()
     assert "RuntimeError: dictionary changed" in capfd.readouterr().err
+
+
+def test_a_thread_that_others_wait_for_does_not_wait_for_a_map_without_end(
+    ends: tuple[Client, Connection[messages.ToTracer]],
+) -> None:
+    client, tracer = ends
+    said: list[str] = []
+
+    def read() -> None:
+        wait_at_most(0.2)
+        try:
+            client.read_map(1, "counts")
+        except BpfnbError as error:
+            said.append(str(error))
+
+    threads = [threading.Thread(target=read, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+    assert said == ["the tracer has not answered for 0.2 s"] * 3
+    assert not client._waiting
+    assert tracer
