@@ -495,10 +495,11 @@ def _of_largest(start: pd.Series[Any], by: pd.DataFrame, top: int) -> pd.DataFra
 def intervals(starts: pd.DatetimeIndex, step: pd.Timedelta) -> pd.DatetimeIndex:
     """Return all intervals from the first of ``starts`` to the last, without gaps. ValueError for too many."""
     first, last = starts.min(), starts.max()
-    if (last - first) // step >= _MAX_INTERVALS:
-        raise ProgramError(
-            f"these events span {last - first}: there are too many intervals of {step.total_seconds():g} s"
-        )
+    # Not last - first: pandas has no span of more than 292 years, and times made of garbage may be further apart.
+    span = last.as_unit("ns").value - first.as_unit("ns").value
+    if span // step.as_unit("ns").value >= _MAX_INTERVALS:
+        days = f"{span // 86_400_000_000_000:,} days" if span >= 86_400_000_000_000 else last - first
+        raise ProgramError(f"these events span {days}: there are too many intervals of {step.total_seconds():g} s")
     return pd.date_range(first, last, freq=step, name="time")
 
 

@@ -197,6 +197,22 @@ def test_bars_and_outlines_are_the_table_of_counts(by: Any) -> None:
     assert counts.to_numpy().sum() == len(frame)
 
 
+def test_numbers_up_to_the_last_float_have_a_picture() -> None:
+    frame = pd.DataFrame({"n": [np.nan, np.inf, -np.inf, 1e308, -1e308, 5e-324, 1.0]})
+    ax = frame.bpf.plot_hist("n")
+    ax.figure.savefig(io.BytesIO())
+    assert np.isfinite(ax.get_xlim()).all()
+    assert sum(bar.get_height() for bar in ax.patches) == 4
+
+
+def test_times_further_apart_than_pandas_can_say_are_one_line() -> None:
+    times = pd.to_datetime([-(2**62), 0, 2**62], utc=True)
+    frame = pd.DataFrame({"time": times, "n": [1.0, 2.0, 3.0]})
+    for draw in (frame.bpf.plot_rate, lambda: frame.bpf.plot_heatmap("n")):
+        with pytest.raises(ValueError, match=r"these events span 106,\d+ days: there are too many intervals of 1 s"):
+            draw()
+
+
 def test_what_has_no_place_on_a_logarithmic_axis_stands_beside_it() -> None:
     frame = pd.DataFrame({"n": [-5, 0, 0, 1, 3, 3, 3, 200]})
     ax = frame.bpf.plot_hist("n")

@@ -92,7 +92,9 @@ def _on_log2(low: Floats, high: Floats) -> Buckets:
     ):
         left[low == a], right[low == a] = least / 2 ** (place + 1), least / 2**place
         named.append((least / 2 ** (place + 0.5), text))
-    right[np.isinf(right)] = left[np.isinf(right)] * 2
+    with np.errstate(over="ignore"):
+        right[np.isinf(right)] = left[np.isinf(right)] * 2
+    right = np.minimum(right, np.finfo(np.float64).max)  # no axis goes on to infinity
     return Buckets(left, right, True, named)
 
 
@@ -145,7 +147,8 @@ def _frame(ax: Axes, buckets: Buckets, unit: str | None, log: bool) -> None:
     style.plain(ax.yaxis.label).set_text("count")
     if not len(buckets.left):
         return
-    ax.set_xlim(buckets.left.min(), buckets.right.max())  # first: room beside it may be more than there are numbers
+    with np.errstate(over="ignore"):  # up to the last float
+        ax.set_xlim(buckets.left.min(), buckets.right.max())  # first: room beside it may be more than numbers go
     if log:
         ax.set_yscale("log", base=10)
     style.number_axis(ax.yaxis, whole=True)

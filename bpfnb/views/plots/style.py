@@ -203,7 +203,7 @@ class Log2Locator(Locator):
 
     def _powers(self, step: int, low: float, high: float) -> list[float]:
         first, last = math.ceil(math.log2(low) / step - 1e-9), math.floor(math.log2(high) / step + 1e-9)
-        return [2.0 ** (power * step) for power in range(first, last + 1)]
+        return [2.0 ** (power * step) for power in range(first, min(last, 1023 // step) + 1)]  # the last float's
 
     def _durations(self, step: int, low: float, high: float) -> list[float]:
         """Return 1, 4, 16, 64, 256 of each unit from ns to ms, then of seconds on and on. ``step`` as above; from 5 on
