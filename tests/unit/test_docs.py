@@ -365,6 +365,8 @@ MODULES = [
     ".venv/bin/python -m pytest tests/faults/test_requests.py",
     ".venv/bin/python -m pytest tests/faults/test_map_sizes.py",
     "BPFNB_FRAMES=100000 .venv/bin/python -m pytest --timeout 3600 tests/faults/test_fuzzed_frames.py",
+    ".venv/bin/python -m benchmarks.panel",
+    ".venv/bin/python -m benchmarks.panel --runs 1 four idle --before CHECKOUT --peers SITE_PACKAGES",
     ".venv/bin/python -m benchmarks.headers",
     ".venv/bin/python -m benchmarks.headers --kernel 6.12 --runs 1",
     "--kernel 6.12 --runs 7 --only rubyflow",
