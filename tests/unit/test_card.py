@@ -16,6 +16,7 @@ from matplotlib import font_manager
 from waiting import until
 
 import bpfnb
+from bpfnb.protocol.messages import ProbeInfo
 from bpfnb.results.snapshot import Snapshot
 from bpfnb.session import Session
 from bpfnb.testing import FakeTracer, Line
@@ -351,5 +352,5 @@ def test_names_cannot_become_markup() -> None:
 
 
 def _noted(name: str) -> Snapshot:
-    probe = bpfnb.session.ProbeInfo("syscall:clone", "tracepoint:syscalls:sys_enter_clone", "tracepoint", NOTE, "hello")
+    probe = ProbeInfo("syscall:clone", "tracepoint:syscalls:sys_enter_clone", "tracepoint", NOTE, "hello")
     return Snapshot(name, "running", 0, 0, 0, 1.0, (probe,), ())

@@ -210,6 +210,7 @@ def test_the_public_names_are_these() -> None:
         "Session",
         "SetupError",
         "TracerDied",
+        "UnknownName",
         "UnsupportedError",
         "VerifierError",
         "count",
