@@ -639,7 +639,7 @@ def test_full_maps(shell: Shell) -> None:
     cell = FULL.format(pid=os.getpid(), **{key: text(name) for key, name in names.items()})
     reads: Any = shell.run(cell)
     (note,) = [warning for warning in reads.warnings if warning.severity == "note"]
-    assert (note.line, "__sync_fetch_and_add(value, 1)" in note.message) == (12, True)
+    assert (note.line, "__sync_fetch_and_add(value, 1)" in note.message) == (13, True)  # %%bpf is line 1
     for number in range(made):
         _libc.getpgid(number)
     assert shell.run(text('reads.maps["bytes"].lost')) == made - 10_240
