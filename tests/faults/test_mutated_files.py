@@ -150,7 +150,8 @@ def mutate_for_the_tracer(count: int, folder: Path, seed: int = 2) -> tuple[Coun
 def test_changed_at_random_they_are_read_or_refused() -> None:
     outcomes, slowest = mutate(MANY)
     assert sum(outcomes.values()) == MANY
-    assert outcomes["ELF: refused"]
+    # Of ELF alone 2 or 3 of 43 are refused, and none in one run of twenty: gcc's output differs.
+    assert sum(number for outcome, number in outcomes.items() if outcome.endswith("refused")) > 10
     assert outcomes["ELF: read"]
     assert slowest < SLOW
 
