@@ -1,6 +1,7 @@
 // The panel in the browser: an anywidget module. Frames come from bpfnb/views/live/frames.py, by way of widget.py, which
 // says what they look like. Text in them is somebody else's: textContent, never innerHTML.
 
+import { element } from "./element.js";
 import css from "./panel.css";
 import { onThemeChange, theme } from "./theme.js";
 import { views as renderers } from "./views/index.js";
@@ -287,13 +288,6 @@ class Slot {
     this.renderer?.destroy();
     this.renderer = this.kind = null;
   }
-}
-
-function element(tag, className, parent) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  parent?.append(made);
-  return made;
 }
 
 function button(parent, text, path, pressed) {

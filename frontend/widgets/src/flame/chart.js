@@ -1,6 +1,7 @@
 // A tree drawn on a canvas: a row a level, a frame as wide as what was counted in it. The callers' row is above (icicle)
 // or below (flame). What is narrower than half a pixel is not drawn.
 
+import { element } from "../element.js";
 import { changeStep, palette, shade } from "./palette.js";
 
 export const ROW = 19;
@@ -311,11 +312,4 @@ export class Chart {
   destroy() {
     cancelAnimationFrame(this.moving);
   }
-}
-
-export function element(tag, className, parent) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  parent?.append(made);
-  return made;
 }

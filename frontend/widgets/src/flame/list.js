@@ -1,7 +1,7 @@
 // The same tree as a list (role=tree): for the keyboard and for screen readers, and for whoever wants numbers. Only the
 // rows that are seen are in the page, however many are open.
 
-import { element } from "./chart.js";
+import { element } from "../element.js";
 import { amount, percent } from "./text.js";
 
 const ROW = 22;

@@ -1,6 +1,8 @@
 // Numbers of sessions: {rows: [{name, state, events, rate, lost, dropped, refused, programs, tracer}]}. null: not known.
 
+import { element } from "../element.js";
 import css from "./counters.css";
+import { whole } from "./tools.js";
 
 const TILES = [
   ["events", "events", whole],
@@ -42,18 +44,7 @@ function line(row, named) {
   return made;
 }
 
-function whole(number) {
-  return number.toLocaleString("en");
-}
-
 function share(number) {
   const percent = 100 * number;
   return `${percent < 10 ? Number(percent.toPrecision(2)) : Math.round(percent)} %`;
-}
-
-function element(tag, className, parent) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  parent?.append(made);
-  return made;
 }

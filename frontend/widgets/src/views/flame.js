@@ -7,7 +7,8 @@
 //     whole    [kinds of names: uint8, callers: int32, names of nodes: int32, own values, own values before]
 //     delta    [kinds, callers, names: of what is new, nodes that have changed: int32, their own values]
 
-import { Chart, element } from "../flame/chart.js";
+import { element } from "../element.js";
+import { Chart } from "../flame/chart.js";
 import css from "../flame/flame.css";
 import { List } from "../flame/list.js";
 import { KINDS, palette } from "../flame/palette.js";

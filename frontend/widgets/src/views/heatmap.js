@@ -1,6 +1,7 @@
 // A heat map: time on x, buckets on y, counts as colours. See views/live/counts/heatmap.py for what comes.
 
-import { Choices, bucket, clock, edge, element, everyEdge, fit, place, remarks, select, toggle, whole } from "./tools.js";
+import { element } from "../element.js";
+import { Choices, bucket, clock, edge, everyEdge, fit, place, remarks, select, toggle, whole } from "./tools.js";
 
 const HEIGHT = 215;
 const [LEFT, BOTTOM, TOP, RIGHT] = [52, 20, 6, 8];

@@ -1,6 +1,7 @@
 // Histograms: bars over buckets, one picture for each group. See views/live/counts/hist.py for what comes.
 
-import { Choices, bucket, edge, element, everyEdge, fit, place, remarks, short, steps, toggle, whole } from "./tools.js";
+import { element } from "../element.js";
+import { Choices, bucket, edge, everyEdge, fit, place, remarks, short, steps, toggle, whole } from "./tools.js";
 
 const [TALL, SMALL] = [205, 128]; // heights of one histogram, and of one of many
 const [LEFT, BOTTOM, TOP, RIGHT] = [44, 18, 8, 12];

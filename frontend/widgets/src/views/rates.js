@@ -5,6 +5,7 @@
 
 import uPlot from "uplot";
 import uplotCss from "uplot/dist/uPlot.min.css";
+import { element } from "../element.js";
 import { Rates } from "./counts.js";
 import css from "./rates.css";
 
@@ -440,13 +441,6 @@ class RatesView {
 }
 
 // --- pieces ---------------------------------------------------------------------------------------------------------
-
-function element(tag, className, parent) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  parent?.append(made);
-  return made;
-}
 
 function button(parent, text, title, pressed) {
   const made = element("button", "", parent);

@@ -1,13 +1,7 @@
 // Pieces that views of counts share: elements, choices, numbers in their units.
 
+import { element } from "../element.js";
 import css from "./distribution.css";
-
-export function element(tag, className, parent) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  parent?.append(made);
-  return made;
-}
 
 // An empty place for a view, with its rules.
 export function place(root, className) {

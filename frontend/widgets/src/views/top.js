@@ -1,7 +1,8 @@
 // A table of the largest. Rows keep their elements while they are there, and move to their places. See
 // views/live/counts/top.py for what comes.
 
-import { duration, edge, element, place, remarks, select, short, toggle, whole } from "./tools.js";
+import { element } from "../element.js";
+import { duration, edge, place, remarks, select, short, toggle, whole } from "./tools.js";
 
 const ROW = 22; // height
 const FILTER_AFTER = 250; // ms
