@@ -1,0 +1,1 @@
+"""Recordings: sessions kept in files, on any machine."""
