@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,7 @@ TRACER = [
 SHARED = set(release.SHARED)  # with the tracer
 
 
+@functools.cache
 def modules() -> dict[str, Path]:
     found = {}
     for path in [*ROOT.glob("bpfnb/**/*.py"), *ROOT.glob("magics/**/*.py")]:
@@ -51,7 +53,8 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def imports(path: Path, *, lazy: bool = True) -> set[str]:
+@functools.cache
+def imports(path: Path, *, lazy: bool = True) -> frozenset[str]:
     """The modules a file names in imports; without ``lazy`` only those that run when it is imported."""
     tree = ast.parse(path.read_text())
     found: set[str] = set()
@@ -63,7 +66,7 @@ def imports(path: Path, *, lazy: bool = True) -> set[str]:
             names = {f"{module}.{alias.name}" for alias in node.names}
             # "from bpfnb.host import client" is about bpfnb.host.client, not about what bpfnb itself offers.
             found |= names if names <= modules().keys() else {module, *names}
-    return found
+    return frozenset(found)
 
 
 def _absolute(node: ast.ImportFrom, path: Path) -> str:
