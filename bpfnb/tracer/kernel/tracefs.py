@@ -274,6 +274,7 @@ class Instance:
         self._watch: Watch | None = None
         self._settings: dict[str, str] = {}
         self._noted: set[str] = set()
+        self._unsettled: set[str] = set()  # written to, and not looked at yet
         self._robbed = False
         self._notes: list[str] = []
         self.failure: SetupError | None = None
@@ -438,7 +439,7 @@ class Instance:
 
     def _put_right(self) -> set[str]:
         """Set back what others changed, and return the names of the files they wrote to."""
-        written = self._watch.written() if self._watch else self._seldom()
+        written = self._unsettled | (self._watch.written() if self._watch else self._seldom())
         names: set[str] = set()
         restored: set[str] = set()
         for _ in range(_ROUNDS):
@@ -454,6 +455,8 @@ class Instance:
                 restored.add(_file(name))
             # By us, or by somebody meanwhile.
             written = self._watch.written() if self._watch and changed else set()
+        # Who writes faster than this may have been the last: the next drain looks again, and takes no line before.
+        self._unsettled = written
         self._note(names - {EVERYTHING})
         return names
 
