@@ -70,12 +70,9 @@ CHANGES = {
 }
 
 
-TRIED_ELSEWHERE = [
-    pytest.param(file, marks=pytest.mark.portable) for file in ("tracing_on", "trace_clock", "set_event")
-]
-
-
-@pytest.mark.parametrize("file", [*TRIED_ELSEWHERE, *list(CHANGES)[3:]])
+@pytest.mark.parametrize(
+    "file", [pytest.param(name, marks=[pytest.mark.portable] if name == "trace_clock" else []) for name in CHANGES]
+)
 def test_what_others_change_is_noticed_said_and_set_back(file: str) -> None:
     with printing() as (session, instance):
         if not (instance / file).exists():
@@ -112,7 +109,6 @@ def test_lines_of_another_clock_are_lost_not_shown() -> None:
     assert all((began <= times) & (times <= time.time_ns()))
 
 
-@pytest.mark.portable
 def test_an_emptied_buffer_is_said() -> None:
     with printing() as (session, instance):
         burst(10)
@@ -171,7 +167,6 @@ def test_other_events_in_the_instance_are_not_taken_for_lines() -> None:
     assert session.df.msg.tolist() == ["x"] * 100
 
 
-@pytest.mark.portable
 def test_the_history_of_names_survives_too() -> None:
     with printing() as (session, _):
         (comm,) = mine("comm")
@@ -184,7 +179,6 @@ def test_the_history_of_names_survives_too() -> None:
     assert session.df.comm.tolist() == ["renamed"]
 
 
-@pytest.mark.portable
 def test_a_file_held_open_by_another_does_not_keep_a_session_running() -> None:
     """The kernel then keeps the instance; it is removed as soon as it can be."""
     with printing() as (session, instance):
@@ -259,7 +253,6 @@ def test_a_tracer_ends_cleanly_where_tracefs_was_unmounted() -> None:
     until(lambda: not {p.name for p in INSTANCES.iterdir() if p.name.startswith("bpfnb")} - before)
 
 
-@pytest.mark.portable
 def test_where_tracefs_is_read_only_lines_come_through_a_ring() -> None:
     """And what needs no instance works as ever."""
     script = """

@@ -191,7 +191,6 @@ def test_the_warning_points_at_the_users_line() -> None:
     assert caught[0].filename == __file__
 
 
-@pytest.mark.portable
 def test_an_index_past_the_end_of_an_array_is_counted() -> None:
     body = """
         int i = who; u64 v = 2; a.increment(who); b.update(&i, &v);
@@ -210,7 +209,6 @@ def test_an_index_past_the_end_of_an_array_is_counted() -> None:
             assert session.maps["a"].df.value.sum() == 10
 
 
-@pytest.mark.portable
 def test_a_histogram_without_a_stated_size_has_room() -> None:
     with trace(
         "ms.increment(who); power.increment(bpf_log2l(who - 100));", "BPF_HISTOGRAM(ms); BPF_HISTOGRAM(power);"
@@ -355,7 +353,6 @@ def test_results_of_submits_are_counted() -> None:
     assert (session.outputs["p"].rows, session.outputs["r"].rows) == (6, 3)
 
 
-@pytest.mark.portable
 def test_a_full_lru_map_says_so() -> None:
     """What it evicts nobody counts."""
     maps = 'BPF_TABLE("lru_hash", u32, u64, lru, 4096); BPF_TABLE("lru_percpu_hash", u32, u64, each, 4096);'

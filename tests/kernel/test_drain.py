@@ -126,7 +126,6 @@ def counted(frame: pd.DataFrame) -> int:
     return int(frame["calls" if "calls" in frame else "value"].sum())
 
 
-@pytest.mark.portable
 def test_drains_lose_nothing_and_count_nothing_twice_while_two_cpus_count() -> None:
     with producing() as producers:
         with bpfnb.trace(CELL, name="drained", attach={"syscall:getppid": "f"}, cflags=producers.flags) as session:

@@ -229,7 +229,6 @@ int f(struct pt_regs *ctx) {
     assert out[:6] == MMAP_ARGUMENTS
 
 
-@pytest.mark.portable
 def test_members_of_the_context() -> None:
     source = """
 int f(struct pt_regs *ctx) {
@@ -264,7 +263,6 @@ int f(struct pt_regs *ctx, void *address, const size_t length, short protection,
     assert out[:5] == [address, length, protection, flags & 0xFF, fd]
 
 
-@pytest.mark.portable
 def test_a_string() -> None:
     """GIVEN a path in user memory THEN both the parameter and the register lead to it."""
     source = """
@@ -317,7 +315,6 @@ int f(struct pt_regs *ctx) {
     assert [ctypes.c_long(v).value for v in out[1:4]] == [-3] * 3  # ESRCH
 
 
-@pytest.mark.portable
 def test_kill() -> None:
     source = (
         "int f(struct pt_regs *ctx) { if (MINE) { put(0, PT_REGS_PARM1(ctx)); put(1, PT_REGS_PARM2(ctx)); } return 0; }"
@@ -380,7 +377,6 @@ b.perf_buffer_poll(2000)
 PLACES = re.compile(r"^(\S+?):(\d+):(\d+): error: .*'(\w+)'$", re.M)
 
 
-@pytest.mark.portable
 def test_diagnostics_name_the_cells_lines_and_columns() -> None:
     """GIVEN errors behind everything bcc adds lines for, and behind our edits THEN each is placed where it stands."""
     source = """\
@@ -405,7 +401,6 @@ RAW_TRACEPOINT_PROBE(sched_switch)
         assert lines[at[0] - 1][at[1] - 1 :].startswith(name), (at, name)
 
 
-@pytest.mark.portable
 def test_the_verifiers_log_carries_the_cells_text() -> None:
     """GIVEN the cell in a file, even one without a name WHEN the verifier refuses THEN its log quotes the cell."""
     source = (

@@ -560,7 +560,6 @@ def test_a_backlog_is_read_in_turns(run: Run, kind: str) -> None:
     assert found["late"] <= 2
 
 
-@pytest.mark.portable
 @pytest.mark.parametrize("kind", KINDS)
 def test_events_of_any_length(run: Run, kind: str) -> None:
     assert run("lengths", kind, 8000) == {"n": True, "texts": True, "lost": 0}

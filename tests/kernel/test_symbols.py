@@ -112,7 +112,6 @@ def test_the_kernels_functions_are_those_of_kallsyms(names: Symbols) -> None:
     assert names.why(0) == ""
 
 
-@pytest.mark.portable
 def test_addresses_that_are_no_kernel_code_are_unknown(names: Symbols) -> None:
     assert names.kernel([0, 1, 0x7F0000000000, 2**64 - 1]) == [("[unknown]", "")] * 4
     assert names.find(0, []) == ((), ())

@@ -112,7 +112,6 @@ def test_latencies_do_not_depend_on_the_unit_of_a_member(divisor: int) -> None:
     assert rates.sum() == 200
 
 
-@pytest.mark.portable
 def test_one_instant_is_one_time_in_every_output_of_every_session() -> None:
     """The clock is read before and after every line and event: what is added to it lies in all these intervals."""
     source = """
