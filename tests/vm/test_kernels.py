@@ -10,10 +10,13 @@ import os
 import queue
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -41,12 +44,12 @@ LANES = ["tests/kernel", "tests/faults", *([] if WHOLE else ["-m", "portable"])]
 class Guest:
     """One run of scripts/vm. Its output is collected by a thread and read by whoever waits for the end."""
 
-    def __init__(self, version: str, *command: str, timeout: float) -> None:
+    def __init__(self, version: str, *command: str, timeout: float, options: Sequence[str] = ()) -> None:
         self.version = version
         self.output: list[str] = []
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._process = subprocess.Popen(
-            [VM, "run", version, "--timeout", str(timeout), "--", *command],
+            [VM, "run", version, "--timeout", str(timeout), *options, "--", *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -121,9 +124,14 @@ def guests(possible: None) -> Iterator[dict[str, Guest]]:
 @pytest.mark.timeout(BOOT_LIMIT + 60)
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_kernel_is_the_one_wanted(version: str, show: Callable[[str], None]) -> None:
-    script = "uname -r; cat /sys/bus/event_source/devices/kprobe/type; stat -f -c %T /sys/kernel/tracing; exit 7"
-    guest = Guest(version, "sh", "-c", script, timeout=BOOT_LIMIT)
+    script = (
+        "uname -r; cat /sys/bus/event_source/devices/kprobe/type; stat -f -c %T /sys/kernel/tracing; "
+        "echo from the guest | busybox nc -l -p 7; exit 7"
+    )
+    port = free_port()
+    guest = Guest(version, "sh", "-c", script, timeout=BOOT_LIMIT, options=("--forward", f"{port}:7"))
     try:
+        assert received(port, time.monotonic() + BOOT_LIMIT) == b"from the guest\n"
         status = guest.wait(show)
     finally:
         guest.close()
@@ -132,6 +140,23 @@ def test_the_kernel_is_the_one_wanted(version: str, show: Callable[[str], None])
     assert kprobe.isdigit()
     assert tracing == "tracefs"
     assert status == 7
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def received(port: int, deadline: float) -> bytes:
+    """What comes from a forwarded port; until somebody listens in the guest, QEMU closes the connection."""
+    while time.monotonic() < deadline:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+            if data := sock.recv(100):
+                return data
+        time.sleep(0.5)
+    return b""
 
 
 @pytest.mark.timeout(2 * LIMIT + 200)
