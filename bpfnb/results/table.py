@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bpfnb.errors import ProgramError, escape, printable
-from bpfnb.protocol.schema import Rows, Schema
+from bpfnb.protocol.schema import Column, Rows, Schema
 from bpfnb.results.columns.base import Batch, ColumnBuffer
 from bpfnb.results.columns.categories import CategoryColumn
 from bpfnb.results.columns.kinds import column_buffer, shown
@@ -23,7 +23,7 @@ from bpfnb.results.columns.numeric import NumberColumn, TimeColumn
 from bpfnb.results.columns.text import PANDAS
 from bpfnb.results.distributions.bars import bars_html, bars_text, is_histogram
 
-__all__ = ["BATCH", "Table", "with_bars", "with_escapes"]
+__all__ = ["BATCH", "Table", "named_columns", "with_bars", "with_escapes"]
 
 BATCH = 1 << 14  # rows decoded at a time: few enough for a processor's cache, which every column then reads them from
 
@@ -162,19 +162,12 @@ class Table:
         self._settled = True
 
     def _plan(self) -> dict[str, ColumnBuffer]:
+        members = named_columns(self._schema)
+        clock = members.pop("time", None) if self._schema.time else None
         columns: dict[str, ColumnBuffer] = {}
-        members = list(shown(self._schema.columns))
-        for clock in [column for column in members if column.name == self._schema.time]:
+        if clock:
             columns["time"] = TimeColumn(clock, lambda: self._epoch_ns)
-            if self._schema.clock:
-                members.remove(clock)
-        names = {member.name for member in members}
-        for member in members:
-            name = member.name
-            while name in columns or (name != member.name and name in names):
-                name += "_"
-            columns[name] = column_buffer(member)
-        return columns
+        return columns | {name: column_buffer(column) for name, column in members.items()}
 
     def _clock(self) -> NumberColumn:
         clock = self._columns["time"]
@@ -193,6 +186,24 @@ class Table:
     def _build(self, start: int = 0, stop: int | None = None) -> pd.DataFrame:
         columns = {name: column.values(start, stop) for name, column in self._columns.items()}
         return pd.DataFrame(columns, copy=False)
+
+
+def named_columns(schema: Schema) -> dict[str, Column]:
+    """Return the columns of a schema by the names that a frame has them under, in its order. Where it has a clock, that
+    is ``time``, the first."""
+    columns: dict[str, Column] = {}
+    members = list(shown(schema.columns))
+    for clock in [column for column in members if column.name == schema.time]:
+        columns["time"] = clock
+        if schema.clock:
+            members.remove(clock)
+    names = {member.name for member in members}
+    for member in members:
+        name = member.name
+        while name in columns or (name != member.name and name in names):
+            name += "_"
+        columns[name] = member
+    return columns
 
 
 class _Arrivals:

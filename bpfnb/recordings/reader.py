@@ -1,0 +1,257 @@
+"""Recordings, read: also those that were cut short, and those that somebody forged.
+
+Nothing of a recording is run, and no name in it is a path. What is not as the format has it is a ProgramError.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+
+from bpfnb.errors import ProgramError
+from bpfnb.protocol.messages import MapInfo
+from bpfnb.recordings.checks import check
+from bpfnb.recordings.columns import arrow_schema, frame_of
+from bpfnb.recordings.format import PROGRESS, SNAPSHOTS, SYMBOLS, VERSION, Manifest, OutputInfo
+from bpfnb.recordings.places import MANIFEST, MAX_MANIFEST, PROGRESS_FILE, SYMBOLS_FILE, Head, map_name
+from bpfnb.recordings.store import Store, open_store
+
+__all__ = ["MapSnapshot", "Part", "RecordedMap", "RecordedRows", "Recording", "open_recording"]
+
+_PART = re.compile(r"outputs/(\d+)/(\d{6})\.(arrows|parquet)")
+
+
+@dataclass(frozen=True)
+class MapSnapshot:
+    """A map at one moment. ``time``: nanoseconds since 1970. ``count``, ``entries``: as MapRead lays them out.
+    ``lost``: updates that the kernel had refused."""
+
+    time: int
+    count: int
+    entries: bytes
+    lost: int
+
+
+def open_recording(path: str | os.PathLike[str]) -> Recording:
+    """Open a recording, a folder or a zip. ProgramError for what is none, of a newer version, or forged."""
+    store = open_store(path)
+    return Recording(store, _manifest(store))
+
+
+def _manifest(store: Store) -> Manifest:
+    where = store.path
+    if MANIFEST not in store.names:
+        raise ProgramError(f"{where} is no recording: it has no {MANIFEST}")
+    with store.open(MANIFEST) as file:
+        data = file.read(MAX_MANIFEST + 1)
+    if len(data) > MAX_MANIFEST:
+        raise ProgramError(f"{where} is no recording: its {MANIFEST} has more than {MAX_MANIFEST:,} bytes")
+    try:
+        head = msgspec.json.decode(data, type=Head)
+        if head.version > VERSION:
+            raise ProgramError(
+                f"{where} was written by bpfnb {head.bpfnb}, in version {head.version} of the format: this bpfnb reads "
+                f"versions up to {VERSION}"
+            )
+        if head.version < 1:
+            raise ProgramError(f"{where} is no recording: there is no version {head.version} of the format")
+        manifest = msgspec.json.decode(data, type=Manifest)
+        check(manifest)
+    except ProgramError:
+        raise
+    except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise ProgramError(f"{where} is no recording: its {MANIFEST} says {_first_line(error)}") from None
+    return manifest
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+class Recording:
+    """A recording. ``outputs`` and ``maps``: one for each of ``manifest``, in its order. ``path``: where it is."""
+
+    def __init__(self, store: Store, manifest: Manifest) -> None:
+        self.path = store.path
+        self.manifest = manifest
+        self._store = store
+        self._progress = _last_progress(store)
+        self.outputs = tuple(RecordedRows(store, n, info, self._expected(n)) for n, info in enumerate(manifest.outputs))
+        self.maps = tuple(RecordedMap(store, number, info) for number, info in enumerate(manifest.maps))
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was written to its end: else what came after the last flush is not in it."""
+        return self.manifest.state != "recording"
+
+    def progress(self, output: int) -> tuple[int, int]:
+        """Return how many rows an output had, and how many events it lost, as far as the recording knows."""
+        info = self.manifest.outputs[output]
+        rows, _, lost = self._progress.get(output, (0, 0, 0))
+        return (rows if info.rows < 0 else info.rows), (lost if info.lost < 0 else info.lost)
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """Return how many rows of each output are known to have been written, and cannot be read. That reads them."""
+        return {rows.info.name: rows.missing for rows in self.outputs}
+
+    def symbols(self) -> dict[tuple[int, int], tuple[str, str]]:
+        """Return the names and modules of code addresses, by process (0: the kernel) and address."""
+        found: dict[tuple[int, int], tuple[str, str]] = {}
+        for batch in _stream(self._store, SYMBOLS_FILE, SYMBOLS):
+            pids, addresses, names, modules = (column.to_pylist() for column in batch.columns)
+            keys = zip(pids, addresses, strict=True)
+            found.update(zip(keys, zip(names, modules, strict=True), strict=True))
+        return found
+
+    def _expected(self, output: int) -> int:
+        """Return how many rows of an output were written, or were about to be."""
+        written = self.manifest.outputs[output].written
+        return written if written >= 0 else self._progress.get(output, (0, 0, 0))[1]
+
+
+def _last_progress(store: Store) -> dict[int, tuple[int, int, int]]:
+    found: dict[int, tuple[int, int, int]] = {}
+    for batch in _stream(store, PROGRESS_FILE, PROGRESS):
+        for row in batch.to_pylist():
+            found[row["output"]] = row["rows"], row["written"], row["lost"]
+    return found
+
+
+class Part(NamedTuple):
+    """A part of an output's rows. ``kind``: "arrows", an Arrow stream, or "parquet". ``file``: where it lies by itself;
+    None in a zip. ``size``: its bytes."""
+
+    name: str
+    kind: str
+    file: Path | None
+    size: int
+
+
+class RecordedRows:
+    """The rows of one output. ``schema``: its columns in Arrow's types. ``expected``: rows that were written."""
+
+    def __init__(self, store: Store, number: int, info: OutputInfo, expected: int) -> None:
+        self.info = info
+        self.schema = arrow_schema(info.schema, info.units)
+        self.expected = expected
+        self._store = store
+        self._number = number
+
+    def parts(self) -> tuple[Part, ...]:
+        """Return the parts, in the order of their rows. One that there is twice was about to become Parquet."""
+        found: dict[int, Part] = {}
+        for name in self._store.names:
+            match = _PART.fullmatch(name)
+            if match and int(match[1]) == self._number and (int(match[2]) not in found or match[3] == "parquet"):
+                found[int(match[2])] = Part(name, match[3], self._store.file(name), self._store.size(name))
+        return tuple(part for _, part in sorted(found.items()))
+
+    def batches(self, part: Part | None = None) -> Iterator[pa.RecordBatch]:
+        """Return the rows of a part, or of all, in batches: up to where it is cut short or damaged. ProgramError for
+        columns that are not the output's, and values that these cannot have."""
+        for each in self.parts() if part is None else (part,):
+            read = _parquet if each.kind == "parquet" else _stream
+            yield from read(self._store, each.name, self.schema)
+
+    def frame(self) -> pd.DataFrame:
+        """Return all rows, as ``Output.df`` has them."""
+        return frame_of(self.info.schema, self.batches())
+
+    @property
+    def rows(self) -> int:
+        """Return how many rows can be read. That reads them."""
+        return sum(batch.num_rows for batch in self.batches())
+
+    @property
+    def missing(self) -> int:
+        return max(self.expected - self.rows, 0)
+
+
+class RecordedMap:
+    """The snapshots of one map."""
+
+    def __init__(self, store: Store, number: int, info: MapInfo) -> None:
+        self.info = info
+        self._store = store
+        self._name = map_name(number)
+
+    def snapshots(self) -> Iterator[MapSnapshot]:
+        """Return the snapshots, the oldest first."""
+        each = self.info.key_size, self.info.cpus * self.info.value_stride
+        for batch in _stream(self._store, self._name, SNAPSHOTS):
+            times, counts, entries, lost = batch.columns
+            for row in range(batch.num_rows):
+                count, data = counts[row].as_py(), entries[row].as_py()
+                if not count >= 0 or len(data) != -(-count * each[0] // 8) * 8 + count * each[1]:
+                    raise ProgramError(f"{self._store.path}: {self._name}: {count:,} entries do not have that size")
+                yield MapSnapshot(times[row].value, count, data, lost[row].as_py())
+
+    def last(self) -> MapSnapshot | None:
+        """Return the last snapshot: of a recording that has ended, the map at its end. None where there is none."""
+        found = None
+        for snapshot in self.snapshots():
+            found = snapshot
+        return found
+
+
+# --- streams ------------------------------------------------------------------------------------------------------
+
+
+def _stream(store: Store, name: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Read an Arrow stream, up to where it ends, is cut short or damaged."""
+    if name not in store.names:
+        return
+    with store.open(name) as file:
+        try:
+            reader = pa.ipc.open_stream(pa.PythonFile(file, "r"))
+        except (pa.ArrowException, OSError, MemoryError):
+            return
+        _require(store, name, reader.schema, schema)
+        while True:
+            try:
+                batch = reader.read_next_batch()
+            except (StopIteration, pa.ArrowException, OSError, MemoryError):
+                return
+            _validate(store, name, batch)
+            yield batch
+
+
+def _parquet(store: Store, name: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    with store.open(name) as file:
+        try:
+            parquet = pa.parquet.ParquetFile(file, memory_map=False)
+            _require(store, name, parquet.schema_arrow, schema)
+            for batch in parquet.iter_batches(1 << 16):
+                _validate(store, name, batch)
+                yield batch
+        except (pa.ArrowException, OSError, MemoryError) as error:
+            raise ProgramError(f"{store.path}: {name} is damaged: {_first_line(error)}") from None
+
+
+def _require(store: Store, name: str, there: pa.Schema, wanted: pa.Schema) -> None:
+    if not there.equals(wanted, check_metadata=False):
+        raise ProgramError(f"{store.path}: {name} does not have the columns that the {MANIFEST} says")
+
+
+def _validate(store: Store, name: str, batch: pa.RecordBatch) -> None:
+    """Raise ProgramError for values that lie outside the batch, are no text, or are missing where none may be."""
+    try:
+        batch.validate(full=True)
+    except (pa.ArrowException, MemoryError) as error:
+        raise ProgramError(f"{store.path}: {name} is damaged: {_first_line(error)}") from None
+    for field, array in zip(batch.schema, batch.columns, strict=True):
+        dictionary: Any = array.dictionary if pa.types.is_dictionary(field.type) else None
+        if dictionary is None and array.null_count:
+            raise ProgramError(f"{store.path}: {name} is damaged: column {field.name} has no value in some row")
+        if dictionary is not None and (dictionary.null_count or len(dictionary.unique()) != len(dictionary)):
+            raise ProgramError(f"{store.path}: {name} is damaged: column {field.name} has a name twice, or none")
