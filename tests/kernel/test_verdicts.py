@@ -29,8 +29,8 @@ def kernel() -> tuple[int, ...]:
 
 # Also tried on other kernels each time; the others there with scripts/test --full only.
 _PORTABLE = {
-    "context", "endless_loop", "fentry_result", "jump_out", "kernel_memory", "map_bounds", "modified_context", "padding",
-    "stack_bounds", "unchecked_lookup", "uninitialised_struct", "unreleased",
+    "context", "endless_loop", "fentry_result", "jump_out", "kernel_memory", "map_bounds",
+    "modified_context", "padding", "stack_bounds", "unchecked_lookup", "uninitialised_struct", "unreleased",
 }  # fmt: skip
 CASES = [
     pytest.param(path, id=path.stem, marks=[pytest.mark.portable] if path.stem in _PORTABLE else []) for path in CORPUS
