@@ -229,7 +229,6 @@ def test_a_misspelt_usdt_probe_has_the_near_ones_offered(program: Path) -> None:
     assert caught.value.hint == f"did you mean usdt:{program}:bpfnbtest:doubled?"
 
 
-@pytest.mark.portable
 def test_the_kernels_probes_are_a_frame_of_what_can_be_attached() -> None:
     df = bpfnb.probes("*getpgid*")
     assert tuple(df.probe) == default_host.connect().find_probes("*getpgid*", 1 << 20)[0]
