@@ -85,35 +85,39 @@ class Dictionary:
 
     def __init__(self) -> None:
         self.names = pa.array([], pa.string())
-        self._last: Any = None  # the categories that were seen last, and what they are here
-        self._codes: npt.NDArray[np.int32] = np.empty(0, np.int32)
+        self._categories: Any = None  # those that were seen last, as strings, and the numbers of these here
+        self._last = pa.array([], pa.string())
+        self._numbers: npt.NDArray[np.int32] = np.empty(0, np.int32)
 
     @property
     def nbytes(self) -> int:
         return int(self.names.nbytes)
 
-    def encode(self, category: pd.Categorical[Any] | _Category, whole: bool) -> pa.Array:
+    def encode(self, category: pd.Categorical[Any] | Named, whole: bool) -> pa.Array:
         """Return the values as numbers of names here. Names that are new come at the end: those of rows, or all."""
         codes = category.codes
-        if category.categories is not self._last:
-            names = _strings(category.categories)
-            self._last = category.categories
-            self._codes = _numbers(pc.index_in(names, value_set=self.names)) if len(names) else np.empty(0, np.int32)
-        used = self._codes if whole else self._codes[np.unique(codes[codes >= 0])]
-        if len(used) and used.min() < 0:
-            self._add(category, whole)
-        numbers = self._codes[codes] if len(self._codes) else np.full(len(codes), -1, np.int32)
         missing = codes < 0
+        self._look_up(category.categories)
+        new = self._numbers < 0
+        if not whole and new.any():
+            used = np.zeros(len(new), np.bool_)
+            used[codes[~missing]] = True
+            new &= used
+        if new.any():
+            self._numbers[new] = len(self.names) + np.arange(np.count_nonzero(new), dtype=np.int32)
+            self.names = pa.concat_arrays([self.names, self._last.filter(pa.array(new))])
+        numbers = self._numbers[codes] if len(self._numbers) else np.full(len(codes), -1, np.int32)
         return pa.array(numbers, pa.int32(), mask=missing if missing.any() else None)
 
-    def _add(self, category: pd.Categorical[Any] | _Category, whole: bool) -> None:
-        new = np.flatnonzero(self._codes < 0)
-        if not whole:
-            used = np.zeros(len(self._codes), np.bool_)
-            used[category.codes[category.codes >= 0]] = True
-            new = new[used[new]]
-        self._codes[new] = len(self.names) + np.arange(len(new), dtype=np.int32)
-        self.names = pa.concat_arrays([self.names, _strings(category.categories).take(pa.array(new))])
+    def _look_up(self, categories: Any) -> None:
+        """Find the numbers of categories. Mostly they are those of last time, and some more."""
+        if categories is self._categories:
+            return
+        names = _strings(categories)
+        known = len(self._last) if names.slice(0, len(self._last)).equals(self._last) else 0
+        found = pc.index_in(names.slice(known), value_set=self.names)
+        self._numbers = np.concatenate([self._numbers[:known], _filled(found)])
+        self._categories, self._last = categories, names
 
 
 def _strings(categories: Any) -> pa.Array:
@@ -122,7 +126,7 @@ def _strings(categories: Any) -> pa.Array:
     return pa.concat_arrays([chunk.cast(pa.string()) for chunk in chunks]) if chunks else pa.array([], pa.string())
 
 
-def _numbers(found: pa.Array) -> npt.NDArray[np.int32]:
+def _filled(found: pa.Array) -> npt.NDArray[np.int32]:
     """Return places, -1 for none."""
     numbers: npt.NDArray[np.int32] = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
     return numbers
@@ -162,7 +166,7 @@ class Encoder:
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
     def _renumbered(self, name: str, array: pa.Array, whole: bool) -> pa.Array:
-        return self._dictionaries[name].encode(_Category(array), whole) if name in self._dictionaries else array
+        return self._dictionaries[name].encode(Named(array), whole) if name in self._dictionaries else array
 
     def _array(self, field: pa.Field, column: pd.Series[Any], whole: bool) -> pa.Array:
         if field.name in self._dictionaries:
@@ -206,7 +210,7 @@ class _Column:
 
     def _piece(self, array: pa.Array) -> Any:
         if isinstance(self._dtype, pd.CategoricalDtype):
-            return self._names.encode(_Category(array), whole=True)
+            return self._names.encode(Named(array), whole=True)
         return array
 
     def values(self) -> Any:
@@ -228,19 +232,19 @@ class _Column:
         return np.concatenate(arrays).astype(dtype, copy=False) if arrays else np.empty(0, dtype)
 
     def _category(self) -> pd.Categorical[Any]:
-        pieces = [_numbers(piece) for piece in self._pieces]
+        pieces = [_filled(piece) for piece in self._pieces]
         codes = np.concatenate(pieces) if pieces else np.empty(0, np.int32)
         names = pd.array(pa.chunked_array([self._names.names.cast(pa.large_string())]), dtype=text_dtype())
         dtype = pd.CategoricalDtype(pd.Index(names))
         return pd.Categorical.from_codes(codes, dtype=dtype)
 
 
-class _Category:
+class Named:
     """A batch's column, as ``Dictionary`` takes one."""
 
     def __init__(self, array: pa.DictionaryArray) -> None:
         self.categories = array.dictionary
-        self.codes = _numbers(array.indices)
+        self.codes = _filled(array.indices)
 
 
 def _integers(pieces: Sequence[pa.Array], signed: bool) -> npt.NDArray[Any]:
