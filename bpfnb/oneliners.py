@@ -7,25 +7,27 @@ import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from bpfnb.errors import AttachError, UnsupportedError
+import msgspec
+
+from bpfnb.errors import AttachError, ProgramError, UnsupportedError
 from bpfnb.host.tracer import Tracer
 from bpfnb.language.oneliner.generate import generate
-from bpfnb.language.oneliner.question import Question, ask
+from bpfnb.language.oneliner.question import VERBS, Question, Verb, ask
 from bpfnb.language.oneliner.sites import ENTRY_OF, with_columns
 from bpfnb.language.program import Program, parse
 from bpfnb.language.signature import Signature
 from bpfnb.options import SessionOptions, check_options
 from bpfnb.origins import stack_level
-from bpfnb.results.answers import presentation
-from bpfnb.results.presentation import Presentation
+from bpfnb.results.answers import Known, presentation
+from bpfnb.results.presentation import Presentation, Shown
 from bpfnb.session import Session
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["Questions"]
+__all__ = ["Questions", "presentation_of"]
 
 _MAX_PROBES = 10_000
 
@@ -61,7 +63,7 @@ class Questions:
         self, probe: Probes, *, by: Columns = None, where: str | None = None, **options: Unpack[SessionOptions]
     ) -> Session:
         """Count events. ``df``: the columns of ``by``, then ``count`` (int64), the largest first."""
-        return self._ask(ask("count", probe, columns=by, where=where), options)
+        return self._ask("count", options, probe=probe, columns=by, where=where)
 
     def stats(
         self,
@@ -74,7 +76,7 @@ class Questions:
     ) -> Session:
         """Sum up a value. ``df``: the columns of ``by``, then ``count`` (int64), ``sum``, ``mean`` (float64), ``min``,
         ``max`` (int64; uint64 where the value has no sign), the most frequent first."""
-        return self._ask(ask("stats", probe, value=value, columns=by, where=where), options)
+        return self._ask("stats", options, probe=probe, value=value, columns=by, where=where)
 
     def hist(
         self,
@@ -93,21 +95,21 @@ class Questions:
         ``kind``   "log2": powers of two, zero and negative values in buckets of their own
                    "linear": ``bins=(low, high, step)``; what is below or above is counted in one bucket each
         """
-        return self._ask(ask("hist", probe, value=value, columns=by, where=where, kind=kind, bins=bins), options)
+        return self._ask("hist", options, probe=probe, value=value, columns=by, where=where, kind=kind, bins=bins)
 
     def latency(
         self, probe: Probes, *, by: Columns = None, where: str | None = None, **options: Unpack[SessionOptions]
     ) -> Session:
         """Make a histogram of the time from a function's entry to its return. ``df`` as that of ``hist``: ``low`` and
         ``high`` are nanoseconds. ``session.quantiles(.5, .99)`` has quantiles."""
-        return self._ask(ask("latency", probe, columns=by, where=where), options)
+        return self._ask("latency", options, probe=probe, columns=by, where=where)
 
     def rows(
         self, probe: Probes, columns: Columns = None, *, where: str | None = None, **options: Unpack[SessionOptions]
     ) -> Session:
         """Report each event. ``df``: ``time`` (datetime64[ns, UTC]), then the columns asked for; without any, ``pid``,
         ``comm`` and the probe's arguments that are numbers or strings."""
-        return self._ask(ask("rows", probe, columns=columns, where=where), options)
+        return self._ask("rows", options, probe=probe, columns=columns, where=where)
 
     def stacks(
         self,
@@ -125,7 +127,7 @@ class Questions:
         ``kernel``, ``user``: whose functions. A stack that was not kept is "[no stack: EEXIST]", and counted in
         ``df.attrs["lost"]``.
         """
-        return self._ask(ask("stacks", probe, columns=by, where=where, kernel=kernel, user=user), options)
+        return self._ask("stacks", options, probe=probe, columns=by, where=where, kernel=kernel, user=user)
 
     def _described(self, question: Question, missing: object) -> tuple[Signature, ...]:
         """Return the probes' signatures; without those that are not there, where ``missing`` says so."""
@@ -141,7 +143,8 @@ class Questions:
                     warnings.warn(f"{error}: left out", RuntimeWarning, stacklevel=stack_level())
         return tuple(found) or describe(question.probes)
 
-    def _ask(self, question: Question, options: Mapping[str, Any]) -> Session:
+    def _ask(self, verb: Verb, options: Mapping[str, Any], **asked: Any) -> Session:
+        question = ask(verb, **asked)
         check_options(options)
         signatures = self._described(question, options.get("missing"))
         question = with_columns(question, signatures)
@@ -154,9 +157,47 @@ class Questions:
             names = [probe.name or probe.requested for probe in started[0].probes] if started else []
             return [_asked(name, known) for name in names] if len(signatures) > 1 else [signatures[0].probe]
 
-        session = self.run(parse(answer.source), presentation(question, answer, probes), **options)
+        names = Known(probes)
+
+        def shown() -> Shown:
+            plain = {name: _plain(value) for name, value in asked.items()}
+            facts = msgspec.to_builtins(signatures), names.probes(), list(names.cgroups.items())
+            return Shown("question", verb, plain | dict(zip(_FACTS, facts, strict=True)))
+
+        session = self.run(parse(answer.source), presentation(question, answer, names, shown), **options)
         started.append(session)
         return session
+
+
+_FACTS = ("signatures", "probes", "cgroups")
+
+
+def presentation_of(shown: Shown) -> Presentation:
+    """Return what makes ``df`` of a recorded question. Its ``options`` are what ``ask`` takes; "signatures" of its
+    probes, and names that its machine had: "probes" by number, and "cgroups", numbers and paths.
+
+    ProgramError for a question that cannot be. Nothing is compiled or run.
+    """
+    options = dict(shown.options)
+    try:
+        signatures = msgspec.convert(options.pop("signatures"), tuple[Signature, ...], strict=False)
+        probes = msgspec.convert(options.pop("probes"), list[str])
+        cgroups = dict(msgspec.convert(options.pop("cgroups"), list[tuple[int, str]]))
+        question = with_columns(ask(cast("Verb", shown.name), **options), signatures)
+        if question.verb not in VERBS or not signatures:
+            raise ProgramError(f"there is no question {shown.name!r}")
+        return presentation(question, generate(question, signatures), Known(lambda: probes, cgroups), lambda: shown)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, msgspec.MsgspecError) as error:
+        if isinstance(error, ProgramError):
+            raise
+        raise ProgramError(f"no question of this bpfnb: {type(error).__name__} {error}") from None
+
+
+def _plain(value: Any) -> Any:
+    """Return an argument as a file has it."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
 _MACRO = re.compile(r"TRACEPOINT_PROBE\((\w+), (\w+)\)")

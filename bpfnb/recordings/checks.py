@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from bpfnb.protocol.messages import MapInfo
 from bpfnb.protocol.schema import BitField, Column, Enum, Number, NumberArray, Schema, Tail
 from bpfnb.recordings.format import Manifest
+from bpfnb.results.cost import Costs
 
 __all__ = ["check"]
 
@@ -31,6 +32,8 @@ def check(manifest: Manifest) -> None:
         _check_schema(output.schema, output.name)
     for map_ in manifest.maps:
         _check_map(map_)
+    if manifest.costs:
+        Costs.kept(manifest.costs.programs, manifest.costs.words)
 
 
 def _require(true: bool, what: str) -> None:

@@ -26,8 +26,6 @@ The columns of a part are those of ``Output.df``, in their order, by their types
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyarrow as pa
 from msgspec import Struct
 
@@ -35,8 +33,9 @@ from bpfnb.errors import Diagnostic
 from bpfnb.language.program import Program
 from bpfnb.protocol.messages import MapInfo, ProbeInfo
 from bpfnb.protocol.schema import Schema
+from bpfnb.results.presentation import Shown
 
-__all__ = ["PROGRESS", "SNAPSHOTS", "SYMBOLS", "VERSION", "Manifest", "OutputInfo", "Shown"]
+__all__ = ["PROGRESS", "SNAPSHOTS", "SYMBOLS", "VERSION", "CostWords", "Manifest", "OutputInfo", "Shown"]
 
 VERSION = 1
 
@@ -74,16 +73,11 @@ class OutputInfo(Struct, frozen=True):
     lost: int = -1
 
 
-class Shown(Struct, frozen=True):
-    """What makes ``df`` of the outputs and maps: nothing ("cell"), a question ("question") or a tool ("tool").
+class CostWords(Struct, frozen=True):
+    """What the session's programs took: ``programs`` and the ``words`` of CostsAdded, as they were last."""
 
-    ``name``: the question's verb, or the tool's name. ``options``: what they were asked with, plain values. They are
-    looked up in the bpfnb that reads the recording: nothing of a recording is ever run.
-    """
-
-    kind: str = "cell"
-    name: str = ""
-    options: dict[str, Any] = {}
+    programs: tuple[str, ...] = ()
+    words: tuple[int, ...] = ()
 
 
 class Manifest(Struct, frozen=True):
@@ -91,8 +85,8 @@ class Manifest(Struct, frozen=True):
 
     ``state``: "recording" until it has ended, then the session's: "stopped" or "failed". ``began_ns`` and ``ended_ns``:
     wall clock, nanoseconds since 1970; ``epoch_ns``: CLOCK_REALTIME minus CLOCK_MONOTONIC at its beginning.
-    ``boot``: /proc/sys/kernel/random/boot_id. ``counters``: updates refused, of each map by errno. ``costs``: rows of
-    ``Session.cost``. ``note``: why it is not whole, such as that the disk was full; or "".
+    ``boot``: /proc/sys/kernel/random/boot_id. ``counters``: updates refused, of each map by errno. ``costs``: None
+    where nothing is known. ``note``: why it is not whole, such as that the disk was full; or "".
     """
 
     version: int
@@ -117,5 +111,5 @@ class Manifest(Struct, frozen=True):
     reason: str = ""
     ended_ns: int = 0
     counters: dict[str, dict[int, int]] = {}
-    costs: tuple[dict[str, Any], ...] = ()
+    costs: CostWords | None = None
     note: str = ""

@@ -25,33 +25,52 @@ from bpfnb.results.columns.text import text_dtype
 from bpfnb.results.decode import kind_of, with_decoded
 from bpfnb.results.maps.map import Map
 from bpfnb.results.presentation import Presentation, Rows, Table, TableView
+from bpfnb.results.presentation import Shown as Made
 
-__all__ = ["Probes", "presentation", "quantiles"]
+__all__ = ["Known", "presentation", "quantiles"]
 
-Probes = Callable[[], Sequence[str]]
-"""Returns the probes by their number, once the session runs."""
+
+class Known:
+    """What is known beside what a session counted: names that the machine it ran on has.
+
+    ``cgroups``: paths by number, of those that were asked for.
+    """
+
+    def __init__(self, probes: Callable[[], Sequence[str]], cgroups: Mapping[int, str] | None = None) -> None:
+        """``probes``: returns the probes by their number, once the session runs. ``cgroups``: all that are known, of a
+        session of another time; unless told, they are those of this machine."""
+        self.probes = probes
+        self._machine = cgroups is None
+        self.cgroups: dict[int, str] = dict(cgroups or {})
+
+    def cgroup_paths(self, numbers: Sequence[int]) -> dict[int, str]:
+        if self._machine:
+            self.cgroups |= _cgroups(numbers)
+        return self.cgroups
+
 
 _VIEWS: dict[str, TableView] = {"hist": "hist", "latency": "hist", "stacks": "flame"}
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
-def presentation(question: Question, answer: Answer, probes: Probes) -> Presentation:
-    """Return how a one-liner's results become its ``df``. What a column's type tells is decoded in one beside it."""
+def presentation(question: Question, answer: Answer, known: Known, shown: Callable[[], Made] = Made) -> Presentation:
+    """Return how a one-liner's results become its ``df``. What a column's type tells is decoded in one beside it.
+    ``shown``: what it is made again by, from a recording."""
     columns, kinds = answer.columns, _kinds(question, answer.columns)
     if question.verb == "rows":
         units = {column.column: "ns" for column in columns if column.column == "latency"}
-        return Rows(lambda frame: with_decoded(_rows(frame, columns, probes), kinds), units=units)
+        return Rows(lambda frame: with_decoded(_rows(frame, columns, known), kinds), units=units, shown=shown)
 
     def compute(maps: Mapping[str, Map]) -> pd.DataFrame:
         frame = _TABLES[question.verb](question, answer, maps)
-        frame = with_decoded(_shown(frame, columns, probes), kinds)
+        frame = with_decoded(_shown(frame, columns, known), kinds)
         frame.attrs.clear()
         frame.attrs.update(_losses(maps))
         if question.verb == "latency":
             frame.attrs["unit"] = "ns"
         return frame
 
-    return Table(compute, view=_VIEWS.get(question.verb, "top"))
+    return Table(compute, view=_VIEWS.get(question.verb, "top"), shown=shown)
 
 
 def _losses(maps: Mapping[str, Map]) -> dict[str, Any]:
@@ -163,11 +182,11 @@ _TABLES: dict[str, Callable[[Question, Answer, Mapping[str, Map]], pd.DataFrame]
 }
 
 
-def _rows(frame: pd.DataFrame, columns: Sequence[Shown], probes: Probes) -> pd.DataFrame:
+def _rows(frame: pd.DataFrame, columns: Sequence[Shown], known: Known) -> pd.DataFrame:
     names = [column.member for column in columns]
     attrs = frame.attrs
     frame = frame[[*(name for name in ("time", "cpu") if name in frame and name not in names), *names]]
-    frame = _shown(frame, columns, probes)
+    frame = _shown(frame, columns, known)
     frame.attrs = attrs
     return frame
 
@@ -190,16 +209,16 @@ def _kinds(question: Question, columns: Sequence[Shown]) -> dict[str, str]:
     return kinds
 
 
-def _shown(frame: pd.DataFrame, columns: Sequence[Shown], probes: Probes) -> pd.DataFrame:
+def _shown(frame: pd.DataFrame, columns: Sequence[Shown], known: Known) -> pd.DataFrame:
     """Return the frame with columns as they were asked for, and their values as people know them."""
     attrs = frame.attrs
     changed: dict[str, Any] = {}
     for column in columns:
         values = frame[column.member]
         if column.kind == "probe":
-            changed[column.member] = _named(values, dict(enumerate(probes())), "probe ")
+            changed[column.member] = _named(values, dict(enumerate(known.probes())), "probe ")
         elif column.kind == "cgroup":
-            changed[column.member] = _named(values, _cgroups(values.unique().tolist()), "cgroup ")
+            changed[column.member] = _named(values, known.cgroup_paths(values.unique().tolist()), "cgroup ")
         elif (
             column.kind == "text" and isinstance(values.dtype, pd.CategoricalDtype) and UNREAD in values.cat.categories
         ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +23,23 @@ class Costs:
     """A session's costs, as they are now. ``keep`` freezes them and lets go of the memory."""
 
     def __init__(self, message: CostsAdded, fd: int) -> None:
-        self._names = message.programs
-        size = 8 * (COSTS_HEAD + COSTS_EACH * len(self._names))
+        self.programs = message.programs
+        size = 8 * (COSTS_HEAD + COSTS_EACH * len(self.programs))
         self._words: npt.NDArray[np.int64] = np.frombuffer(mmap.mmap(fd, size, prot=mmap.PROT_READ), np.int64)
+
+    @classmethod
+    def kept(cls, programs: tuple[str, ...], words: Sequence[int]) -> Costs:
+        """Return the costs that ``words`` were. ValueError for words that are not those of as many programs."""
+        costs = cls.__new__(cls)
+        costs.programs, costs._words = programs, np.array(words, np.int64)
+        if len(words) != COSTS_HEAD + COSTS_EACH * len(programs):
+            raise ValueError(f"{len(words)} numbers are not the costs of {len(programs)} programs")
+        costs._words[0] = 0
+        return costs
+
+    def words(self) -> tuple[int, ...]:
+        """Return the numbers, as CostsAdded describes them, of one moment."""
+        return tuple(self._read().tolist())
 
     def keep(self) -> None:
         self._words = self._read()
@@ -32,7 +47,7 @@ class Costs:
 
     def frame(self) -> pd.DataFrame:
         """See Session.cost."""
-        return _frame(self._names, self._read())
+        return _frame(self.programs, self._read())
 
     def shares(self) -> tuple[float, float] | None:
         """Return which share of a CPU the programs take, and the tracer to read their events; None where nothing was

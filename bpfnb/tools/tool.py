@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import time as clocks
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -20,7 +20,7 @@ import pandas as pd
 from bpfnb.errors import ProgramError, near_or_all
 from bpfnb.language.program import Program, parse
 from bpfnb.options import SessionOptions
-from bpfnb.results.presentation import Presentation, Rows, Table, TableView
+from bpfnb.results.presentation import Presentation, Rows, Shown, Table, TableView
 from bpfnb.session import Session
 
 if TYPE_CHECKING:
@@ -166,11 +166,27 @@ class Tool:
         if unknown := [name for name in options if name not in SESSION_OPTIONS]:
             known = [*(option.name for option in self.options), *SESSION_OPTIONS]
             raise ProgramError(f"{self.name} has no option {unknown[0]!r}{near_or_all(unknown[0], known)}")
+        self.values(**own)  # its mistakes come before what the host has to be asked
+        has = [hook for hook in self.hooks if _is_there(host.probes(hook), hook)]
+        spec, presentation = self._built(own, has, bool(options.get("cpu")))
+        return host.run(spec.program(), presentation, **options)
+
+    def presentation(self, options: Mapping[str, Any]) -> Presentation:
+        """Return what makes ``df``, by the options of a ``Shown``: "own", those of the tool that were given; "has",
+        which of its hooks there were; "cpu", whether events have their CPU. ProgramError for what cannot be."""
+        own, has, known = options.get("own"), options.get("has"), {option.name for option in self.options}
+        if not isinstance(own, dict) or not isinstance(has, list) or not {*own} <= known:
+            raise ProgramError(f"{self.name}: these are no options of it: {options!r:.200}")
+        return self._built(own, [hook for hook in self.hooks if hook in has], options.get("cpu") is True)[1]
+
+    def _built(self, own: Mapping[str, Any], has: Sequence[str], cpu: bool) -> tuple[Spec, Presentation]:
+        """Return the program for its own options, and what makes ``df``."""
         values = self.values(**own)
         if self.hooks:
-            values["has"] = frozenset(hook for hook in self.hooks if _is_there(host.probes(hook), hook))
+            values["has"] = frozenset(has)
         spec = self.build(**values)
-        return host.run(spec.program(), self._presentation(spec, bool(options.get("cpu"))), **options)
+        shown = Shown("tool", self.name, {"own": _plain(own), "has": list(has), "cpu": cpu})
+        return spec, self._presentation(spec, cpu, shown)
 
     def values(self, **own: Any) -> dict[str, Any]:
         """Return the values of all its own options, as ``build`` gets them. ProgramError for one that cannot be."""
@@ -180,16 +196,16 @@ class Tool:
         """Return an option's value of a terminal's word. ProgramError where that is none."""
         return self._say(option.parse, value)
 
-    def _presentation(self, spec: Spec, cpu: bool) -> Presentation:
+    def _presentation(self, spec: Spec, cpu: bool, shown: Shown) -> Presentation:
         """Return the spec's own, with the columns that are documented, in that order, and with the tool's name."""
         names = [*(spec.columns or [column.name for column in self.columns]), *(["cpu"] if cpu else [])]
         title = f"{self.name}: {self.summary}"
         units = {column.name: column.unit for column in self.columns if column.unit in ("bytes", "ns")}
         own = spec.presentation
         if isinstance(own, Rows):
-            return Rows(lambda events: own.convert(events)[names], title, units)
+            return Rows(lambda events: own.convert(events)[names], title, units, lambda: shown)
         view = _LIVE.get(self.view, "top")
-        return Table(lambda maps: own.compute(maps)[names], title, own.as_is, view, units, own.grows)
+        return Table(lambda maps: own.compute(maps)[names], title, own.as_is, view, units, own.grows, lambda: shown)
 
     def _say(self, make: Callable[[Any], Any], value: Any) -> Any:
         """Return a value that is made of another. A ProgramError says which tool it is about."""
@@ -197,6 +213,15 @@ class Tool:
             return make(value)
         except ProgramError as error:
             raise ProgramError(f"{self.name}: {error.message}", hint=error.hint) from None
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as a file has them: what is not a number or a truth value is text."""
+    plain = {name: value.item() if hasattr(value, "item") else value for name, value in options.items()}
+    return {
+        name: value if value is None or isinstance(value, bool | int | float) else str(value)
+        for name, value in plain.items()
+    }
 
 
 def _is_there(probes: pd.DataFrame, hook: str) -> bool:
