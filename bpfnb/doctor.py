@@ -166,6 +166,8 @@ def without_tracer(error: BpfnbError, code: str = _ALONE, choose: Callable[[], w
 
     ``error``: why there is no tracer. ``code``: what that process runs. ``choose``: how a tracer would be reached.
     """
+    if sys.platform != "linux":
+        return []  # that is what the error says
     python = [sys.executable, "-I", "-c", code, str(Path(__file__).parent.parent)]
     commands = [python]
     with suppress(BpfnbError):

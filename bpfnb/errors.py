@@ -24,7 +24,6 @@ import difflib
 import errno
 import html
 import re
-import resource
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -245,6 +244,8 @@ def few_descriptors(error: BaseException) -> SetupError | None:
         return None
     if error.errno == errno.ENFILE:
         return SetupError("the system's open files are all in use (fs.file-max)")
+    import resource  # here: there is none where recordings are read, on other systems
+
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return SetupError(
         f"too many open files: a process may have {limit}, and all are in use",

@@ -279,7 +279,8 @@ def _after_fork() -> None:
             state.forget()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):  # where there is fork
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 _waits = threading.local()

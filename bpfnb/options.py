@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import pwd
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -157,6 +156,8 @@ def _uid(value: object) -> int | None:
     if isinstance(value, str):
         if value.isdecimal() and value.isascii():
             return _uid(int(value))
+        import pwd  # here: recordings are read on systems without it
+
         try:
             return pwd.getpwnam(value).pw_uid
         except KeyError:

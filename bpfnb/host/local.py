@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import socket
@@ -30,6 +29,8 @@ def launch(way: ways.Way | None = None) -> Client:
     way = way or ways.choose()
     if way.socket:
         return Client(ways.connect(way), LocalTracer(way))
+    import fcntl  # here: other systems have none, and read recordings
+
     ours, theirs = socket.socketpair()
     # A memfd, not a pipe: nobody has to read it while the tracer runs, and its last words are still there after.
     log = os.memfd_create("bpfnb-tracer-log", os.MFD_CLOEXEC)

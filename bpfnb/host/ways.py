@@ -10,9 +10,7 @@ For 2 and 3 what runs is root's own copy of bpfnb. Nothing in this process, its 
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 import re
 import shlex
 import socket
@@ -129,6 +127,8 @@ def choose(root: Path = _ROOT) -> Way:
 
     ``root``: the folder whose /proc, /run and /opt are looked at.
     """
+    if sys.platform != "linux":
+        raise SetupError("tracing needs Linux; recordings can be read here: bpfnb.open(PATH)")
     if os.geteuid() == 0 or _inherits_capabilities(root):
         return Way("direct", _this_python())
     version = release.version()
@@ -215,7 +215,12 @@ def _ask_for_setup(group: str) -> str:
     return f"an administrator runs: sudo {shlex.quote(program)} setup --group {group}"
 
 
+# grp and pwd are imported where they are used: recordings are read on systems that have neither.
+
+
 def _join(user: str, group: str) -> str:
+    import grp
+
     with suppress(KeyError):
         if user in grp.getgrnam(group).gr_mem:
             return f"{user} is one since after this session began, so log in anew and start Jupyter again"
@@ -223,12 +228,16 @@ def _join(user: str, group: str) -> str:
 
 
 def _is_member(group: str) -> bool:
+    import grp
+
     with suppress(KeyError):
         return grp.getgrnam(group).gr_gid in (os.getegid(), *os.getgroups())
     return False
 
 
 def _name() -> str:
+    import pwd
+
     with suppress(KeyError):
         return pwd.getpwuid(os.geteuid()).pw_name
     return f"user {os.geteuid()}"

@@ -34,6 +34,8 @@ _MIN_KEEP, _MAX_KEEP = 256 << 20, 4 << 30
 
 def default_keep() -> int:
     """Return how many bytes of rows a session keeps: an eighth of this machine's memory, between 256 MiB and 4 GiB."""
+    if not hasattr(os, "sysconf"):
+        return _MAX_KEEP  # Windows, where nothing is traced
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min(max(memory // 8, _MIN_KEEP), _MAX_KEEP)
 

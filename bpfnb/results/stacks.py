@@ -6,7 +6,6 @@ for the kernel's own addresses; a name it does not know is "[unknown]", a module
 
 from __future__ import annotations
 
-import errno
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -18,12 +17,15 @@ import pandas as pd
 from bpfnb.errors import ProgramError
 from bpfnb.progress import step
 from bpfnb.results.columns.text import text_dtype
+from bpfnb.results.decode import constants
 
 __all__ = ["Resolve", "folded", "lines", "symbolise"]
 
 Resolve = Callable[[int, Sequence[int]], tuple[Sequence[str], Sequence[str]]]
 
 UNKNOWN = "[unknown]"
+_EFAULT = 14
+_ERRORS = constants.names("errno", "")  # the kernel's numbers, whatever system this is read on
 
 # Where the kernel's half of the addresses begins, on the 64-bit machines there is BPF for. A stack is the kernel's or a
 # process's, and its innermost frame, which is where the processor was, tells which. The others of a process that has no
@@ -200,7 +202,7 @@ class _Stacks:
 
     def text(self, pid: int, numbers: Sequence[int]) -> str:
         """Return one line for the stacks with these ids, of one moment: the process's part before the kernel's."""
-        taken = [number for number in numbers if number != -errno.EFAULT] or [-errno.EFAULT]
+        taken = [number for number in numbers if number != -_EFAULT] or [-_EFAULT]
         return ";".join(self._part(pid, number) for number in taken)
 
     def _part(self, pid: int, number: int) -> str:
@@ -210,7 +212,7 @@ class _Stacks:
 
     def _fold(self, pid: int, number: int) -> str:
         if number not in self._slices:
-            return f"[no stack: {errno.errorcode.get(-number, str(number)) if number < 0 else 'gone'}]"
+            return f"[no stack: {_ERRORS.get(-number, str(number)) if number < 0 else 'gone'}]"
         here, owner = self._slices[number], self._owner(pid, number)
         pairs = zip(self._addresses[here].tolist(), self._codes[here].tolist(), strict=True)
         return ";".join(self._frame(owner, address, code) for address, code in pairs)

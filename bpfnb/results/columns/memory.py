@@ -9,6 +9,7 @@ just given back, then cost a sixth (docs/benchmarks.md). Only trying tells, and 
 from __future__ import annotations
 
 import mmap
+import sys
 import time
 from contextlib import suppress
 
@@ -60,14 +61,15 @@ class Memory:
         self._pages = pages
         self._populate = populate
         size = -(-size // _PIECE) * _PIECE
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE
-        self._mapping = mmap.mmap(-1, size + _PIECE, flags=flags)
+        self._mapping = _reserved(size + _PIECE)
         self._begin = -np.frombuffer(self._mapping, np.uint8).ctypes.data % _PIECE  # where a large page may
         self.buffer = memoryview(self._mapping)[self._begin :]
         self._ready = 0
 
     def prepare(self, end: int) -> None:
         """Populate the memory up to byte ``end``, which is about to be written."""
+        if sys.platform != "linux":
+            return  # it is taken as it is written
         while self._ready < end:
             self._take(self._begin + self._ready)
             self._ready += _PIECE
@@ -80,3 +82,10 @@ class Memory:
             self._mapping.madvise(self._populate, start, _PIECE)
             if not small:
                 self._pages.learn(time.thread_time_ns() - began)
+
+
+def _reserved(size: int) -> mmap.mmap:
+    """Return memory of which none is taken yet. Other systems only read recordings: any will do."""
+    if sys.platform != "linux":
+        return mmap.mmap(-1, size)
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE)

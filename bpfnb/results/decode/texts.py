@@ -6,7 +6,6 @@ Numbers without a name are their digits; flags without a name are one hexadecima
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 import stat
 import sys
@@ -129,7 +128,9 @@ def device(number: int, machine: str) -> str:
 
 
 def st_dev(number: int, machine: str) -> str:
-    return f"{os.major(number)}:{os.minor(number)}"
+    # As the C library of Linux takes them apart; os.major() does so as the system does that this runs on.
+    major = (number >> 8 & 0xFFF) | (number >> 32 & 0xFFFFF000)
+    return f"{major}:{(number & 0xFF) | (number >> 12 & 0xFFFFFF00)}"
 
 
 def wait_status(number: int, machine: str) -> str:

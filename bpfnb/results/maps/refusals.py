@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import mmap
 import sys
 import warnings
@@ -16,9 +15,11 @@ __all__ = ["Counters", "total", "warn", "why"]
 # The errors of an update that say that the map would not take it. Since locks of maps can give up (Linux v6.15), what
 # was EBUSY may be EDEADLK or ETIMEDOUT. A full LPM trie says ENOSPC. EEXIST is a stack's, whose place another has, or
 # of a key deleted between two steps of an increment.
-_BUSY = (errno.EBUSY, errno.EDEADLK, errno.ETIMEDOUT)
-_FULL = (errno.E2BIG, errno.ENOSPC)
-_COUNTED = (0, *_FULL, *_BUSY, errno.ENOMEM, errno.EEXIST)
+# The numbers are Linux's, whatever system this is read on.
+_EEXIST, _ENOMEM = 17, 12
+_BUSY = (16, 35, 110)  # EBUSY, EDEADLK, ETIMEDOUT
+_FULL = (7, 28)  # E2BIG, ENOSPC
+_COUNTED = (0, *_FULL, *_BUSY, _ENOMEM, _EEXIST)
 
 
 class Counters:
@@ -68,14 +69,14 @@ def warn(info: MapInfo, refused: dict[int, int], declared: str) -> None:
 def _reason(info: MapInfo, number: int) -> str:
     room = f"{info.max_entries:,} {'entry' if info.max_entries == 1 else 'entries'}"
     if info.kind == "stack_trace":
-        if number == errno.EEXIST:
+        if number == _EEXIST:
             return f"another stack had the place its hash gives it, in a map of {room}"
         return f"it is full, with room for {info.max_entries:,} stacks"
     if "array" in info.kind and (number in _FULL or not number):
         return f"the index is past its end: it has {room}"
     if number in _FULL:
         return f"it is full, with room for {room}"
-    if number == errno.ENOMEM:
+    if number == _ENOMEM:
         return "the kernel had no memory at hand"
     if number in _BUSY:
         return "another program was changing it on the same CPU"
@@ -83,5 +84,5 @@ def _reason(info: MapInfo, number: int) -> str:
 
 
 def _advice(info: MapInfo, refused: dict[int, int], declared: str) -> str:
-    larger = refused.keys() & {*_FULL, *((errno.EEXIST, errno.ENOMEM) if info.kind == "stack_trace" else ())}
+    larger = refused.keys() & {*_FULL, *((_EEXIST, _ENOMEM) if info.kind == "stack_trace" else ())}
     return f"; declare it larger{declared and f' ({declared})'}" if larger else ""

@@ -8,8 +8,6 @@ calls that began before it was attached. Names of more than 255 bytes are cut.
 
 from __future__ import annotations
 
-import socket
-
 import pandas as pd
 
 from bpfnb.results.columns.text import text_dtype
@@ -79,7 +77,12 @@ int returns(struct pt_regs *ctx) {
 }
 """
 _FAILED = 1  # gethostbyname has no reason
-_ERRORS = {value: name for name, value in vars(socket).items() if name.startswith("EAI_")} | {_FAILED: "failed"}
+# As the C library of Linux numbers them (netdb.h), whatever system a recording is read on.
+_ERRORS = {
+    -1: "EAI_BADFLAGS", -2: "EAI_NONAME", -3: "EAI_AGAIN", -4: "EAI_FAIL", -5: "EAI_NODATA", -6: "EAI_FAMILY",
+    -7: "EAI_SOCKTYPE", -8: "EAI_SERVICE", -9: "EAI_ADDRFAMILY", -10: "EAI_MEMORY", -11: "EAI_SYSTEM",
+    -12: "EAI_OVERFLOW", _FAILED: "failed",
+}  # fmt: skip
 
 
 def _build(path: str) -> Spec:
