@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -43,7 +42,7 @@ class MapAccess:
 
     @property
     def moment(self) -> int:
-        return int((self._session._finished or time.monotonic()) * 1e9)
+        return int(self._session._present() * 1e9)
 
     @property
     def ended(self) -> Flag:
@@ -84,10 +83,8 @@ class MapAccess:
         self._tracer().clear_map(self._session._number, self._name)
 
     def symbols(self, pid: int, addresses: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return names and modules of code addresses. The host's tracer knows them, also when the session has ended."""
-        tracer = self._session._connect()
-        mine = tracer is self._session._tracer  # another tracer's sessions are other ones
-        return tracer.find_symbols(pid, addresses, self._session._number if mine else 0)
+        """Return names and modules of code addresses."""
+        return self._session._resolve(pid, addresses)
 
     def _while_running(self, ask: Callable[[], Value]) -> Value:
         """Ask the tracer. Of a session that it is just ending it knows no maps any more: raises its ProgramError once

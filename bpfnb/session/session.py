@@ -325,9 +325,22 @@ class Session(Pictures):
     def _life(self, output: Output) -> rates.Life:
         """Return since when an output was written, and until when, on the clock of its times."""
         to_clock = output.now() - time.monotonic_ns()
-        finished = self._finished
+        finished = self._finished is not None  # first: what is found to have ended has all its time
         began = int(self._started * 1e9) + to_clock
-        return rates.Life(began, int((finished or time.monotonic()) * 1e9) + to_clock, finished is not None)
+        return rates.Life(began, int(self._present() * 1e9) + to_clock, finished)
+
+    @property
+    def elapsed(self) -> float:
+        """Return for how long it has run, in seconds."""
+        return self._present() - self._started
+
+    def now(self) -> float:
+        """Return the present by the clock of the session, in seconds since 1970; of a recording when that was."""
+        return time.time()
+
+    def _present(self) -> float:
+        """Return CLOCK_MONOTONIC in seconds: now, or when it ended."""
+        return self._finished or time.monotonic()
 
     @uninterrupted
     def snapshot(self, count: bool = False) -> Snapshot:
@@ -345,7 +358,7 @@ class Session(Pictures):
             rows=sum(rows for _, rows, _ in outputs),
             lost=sum(lost for _, _, lost in outputs),
             dropped=sum(output.dropped for output in list(self._outputs.values())),
-            seconds=(self._finished or time.monotonic()) - self._started,
+            seconds=self.elapsed,
             probes=self.probes,
             outputs=outputs,
             reason=self.reason,
@@ -506,8 +519,8 @@ class Session(Pictures):
         self._ended.set()
 
     def _finish(self, state: SessionState, reason: str) -> None:
-        self._finished = time.monotonic()
-        deadline = self._finished + _DECODE_TIMEOUT
+        self._finished = self._present()
+        deadline = time.monotonic() + _DECODE_TIMEOUT
         for output in list(self._outputs.values()):  # a copy: a start that fails clears it at the same time
             output.finish(deadline)
         if self._counters:
@@ -526,6 +539,12 @@ class Session(Pictures):
         if name in self._pending and name not in self._final_maps:
             return MapError(f"the map {name} has not been read yet")
         return self._final_maps.get(name)
+
+    def _resolve(self, pid: int, addresses: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return names and modules of code addresses. The host's tracer knows them, also when the session has ended."""
+        tracer = self._connect()
+        mine = tracer is self._tracer  # another tracer's sessions are other ones
+        return tracer.find_symbols(pid, addresses, self._number if mine else 0)
 
     def _refused(self, info: MapInfo) -> dict[int, int]:
         return self._counters.of(info) if self._counters else {}

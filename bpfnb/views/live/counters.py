@@ -28,7 +28,6 @@ class CountersView:
         self._clock = clock
         self._due = 0.0
         self._before: list[Snapshot] = []
-        self._read_at = clock()
         self._rows: list[dict[str, Any]] = []
         self._sent: object = None
         self.update(False)
@@ -43,9 +42,8 @@ class CountersView:
             return
         snapshots = [session.snapshot() for session in self._sessions]
         before = self._before or snapshots
-        seconds = now - self._read_at
-        self._rows = [self._row(s, b, seconds, n) for n, (s, b) in enumerate(zip(snapshots, before, strict=True))]
-        self._before, self._read_at, self._due = snapshots, now, now + _EVERY
+        self._rows = [self._row(s, b, n) for n, (s, b) in enumerate(zip(snapshots, before, strict=True))]
+        self._before, self._due = snapshots, now + _EVERY
 
     def whole(self) -> Part:
         self._sent = self._rows
@@ -70,10 +68,10 @@ class CountersView:
             rows.append([*cells, _share(row["programs"]), _share(row["tracer"])])
         return Static(self._text(), html.table(heads, rows, numbers=range(2, len(heads))))
 
-    def _row(self, s: Snapshot, before: Snapshot, seconds: float, number: int) -> dict[str, Any]:
+    def _row(self, s: Snapshot, before: Snapshot, number: int) -> dict[str, Any]:
         """Return a session's numbers. The rate is that of the time since the last look; when it has ended, of all."""
         ended = s.state not in ("starting", "running")
-        length, events = (s.seconds, s.rows) if ended else (seconds, s.rows - before.rows)
+        length, events = (s.seconds, s.rows) if ended else (s.seconds - before.seconds, s.rows - before.rows)
         rate = events / length if length > 0.1 else 0.0
         old = self._rows[number] if number < len(self._rows) else {}
         programs, tracer = s.shares or (None, None)

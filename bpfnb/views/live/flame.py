@@ -15,7 +15,7 @@ from bpfnb.results.flame.fold import Folded, Unit, Values
 from bpfnb.results.flame.source import Choice, Piece, watch
 from bpfnb.results.flame.tree import FlameTree
 from bpfnb.views.flamegraph import FlameParts, static_flame
-from bpfnb.views.live.view import Part, Static, ViewKind, ViewSpec
+from bpfnb.views.live.view import Part, Static, ViewKind, ViewSpec, now_of
 
 __all__ = ["FlameView"]
 
@@ -45,7 +45,9 @@ class FlameView:
 
     kind: ViewKind = "flame"
 
-    def __init__(self, specs: Sequence[ViewSpec], now: Callable[[], float] = time.time, every: float = _EVERY) -> None:
+    def __init__(
+        self, specs: Sequence[ViewSpec], now: Callable[[], float] | None = None, every: float = _EVERY
+    ) -> None:
         """Raises ProgramError for a session without stacks, or where it is not clear which."""
         (spec,) = specs
         self._session = spec.session
@@ -53,7 +55,7 @@ class FlameView:
         self._range: tuple[float, float] | None = None
         choice = Choice(spec.output, spec.map, spec.value, spec.by)
         self._watch = watch(spec.session, choice)
-        self._now = now
+        self._now = now or now_of(spec.session)
         self._every = every
         self._over = False
         self._due = 0.0

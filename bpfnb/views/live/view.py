@@ -6,11 +6,13 @@ kind in ``frontend/widgets/src/views``, which draws. The panel owns both, and ca
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
 from bpfnb.errors import printable
 
-__all__ = ["Part", "Static", "View", "ViewKind", "ViewSpec"]
+__all__ = ["Part", "Static", "View", "ViewKind", "ViewSpec", "now_of"]
 
 ViewKind = Literal["rates", "hist", "heatmap", "top", "flame", "counters"]
 
@@ -39,6 +41,12 @@ class ViewSpec(NamedTuple):
         of = ", ".join(filter(None, [self.value, self.output, self.map]))
         words = f"{self.kind} of {self.session.name}{f': {of}' if of else ''}{f' by {self.by}' if self.by else ''}"
         return f"<ViewSpec {printable(words)}; bpfnb.live(it) shows it>"
+
+
+def now_of(session: Any) -> Callable[[], float]:
+    """Return what tells the present of a session, in seconds since 1970. Of a recording that is played it was then."""
+    now: Callable[[], float] = getattr(session, "now", time.time)
+    return now
 
 
 class Part(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -24,7 +23,7 @@ from bpfnb.results.distributions.sources import (
 from bpfnb.results.output import Output
 from bpfnb.results.presentation import Rows, Table
 from bpfnb.views.live.fitting import fitting_maps
-from bpfnb.views.live.view import ViewSpec
+from bpfnb.views.live.view import ViewSpec, now_of
 
 __all__ = ["MAX_TOP", "WINDOWS", "Distribution", "checked_window", "finite", "one_line", "source_of"]
 
@@ -48,7 +47,8 @@ class Distribution:
         self.ended = False
         self._source = source_of(spec, self.scale, self.by)
         self.unit: Unit = self._source.unit
-        self._source.update(time.time(), self._over())
+        self._now = now_of(spec.session)
+        self._source.update(self._now(), self._over())
         self.whole = self._over()  # it had ended before: all of it is shown until a window is chosen
 
     @property
@@ -65,7 +65,7 @@ class Distribution:
         """Read what is new. What goes wrong is said on the view, which stays as it was."""
         self.ended = last or self.ended
         try:
-            self._source.update(time.time(), last)
+            self._source.update(self._now(), last)
             self.note = ""
         except (BpfnbError, KeyError, ValueError) as error:
             self.note = one_line(error)
@@ -74,8 +74,8 @@ class Distribution:
         """Return the second that ends what is shown: of an ended session that after the newest count."""
         newest = self._source.history.newest
         if self.over:
-            return (newest if newest is not None else int(time.time())) + 1
-        return int(time.time()) + 1
+            return (newest if newest is not None else int(self._now())) + 1
+        return int(self._now()) + 1
 
     def choose(self, choices: Mapping[str, Any]) -> None:
         """Take what was chosen. ValueError for what cannot be."""
@@ -139,7 +139,7 @@ class Distribution:
         if (scale, by) == (self.scale, self.by):
             return
         source = source_of(self.spec, scale, by)
-        source.update(time.time(), self._over())
+        source.update(self._now(), self._over())
         self._source, self.scale, self.by = source, scale, by
 
     def _scales(self) -> Sequence[ScaleKind]:

@@ -7,7 +7,7 @@ found.frame           the largest, the largest first
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import pandas as pd
@@ -26,6 +26,10 @@ __all__ = ["Found", "Question", "Source", "source_of"]
 
 _BATCH, _MAX_READ = 1 << 18, 1 << 22  # rows of an output read at a time, and in one update
 _MAX_VALUES = 500_000  # different ones of a column, counted each by itself
+
+
+Elapsed = Callable[[], float]
+"""Returns for how long a session has run, in seconds."""
 
 
 class Question(NamedTuple):
@@ -64,15 +68,16 @@ def source_of(spec: ViewSpec) -> Source:
     """Return where a view's rows come from. KeyError for a map or output that is not there, ValueError for a column,
     ProgramError where nothing can be shown."""
     session, presentation = spec.session, spec.session.presentation
+    elapsed: Elapsed = lambda: session.elapsed  # noqa: E731
     if spec.map is not None:
-        return MapLargest(session.maps, spec.map, spec.value, spec.by)
+        return MapLargest(session.maps, spec.map, spec.value, spec.by, elapsed)
     if spec.output is None and isinstance(presentation, Table):
-        return TableLargest(session.maps, presentation, spec.value, spec.by)
+        return TableLargest(session.maps, presentation, spec.value, spec.by, elapsed)
     if spec.output is None and not session.outputs and session.maps:
         shown = [name for name, map_ in session.maps.items() if map_.info.key and map_.numbers]
         if not shown:
             raise ProgramError(f"{session.name} has no map with keys and numbers")
-        return MapLargest(session.maps, shown[0], spec.value, spec.by)
+        return MapLargest(session.maps, shown[0], spec.value, spec.by, elapsed)
     rows = presentation if spec.output is None and isinstance(presentation, Rows) else None
     named = [column for column in (spec.by, spec.value) if column is not None]
     output = session.main_output if rows else session.output_with(*named, output=spec.output)
@@ -80,18 +85,19 @@ def source_of(spec: ViewSpec) -> Source:
     if by is None:
         names = ", ".join(map(str, columns_of(output, rows).columns))
         raise ProgramError(f"the commonest values of which column? by=...; there are {names}")
-    return ColumnLargest(output, rows, by, value)
+    return ColumnLargest(output, rows, by, value, elapsed)
 
 
 class _Clock:
     """Between which two moments something was read."""
 
-    def __init__(self) -> None:
+    def __init__(self, elapsed: Callable[[], float]) -> None:
+        self._elapsed = elapsed
         self._last: float | None = None
         self.seconds = 0.0
 
     def tick(self) -> None:
-        now = time.monotonic()
+        now = self._elapsed()
         self.seconds = now - self._last if self._last is not None else 0.0
         self._last = now
 
@@ -101,14 +107,14 @@ class MapLargest:
 
     units: Mapping[str, str] = {}
 
-    def __init__(self, maps: Mapping[str, Map], name: str, value: str | None, by: str | None) -> None:
+    def __init__(self, maps: Mapping[str, Map], name: str, value: str | None, by: str | None, elapsed: Elapsed) -> None:
         self._maps, self.name = maps, name
         _refuse_by(name, by)
         map_ = maps[name]
         if map_.info.key is None or not map_.numbers:
             raise ProgramError(f"{name} is a map of kind {map_.kind}: it has no keys with numbers to sort by")
         self.numbers = _first(value, map_.numbers, f"the values of {name} have no number")
-        self._clock = _Clock()
+        self._clock = _Clock(elapsed)
         self._now = self._before = maps[name].frozen()
         self._clock.tick()
 
@@ -125,12 +131,14 @@ class MapLargest:
 class TableLargest:
     """The first rows of a one-liner's or a tool's table, by one of its numbers."""
 
-    def __init__(self, maps: Mapping[str, Map], table: Table, value: str | None, by: str | None) -> None:
+    def __init__(
+        self, maps: Mapping[str, Map], table: Table, value: str | None, by: str | None, elapsed: Elapsed
+    ) -> None:
         self.name = table.title.partition(":")[0] or "count"
         _refuse_by(self.name, by)
         self.units = table.units
         self._table, self._maps = table, maps
-        self._clock = _Clock()
+        self._clock = _Clock(elapsed)
         self._now = self._before = Frozen(maps)
         self._totals = table.compute(self._now)
         self.numbers = _first(value, _quantities(self._totals), "its table has no number")
@@ -152,7 +160,15 @@ class TableLargest:
 class ColumnLargest:
     """The commonest values of a column of events; with ``value`` those with the largest sums of another column."""
 
-    def __init__(self, output: Output, rows: Rows | None, by: str, value: str | None, most: int = _MAX_VALUES) -> None:
+    def __init__(
+        self,
+        output: Output,
+        rows: Rows | None,
+        by: str,
+        value: str | None,
+        elapsed: Elapsed = time.monotonic,
+        most: int = _MAX_VALUES,
+    ) -> None:
         self.name = by
         self._output, self._by, self._value = output, by, value
         self._most = most
@@ -164,7 +180,7 @@ class ColumnLargest:
             raise ProgramError(f"column {value!r} is {frame[value].dtype}: there is no sum of it")
         self.numbers: Sequence[str] = [value] if value is not None else ["count"]
         self._position = Position()
-        self._clock = _Clock()
+        self._clock = _Clock(elapsed)
         self._totals = self._before = pd.Series(dtype="int64")
         self.update()
 
