@@ -25,7 +25,7 @@ from bpfnb.recordings.format import PROGRESS, SNAPSHOTS, SYMBOLS, VERSION, Manif
 from bpfnb.recordings.places import MANIFEST, MAX_MANIFEST, PROGRESS_FILE, SYMBOLS_FILE, Head, map_name
 from bpfnb.recordings.store import Store, open_store
 
-__all__ = ["MapSnapshot", "Part", "RecordedMap", "RecordedRows", "Recording", "open_recording"]
+__all__ = ["Flush", "MapSnapshot", "Part", "RecordedMap", "RecordedRows", "Recording", "open_recording"]
 
 _PART = re.compile(r"outputs/(\d+)/(\d{6})\.(arrows|parquet)")
 
@@ -38,6 +38,15 @@ class MapSnapshot:
     time: int
     count: int
     entries: bytes
+    lost: int
+
+
+class Flush(NamedTuple):
+    """What there was of an output at ``time``, nanoseconds since 1970: see format.PROGRESS."""
+
+    time: int
+    rows: int
+    written: int
     lost: int
 
 
@@ -84,8 +93,11 @@ class Recording:
         self.path = store.path
         self.manifest = manifest
         self._store = store
-        self._progress = _last_progress(store)
-        self.outputs = tuple(RecordedRows(store, n, info, self._expected(n)) for n, info in enumerate(manifest.outputs))
+        self._flushes = _flushes(store)
+        self.outputs = tuple(
+            RecordedRows(store, n, info, self._expected(n), tuple(self._flushes.get(n, ())))
+            for n, info in enumerate(manifest.outputs)
+        )
         self.maps = tuple(RecordedMap(store, number, info) for number, info in enumerate(manifest.maps))
 
     @property
@@ -95,9 +107,8 @@ class Recording:
 
     def progress(self, output: int) -> tuple[int, int]:
         """Return how many rows an output had, and how many events it lost, as far as the recording knows."""
-        info = self.manifest.outputs[output]
-        rows, _, lost = self._progress.get(output, (0, 0, 0))
-        return (rows if info.rows < 0 else info.rows), (lost if info.lost < 0 else info.lost)
+        info, last = self.manifest.outputs[output], self._last(output)
+        return (last.rows if info.rows < 0 else info.rows), (last.lost if info.lost < 0 else info.lost)
 
     @property
     def missing(self) -> dict[str, int]:
@@ -116,14 +127,24 @@ class Recording:
     def _expected(self, output: int) -> int:
         """Return how many rows of an output were written, or were about to be."""
         written = self.manifest.outputs[output].written
-        return written if written >= 0 else self._progress.get(output, (0, 0, 0))[1]
+        return written if written >= 0 else self._last(output).written
+
+    def _last(self, output: int) -> Flush:
+        return self._flushes.get(output, [Flush(0, 0, 0, 0)])[-1]
+
+    @property
+    def newest(self) -> int:
+        """Return when something was written last, in nanoseconds since 1970; 0 where nobody knows."""
+        return max((flushes[-1].time for flushes in self._flushes.values()), default=0)
 
 
-def _last_progress(store: Store) -> dict[int, tuple[int, int, int]]:
-    found: dict[int, tuple[int, int, int]] = {}
+def _flushes(store: Store) -> dict[int, list[Flush]]:
+    found: dict[int, list[Flush]] = {}
     for batch in _stream(store, PROGRESS_FILE, PROGRESS):
-        for row in batch.to_pylist():
-            found[row["output"]] = row["rows"], row["written"], row["lost"]
+        times = batch.column("time").view(pa.int64()).to_pylist()
+        outputs, *numbers = (batch.column(name).to_pylist() for name in ("output", "rows", "written", "lost"))
+        for output, *flush in zip(outputs, times, *numbers, strict=True):
+            found.setdefault(output, []).append(Flush(*flush))
     return found
 
 
@@ -138,10 +159,12 @@ class Part(NamedTuple):
 
 
 class RecordedRows:
-    """The rows of one output. ``schema``: its columns in Arrow's types. ``expected``: rows that were written."""
+    """The rows of one output. ``schema``: its columns in Arrow's types. ``expected``: rows that were written.
+    ``flushes``: how many there were by when."""
 
-    def __init__(self, store: Store, number: int, info: OutputInfo, expected: int) -> None:
+    def __init__(self, store: Store, number: int, info: OutputInfo, expected: int, flushes: tuple[Flush, ...]) -> None:
         self.info = info
+        self.flushes = flushes
         self.schema = arrow_schema(info.schema, info.units)
         self.expected = expected
         self._store = store
