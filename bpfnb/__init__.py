@@ -34,6 +34,7 @@ from bpfnb.errors import (
 )
 from bpfnb.hosts import Host
 from bpfnb.hosts import default_host as _default_host
+from bpfnb.opening import open as open
 from bpfnb.session import Session
 from bpfnb.views import events as _events  # noqa: F401  (registers df.bpf)
 
@@ -86,7 +87,7 @@ tools = _default_host.tools
 
 def __dir__() -> list[str]:
     """What completion offers: not the modules that were imported on the way."""
-    return sorted([*__all__, "load_ipython_extension", "unload_ipython_extension"])
+    return sorted([*__all__, "open", "load_ipython_extension", "unload_ipython_extension"])
 
 
 def load_ipython_extension(shell: _Any) -> None:

@@ -37,6 +37,7 @@ class Snapshot(Struct, frozen=True):
     title: str = ""  # what it shows, of a tool
     newest: Sample | None = None  # rows of its df, of a session that has ended and has rows
     entries: tuple[tuple[str, int], ...] = ()  # of maps, where they are known: how many
+    recorded: str = ""  # of a recording: where and when that was made, and what it lacks
 
     @property
     def has_rows(self) -> bool:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import time
 import weakref
-from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,10 +21,9 @@ from bpfnb.protocol.messages import (
     SegmentAdded,
 )
 from bpfnb.results.cost import Costs
-from bpfnb.results.maps.map import Map
 from bpfnb.results.maps.refusals import Counters
 from bpfnb.results.output import Output, OutputKind
-from bpfnb.session.map_access import MapAccess
+from bpfnb.session.map_access import maps_of
 
 if TYPE_CHECKING:
     from bpfnb.session.session import Session
@@ -63,17 +60,7 @@ class SessionListener(Listener):
             warnings = tuple(msgspec.structs.replace(warning, line=0, column=0) for warning in warnings)
         session.warnings = (*notes, *session.program.warnings, *warnings, *early)
         session._notes = tuple(f"line {note.line}: {note.message}" for note in notes)
-        session._maps = {
-            info.name: Map(
-                info,
-                MapAccess(session, info.name),
-                _only_sets(session.program.source, info.name),
-                partial(session._refused, info),
-                session.program.line_map.describe(info.line),
-                "log2" if "log2" in session.program.source else "linear",
-            )
-            for info in message.maps
-        }
+        session._maps = maps_of(session, message.maps)
         session._started = time.monotonic()
         session.state = "running"
 
@@ -116,9 +103,3 @@ class SessionListener(Listener):
             return
         session._error = error
         session._end("failed", error.message)
-
-
-def _only_sets(source: str, name: str) -> bool:
-    """Return whether a cell's C only sets and deletes whole entries of a map, so that none changes in place."""
-    methods = set(re.findall(rf"\b{re.escape(name)}\s*\.\s*(\w+)\s*\(", source))
-    return bool(methods) and methods <= {"insert", "update", "delete"}

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from bpfnb.errors import MapError, ProgramError
 from bpfnb.host.tracer import Tracer
 from bpfnb.interrupts import Flag
+from bpfnb.protocol.messages import MapInfo
+from bpfnb.results.maps.entries import Snapshot
+from bpfnb.results.maps.map import Map
 from bpfnb.results.output import Keep
 from bpfnb.views.live import live
 
@@ -15,11 +20,33 @@ if TYPE_CHECKING:
     from bpfnb.session.session import Session
     from bpfnb.views.live.panel import Panel
 
-__all__ = ["MapAccess"]
+__all__ = ["MapAccess", "maps_of"]
 
 Value = TypeVar("Value")
 
 _ENDING_TIMEOUT = 5.0  # seconds; detaching hundreds of probes takes long
+
+
+def maps_of(session: Session, infos: Iterable[MapInfo]) -> dict[str, Map]:
+    """Return a session's maps, by name."""
+    source = session.program.source
+    return {
+        info.name: Map(
+            info,
+            MapAccess(session, info.name),
+            _only_sets(source, info.name),
+            partial(session._refused, info),
+            session.program.line_map.describe(info.line),
+            "log2" if "log2" in source else "linear",
+        )
+        for info in infos
+    }
+
+
+def _only_sets(source: str, name: str) -> bool:
+    """Return whether a cell's C only sets and deletes whole entries of a map, so that none changes in place."""
+    methods = set(re.findall(rf"\b{re.escape(name)}\s*\.\s*(\w+)\s*\(", source))
+    return bool(methods) and methods <= {"insert", "update", "delete"}
 
 
 class MapAccess:
@@ -38,7 +65,7 @@ class MapAccess:
 
     @property
     def running(self) -> bool:
-        return self._session.state == "running"
+        return self._session._in_kernel
 
     @property
     def moment(self) -> int:
@@ -66,6 +93,9 @@ class MapAccess:
         if isinstance(entries, MapError):
             raise MapError(entries.message)
         return entries
+
+    def recorded(self) -> Sequence[Snapshot] | None:
+        return self._session._snapshots(self._name)
 
     def look_up(self, key: bytes) -> bytes | None:
         return self._tracer().look_up(self._session._number, self._name, key)
@@ -97,5 +127,6 @@ class MapAccess:
 
     def _tracer(self) -> Tracer:
         if self._session.state != "running" or not self._session._tracer:
-            raise ProgramError(f"{self._session.name} is {self._session.state}: its map {self._name} cannot be changed")
+            what = "a recording" if self._session._recorded() else self._session.state
+            raise ProgramError(f"{self._session.name} is {what}: its map {self._name} cannot be changed")
         return self._session._tracer

@@ -39,6 +39,7 @@ from bpfnb.results.answers import quantiles
 from bpfnb.results.cost import Costs, no_costs
 from bpfnb.results.events.rows import BUDGET, ROWS, RowsTable, Sample, require_limits, sample
 from bpfnb.results.maps.drained import Drained
+from bpfnb.results.maps.entries import Snapshot as MapSnapshot
 from bpfnb.results.maps.frozen import Growing
 from bpfnb.results.maps.kinds import GROWING
 from bpfnb.results.maps.map import Map
@@ -104,6 +105,7 @@ class Session(Pictures):
         self.name = name
         self.returncode: int | None = None
         self._command = command
+        self._words: Sequence[str] = command.words if command else ()
         if command:
             command.on_end = self._command_ended
         self.program = program
@@ -370,6 +372,7 @@ class Session(Pictures):
             shares=self._costs.shares() if self._costs else None,
             filters=self._filters(),
             title=self._presentation.title if self._presentation else "",
+            recorded=self._recorded(),
             notes=(
                 *(w.message for w in self.warnings if w.severity == "note" and not w.line),
                 *self._notes,
@@ -500,12 +503,21 @@ class Session(Pictures):
         }
         return tuple((name, known[name]) for name in self._maps if name in known)
 
+    @property
+    def _in_kernel(self) -> bool:
+        """Return whether its maps are in the kernel."""
+        return self.state == "running"
+
+    def _recorded(self) -> str:
+        """Return where and when it was recorded, of a recording."""
+        return ""
+
     def _filters(self) -> str:
         filters = self.program.filters
-        if not self._command:
+        if not self._words:
             return str(filters)
         others = str(msgspec.structs.replace(filters, follow=0))
-        return f"command {shlex.join(self._command.words)}{others and f', {others}'}"
+        return f"command {shlex.join(self._words)}{others and f', {others}'}"
 
     def _command_ended(self, status: int) -> None:
         self.returncode = status
@@ -545,6 +557,10 @@ class Session(Pictures):
         tracer = self._connect()
         mine = tracer is self._tracer  # another tracer's sessions are other ones
         return tracer.find_symbols(pid, addresses, self._number if mine else 0)
+
+    def _snapshots(self, name: str) -> Sequence[MapSnapshot] | None:
+        """Return what a map was over time, of a recording; None where it is to be asked for from now on."""
+        return None
 
     def _refused(self, info: MapInfo) -> dict[int, int]:
         return self._counters.of(info) if self._counters else {}

@@ -67,8 +67,9 @@ def session_text(snapshot: Snapshot, *, told: Collection[str] = ()) -> str:
     else:
         facts += [f"{printable(name)} has {_entries(n)}" for name, n in s.entries]
     if s.dropped:
-        facts.append(f"{s.dropped:,} dropped by keep")
+        facts.append(f"{s.dropped:,} {_dropped(s)}")
     lines = [f"<Session {printable(s.name)}: {', '.join(facts)}>"]
+    lines += [f"  {printable(s.recorded)}"] if s.recorded else []
     lines += [f"  {printable(s.title)}"] if s.title else []
     lines += [f"  only {printable(s.filters)}"] if s.filters else []
     probes = _summarised(s.probes)
@@ -96,6 +97,8 @@ def session_card(
     """
     s = snapshot
     parts = [_rules(mark) if mark else "", _header(s, mark, seconds)]
+    if s.recorded:
+        parts.append(f"<div>{escape(s.recorded)}</div>")
     if s.title:
         parts.append(f"<div>{escape(s.title)}</div>")
     if s.filters:
@@ -142,7 +145,12 @@ def _facts(s: Snapshot) -> list[str]:
         _fact("rows/s on average", average(s)),
         _fact("lost", f"{s.lost:,}", BAD if s.lost else ""),
     ]
-    return [*facts, _fact("dropped by keep", f"{s.dropped:,}", WARN)] if s.dropped else facts
+    return [*facts, _fact(_dropped(s), f"{s.dropped:,}", WARN)] if s.dropped else facts
+
+
+def _dropped(s: Snapshot) -> str:
+    """Return what became of rows that were delivered and are not there."""
+    return "not in the recording" if s.recorded else "dropped by keep"
 
 
 def _newest_rows(sample: Sample) -> str:

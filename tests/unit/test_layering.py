@@ -27,6 +27,7 @@ NOTEBOOK = [
     {"doctor", "oneliners", "registry", "setup", "tools", "comparison"},
     {"hosts"},
     {"testing", "fleets", "imports"},
+    {"opening"},
     {"magics", "terminal"},
     {"bpfnb"},
     {"__main__"},

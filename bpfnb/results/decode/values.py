@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bpfnb.errors import ProgramError
+from bpfnb.language import syscalls
 from bpfnb.results.arguments import require_columns, require_known, require_once
 from bpfnb.results.columns.text import text_dtype
 from bpfnb.results.decode.kinds import KINDS, Array, Kind
@@ -36,8 +36,8 @@ def values(series: pd.Series[Any], kind: str, machine: str | None = None) -> pd.
     """Return a column's values as what they mean, a row for a row; ``KINDS`` has the kinds.
 
     A category of strings, in the order of the numbers, of those kinds whose text it is; else numbers, or timedelta64.
-    Missing where there is no value. ``machine``: whose numbers they are, as ``platform.machine()`` calls it; this one's
-    unless told.
+    Missing where there is no value. ``machine``: whose numbers they are, as ``platform.machine()`` has it; unless told
+    that of ``syscalls.of_machine``.
 
     ValueError for an unknown kind, a column of another type than the kind takes, and a value that cannot be one.
     """
@@ -52,7 +52,7 @@ def values(series: pd.Series[Any], kind: str, machine: str | None = None) -> pd.
         distinct: list[Any] = numbers.tolist()
     else:
         codes, distinct = _objects(series, kind, chosen)
-    category = _category(codes, distinct, chosen, machine or platform.machine())
+    category = _category(codes, distinct, chosen, machine or syscalls.this_machine())
     return pd.Series(category, index=series.index, name=series.name)
 
 

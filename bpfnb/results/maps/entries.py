@@ -8,7 +8,7 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,15 @@ from bpfnb.results.maps.baseline import Baseline, Counter
 from bpfnb.results.maps.kinds import ARRAYS, QUEUES
 from bpfnb.results.output import Keep
 
-__all__ = ["Entries", "MapAccess", "Still", "Taking"]
+__all__ = ["Entries", "MapAccess", "Snapshot", "Still", "Taking", "rows_of"]
+
+
+class Snapshot(NamedTuple):
+    """A map at one moment. ``time``: nanoseconds since 1970, as the reading began."""
+
+    time: int
+    keys: Rows
+    values: Rows
 
 
 class MapAccess(Protocol):
@@ -52,6 +60,9 @@ class MapAccess(Protocol):
 
     def read(self) -> tuple[int, bytes]:
         """Return how many entries there are, and their bytes as protocol.MapRead lays them out."""
+
+    def recorded(self) -> Sequence[Snapshot] | None:
+        """Return what the map was over time, of a recording; None where it is to be read from now on."""
 
     def look_up(self, key: bytes) -> bytes | None:
         """Return a key's value, all CPUs'; None where there is none."""
@@ -106,6 +117,9 @@ class Still:
     def show(self, map_: object, window: float) -> Any:
         raise ProgramError("what was drained from a map does not change: there is nothing to show live")
 
+    def recorded(self) -> Sequence[Snapshot] | None:
+        return None
+
     def look_up(self, key: bytes) -> bytes | None:
         raise NotImplementedError
 
@@ -142,13 +156,13 @@ class Entries:
     def read(self) -> tuple[Rows, Rows]:
         """Return all keys and all values, a row each, as they have grown since the last drain."""
         with self._lock:
-            return self._trimmed(*self._since(*self._read_all()))
+            return self.trimmed(*self._since(*self._read_all()))
 
     @uninterrupted
     def read_whole(self) -> tuple[Rows, Rows]:
         """Return all keys and all values as they are in the kernel, whatever was drained."""
         with self._lock:
-            return self._trimmed(*self._read_all())
+            return self.trimmed(*self._read_all())
 
     @uninterrupted
     def write(self, key: bytes, value: bytes | None) -> bool:
@@ -216,7 +230,7 @@ class Entries:
                 return
             keys, values = self._read_all()
             new = self._since(keys, values, columns)
-            taking.keys, taking.values = self._trimmed(*_joined([*self._left, new]))
+            taking.keys, taking.values = self.trimmed(*_joined([*self._left, new]))
             taking.left = list(self._left)
             self._left.clear()
             before = self._drained
@@ -274,20 +288,23 @@ class Entries:
         return keys[self._gone :], values[self._gone :]
 
     def _rows(self, count: int, data: bytes) -> tuple[Rows, Rows]:
-        """Return the keys and values of MapRead's bytes."""
-        info = self._info
-        sizes = info.key_size, info.cpus * info.value_stride
-        begin = -(-count * sizes[0] // 8) * 8
-        keys = np.frombuffer(data, np.uint8, count * sizes[0]).reshape(count, sizes[0])
-        values = np.frombuffer(data, np.uint8, count * sizes[1], begin).reshape(count, sizes[1])
-        return keys, values
+        return rows_of(self._info, count, data)
 
-    def _trimmed(self, keys: Rows, values: Rows) -> tuple[Rows, Rows]:
+    def trimmed(self, keys: Rows, values: Rows) -> tuple[Rows, Rows]:
         """Cut off the zeros at the end of an array that is larger than the cell could expect."""
         if not self._info.shown:
             return keys, values
         end = max(self._info.shown, int(np.flatnonzero(values.any(axis=1))[-1:].sum()) + 1)
         return keys[:end], values[:end]
+
+
+def rows_of(info: MapInfo, count: int, data: bytes) -> tuple[Rows, Rows]:
+    """Return the keys and values of MapRead's bytes."""
+    sizes = info.key_size, info.cpus * info.value_stride
+    begin = -(-count * sizes[0] // 8) * 8
+    keys = np.frombuffer(data, np.uint8, count * sizes[0]).reshape(count, sizes[0])
+    values = np.frombuffer(data, np.uint8, count * sizes[1], begin).reshape(count, sizes[1])
+    return keys, values
 
 
 def _laid_out(key: bytes, value: bytes | None) -> bytes:

@@ -34,10 +34,10 @@ from bpfnb.results.columns.kinds import shown
 from bpfnb.results.distributions.bars import bars_html, bars_text, number_bars
 from bpfnb.results.maps import refusals
 from bpfnb.results.maps.baseline import Baseline, Counter, counters
-from bpfnb.results.maps.entries import Entries, MapAccess, Still, Taking
+from bpfnb.results.maps.entries import Entries, MapAccess, Snapshot, Still, Taking
 from bpfnb.results.maps.frames import NO_SCHEMA, REDUCTIONS, EntryFrames, Reduction
 from bpfnb.results.maps.histograms import histogram
-from bpfnb.results.maps.kinds import HOLDS, QUEUES, TAKEN
+from bpfnb.results.maps.kinds import ARRAYS, HOLDS, QUEUES, TAKEN
 from bpfnb.results.maps.pack import pack
 from bpfnb.results.maps.padding import count_duplicates, hidden_bytes
 from bpfnb.results.maps.snapshots import MapSnapshots
@@ -346,6 +346,8 @@ class Map:
                     have each count once, the last one included. Where something else drains the map as well, each has
                     its part of the counts. Otherwise a snapshot is what ``df`` would be.
 
+        Of a recording: the snapshots that were taken while it was made, not oftener than ``every``, and the last one.
+
         Snapshots count towards the session's ``keep``: the oldest are dropped, and counted. ProgramError for a map of
         stacks, and for what cannot be drained; UnsupportedError for a kind without entries; ValueError for what is no
         interval.
@@ -356,6 +358,8 @@ class Map:
         if drain:
             self._require_drainable("")
         step = interval(every, at_least="1ms").total_seconds()
+        if (recorded := self._access.recorded()) is not None:
+            return self._over_time(recorded, step, drain)
         take, access = self._taken_out if drain else self._read, self._access
         snapshots = MapSnapshots(self.name, step, take, self._frames, self._marked, access.keep, access.ended)
         try:
@@ -598,6 +602,29 @@ class Map:
         taking = Taking()
         self._take_out(taking, "", counters(self._value))
         return taking.keys, taking.values
+
+    def _over_time(self, recorded: Sequence[Snapshot], step: float, drain: bool) -> MapSnapshots:
+        """Return the snapshots of a recording, at least ``step`` seconds apart."""
+        access = self._access
+        snapshots = MapSnapshots(self.name, step, self._read, self._frames, self._marked, access.keep, access.ended)
+        taken: list[Snapshot] = []
+        for snapshot in recorded:
+            if not taken or snapshot.time - taken[-1].time >= step * 1e9 or snapshot is recorded[-1]:
+                taken.append(snapshot)
+        if drain and self.kind in QUEUES:
+            raise ProgramError(f"{self.name} ({self.kind}) is in a recording: what was taken out of it is not known")
+        if drain:
+            taken = [self._grown(now, before) for before, now in zip([None, *taken], taken, strict=False)]
+        snapshots.fill(Snapshot(time, *self._entries.trimmed(keys, values)) for time, keys, values in taken)
+        return snapshots
+
+    def _grown(self, now: Snapshot, before: Snapshot | None) -> Snapshot:
+        """Return what entries have grown by between two snapshots, as ``drain`` has it."""
+        if before is None:
+            return now
+        baseline = Baseline(before.keys, before.values, counters(self._value), self.info.cpus, self.info.value_stride)
+        keys, values = baseline.since(now.keys, now.values, self.info.kind in ARRAYS)
+        return now._replace(keys=keys, values=values)
 
     def _usual(self) -> str:
         """Return how this map is drained by default."""

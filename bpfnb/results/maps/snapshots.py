@@ -12,9 +12,9 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from bpfnb.errors import BpfnbError
 from bpfnb.interrupts import Flag, forget_after_fork, uninterrupted
 from bpfnb.protocol.schema import Rows
 from bpfnb.results.buckets import HistKind
+from bpfnb.results.maps.entries import Snapshot
 from bpfnb.results.maps.frames import EntryFrames, Reduction
 from bpfnb.results.maps.histograms import bucket_column, histogram
 from bpfnb.results.output import Keep
@@ -32,14 +33,6 @@ __all__ = ["MapSnapshots"]
 _POLL = 0.05  # seconds between two looks whether the session has ended
 _END_TIMEOUT = 5.0  # seconds between an error of the last reads and the session's end that explains it
 _LAST_TIMEOUT = 15.0  # seconds for the last snapshot once the session has ended
-
-
-class Snapshot(NamedTuple):
-    """``time``: nanoseconds since 1970, as the reading began."""
-
-    time: int
-    keys: Rows
-    values: Rows
 
 
 class MapSnapshots:
@@ -163,6 +156,12 @@ class MapSnapshots:
     def start(self) -> None:
         """Start the thread. Not for users: ``Map.every`` has done it."""
         threading.Thread(target=self._run, name="bpfnb-snapshots", daemon=True).start()
+
+    def fill(self, snapshots: Iterable[Snapshot]) -> None:
+        """Have the snapshots of a recording, and end. Not for users."""
+        self._snapshots.extend(snapshots)
+        self.reason = "that is all of the recording"
+        self._done.set()
 
     def forget(self) -> None:
         """Be ended, in a forked child: the thread is the parent's."""

@@ -29,7 +29,7 @@ from bpfnb.views import html, refresh
 from bpfnb.views.live.frames import NUMBERS_EVERY, Frames
 from bpfnb.views.live.pages import Pages
 from bpfnb.views.live.selection import Selection
-from bpfnb.views.live.specs import Traced, ended, sessions_of, views_of
+from bpfnb.views.live.specs import Played, Traced, ended, sessions_of, views_of
 from bpfnb.views.live.twins import Twin
 from bpfnb.views.live.view import View, ViewSpec
 from bpfnb.views.live.widget import VIEW_MIMETYPE, Connect, DirectComm, Incoming, PanelWidget
@@ -241,13 +241,20 @@ class Panel:
         if message.do == "stop":
             self._stop_asked = True
         elif message.do:
-            self._paused = message.do == "pause"
+            self._pause(message.do == "pause")
         if message.choose is not None:
             self._frames.choose(message.choose, message.choices or {})
         if message.brush is not None:
             self._selection.brush(*message.brush)
             self._frames.show_range(self.selection)
         return message.ack is None and not message.gone
+
+    def _pause(self, paused: bool) -> None:
+        """Leave the views as they are, or go on. Recordings that are played wait meanwhile."""
+        self._paused = paused
+        for session in self._sessions:
+            if isinstance(session, Played):
+                (session.pause if paused else session.resume)()
 
     def _paint_blind(self) -> float:
         """Send whole frames, for pages that cannot say what they lack."""

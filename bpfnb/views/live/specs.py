@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from bpfnb.errors import ProgramError
 from bpfnb.results.maps.map import Map
@@ -18,7 +18,7 @@ from bpfnb.views.live.flame import FlameView
 from bpfnb.views.live.rates import RatesView
 from bpfnb.views.live.view import View, ViewKind, ViewSpec
 
-__all__ = ["KINDS", "Traced", "ended", "sessions_of", "specs_of", "views_of"]
+__all__ = ["KINDS", "Played", "Traced", "ended", "sessions_of", "specs_of", "views_of"]
 
 
 class Traced(Protocol):
@@ -30,6 +30,14 @@ class Traced(Protocol):
     def state(self) -> SessionState: ...
     def snapshot(self) -> Snapshot: ...
     def stop(self) -> None: ...
+
+
+@runtime_checkable
+class Played(Protocol):
+    """A recording that is played (bpfnb.session.replay.Replay): its clock can be held."""
+
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
 
 
 # A row a kind: what makes the view, of one spec; "rates" and "counters" of several sessions, in one picture.

@@ -1,0 +1,47 @@
+"""``bpfnb.open``: recordings as sessions, with what made their ``df``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from bpfnb.errors import BpfnbError
+from bpfnb.language.syscalls import of_machine
+from bpfnb.oneliners import presentation_of
+from bpfnb.recordings.format import Manifest
+from bpfnb.recordings.reader import open_recording
+from bpfnb.results.presentation import Presentation, Shown
+from bpfnb.session.recorded import Recorded
+from bpfnb.tools import toolbox
+
+__all__ = ["open"]
+
+
+def open(path: str | os.PathLike[str]) -> Recorded:
+    """Open a recording, a folder or a zip: a session that has ended, on any machine. Nothing is traced, and nothing of
+    the recording is run. ``live(speed=1)`` plays it.
+
+    One-liners and tools are looked up by name; of one that this bpfnb does not have there are the rows and maps as they
+    are, and a note. ProgramError for what is no recording, or one of a newer bpfnb.
+    """
+    recording = open_recording(path)
+    presentation, note = _presentation(recording.manifest)
+    return Recorded(recording, presentation, [note] if note else [])
+
+
+def _presentation(manifest: Manifest) -> tuple[Presentation | None, str]:
+    """Return what makes ``df``, and why it is not what it was, or ""."""
+    shown = manifest.shown
+    try:
+        with of_machine(manifest.machine):
+            return _MAKERS[shown.kind](shown), ""
+    except (BpfnbError, AttributeError) as error:
+        why = error.message if isinstance(error, BpfnbError) else str(error)
+        return None, f"its rows and maps are as they are, without what {shown.kind} {shown.name} makes of them: {why}"
+
+
+_MAKERS: dict[str, Callable[[Shown], Presentation | None]] = {
+    "cell": lambda shown: None,
+    "question": presentation_of,
+    "tool": lambda shown: toolbox.find(shown.name).presentation(shown.options),
+}
