@@ -11,7 +11,6 @@ Nothing here changes the frame it is asked about. ``views.events`` adds pictures
 from __future__ import annotations
 
 import inspect
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -38,8 +37,6 @@ from bpfnb.results.distributions.bars import Bars
 from bpfnb.results.events.heatmap import heatmap
 from bpfnb.results.events.rows import BUDGET, ROWS, RowsTable
 from bpfnb.results.events.timeline import timeline
-from bpfnb.results.flame.files import folded_text, speedscope_text, write
-from bpfnb.results.flame.fold import fold
 from bpfnb.results.pairs import THREAD, Chosen, pair_up, thread_column
 from bpfnb.results.table import with_bars
 
@@ -56,8 +53,7 @@ class EventsAccessor:
     """Decoded columns, rates, latencies, histograms and the largest groups of a DataFrame with one row an event."""
 
     _methods: tuple[str, ...] = (
-        "decode", "rate", "between", "hist", "bars", "top", "heatmap", "timeline", "table", "to_folded",
-        "to_speedscope",
+        "decode", "rate", "between", "hist", "bars", "top", "heatmap", "timeline", "table",
     )  # fmt: skip
 
     def __init__(self, frame: pd.DataFrame) -> None:
@@ -296,36 +292,6 @@ class EventsAccessor:
         if value is None:
             largest["share"] = largest["count"] / max(len(self._frame), 1)
         return largest
-
-    def to_folded(
-        self,
-        path: str | os.PathLike[str],
-        value: str | None = None,
-        by: Names | None = None,
-        *,
-        stack: str = "stack",
-        overwrite: bool = False,
-    ) -> None:
-        """Write stacks as "main;read 42", a line each different one: for flamegraph.pl, inferno and others.
-
-        Columns as in ``flame``. Times are nanoseconds. ProgramError for a file that exists, unless ``overwrite``.
-        """
-        write(path, folded_text(fold(self._frame, value, by, stack=stack)), overwrite)
-
-    def to_speedscope(
-        self,
-        path: str | os.PathLike[str],
-        value: str | None = None,
-        by: Names | None = None,
-        *,
-        stack: str = "stack",
-        unit: str | None = None,
-        overwrite: bool = False,
-    ) -> None:
-        """Write stacks as a file for speedscope.app. Columns as in ``flame``. ProgramError for a file that exists,
-        unless ``overwrite``."""
-        folded = fold(self._frame, value, by, stack=stack, unit=unit)
-        write(path, speedscope_text(folded, "DataFrame"), overwrite)
 
     def table(self, rows: int = ROWS, budget: int = BUDGET) -> RowsTable:
         """The frame to look at: sorted by a click on a heading, and searched, on the page, without network or kernel.

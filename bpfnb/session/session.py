@@ -49,6 +49,7 @@ from bpfnb.results.presentation import Presentation, Rows, Table
 from bpfnb.results.snapshot import SessionState, Snapshot
 from bpfnb.results.stream import Batches, Events, Source
 from bpfnb.results.table import with_bars, with_escapes
+from bpfnb.session.files import Files
 from bpfnb.session.listener import SessionListener
 from bpfnb.session.map_access import MapAccess
 from bpfnb.session.named import NamedMapping
@@ -70,7 +71,7 @@ _SAMPLE = 5  # rows on the card of a session that has ended
 _STOPPED = "stopped"  # the reason, where nothing else ended it
 
 
-class Session(Pictures):
+class Session(Pictures, Files):
     """A running BPF program and its results. ``bpfnb.trace`` and ``%%bpf`` cells make sessions; each is used once.
 
     ``df``          the main output as a DataFrame: the first declared output that the cell submits to, else printk

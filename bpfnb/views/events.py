@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from bpfnb.exports.accessor import WrittenEvents
 from bpfnb.interrupts import uninterrupted
 from bpfnb.results.accessor import EventsAccessor
 from bpfnb.results.arguments import Names, names_of, numbered, require_columns, require_times
@@ -27,7 +28,7 @@ __all__ = ["DrawnEvents"]
 
 
 @pd.api.extensions.register_dataframe_accessor("bpf")
-class DrawnEvents(EventsAccessor):
+class DrawnEvents(EventsAccessor, WrittenEvents):
     """Decoded columns, rates, latencies, histograms and the largest groups of a DataFrame with one row an event, as
     tables and as pictures.
 
@@ -42,8 +43,8 @@ class DrawnEvents(EventsAccessor):
     """
 
     _methods = (
-        *EventsAccessor._methods, "plot_rate", "plot_hist", "plot_heatmap", "plot_timeline", "plot_scatter",
-        "flame", "plot_flame",
+        *EventsAccessor._methods, *WrittenEvents._writers, "plot_rate", "plot_hist", "plot_heatmap", "plot_timeline",
+        "plot_scatter", "flame", "plot_flame",
     )  # fmt: skip
 
     def plot_rate(

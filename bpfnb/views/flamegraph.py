@@ -12,8 +12,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from bpfnb.errors import ProgramError, escape, printable
+from bpfnb.exports.files import write_text
 from bpfnb.results.arguments import Names
-from bpfnb.results.flame.files import folded_text, speedscope_text, write
+from bpfnb.results.flame.files import folded_text, speedscope_text
 from bpfnb.results.flame.fold import Folded, Unit, Values, fold, read_folded
 from bpfnb.results.flame.kinds import shown
 from bpfnb.results.flame.source import Choice, of_session
@@ -122,18 +123,18 @@ class FlameGraph:
 
     def to_folded(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write "main;read 42", a line a stack, as flamegraph.pl reads it. ProgramError for a file that exists."""
-        write(path, folded_text(self.folded), overwrite)
+        write_text(path, folded_text(self.folded), overwrite)
 
     def to_speedscope(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a file for speedscope.app. ProgramError for a file that exists."""
-        write(path, speedscope_text(self.folded, self.name), overwrite)
+        write_text(path, speedscope_text(self.folded, self.name), overwrite)
 
     def to_html(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a page of its own, to be opened in any browser, without a server. ProgramError for a file that
         exists."""
         from bpfnb.views.live.flame_page import page
 
-        write(path, page(self), overwrite)
+        write_text(path, page(self), overwrite)
 
     # --- a view (bpfnb.views.live.view.View) --------------------------------------------------------------------------
 

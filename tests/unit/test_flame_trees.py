@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpfnb.errors import ProgramError
-from bpfnb.results.flame.files import folded_text, speedscope_text, write
+from bpfnb.exports.files import write_text
+from bpfnb.results.flame.files import folded_text, speedscope_text
 from bpfnb.results.flame.fold import Folded, fold, from_texts, read_folded
 from bpfnb.results.flame.kinds import KINDS, kinds_of, shown
 from bpfnb.results.flame.tree import FlameTree, own_values, totals
@@ -198,7 +199,7 @@ def test_each_line_is_one_stack_to_flamegraph_pl(counts: dict[str, int]) -> None
 
 def test_folded_files_come_back(tmp_path: Path) -> None:
     folded = from_texts(["main;read (x.c:3);do it_[k]", "a", "b"], [1 << 53, 2, 2])
-    write(tmp_path / "x.folded", folded_text(folded))
+    write_text(tmp_path / "x.folded", folded_text(folded))
     assert (tmp_path / "x.folded").read_text() == "main;read (x.c:3);do it_[k] 9007199254740992\na 2\nb 2\n"
     assert pairs(read_folded(tmp_path / "x.folded")) == pairs(folded)
 
@@ -224,14 +225,14 @@ def test_what_is_no_folded_file(tmp_path: Path) -> None:
 
 def test_a_file_that_is_there_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "x"
-    write(path, "first")
+    write_text(path, "first")
     with pytest.raises(ProgramError, match="is there already: overwrite=True replaces it"):
-        write(path, "second")
+        write_text(path, "second")
     assert path.read_text() == "first"
-    write(path, "3", overwrite=True)
+    write_text(path, "3", overwrite=True)
     assert path.read_text() == "3"
     with pytest.raises(ProgramError, match="No such file"):
-        write(tmp_path / "none" / "x", "4")
+        write_text(tmp_path / "none" / "x", "4")
 
 
 def test_speedscopes_file_is_as_its_types_say() -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from pathlib import Path
 
-from bpfnb.errors import ProgramError
 from bpfnb.release import version
 from bpfnb.results.flame.fold import Folded, clean
 from bpfnb.results.flame.kinds import shown
 
-__all__ = ["folded_text", "speedscope_text", "write"]
+__all__ = ["folded_text", "speedscope_text"]
 
 _SCHEMA = "https://www.speedscope.app/file-format-schema.json"
 _UNITS = {"count": "none", "ns": "nanoseconds", "bytes": "bytes"}
@@ -52,17 +49,6 @@ def speedscope_text(folded: Folded, name: str) -> str:
         "exporter": f"bpfnb@{version()}",
     }
     return json.dumps(whole, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-
-
-def write(path: str | os.PathLike[str], text: str, overwrite: bool = False) -> None:
-    """Write a file. ProgramError, in one line, where there is one already, or it cannot be made."""
-    try:
-        with Path(path).open("w" if overwrite else "x", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-    except FileExistsError:
-        raise ProgramError(f"{os.fspath(path)} is there already: overwrite=True replaces it") from None
-    except OSError as error:
-        raise ProgramError(f"{os.fspath(path)}: {error.strerror}") from None
 
 
 def _line(stack: str) -> str:
