@@ -1,0 +1,1 @@
+"""Bringing bpfnb to a host that ssh reaches, so that far runs there."""
