@@ -15,20 +15,25 @@ from bpfnb.host import ways
 from bpfnb.host.client import Client, Peer
 from bpfnb.protocol.messages import Hello
 
-__all__ = ["LocalTracer", "launch"]
+__all__ = ["LocalTracer", "launch", "start"]
 
 _STATUS_TIMEOUT = 0.5  # seconds
 _LAST_WORDS = 1 << 16  # bytes
 
 
 def launch(way: ways.Way | None = None) -> Client:
-    """Start a tracer; it imports bcc while we return.
+    """Start a tracer; it imports bcc while we return. Errors: see ``start``."""
+    return Client(*start(way))
+
+
+def start(way: ways.Way | None = None) -> tuple[socket.socket, LocalTracer]:
+    """Start a tracer, and return the socket that it serves.
 
     PrivilegeError or SetupError where there is no way to start one, SetupError where a socket for it does not answer.
     """
     way = way or ways.choose()
     if way.socket:
-        return Client(ways.connect(way), LocalTracer(way))
+        return ways.connect(way), LocalTracer(way)
     import fcntl  # here: other systems have none, and read recordings
 
     ours, theirs = socket.socketpair()
@@ -43,7 +48,7 @@ def launch(way: ways.Way | None = None) -> Client:
         raise
     finally:
         theirs.close()
-    return Client(ours, LocalTracer(way, process, log))
+    return ours, LocalTracer(way, process, log)
 
 
 class LocalTracer(Peer):

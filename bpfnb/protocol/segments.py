@@ -5,6 +5,7 @@ A segment is a memfd::
     0       8 bytes   rows committed           written after the rows themselves
     8       8 bytes   text bytes committed
     16      8 bytes   events lost so far, by this output since its session began
+    24      8 bytes   nanoseconds to add to the reader's CLOCK_MONOTONIC to get that of the rows: another host's
     4096    rows      fixed-width records of ``Schema.size`` bytes
     ...     text      the rows' variable text end to end, on the next page boundary (only when ``Schema.text_end``)
 
@@ -34,6 +35,7 @@ from bpfnb.protocol.credit import Credit
 from bpfnb.protocol.schema import Rows, Schema
 
 __all__ = [
+    "CLOCK",
     "HEADER",
     "LOST",
     "MAX_EVENT",
@@ -51,7 +53,8 @@ __all__ = [
 
 PAGE = 4096
 HEADER = PAGE
-ROWS, TEXT, LOST = 0, 1, 2  # indices into the header seen as 64-bit words
+ROWS, TEXT, LOST, CLOCK = 0, 1, 2, 3  # indices into the header seen as 64-bit words
+_WORDS = 4
 
 MAX_EVENT = 24 << 20  # bytes of an event's struct
 
@@ -88,7 +91,7 @@ class Layout(Struct, frozen=True):
 
 def parts(memory: memoryview, schema: Schema, layout: Layout) -> tuple[npt.NDArray[np.uint64], Rows, Rows]:
     """The header words, the rows and the text area of a mapped segment, as views of its memory."""
-    head = np.frombuffer(memory, np.uint64, 3)
+    head = np.frombuffer(memory, np.uint64, _WORDS)
     rows = np.frombuffer(memory, np.uint8, layout.rows * schema.size, HEADER).reshape(layout.rows, schema.size)
     text = np.frombuffer(memory, np.uint8, layout.text, layout.text_offset(schema))
     return head, rows, text
@@ -122,6 +125,7 @@ class SegmentWriter:
         self.rows = self.lost = 0  # since its session began
         self._refused = 0  # events the kernel could not deliver
         self._unsent = 0  # events we could not deliver
+        self._clock = 0
         self._wanted = 0  # the size of a segment that there was no credit for
         self._close: Callable[[], object] = lambda: None
         self._start(first=True)
@@ -159,10 +163,15 @@ class SegmentWriter:
         self.lost = lost + self._unsent
         self._head[LOST] = self.lost
 
+    def set_clock(self, ns: int) -> None:
+        """Publish how far the clock of the rows is ahead of the reader's CLOCK_MONOTONIC, where that is another."""
+        self._clock = ns
+        self._head[CLOCK] = np.int64(ns).view(np.uint64)
+
     def close(self) -> None:
         """Let go of the segment. The notebook has its own descriptor. Idempotent."""
         self._close()
-        self._head = np.zeros(3, np.uint64)
+        self._head = np.zeros(_WORDS, np.uint64)
 
     def _lose(self, count: int) -> None:
         self._unsent += count
@@ -212,8 +221,9 @@ class SegmentWriter:
         self._fd = os.memfd_create("bpfnb-segment", os.MFD_CLOEXEC)
         self._close = weakref.finalize(self, os.close, self._fd)
         os.ftruncate(self._fd, size)
-        self._head = np.frombuffer(mmap.mmap(self._fd, HEADER), np.uint64, 3)
+        self._head = np.frombuffer(mmap.mmap(self._fd, HEADER), np.uint64, _WORDS)
         self._head[LOST] = self.lost
+        self.set_clock(self._clock)
         self._publish(room, self._fd)
         return True
 
@@ -241,6 +251,11 @@ class SegmentReader:
     @property
     def lost(self) -> int:
         return int(self._head[LOST])
+
+    @property
+    def clock_ns(self) -> int:
+        """How far the clock of the rows is ahead of this machine's CLOCK_MONOTONIC, in nanoseconds."""
+        return int(self._head[CLOCK].view(np.int64))
 
     def read(self, append: Append) -> int:
         """Append the rows committed since the last call. Return how many there were. Those appended count as read."""

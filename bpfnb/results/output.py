@@ -150,6 +150,7 @@ class Output:
         )
         self._dropped_undecoded = 0
         self._lost = 0
+        self._clock_ns = 0  # see Table.now
         self._loss_said = self._drop_said = False
         self._notes: list[str] = []
         self._notes_said = 0
@@ -288,8 +289,10 @@ class Output:
 
     def now(self) -> int:
         """Return the present on the clock of the rows' times, in nanoseconds since 1970. That clock differs from the
-        system's once somebody has set this."""
-        return self._table.now()
+        system's once somebody has set this, and is another host's where the rows are."""
+        for segment in tuple(self._segments)[-1:]:
+            self._clock_ns = segment.clock_ns
+        return self._table.now(self._clock_ns)
 
     @uninterrupted
     def end(self) -> Position:
@@ -362,6 +365,7 @@ class Output:
         with self._lock:
             while self._segments and time.monotonic() < deadline:
                 self._lost = self.lost
+                self._clock_ns = self._segments[-1].clock_ns
                 self._decode(1)
                 if not self._segments[0].unread:
                     self._segments.popleft()

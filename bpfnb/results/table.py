@@ -136,9 +136,10 @@ class Table:
         differs from call to call."""
         return None if by is None else self._columns[by].edition
 
-    def now(self) -> int:
-        """Return the present on the clock of the rows' times, in nanoseconds since 1970."""
-        return time.time_ns() if self._arrivals else time.monotonic_ns() + self._epoch_ns
+    def now(self, clock_ns: int = 0) -> int:
+        """Return the present on the clock of the rows' times, in nanoseconds since 1970. ``clock_ns``: how far the
+        CLOCK_MONOTONIC of their host is ahead of this machine's."""
+        return time.time_ns() if self._arrivals else time.monotonic_ns() + clock_ns + self._epoch_ns
 
     def shrink(self, keep: int) -> None:
         """Drop the oldest rows when all take more than ``keep`` bytes, until about three quarters of that remain.

@@ -1,5 +1,5 @@
 """A tracer on another host, over a connection that a command makes: ``ssh HOST ... far``.
 
-notebook  <-- socketpair -->  near  <-- the command's pipes -->  far  <-- socketpair -->  tracer
-             the protocol             frames (frames.py)               the protocol
+Messages go from the notebook to ``near`` (a local process), from there in frames to ``far`` (on the host), and from
+there to the tracer. docs/architecture.md has the picture.
 """
