@@ -65,8 +65,8 @@ class RecordedTable(Table):
     def edition(self, by: str | None) -> object:
         return None if by is None else self._category(by)
 
-    def now(self) -> int:
-        return time.monotonic_ns() + self._epoch_ns
+    def now(self, clock_ns: int = 0) -> int:
+        return time.monotonic_ns() + clock_ns + self._epoch_ns
 
     def shrink(self, keep: int) -> None:
         """Drop nothing: the rows stay in the files."""

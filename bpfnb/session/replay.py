@@ -189,8 +189,8 @@ class PlayedTable(Table):
     def edition(self, by: str | None) -> object:
         return self._whole.edition(by)
 
-    def now(self) -> int:
-        return self._whole.now()
+    def now(self, clock_ns: int = 0) -> int:
+        return self._whole.now(clock_ns)
 
     def shrink(self, keep: int) -> None:
         """Drop nothing."""
