@@ -18,6 +18,7 @@ from importlib.metadata import version as _version
 from importlib.util import find_spec as _find_spec
 from typing import Any as _Any
 
+from bpfnb.comparison import compare
 from bpfnb.errors import (
     AttachError,
     BpfnbError,
@@ -53,6 +54,7 @@ __all__ = [
     "UnknownName",
     "UnsupportedError",
     "VerifierError",
+    "compare",
     "count",
     "doctor",
     "hist",
