@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
@@ -93,6 +95,13 @@ class Writer:
     def progress(self, output: int, rows: int, lost: int) -> None:
         """Note how many rows an output had, and how many events it lost, since the session began."""
         self._losses[output] = rows, lost
+
+    def came(self, output: int, times: npt.NDArray[np.int64]) -> None:
+        """Note when each row of an output came, of those that have no times themselves: nanoseconds since 1970."""
+        ends = np.append(np.flatnonzero(np.diff(times)), len(times) - 1) if len(times) else np.empty(0, np.intp)
+        rows = ends + 1
+        columns = {"time": times[ends], "output": np.full(len(rows), output), "rows": rows, "written": rows}
+        self._put(PROGRESS_FILE, PROGRESS, {**columns, "lost": np.zeros(len(rows), np.int64)})
 
     def snapshot(self, map_: int, time_ns: int, count: int, entries: bytes, lost: int = 0) -> None:
         """Add a map's entries, as MapRead lays them out. ``time_ns``: since 1970. ``lost``: updates refused so far."""

@@ -120,6 +120,7 @@ class Output:
                  program reserved room for the event in a ring buffer), the name of the member that has the time, or
                  None, where there is no ``time``. With "submitted" and "stamp" rows are in the order of their times
     ``names``    the columns of ``df``
+    ``schema``   where they lie in the tracer's rows; ``epoch_ns``: CLOCK_REALTIME minus CLOCK_MONOTONIC as it began
     ``rows``     rows delivered since the session began, dropped ones included
     ``lost``     events that could not be delivered
     ``dropped``  rows delivered and dropped again, so that the session's rows stay within ``keep`` bytes. Rows are
@@ -141,7 +142,8 @@ class Output:
         self.owner: Callable[[], Any] = lambda: None
         self._keep = keep
         self._lock = keep.lock
-        self._schema = schema
+        self.schema = schema
+        self.epoch_ns = epoch_ns
         self._segments: deque[SegmentReader] = deque()
         self._table = (
             PrintkTable(epoch_ns, schema, batch=batch)
@@ -191,7 +193,7 @@ class Output:
 
     @property
     def clock(self) -> str | None:
-        return self._schema.clock or self._schema.time or None
+        return self.schema.clock or self.schema.time or None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -340,7 +342,7 @@ class Output:
     @uninterrupted
     def add_segment(self, layout: Layout, fd: int, epoch_ns: int | None = None) -> None:
         """Add a new segment, by its descriptor. The one before it is complete. ``epoch_ns``: for its rows' times."""
-        segment = SegmentReader(fd, self._schema, layout, epoch_ns)
+        segment = SegmentReader(fd, self.schema, layout, epoch_ns)
         with self._lock:
             self._segments.append(segment)
             self._keep.enforce_undecoded()
