@@ -4,6 +4,7 @@ are the default host's."""
 from __future__ import annotations
 
 import re
+import sys
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
@@ -160,6 +161,9 @@ class Questions:
         names = Known(probes)
 
         def shown() -> Shown:
+            for column in answer.columns:
+                if column.kind == "cgroup" and verb == "rows" and started:
+                    names.cgroup_paths(started[0].main_output.newest(sys.maxsize)[column.member].unique().tolist())
             plain = {name: _plain(value) for name, value in asked.items()}
             facts = msgspec.to_builtins(signatures), names.probes(), list(names.cgroups.items())
             return Shown("question", verb, plain | dict(zip(_FACTS, facts, strict=True)))
