@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -44,12 +44,14 @@ class Replay(Session):
     clock; the Pause of its panel does so too.
     """
 
-    def __init__(self, recorded: Recorded, speed: float) -> None:
+    def __init__(self, recorded: Recorded, speed: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """``clock``: ours, by which the recording's runs."""
         super().__init__(
             recorded.name, recorded.program, recorded._keep.bytes, recorded._connect, presentation=recorded.presentation
         )
         self._of = recorded
-        self._clock = _Clock(recorded._started, recorded._present(), speed)
+        self.recording = recorded.recording
+        self._clock = _Clock(recorded._started, recorded._present(), speed, clock)
         self._started = recorded._started
         self.probes, self.warnings = recorded.probes, recorded.warnings
         self._words = recorded._words
@@ -119,18 +121,19 @@ class Replay(Session):
 class _Clock:
     """Seconds of CLOCK_MONOTONIC from ``begin`` to ``end``, at some speed. For any thread."""
 
-    def __init__(self, begin: float, end: float, speed: float) -> None:
+    def __init__(self, begin: float, end: float, speed: float, ours: Callable[[], float]) -> None:
         if isinstance(speed, bool) or not isinstance(speed, Real) or not 0 < speed < math.inf:
             raise ProgramError(f"a speed is a number above 0: 1.0 is as fast as it was, 10 ten times; not {speed!r}")
         self.speed: float = float(speed)
         self._end: float = end
         self._lock: threading.Lock = new_lock()
+        self._ours = ours
         self._at: float = begin
-        self._since: float = time.monotonic()
+        self._since: float = ours()
         self._held: bool = False
 
     def now(self) -> float:
-        passed = 0.0 if self._held else (time.monotonic() - self._since) * self.speed
+        passed = 0.0 if self._held else (self._ours() - self._since) * self.speed
         return min(self._at + passed, self._end)
 
     @property
@@ -144,7 +147,7 @@ class _Clock:
     @uninterrupted
     def hold(self, held: bool) -> None:
         with self._lock:
-            self._at, self._since = self.now(), time.monotonic()
+            self._at, self._since = self.now(), self._ours()
             self._held = held
 
 

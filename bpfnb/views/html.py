@@ -27,6 +27,7 @@ __all__ = [
     "session_text",
     "sessions_table",
     "sessions_text",
+    "what_was_dropped",
 ]
 
 
@@ -67,7 +68,7 @@ def session_text(snapshot: Snapshot, *, told: Collection[str] = ()) -> str:
     else:
         facts += [f"{printable(name)} has {_entries(n)}" for name, n in s.entries]
     if s.dropped:
-        facts.append(f"{s.dropped:,} {_dropped(s)}")
+        facts.append(f"{s.dropped:,} {what_was_dropped([s])}")
     lines = [f"<Session {printable(s.name)}: {', '.join(facts)}>"]
     lines += [f"  {printable(s.recorded)}"] if s.recorded else []
     lines += [f"  {printable(s.title)}"] if s.title else []
@@ -145,12 +146,13 @@ def _facts(s: Snapshot) -> list[str]:
         _fact("rows/s on average", average(s)),
         _fact("lost", f"{s.lost:,}", BAD if s.lost else ""),
     ]
-    return [*facts, _fact(_dropped(s), f"{s.dropped:,}", WARN)] if s.dropped else facts
+    return [*facts, _fact(what_was_dropped([s]), f"{s.dropped:,}", WARN)] if s.dropped else facts
 
 
-def _dropped(s: Snapshot) -> str:
+def what_was_dropped(snapshots: Iterable[Snapshot]) -> str:
     """Return what became of rows that were delivered and are not there."""
-    return "not in the recording" if s.recorded else "dropped by keep"
+    words = {"not in the recording" if s.recorded else "dropped by keep" for s in snapshots if s.dropped}
+    return " or ".join(sorted(words))
 
 
 def _newest_rows(sample: Sample) -> str:

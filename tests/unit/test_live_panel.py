@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -196,8 +197,8 @@ class Counting:
 class Shown:
     """A panel of made up views, and its wire."""
 
-    def __init__(self, *views: Any) -> None:
-        self.session = FakeSession()
+    def __init__(self, *views: Any, session: FakeSession | None = None) -> None:
+        self.session = session or FakeSession()
         self.views = views or (Counting(),)
         self.panel = Panel([self.session], self.views, self._connect)
         refresh.add(self.panel)
@@ -302,6 +303,19 @@ def test_pause_holds_all_views_and_resume_catches_up(shown: Shown) -> None:
     shown.wire.page(do="resume")
     eventually(lambda: shown.wire.frames[-1].get("status", {}).get("paused") is False, "that it goes on")
     assert shown.wire.frames[-1]["views"][0] == {"number": 3}
+
+
+def test_pause_holds_a_recording_that_is_played() -> None:
+    did: list[str] = []
+    played = FakeSession()
+    played.pause, played.resume = partial(did.append, "held"), partial(did.append, "goes on")  # type: ignore[attr-defined]
+    shown = Shown(Counting(), session=played)
+    shown.opened()
+    shown.wire.page(do="pause")
+    eventually(lambda: did == ["held"], "that it is held")
+    shown.wire.page(do="resume")
+    eventually(lambda: did == ["held", "goes on"], "that it goes on")
+    shown.panel.close()
 
 
 def test_stop_on_the_page_stops_the_sessions_on_the_thread(shown: Shown) -> None:

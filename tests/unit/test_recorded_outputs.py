@@ -75,9 +75,7 @@ def test_rows_are_those_that_were_decoded(recorded: Callable[..., tuple[Recorded
 
 
 @pytest.mark.parametrize("by", ["pid", "comm"])
-def test_times_and_groups_are_those_of_a_table(
-    by: str, recorded: Callable[..., tuple[RecordedOutput, Table]]
-) -> None:
+def test_times_and_groups_are_those_of_a_table(by: str, recorded: Callable[..., tuple[RecordedOutput, Table]]) -> None:
     output, table = recorded()
     arrivals = output.since(Position(30), by)
     times, groups = table.since(30, by)

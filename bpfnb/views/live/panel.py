@@ -335,7 +335,7 @@ def totals(snapshots: Sequence[Snapshot]) -> str:
     dropped = any(s.dropped for s in snapshots)
     with_rows = any(s.has_rows for s in snapshots)
     heads = ["session", "state"]
-    heads += ["rows/s on average", "rows", "lost"] * with_rows + ["dropped by keep"] * dropped
+    heads += ["rows/s on average", "rows", "lost"] * with_rows + [html.what_was_dropped(snapshots)] * dropped
     rows = []
     for s in snapshots:
         row = [escape(s.name), html.badge(s.state)]
