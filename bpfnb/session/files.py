@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from bpfnb.errors import ProgramError
-from bpfnb.exports import tables
+from bpfnb.exports import chrome, perfetto, pprof, tables, timeline
+from bpfnb.exports.openmetrics import openmetrics_text
+from bpfnb.exports.perfetto import Clocks
+from bpfnb.exports.timeline import Event
+from bpfnb.results.arguments import Names
+from bpfnb.results.flame.source import Choice, of_session
 from bpfnb.results.output import Output, Position
 from bpfnb.results.presentation import Presentation, Table
+from bpfnb.session.metrics import Metrics
 
 if TYPE_CHECKING:
     from bpfnb.results.maps.map import Map
+    from bpfnb.results.rates import RateMeter
+    from bpfnb.results.snapshot import SessionState
     from bpfnb.results.stream import Source
 
 __all__ = ["Files"]
@@ -29,6 +38,7 @@ class Files:
 
     if TYPE_CHECKING:  # what a session has
         name: str
+        state: SessionState
 
         @property
         def df(self) -> pd.DataFrame: ...
@@ -38,7 +48,11 @@ class Files:
         def maps(self) -> Mapping[str, Map]: ...
         @property
         def presentation(self) -> Presentation | None: ...
+        def growth(self) -> Callable[[], pd.DataFrame]: ...
+        def meter(self, by: str | None = None, output: str | None = None, window: float = 60.0) -> RateMeter: ...
         def _source(self, output: str | None) -> Source: ...
+
+    _metrics: Metrics | None = None
 
     def to_parquet(
         self, path: _Path, output: str | None = None, *, map: str | None = None, overwrite: bool = False
@@ -78,6 +92,109 @@ class Files:
         ``output``, ``map``: the rows of an output, or the entries of a map, instead.
         """
         tables.write_jsonl(path, self._frames(output, map), overwrite)
+
+    def to_perfetto(
+        self,
+        path: _Path,
+        output: str | None = None,
+        *,
+        name: Names | None = None,
+        duration: str | None = None,
+        track: Names | None = None,
+        counters: Names = (),
+        rate: str | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Write the rows of ``df`` as a trace for ui.perfetto.dev and trace_processor.
+
+            slow.to_perfetto("waits.pftrace")                   # of runqslower: a slice for each wait, by thread
+            opens.to_perfetto("opens.pftrace", rate="100ms")
+
+        Rows with a duration (timedelta64) are slices that end at ``time``; rows with ``start`` and ``end`` are slices;
+        others are instants. They are on the track of the thread (``tid``) of a process (``pid``), or of the process;
+        slices that overlap stand beside. All other columns are arguments. Text in column ``stack`` is a sampled
+        callstack. Times are CLOCK_MONOTONIC, with a snapshot of CLOCK_BOOTTIME: they agree with those of other traces
+        of this machine, and files can be joined.
+
+        ``output``    another output's rows
+        ``name``      columns that name slices; unless told the first there is of path, args, syscall, ...
+        ``duration``  the column of durations, where there are several; "" for instants
+        ``track``     columns whose values make tracks, instead of process and thread: "cpu", "disk"
+        ``counters``  columns of numbers that become counters
+        ``rate``      an interval ("100ms"): events per second become a counter
+
+        ProgramError for rows without times, such as those of tools that count; unknown columns; a file that exists,
+        unless ``overwrite``.
+        """
+        choice = timeline.Choice(name, duration, track, counters, rate)
+        perfetto.write_perfetto(path, *self._events(output, choice), overwrite)
+
+    def to_chrome(
+        self,
+        path: _Path,
+        output: str | None = None,
+        *,
+        name: Names | None = None,
+        duration: str | None = None,
+        track: Names | None = None,
+        counters: Names = (),
+        rate: str | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Write the rows of ``df`` as JSON in Chrome's Trace Event Format, for viewers that read nothing newer: see
+        ``to_perfetto``. Stacks are arguments."""
+        choice = timeline.Choice(name, duration, track, counters, rate)
+        chrome.write_chrome(path, *self._events(output, choice), overwrite)
+
+    def to_pprof(
+        self,
+        path: _Path,
+        output: str | None = None,
+        *,
+        map: str | None = None,
+        value: str | None = None,
+        by: str | Sequence[str] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Write the stacks as they are now as a profile for pprof and what reads its files: Perfetto, speedscope,
+        Pyroscope. ``output``, ``map``, ``value`` and ``by`` as in ``flame``; ``by`` becomes labels."""
+        pprof.write_pprof(path, of_session(self, Choice(output, map, value, by)), self.name, overwrite)
+
+    def openmetrics(self, entries: int = 1000) -> str:
+        """Return the session's numbers as OpenMetrics text, for Prometheus and others to scrape.
+
+        ``bpfnb_events_total``, ``bpfnb_events_lost_total``, ``bpfnb_events_dropped_total`` of each output;
+        ``bpfnb_events_per_second`` over the last ten seconds; ``bpfnb_map_NAME`` (``bpfnb_map_NAME_COLUMN`` where a
+        value has several numbers) of each map with numbers, its key as labels, over all CPUs; histograms as such. Of a
+        map at most ``entries`` are shown, those with the largest numbers: ``bpfnb_map_hidden_entries`` counts the
+        others. Nobody listens: serve the text where it is to be scraped.
+
+        ProgramError for ``entries`` below 1.
+        """
+        if entries < 1:
+            raise ProgramError(f"entries must be at least 1, not {entries}")
+        if self._metrics is None:
+            self._metrics = Metrics(self.name, lambda output: self.meter(output=output, window=10.0))
+        running = self.state in ("starting", "running")
+        return openmetrics_text(self._metrics.families(self.outputs, self.maps, running, entries))
+
+    def _events(self, output: str | None, choice: timeline.Choice) -> tuple[Iterator[Event], str, Clocks | None]:
+        """Return what is on a timeline, what it is called, and how the clocks stand."""
+        timed = not (output is None and isinstance(self.presentation, Table))
+        clocks = self._clocks(self._source(output).output) if timed else None
+        title = self.presentation.title.partition(": ")[0] if self.presentation and output is None else ""
+        title = title if title.isidentifier() else self.name  # a tool's name, else the session's
+        return timeline.events(self._frames(output, None), choice, title), title, clocks
+
+    def _clocks(self, output: Output) -> Clocks | None:
+        """Return how the clocks of the rows' machine stand to each other, where its CLOCK_MONOTONIC is known."""
+        if output.clock is None:
+            return None
+        realtime, monotonic = output.now(), time.monotonic_ns()
+        # Another machine's, or another boot's, do not agree to a second on when this one was booted.
+        ours = abs((realtime - monotonic) - (time.time_ns() - time.monotonic_ns())) < 1_000_000_000
+        boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns() + monotonic if ours else None
+        return Clocks(realtime, monotonic, boottime)
 
     def _frames(self, output: str | None, map: str | None) -> Iterator[pd.DataFrame]:
         """Return what is written, batch by batch: rows that are there now. At least one frame, with all columns."""
