@@ -13,6 +13,7 @@ import sysconfig
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
@@ -28,12 +29,13 @@ from bpfnb.views.notebook import notebook
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Report", "examine", "without_tracer"]
+__all__ = ["Report", "examine", "examine_there", "without_tracer"]
 
 LEVELS = ("required", "optional", "info")
 
 _CELL = 'int bpfnb_doctor(void *ctx) { bpf_trace_printk("seen\\n"); return 0; }'
 _SILENT_CELL = "int bpfnb_doctor(void *ctx) { return 0; }"
+_THERE = "BPF_ARRAY(calls, u64, 1); int bpfnb_doctor(void *ctx) { calls.increment(0); return 0; }"
 _ALONE = """
 import runpy, sys
 sys.path.insert(0, sys.argv.pop(1))
@@ -109,14 +111,29 @@ def examine(
 
     ``connect``, ``trace``: the host's. ``alone``: what gives the rows about the machine where there is no tracer.
     """
-    return Report([*_machine(connect, trace, alone or without_tracer), *_python()])
+    return Report([*_machine(connect, partial(_first_trace, trace), alone or without_tracer), *_python()])
+
+
+def examine_there(
+    connect: Callable[[], Tracer], trace: Callable[..., Session], alone: Callable[[], list[Check]]
+) -> Report:
+    """Find out whether another host can trace: see ``Host.doctor``. ``alone``: what gives the rows about it where it
+    has no tracer; it may raise a BpfnbError."""
+
+    def rows(error: BpfnbError) -> list[Check]:
+        try:
+            return alone()
+        except (BpfnbError, OSError, subprocess.SubprocessError, msgspec.MsgspecError):
+            return [Check("machine", "required", False, "could not be looked at", known=False)]
+
+    return Report(_machine(connect, partial(_first_trace_there, connect, trace), rows))
 
 
 # --- the machine --------------------------------------------------------------------------------------------------
 
 
 def _machine(
-    connect: Callable[[], Tracer], trace: Callable[..., Session], alone: Callable[[BpfnbError], list[Check]]
+    connect: Callable[[], Tracer], first: Callable[[], tuple[bool, str]], alone: Callable[[BpfnbError], list[Check]]
 ) -> list[Check]:
     try:
         tracer = connect()
@@ -125,7 +142,7 @@ def _machine(
     except BpfnbError as error:
         return [_failed("tracer", error), *alone(error)]
     started = Check("tracer", "required", True, f"runs as process {hello.pid}, with bcc {hello.bcc}")
-    return [started, _traced(trace), Check("way to the tracer", "info", True, tracer.reached), *rows]
+    return [started, _traced(first), Check("way to the tracer", "info", True, tracer.reached), *rows]
 
 
 def _failed(name: str, error: BpfnbError) -> Check:
@@ -134,10 +151,10 @@ def _failed(name: str, error: BpfnbError) -> Check:
     return Check(name, "required", False, ": ".join([str(error), *last]), error.hint or "")
 
 
-def _traced(trace: Callable[..., Session]) -> Check:
+def _traced(first: Callable[[], tuple[bool, str]]) -> Check:
     begun = time.monotonic()
     try:
-        ok, found = _first_trace(trace)
+        ok, found = first()
     except BpfnbError as error:
         return _failed("a first trace", error)
     return Check("a first trace", "required", ok, f"{found}, in {time.monotonic() - begun:.2f} s")
@@ -151,6 +168,16 @@ def _first_trace(trace: Callable[..., Session]) -> tuple[bool, str]:
     except PrivilegeError:  # this user's programs may not print, but may trace
         _rows_of(_SILENT_CELL, trace)
         return True, attached
+    return rows > 0, f"{attached}, and {'saw' if rows else 'did not see'} a call of it"
+
+
+def _first_trace_there(connect: Callable[[], Tracer], trace: Callable[..., Session]) -> tuple[bool, str]:
+    """The same on another host: of a call that its tracer makes to answer us."""
+    tracer = connect()
+    attached = "a cell was compiled and attached to sendmsg"
+    with trace(_THERE, name="bpfnb_doctor", attach={"syscall:sendmsg": "bpfnb_doctor"}, pid=tracer.hello().pid) as seen:
+        tracer.ping()
+    rows = seen.maps["calls"][0]
     return rows > 0, f"{attached}, and {'saw' if rows else 'did not see'} a call of it"
 
 

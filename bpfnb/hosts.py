@@ -19,17 +19,18 @@ from msgspec import structs
 
 from bpfnb import progress
 from bpfnb.command import Command
-from bpfnb.doctor import Report, examine
+from bpfnb.doctor import Report, examine, examine_there
 from bpfnb.errors import Diagnostic, ProgramError, printable
 from bpfnb.host import local
 from bpfnb.host.connector import Connector, Launch
+from bpfnb.host.ssh.bring.destination import PYTHON, Destination, check
 from bpfnb.host.tracer import Tracer
 from bpfnb.interrupts import start_new_thread, undoing, uninterrupted
 from bpfnb.language.program import Missing, Program, parse
 from bpfnb.oneliners import Questions
 from bpfnb.options import SessionOptions, check_options, command_of, filters_of, missing_of
 from bpfnb.origins import Origin, origin, stack_level
-from bpfnb.protocol.messages import Limits
+from bpfnb.protocol.messages import Check, Limits
 from bpfnb.registry import Registry
 from bpfnb.results.columns.text import text_dtype
 from bpfnb.results.output import default_keep
@@ -43,7 +44,7 @@ from bpfnb.views.progress import open_line
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["MAX_COST", "Host", "check_name", "default_host", "limits_of"]
+__all__ = ["MAX_COST", "Host", "check_name", "default_host", "host_of", "hosts", "limits_of"]
 
 MAX_COST = 0.25  # of all CPUs, unless told otherwise
 _MAX_PROBES = 200_000  # in a DataFrame
@@ -52,23 +53,67 @@ _MAX_PROBES = 200_000  # in a DataFrame
 class Host(Questions):
     """A machine whose kernel is traced, by a tracer of its own, and the sessions that run there.
 
-    There is one kind today, this machine: ``bpfnb.trace``, ``sessions``, ``stop_all``, ``probes``, ``doctor`` and
-    ``live`` are methods of the default host. ``Host()`` is this machine once more, with a second tracer process and
-    sessions of its own:
+    ``bpfnb.trace``, ``sessions``, ``stop_all``, ``probes``, ``doctor`` and ``live`` are methods of the default host,
+    this machine. ``Host()`` is this machine once more, with a second tracer process and sessions of its own.
+    ``Host.ssh("root@web1")`` is another machine:
 
-        with bpfnb.Host() as host:
+        with bpfnb.Host.ssh("root@web1") as host:
             session = host.trace(source, attach={"syscall:clone": "hello"})
 
     Leaving the block stops its sessions and ends its tracer, which else lives until the process exits.
 
     ``launch`` starts the tracer, or connects to one (see ``bpfnb.host.tracer.Tracer``). That is done when a tracer is
-    first needed, and again once it has died.
+    first needed, and again once it has died. ``name``: "" is this machine; else sessions say that they run there.
     """
 
-    def __init__(self, launch: Launch = local.launch) -> None:
+    def __init__(self, launch: Launch = local.launch, name: str = "") -> None:
+        self.name = name
+        self.destination: Destination | None = None
         self._connector = Connector(launch)
         self._registry = Registry()
         self.tools = Toolbox(self)
+
+    @classmethod
+    def ssh(
+        cls,
+        destination: str,
+        *,
+        name: str | None = None,
+        sudo: bool = True,
+        python: str = PYTHON,
+        options: Sequence[str] = (),
+        cache: str = "",
+    ) -> Host:
+        """Return another machine as a host, reached by ssh when it is first needed.
+
+        ``destination``  as ssh takes it: "root@web1", or a Host of your ~/.ssh/config. Keys, agent, jump hosts, known
+                         hosts and shared connections are as you have them; ssh must not need to ask for anything.
+        ``name``         what ``%%bpf --host``, ``%bpf host list`` and the sessions call it; else the destination.
+        ``sudo``         whether a user who is not root may become root there with ``sudo -n``.
+        ``python``       the Python that runs the tracer there, 3.10 or newer.
+        ``options``      further words for ssh, such as ["-p", "2222"].
+        ``cache``        a folder there to put bpfnb into, in place of that user's cache (~/.cache).
+
+        What that machine lacks of bpfnb is brought: it needs its distribution's Python and bcc only, and a user who is
+        root, may use ``sudo -n``, or is a member of ``bpfnb setup``'s group there. See docs/hosts.md.
+
+        The same call again returns the same host until that is closed. Sessions there have no ``command``, and ``uid``
+        takes numbers only. ProgramError for what cannot be meant, or where the name is another host's.
+        """
+        there = Destination(destination, tuple(options), python, sudo, cache)
+        check(there)
+        shown = destination if name is None else name
+        if not isinstance(shown, str) or not shown or shown.startswith("-") or not shown.isprintable():
+            raise ProgramError(f"not a name for a host: {shown!r}", hint='write name="web1"')
+        if host := _hosts.get(shown):
+            if host.destination == there:
+                return host
+            raise ProgramError(
+                f"{shown} is another host already: {host!r}", hint=f"stop that one first: %bpf host stop {shown}"
+            )
+        host = cls(partial(_launch_there, there, shown), shown)
+        host.destination = there
+        return _hosts.setdefault(shown, host)
 
     def trace(
         self,
@@ -160,6 +205,7 @@ class Host(Questions):
         """Run a parsed program with the options that every session takes; see ``trace``. ``presentation``: how its
         results become ``df``. ProgramError for options that there are not, or that cannot be meant."""
         check_options(options)
+        self._refuse_local(options)
         limits = limits_of(
             options.get("max_cost", MAX_COST),
             options.get("max_rate"),
@@ -207,6 +253,7 @@ class Host(Questions):
         session = Session(
             name or "bpf", program, keep or default_keep(), self.connect, self._registry.remove, presentation, command
         )
+        session.host = self.name
         # Ctrl-C may come at any call. Up to the last one nobody has the session: it is stopped. From there on the
         # caller has it; there is no point at which neither holds (but Python 3.10 looks for signals once more as this
         # returns: then it is in ``sessions()``).
@@ -275,7 +322,9 @@ class Host(Questions):
         What the kernel and our rights allow is tried out by the tracer, where tracing happens; by another process with
         the rights there are, where no tracer starts. Nothing is left behind. Raises nothing that it is there to report.
         """
-        return examine(self.connect, self.trace)
+        if self.destination is None:
+            return examine(self.connect, self.trace)
+        return examine_there(self.connect, self.trace, partial(_checks_there, self.destination))
 
     live = staticmethod(live_views)
 
@@ -302,6 +351,20 @@ class Host(Questions):
     def close(self) -> None:
         """End the host's tracer, and with it its sessions; another is started when needed."""
         self._connector.close()
+        if _hosts.get(self.name) is self:
+            del _hosts[self.name]
+
+    @property
+    def state(self) -> str:
+        """Return "connected", "not connected" (it is reached when it is needed) or "lost"."""
+        tracer = self._connector.current
+        return "not connected" if tracer is None else "lost" if tracer.died else "connected"
+
+    def __repr__(self) -> str:
+        where = f"ssh {self.destination}" if self.destination else "this machine"
+        name = f" {self.name}:" if self.name not in ("", str(self.destination or "")) else ""
+        sessions = len(self.sessions())
+        return printable(f"<Host{name} {where}, {self.state}, {sessions} session{'s' if sessions != 1 else ''}>")
 
     def __enter__(self) -> Host:
         return self
@@ -315,6 +378,22 @@ class Host(Questions):
     def forget_names(self) -> None:
         """Name sessions that are given no name from bpf1 on, as in a new process."""
         self._registry.forget_names()
+
+    def _refuse_local(self, options: SessionOptions) -> None:
+        """ProgramError for options that would be about this machine, on a host that is another."""
+        if not self.name:
+            return
+        if options.get("command") is not None:
+            raise ProgramError(
+                f"command starts a process on this machine, and {self.name} is another",
+                hint="start it there, and write follow=PID with its number there",
+            )
+        uid = options.get("uid")
+        if isinstance(uid, str) and not (uid.isdecimal() and uid.isascii()):
+            raise ProgramError(
+                f"uid={uid!r} would be looked up on this machine, and {self.name} is another",
+                hint="write the user's number there, as id -u prints it",
+            )
 
     @uninterrupted
     def _begin(self, session: Session, line: Origin, limits: Limits, *, named: bool) -> bool:
@@ -335,8 +414,35 @@ class Host(Questions):
         return previous is not None
 
 
+_hosts: dict[str, Host] = {}  # those of Host.ssh that are not closed, by name
 default_host = Host()
 progress.show_on(open_line)
+
+
+def hosts() -> list[Host]:
+    """Return this machine, and the hosts that ``Host.ssh`` made and that are not closed."""
+    return [default_host, *_hosts.values()]
+
+
+def host_of(name: str | None) -> Host:
+    """Return the host that ``--host`` means: by the name that it was given, else as a destination of ssh; without any
+    this machine."""
+    if name is None:
+        return default_host
+    return _hosts.get(name) or Host.ssh(name)
+
+
+def _launch_there(destination: Destination, name: str) -> Tracer:
+    from bpfnb.host.ssh import peer  # here: most sessions are on this machine
+    from bpfnb.host.ssh.bring.prepare import prepare
+
+    return peer.launch(prepare(destination).command, name)
+
+
+def _checks_there(destination: Destination) -> list[Check]:
+    from bpfnb.host.ssh.bring.prepare import checks_there, prepare
+
+    return checks_there(prepare(destination), destination)
 
 
 def _say_replaced(session: Session, line: Origin, *, named: bool) -> None:

@@ -38,6 +38,11 @@ class Connector:
         tracer.hello()
         return tracer
 
+    @property
+    def current(self) -> Tracer | None:
+        """Return the tracer as it is, without starting one: it may have died."""
+        return self._tracer
+
     @uninterrupted
     def start(self) -> None:
         """Start the tracer without waiting for it; errors are left to the first one who needs it."""

@@ -36,6 +36,7 @@ class Snapshot(Struct, frozen=True):
     filters: str = ""  # whom it is about, where that is not everybody
     title: str = ""  # what it shows, of a tool
     newest: Sample | None = None  # rows of its df, of a session that has ended and has rows
+    host: str = ""  # where it runs, where that is not this machine
     entries: tuple[tuple[str, int], ...] = ()  # of maps, where they are known: how many
     recorded: str = ""  # of a recording: where and when that was made, and what it lacks
 

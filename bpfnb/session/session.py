@@ -79,6 +79,7 @@ class Session(Pictures, Files, Saving):
     ``outputs``     every output by name; that of bpf_trace_printk is "printk"
     ``maps``        every map by name
     ``probes``      one entry a probe: .name .requested .attached .kind .note
+    ``host``        the name of the host that it runs on; "" is this machine
     ``state``       "starting", "running", "stopped" or "failed" (the tracer died; what was collected remains)
     ``reason``      why it ended, in one line: "stopped" by ``stop``, or what else ended it; "" while it runs
     ``detaching``   whether it has stopped and the kernel is still detaching its probes
@@ -105,6 +106,7 @@ class Session(Pictures, Files, Saving):
         command: Command | None = None,
     ) -> None:
         self.name = name
+        self.host = ""
         self.returncode: int | None = None
         self._command = command
         self._words: Sequence[str] = command.words if command else ()
@@ -375,6 +377,7 @@ class Session(Pictures, Files, Saving):
             filters=self._filters(),
             title=self._presentation.title if self._presentation else "",
             recorded=self._recorded(),
+            host=self.host,
             notes=(
                 *(w.message for w in self.warnings if w.severity == "note" and not w.line),
                 *self._notes,

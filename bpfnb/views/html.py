@@ -23,6 +23,8 @@ __all__ = [
     "checks_table",
     "checks_text",
     "error_panel",
+    "hosts_table",
+    "hosts_text",
     "session_card",
     "session_text",
     "sessions_table",
@@ -62,7 +64,7 @@ def session_text(snapshot: Snapshot, *, told: Collection[str] = ()) -> str:
     ``told``: as in ``session_card``.
     """
     s = snapshot
-    facts = [printable(s.state)]
+    facts = [printable(f"{s.state} on {s.host}" if s.host else s.state)]
     if s.has_rows:
         facts += [count(s.rows, "row"), f"{s.lost:,} lost"]
     else:
@@ -197,6 +199,7 @@ def _header(s: Snapshot, mark: str, seconds: float | None) -> str:
     return (
         f'<div style="display:flex;flex-wrap:wrap;align-items:center;gap:2px 10px">'
         f'<b style="font-size:15px;overflow-wrap:anywhere">{escape(s.name)}</b> {badge(s.state, mark)} '
+        f"{f'on <b>{escape(s.host)}</b> ' if s.host else ''}"
         f'<span style="{MUTED}">{passed}</span></div>{_bar(s, seconds)}'
     )
 
@@ -273,23 +276,46 @@ def sessions_table(snapshots: Sequence[Snapshot]) -> str:
     """Write ``%bpf list`` for a notebook."""
     if not snapshots:
         return card("No session is running.")
+    elsewhere = any(s.host for s in snapshots)
     rows = []
     for s in snapshots:
         probes = "<br>".join(code(requested) for requested in dict.fromkeys(p.requested for p in s.probes))
         name = f"<b>{escape(s.name)}</b>"
-        rows.append((name, badge(s.state), duration(s.seconds), f"{s.rows:,}", lost_cell(s.lost), probes))
-    return card(table(_LIST, rows, numbers=(3, 4)))
+        where = [escape(s.host)] if elsewhere else []
+        rows.append((name, *where, badge(s.state), duration(s.seconds), f"{s.rows:,}", lost_cell(s.lost), probes))
+    return card(table(_list_heading(elsewhere), rows, numbers=(3 + elsewhere, 4 + elsewhere)))
 
 
 def sessions_text(snapshots: Sequence[Snapshot]) -> str:
     """Write ``%bpf list`` for a terminal."""
     if not snapshots:
         return "No session is running."
+    elsewhere = any(s.host for s in snapshots)
     rows = []
     for s in snapshots:
         probes = printable(", ".join(dict.fromkeys(probe.requested for probe in s.probes)))
-        rows.append((printable(s.name), printable(s.state), duration(s.seconds), f"{s.rows:,}", f"{s.lost:,}", probes))
-    return columns([_LIST, *rows], numbers=(3, 4))
+        where = [printable(s.host)] if elsewhere else []
+        numbers = (f"{s.rows:,}", f"{s.lost:,}")
+        rows.append((printable(s.name), *where, printable(s.state), duration(s.seconds), *numbers, probes))
+    return columns([_list_heading(elsewhere), *rows], numbers=(3 + elsewhere, 4 + elsewhere))
+
+
+def _list_heading(elsewhere: bool) -> tuple[str, ...]:
+    """``elsewhere``: whether some session runs on another host than this machine."""
+    return (_LIST[0], *(["host"] if elsewhere else []), *_LIST[1:])
+
+
+_HOSTS = ("host", "destination", "state", "kernel", "bcc", "sessions")
+
+
+def hosts_table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Write ``%bpf host list`` for a notebook: see _HOSTS."""
+    return card(table(_HOSTS, [tuple(map(escape, row)) for row in rows], numbers=(5,)))
+
+
+def hosts_text(rows: Sequence[tuple[str, ...]]) -> str:
+    """Write ``%bpf host list`` for a terminal: see _HOSTS."""
+    return columns([_HOSTS, *(tuple(map(printable, row)) for row in rows)], numbers=(5,))
 
 
 # --- the doctor ---------------------------------------------------------------------------------------------------

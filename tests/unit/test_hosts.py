@@ -183,6 +183,7 @@ def test_a_session_shows_its_public_names_alone(default: FakeTracer) -> None:
         "flame",
         "growth",
         "heatmap",
+        "host",
         "live",
         "lost",
         "main_output",

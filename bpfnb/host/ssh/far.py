@@ -43,6 +43,7 @@ from bpfnb.host.ssh.frames import (
     Up,
 )
 from bpfnb.host.ssh.outgoing import Outgoing
+from bpfnb.host.ways import Way
 from bpfnb.protocol import messages
 from bpfnb.protocol.connection import Connection
 from bpfnb.protocol.messages import FromTracer, Hello, Received, Request, ToTracer
@@ -57,8 +58,9 @@ _CONTINUE_AFTER = 1.0  # seconds
 _CLOSE_TIMEOUT = 60.0  # seconds for the kernel to detach hundreds of tracepoints
 
 
-def main() -> int:
-    """Serve near through standard input and output until it is gone or silent. Return the exit status."""
+def main(way: Way | None = None) -> int:
+    """Serve near through standard input and output until it is gone or silent. Return the exit status. ``way``: to the
+    tracer, where not the usual one."""
     incoming, outgoing = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -74,7 +76,7 @@ def main() -> int:
     if not isinstance(start, Start):
         raise FrameError("it does not begin with Start")
     try:
-        sock, tracer = local.start()
+        sock, tracer = local.start(way)
     except BpfnbError as error:
         frames.send(Passed(messages.Failed.of(0, error)))
         return 1

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from bpfnb.errors import BpfnbError, ProgramError, SetupError, TracerDied, printable
-from bpfnb.host.ssh.bring import there
 from bpfnb.interrupts import caller_left
 
 __all__ = ["PYTHON", "Destination", "ask", "check", "ssh_command"]
@@ -77,6 +76,8 @@ def ask(destination: Destination, call: str, payload: Iterable[bytes] = ()) -> d
 
     SetupError where there is none: one line with what ssh or the host said.
     """
+    from bpfnb.host.ssh.bring import there  # here: it needs Unix
+
     text = f"{Path(there.__file__).read_text()}\n{call}\n".encode()
     # No shell finds anything to change in this. The text itself follows through the pipe.
     code = (
@@ -102,7 +103,7 @@ def ask(destination: Destination, call: str, payload: Iterable[bytes] = ()) -> d
             process.wait()
             assert process.stdout
             process.stdout.close()
-        found = _answer(output, destination)
+        found = _answer(output, there.MARK, destination)
         if found is None:
             said.seek(0, os.SEEK_END)
             said.seek(max(said.tell() - _MAX_SAID, 0))
@@ -136,10 +137,10 @@ def _stay() -> None:
         raise TracerDied("interrupted before the host was reached")
 
 
-def _answer(output: bytes, destination: Destination) -> dict[str, Any] | None:
+def _answer(output: bytes, mark: str, destination: Destination) -> dict[str, Any] | None:
     for line in reversed(output.decode(errors="replace").splitlines()):
-        if line.startswith(there.MARK):
-            found = json.loads(line.removeprefix(there.MARK))
+        if line.startswith(mark):
+            found = json.loads(line.removeprefix(mark))
             if isinstance(found, list):
                 version = ".".join(map(str, found))
                 raise SetupError(

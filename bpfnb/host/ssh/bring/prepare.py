@@ -1,7 +1,7 @@
 """Get a host ready to trace: look at it, bring what it lacks, and say how far is run there.
 
     prepare(destination)  ->  Ready: the ssh command that runs far, and what the host is
-    doctor(destination)   ->  the doctor's rows from there, where no tracer starts
+    checks_there(...)     ->  the doctor's rows from there, where no tracer starts
 
 A host needs the distribution's Python and bcc, and somebody who may trace: root, a member of ``bpfnb setup``'s group,
 or a user whom ``sudo -n`` lets run that Python. Everything else is brought, into that user's cache. A first connection
@@ -27,7 +27,7 @@ from bpfnb.host.ssh.bring.destination import Destination, ask, ssh_command
 from bpfnb.progress import Step, step
 from bpfnb.protocol.messages import Check
 
-__all__ = ["Facts", "Ready", "doctor", "prepare"]
+__all__ = ["Facts", "Ready", "checks_there", "prepare"]
 
 _CHUNK = 1 << 17  # bytes between two looks at the clock
 _MARGIN = 1.6  # compiled Python takes more room than what is sent
@@ -92,7 +92,7 @@ def prepare(destination: Destination, packages: Callable[[Target], Part] = bundl
     return Ready(_python(destination, brought.far_code(there, destination.sudo)), facts, there)
 
 
-def doctor(ready: Ready, destination: Destination) -> list[Check]:
+def checks_there(ready: Ready, destination: Destination) -> list[Check]:
     """Return the doctor's rows about a host, from a process there with the most rights there are."""
     code = brought.tracer_code("bpfnb.tracer.doctor.checks")
     sudo = ready.facts.rights == "sudo"
