@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import bpfnb
+from bpfnb.hosts import host_of
 from bpfnb.terminal import run
 
 __all__ = ["main"]
@@ -26,7 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(words)
     if options.command == "setup":
         return _setup(options)
-    report = bpfnb.doctor()
+    try:
+        report = host_of(options.host).doctor()
+    except bpfnb.BpfnbError as error:
+        print(f"bpfnb doctor: {error}", *filter(None, [error.hint]), sep="; ", file=sys.stderr)
+        return 2
     text = json.dumps({"ok": report.ok, "rows": report.records()}, indent=2) if options.json else str(report)
     try:
         print(text, flush=True)
@@ -48,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Try out what tracing needs, and say what is missing and how to get it.",
         epilog="Exit status: 0 when tracing works, 1 when something required is missing.",
     )
+    doctor.add_argument("--host", metavar="HOST", help="look at that machine, which ssh reaches, in place of this one")
     doctor.add_argument("--json", action="store_true", help="as JSON: ok, and rows")
     commands.add_parser("run", help="run a ready-made tool; without a name: list them", add_help=False)
     install = commands.add_parser(

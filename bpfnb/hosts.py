@@ -23,7 +23,7 @@ from bpfnb.doctor import Report, examine, examine_there
 from bpfnb.errors import Diagnostic, ProgramError, printable
 from bpfnb.host import local
 from bpfnb.host.connector import Connector, Launch
-from bpfnb.host.ssh.bring.destination import PYTHON, Destination, check
+from bpfnb.host.ssh.bring.destination import PYTHON, Destination, check, configured
 from bpfnb.host.tracer import Tracer
 from bpfnb.interrupts import start_new_thread, undoing, uninterrupted
 from bpfnb.language.program import Missing, Program, parse
@@ -44,7 +44,7 @@ from bpfnb.views.progress import open_line
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["MAX_COST", "Host", "check_name", "default_host", "host_of", "hosts", "limits_of"]
+__all__ = ["MAX_COST", "Host", "check_name", "default_host", "host_names", "host_of", "hosts", "limits_of"]
 
 MAX_COST = 0.25  # of all CPUs, unless told otherwise
 _MAX_PROBES = 200_000  # in a DataFrame
@@ -354,6 +354,11 @@ class Host(Questions):
         if _hosts.get(self.name) is self:
             del _hosts[self.name]
 
+    def tracer(self) -> Tracer | None:
+        """Return the host's tracer if it lives, without starting one."""
+        tracer = self._connector.current
+        return None if tracer is None or tracer.died else tracer
+
     @property
     def state(self) -> str:
         """Return "connected", "not connected" (it is reached when it is needed) or "lost"."""
@@ -430,6 +435,11 @@ def host_of(name: str | None) -> Host:
     if name is None:
         return default_host
     return _hosts.get(name) or Host.ssh(name)
+
+
+def host_names() -> list[str]:
+    """Return what ``--host`` is completed to: the hosts of this process, and those that ~/.ssh/config names."""
+    return list(dict.fromkeys([*_hosts, *configured()]))
 
 
 def _launch_there(destination: Destination, name: str) -> Tracer:

@@ -178,6 +178,7 @@ def add_options(parser: _Parser, *, name: bool = True, live: bool = False) -> No
     add = parser.add_argument
     if name:
         add("--name", metavar="NAME", help="the session's name")
+    add("--host", metavar="HOST", help="trace that machine: a destination of ssh, or the name given to Host.ssh")
     add("-t", "--time", metavar="DURATION", help="trace for 10s, 500ms, 2m, then stop; Ctrl-C stops earlier")
     if live:
         add("--live", action="store_true", help="show the live panel")

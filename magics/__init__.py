@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from IPython.core.interactiveshell import InteractiveShell
 
-from bpfnb.hosts import default_host
+from bpfnb.hosts import default_host, hosts
 
 from . import completion, display
 from .bpf import BpfMagics, help_alone
@@ -28,8 +28,9 @@ def register(shell: InteractiveShell) -> None:
 
 def unregister(shell: InteractiveShell) -> None:
     """Stop all sessions, end the tracer and take everything out of the shell: %unload_ext bpfnb."""
-    default_host.stop_all()
-    default_host.close()
+    for host in hosts():
+        host.stop_all()
+        host.close()
     for kind in ("line", "cell"):
         shell.magics_manager.magics[kind].pop("bpf", None)
     shell.magics_manager.registry.pop("BpfMagics", None)

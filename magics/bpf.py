@@ -7,7 +7,7 @@ import builtins
 import inspect
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from types import ModuleType
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from bpfnb import views
 from bpfnb.errors import BpfnbError, Diagnostic, ProgramError, did_you_mean, near_or_all, printable
-from bpfnb.hosts import check_name, default_host
+from bpfnb.hosts import Host, check_name, default_host, host_of, hosts
 from bpfnb.interrupts import start_new_thread, undoing
 from bpfnb.language.probes import split_attach
 from bpfnb.language.program import Program, parse
@@ -113,6 +113,9 @@ class BpfMagics(Magics):
             %bpf count PROBE       count events, without C; also stats, hist, latency, rows, stacks: each has --help
             %bpf run TOOL          start a ready-made tool; %bpf run lists them, %bpf run TOOL --help has its options
             %bpf doctor            is this machine ready?
+            %bpf host list         the machines that are traced; %bpf host stop NAME  leaves one
+
+        With --host HOST (a destination of ssh) cells, questions, tools, probes and doctor are about another machine.
             %bpf help              this text
         """
         if cell is None:
@@ -136,7 +139,7 @@ class BpfMagics(Magics):
             print(printable(_plan(program), keep="\n"))
             _print_warnings(program.warnings)
             return None
-        return self._show_run(lambda: default_host.run(program, **options), args)
+        return self._show_run(lambda: host_of(args.host).run(program, **options), args)
 
     def _run_tool(self, words: list[str]) -> Session | None:
         """%bpf run NAME: start a tool; without a name list them."""
@@ -154,7 +157,7 @@ class BpfMagics(Magics):
         if args.name is not None:
             self._check_name(args.name)
         values = values_of(tool, args)
-        return self._show_run(lambda: tool.start(default_host, **values), args)
+        return self._show_run(lambda: tool.start(host_of(args.host), **values), args)
 
     def _run_question(self, words: list[str], verb: questions.Verb) -> Session | None:
         """%bpf count PROBE and the other questions: start a session that answers it."""
@@ -165,7 +168,7 @@ class BpfMagics(Magics):
         args = parser.parse(words)
         if args.name is not None:
             self._check_name(args.name)
-        return self._show_run(questions.call_of(default_host, verb, args), args)
+        return self._show_run(questions.call_of(host_of(args.host), verb, args), args)
 
     def _show_run(self, start: Callable[[], Session], args: argparse.Namespace) -> Session | None:
         """Start a session, bind its name, show it, and wait for it, as its options say."""
@@ -239,9 +242,11 @@ class BpfMagics(Magics):
                 f"%bpf {name}: no such command{near and f'; {near}'} "
                 f"(there are {', '.join(COMMANDS)}; a cell of C starts with %%bpf)"
             )
+        if command.host:
+            rest, where = _host_option(name, rest)
         if command.takes is not None and len(rest) != (1 if command.takes else 0):
             raise UsageError(f"%bpf {name} takes {command.takes or 'nothing'}, not {' '.join(rest) or 'nothing'}")
-        return command.run(*rest)
+        return command.run(*rest, **({"host": where} if command.host else {}))
 
 
 # IPython opens the text with the mark of a literal block, and takes %bpf for the name of both magics.
@@ -350,44 +355,115 @@ def option_helps() -> dict[str, tuple[str, str]]:
 # --- the commands of %bpf -----------------------------------------------------------------------------------------
 
 
+def _host_option(command: str, words: list[str]) -> tuple[list[str], str | None]:
+    """Take --host HOST out of a command's words."""
+    rest, where, at = [], None, 0
+    while at < len(words):
+        option, equals, value = words[at].partition("=")
+        if option != "--host":
+            rest.append(words[at])
+        elif equals or at + 1 < len(words):
+            where = value if equals else words[at := at + 1]
+        else:
+            raise UsageError(f"%bpf {command}: --host takes a destination of ssh, or the name given to Host.ssh")
+        at += 1
+    return rest, where
+
+
 def _list() -> None:
-    snapshots = [session.snapshot() for session in default_host.sessions().values()]
-    snapshots += [replace(session.snapshot(), state="detaching") for session in default_host.detaching()]
+    snapshots = [session.snapshot() for host in hosts() for session in host.sessions().values()]
+    snapshots += [replace(s.snapshot(), state="detaching") for host in hosts() for s in host.detaching()]
     _show(html.sessions_text(snapshots), html.sessions_table(snapshots))
 
 
-def _stop(*rest: str) -> None:
+def _stop(*rest: str, host: str | None = None) -> None:
     if rest == ("--all",):
-        return default_host.stop_all()
-    running = default_host.sessions()
+        for one in _asked(host):
+            one.stop_all()
+        return
+    running = _running(host)
     if not rest and len(running) > 1:
-        raise UsageError(f"%bpf stop: which one? Running: {', '.join(running)}; or --all")
+        raise UsageError(f"%bpf stop: which one? Running: {_named(running)}; or --all")
     if len(rest) > 1 or (rest and rest[0].startswith("-")):
         raise UsageError("%bpf stop takes one name, or --all")
     if not rest and not running:
         print("no session is running")
-    for session in [_find(rest[0])] if rest else list(running.values()):
+    for session in [_find(rest[0], host)] if rest else running:
         session.stop()
         print(repr(session).splitlines()[0])
-    return None
 
 
-def _doctor() -> None:
-    report = default_host.doctor()
+def _doctor(host: str | None = None) -> None:
+    report = host_of(host).doctor()
     _show(repr(report), report._repr_html_())
 
 
-def _probes(pattern: str) -> None:
-    found = default_host.connect().list_probes(pattern, _MAX_PROBES)
+def _probes(pattern: str, host: str | None = None) -> None:
+    found = host_of(host).connect().list_probes(pattern, _MAX_PROBES)
     _show(probes.probes_text(found, pattern), probes.probes_table(found, pattern))
 
 
-def _find(name: str) -> Session:
-    running = default_host.sessions()
-    if name not in running:
-        known = f"; running: {', '.join(running)}" if running else "; none is running"
+def _asked(host: str | None) -> list[Host]:
+    """Return the hosts that a command is about: all, or the one that --host names, where it is known."""
+    if host is None:
+        return hosts()
+    return [_known(host)]
+
+
+def _known(name: str) -> Host:
+    found = {host.name: host for host in hosts()[1:]}
+    if name not in found:
+        raise UsageError(f"no host called {name!r} is traced{near_or_all(name, found)}")
+    return found[name]
+
+
+def _running(host: str | None) -> list[Session]:
+    return [session for one in _asked(host) for session in one.sessions().values()]
+
+
+def _named(sessions: Sequence[Session]) -> str:
+    return printable(", ".join(f"{s.name} on {s.host}" if s.host else s.name for s in sessions))
+
+
+def _find(name: str, host: str | None = None) -> Session:
+    running = _running(host)
+    found = [session for session in running if session.name == name]
+    if not found:
+        known = f"; running: {_named(running)}" if running else "; none is running"
         raise UsageError(f"no session called {name!r} is running{known}")
-    return running[name]
+    if len(found) > 1:
+        here = next((session for session in found if not session.host), None)
+        if not here:
+            raise UsageError(f"several sessions are called {name!r}: {_named(found)}; add --host HOST")
+        return here
+    return found[0]
+
+
+def _host(*words: str) -> None:
+    """%bpf host list, %bpf host stop NAME."""
+    if words in ((), ("list",)):
+        rows = [_host_row(host) for host in hosts()]
+        _show(html.hosts_text(rows), html.hosts_table(rows))
+    elif len(words) == 2 and words[0] == "stop":
+        host = _known(words[1])
+        host.stop_all()
+        host.close()
+        print(printable(f"{host.name} is left: nothing of it runs there any longer"))
+    else:
+        raise UsageError(f"%bpf host takes list, or stop NAME, not {' '.join(words)}")
+
+
+def _host_row(host: Host) -> tuple[str, ...]:
+    """Return name, destination, state, kernel, bcc, sessions, for html.hosts_table."""
+    kernel = bcc = ""
+    if tracer := host.tracer():
+        try:
+            hello = tracer.hello()
+            kernel, bcc = hello.kernel, hello.bcc
+        except BpfnbError:
+            pass  # it did not come up: the state says so
+    destination = f"ssh {host.destination}" if host.destination else "this machine"
+    return host.name or "-", destination, host.state, kernel, bcc, str(len(host.sessions()))
 
 
 def _show(text: str, markup: str) -> None:
@@ -400,31 +476,42 @@ def _print_help() -> None:
 
 class Command(NamedTuple):
     """A command of %bpf. ``takes``: what its one word is; "" for no word; None where ``run`` checks the words.
-    ``usage``: what --help says; "" where ``run`` has its own."""
+    ``usage``: what --help says; "" where ``run`` has its own. ``host``: whether it takes --host."""
 
     run: Callable[..., Session | None]
     takes: str | None = ""
     usage: str = ""
+    host: bool = False
 
 
-_LIST = "\n\nList the running sessions, and those that the kernel is still detaching."
-_STOP = "[NAME | --all]\n\nStop a session, by its name, or all of them. Without a name: the only one that runs."
-_DOCTOR = "\n\nTry what this kernel, its tools and our rights allow, and say what is lacking and how to get it."
-_PROBES = """PATTERN
+_LIST = "\n\nList the running sessions of all hosts, and those that the kernel is still detaching."
+_STOP = """[NAME | --all] [--host HOST]
+
+Stop a session, by its name, or all of them, on all hosts or on one. Without a name: the only one that runs."""
+_HOST = """[list | stop NAME]
+
+List the machines that are traced: this one, and those that --host or Host.ssh named. stop: stop all sessions there, and
+end the tracer and the connection."""
+_DOCTOR = """[--host HOST]
+
+Try what this kernel, its tools and our rights allow, and say what is lacking and how to get it."""
+
+_PROBES = """PATTERN [--host HOST]
 
 List the kernel's probes whose names contain PATTERN, or match it where it has wildcards:
 
     %bpf probes clone                          *clone* of every kind
     %bpf probes tracepoint:sched:*             of one kind
     %bpf probes usdt:/usr/bin/python3:*        of a program or library; also uprobe: and uretprobe:"""
-_SHOW = "NAME\n\nShow a running session's card here as well."
+_SHOW = "NAME [--host HOST]\n\nShow a running session's card here as well."
 
 COMMANDS: dict[str, Command] = {
     "list": Command(_list, usage=_LIST),
-    "stop": Command(_stop, None, _STOP),
-    "doctor": Command(_doctor, usage=_DOCTOR),
-    "probes": Command(_probes, "one pattern", _PROBES),
-    "show": Command(_find, "one name", _SHOW),
+    "stop": Command(_stop, None, _STOP, host=True),
+    "doctor": Command(_doctor, usage=_DOCTOR, host=True),
+    "probes": Command(_probes, "one pattern", _PROBES, host=True),
+    "show": Command(_find, "one name", _SHOW, host=True),
+    "host": Command(_host, None, _HOST),
     "run": Command(BpfMagics._run_tool, None),
     **{verb: Command(partial(BpfMagics._run_question, verb=verb), None) for verb in questions.VERBS},
     "help": Command(_print_help),

@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 
 from bpfnb.errors import BpfnbError, ProgramError, printable
-from bpfnb.hosts import default_host
+from bpfnb.hosts import Host, host_of
 from bpfnb.interrupts import start_new_thread, undoing
 from bpfnb.options import parse_duration, seconds_of
 from bpfnb.session import Session
@@ -55,7 +55,7 @@ def run_tool(tool: Tool, words: Sequence[str]) -> int:
         parsed = _parser(tool).parse(words)
         options, seconds = values_of(tool, parsed), seconds_of(parsed)
         every = parse_duration(parsed.every) if getattr(parsed, "every", None) else tool.interval
-        return _run(tool, options, seconds, partial(_shown, tool, every, parsed.json))
+        return _run(tool, host_of(parsed.host), options, seconds, partial(_shown, tool, every, parsed.json))
     except BpfnbError as error:
         return _complain(tool.name, error, 2 if isinstance(error, ProgramError) else 1)
     except KeyboardInterrupt:
@@ -83,10 +83,16 @@ def _parser(tool: Tool) -> Parser:
     return parser
 
 
-def _run(tool: Tool, options: dict[str, Any], seconds: float | None, shown: Callable[[Session], Iterator[Any]]) -> int:
+def _run(
+    tool: Tool,
+    host: Host,
+    options: dict[str, Any],
+    seconds: float | None,
+    shown: Callable[[Session], Iterator[Any]],
+) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of what is lost: it is said at the end
-        with tool.start(default_host, **options) as session, _ending(session, seconds):
+        with tool.start(host, **options) as session, _ending(session, seconds):
             status = _write(shown(session))
         return _report(tool, session) or status
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Hashable
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from bpfnb.errors import BpfnbError
+from bpfnb.errors import BpfnbError, SetupError
 from bpfnb.host.tracer import Tracer
-from bpfnb.hosts import default_host
+from bpfnb.hosts import default_host, hosts
 from bpfnb.interrupts import new_lock
 
 __all__ = ["Asker", "asker"]
@@ -21,6 +23,7 @@ _PATIENCE = 0.9  # seconds that a Tab waits for the kernel's names, all its ques
 _FRESH = 60.0  # seconds: modules come and go
 _MAX_ANSWERS = 256
 _MAX_WAITING = 4  # questions that the tracer has not answered yet
+_HOST = re.compile(r"\s--host[ =]([^\s\"']+)")
 
 
 class Asker:
@@ -32,6 +35,7 @@ class Asker:
         self._lock = new_lock()
         self._answers: dict[Hashable, tuple[float, Any]] = {}
         self._waiting: dict[Hashable, list[SimpleQueue[Any]]] = {}  # by question: who waits for its answer
+        self._host = ""
 
     @property
     def waiting(self) -> int:
@@ -42,8 +46,14 @@ class Asker:
         """Return until when what begins now may wait."""
         return time.monotonic() + self._patience
 
+    def turn_to(self, words: str) -> None:
+        """Ask the host that a line's --host names from now on; one that is not connected has no answers."""
+        found = _HOST.search(words)
+        self._host = found[1] if found else ""
+
     def ask(self, key: Hashable, question: Callable[[Tracer], Answer], until: float) -> Answer | None:
         """Return the answer to a question; None where the tracer has none, or none in time. ``key``: names it."""
+        key = self._host, key
         answered: SimpleQueue[Answer | None] = SimpleQueue()
         with self._lock:
             when, kept = self._answers.get(key, (0.0, None))
@@ -68,7 +78,8 @@ class Asker:
     def _start(self, key: Hashable, question: Callable[[Tracer], Any]) -> bool:
         try:
             # Not start_new_thread: connecting may start other threads, and what does that has to be one of Python's.
-            arguments = key, question
+            connect = partial(_connected, self._host) if self._host else self._connect
+            arguments = key, question, connect
             threading.Thread(target=self._find, args=arguments, name="bpfnb-asking", daemon=True).start()
             return True
         except RuntimeError:  # no thread to be had
@@ -76,10 +87,10 @@ class Asker:
                 self._waiting.pop(key, None)
             return False
 
-    def _find(self, key: Hashable, question: Callable[[Tracer], Any]) -> None:
+    def _find(self, key: Hashable, question: Callable[[Tracer], Any], connect: Callable[[], Tracer]) -> None:
         answer = None
         try:
-            answer = question(self._connect())
+            answer = question(connect())
         except BpfnbError:
             pass  # no tracer, or no such name: a Tab is no place for an error
         finally:
@@ -91,6 +102,13 @@ class Asker:
                     del self._answers[next(iter(self._answers))]
             for answered in waiting:
                 answered.put(answer)
+
+
+def _connected(name: str) -> Tracer:
+    for host in hosts():
+        if host.name == name and (tracer := host.tracer()):
+            return tracer
+    raise SetupError(f"{name} is not connected")
 
 
 asker = Asker(lambda: default_host.connect())

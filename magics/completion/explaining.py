@@ -55,6 +55,7 @@ def explain(text: str, at: int) -> Explanation | None:
         return None
     words, code = parts
     until = asker.deadline()
+    asker.turn_to(text[words - 1 : code])
     if at < code or text[code - 1] != "\n":
         return _on_line(text[words:code], at - words, until)
     word, end = word_at(text[code:], at - code)

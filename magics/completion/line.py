@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from bpfnb.hosts import default_host
+from bpfnb.hosts import host_names, hosts
 from bpfnb.language.editing.scope import functions
 from bpfnb.language.oneliner.names import AT_RETURN, TASK
 from bpfnb.language.probes import KINDS
@@ -61,8 +61,14 @@ def for_line(before: str, until: float) -> Found:
         return word, _starting(word, sorted(COMMANDS), "command")
     if found := _value(words[-2], word):
         return found
+    if word.startswith("-") and command in COMMANDS and COMMANDS[command].host:
+        return word, _options(word, ["--host", *(["--all"] if command == "stop" else [])])
     if command in ("stop", "show"):
-        return word, _starting(word, [*default_host.sessions(), *(["--all"] if command == "stop" else [])], "session")
+        running = dict.fromkeys(name for host in hosts() for name in host.sessions())
+        return word, _starting(word, [*running, *(["--all"] if command == "stop" else [])], "session")
+    if command == "host":
+        known = [host.name for host in hosts()[1:]] if words[1] == "stop" else []
+        return word, _starting(word, ["list", "stop"] if len(words) == 2 else known, "host")
     if command in questions.VERBS:
         return _question(words, until)
     if command == "run":
@@ -117,6 +123,8 @@ def _starting(word: str, texts: Iterable[str], type_: str) -> list[Item]:
 
 
 def _value(option: str, word: str) -> Found | None:
+    if option == "--host":
+        return word, _starting(word, host_names(), "host")
     if option == "--missing":
         return word, _starting(word, ("error", "warn", "ignore"), "value")
     if option == "--headers":

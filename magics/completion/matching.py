@@ -29,6 +29,7 @@ def complete(text: str, at: int) -> tuple[str, list[line.Item]] | None:
     until = asker.deadline()
     if parts := cell_of(text):
         words, code = parts
+        asker.turn_to(text[words - 1 : code])
         body.prefetch()
         if at >= code and text[code - 1] == "\n":
             return body.complete(text[code:], at - code, until)
@@ -36,7 +37,10 @@ def complete(text: str, at: int) -> tuple[str, list[line.Item]] | None:
             return None
         return line.for_cell(text[words:at].lstrip(), text[code:], until)
     found = _LINE.fullmatch(text[text.rfind("\n", 0, at) + 1 : at])
-    return line.for_line(found[1], until) if found else None
+    if not found:
+        return None
+    asker.turn_to(found[0])
+    return line.for_line(found[1], until)
 
 
 @context_matcher(priority=100)

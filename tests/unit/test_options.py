@@ -98,7 +98,7 @@ def test_every_option_of_a_session_is_one_of_trace_and_of_a_command() -> None:
     assert wanted == set(parameters) - {"self", "source", "attach", "cflags", "headers"}
     parser = argparse.ArgumentParser(add_help=False)
     add_options(parser)
-    assert {action.dest.removeprefix("no_") for action in parser._actions} == wanted | {"time"}
+    assert {action.dest.removeprefix("no_") for action in parser._actions} == wanted | {"time", "host"}
     line = "--name s --keep 1M --cpu --missing warn --comm a --cgroup /b --uid 0 --max-cost 10% --max-rate 1k"
     given = options_of(parser.parse_args(shlex.split(f"{line} --max-memory 1M --pid 1 --follow 1 --command true")))
     assert given.keys() | options_of(parser.parse_args(["--no-guard"])).keys() == wanted

@@ -8,7 +8,7 @@ import re
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple
 from bpfnb.errors import BpfnbError, ProgramError, SetupError, TracerDied, printable
 from bpfnb.interrupts import caller_left
 
-__all__ = ["PYTHON", "Destination", "ask", "check", "ssh_command"]
+__all__ = ["PYTHON", "Destination", "ask", "check", "configured", "ssh_command"]
 
 PYTHON = "/usr/bin/python3"  # the distribution's
 # All else is as the person has it: configuration, keys, agent, jump hosts, known hosts, a connection that is shared.
@@ -30,6 +30,8 @@ _PLAIN = re.compile(r"/[A-Za-z0-9_./+-]+", re.ASCII)  # a path that no shell cha
 _MAX_ANSWER = 1 << 20  # bytes
 _MAX_SAID = 1 << 14
 _POLL = 0.25  # seconds
+_MAX_LINES = 10_000
+_MAX_DEPTH = 4
 
 
 class Destination(NamedTuple):
@@ -150,6 +152,38 @@ def _answer(output: bytes, mark: str, destination: Destination) -> dict[str, Any
             assert isinstance(found, dict)
             return found
     return None
+
+
+# --- the person's own hosts ---------------------------------------------------------------------------------------
+
+
+def configured(file: Path | None = None, depth: int = 0) -> list[str]:
+    """Return the names of Host lines in ~/.ssh/config, or another file, and those it includes; no patterns."""
+    path = file or Path.home() / ".ssh" / "config"
+    names: list[str] = []
+    with suppress(OSError, UnicodeDecodeError):
+        for line in path.read_text().splitlines()[:_MAX_LINES]:
+            word, rest = _words(line)
+            if word == "host":
+                names += [name for name in rest if not re.search(r"[*?!]", name)]
+            elif word == "include" and depth < _MAX_DEPTH:
+                names += [name for pattern in rest for name in _included(pattern, depth + 1)]
+    return list(dict.fromkeys(names))
+
+
+def _words(line: str) -> tuple[str, list[str]]:
+    """Return a line's keyword, in small letters, and its arguments: ssh_config(5)."""
+    try:
+        word, *rest = shlex.split(line.replace("=", " ", 1), comments=True)
+    except ValueError:  # empty, or a quote that is not closed
+        return "", []
+    return word.lower(), rest
+
+
+def _included(pattern: str, depth: int) -> Iterator[str]:
+    where = Path.home() / ".ssh" / Path(pattern).expanduser()
+    for found in sorted(Path("/").glob(str(where.relative_to("/")))):
+        yield from configured(found, depth)
 
 
 # --- why not ------------------------------------------------------------------------------------------------------
