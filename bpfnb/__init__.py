@@ -33,6 +33,7 @@ from bpfnb.errors import (
     UnsupportedError,
     VerifierError,
 )
+from bpfnb.fleets import fleet
 from bpfnb.hosts import Host
 from bpfnb.hosts import default_host as _default_host
 from bpfnb.opening import open as open
@@ -57,6 +58,7 @@ __all__ = [
     "compare",
     "count",
     "doctor",
+    "fleet",
     "hist",
     "latency",
     "live",

@@ -173,6 +173,8 @@ def test_a_folder_is_seen_at_a_glance(folder: str) -> None:
         ("matplotlib", ("bpfnb.views",)),
         ("IPython", ("magics",)),
         ("tree_sitter", ("bpfnb.language.syntax",)),
+        ("dask", ("bpfnb.fleets",)),
+        ("distributed", ("bpfnb.fleets",)),
     ],
 )
 def test_one_place_for_each_library(library: str, allowed: tuple[str, ...]) -> None:
@@ -195,7 +197,7 @@ def test_a_cell_is_read_once_on_each_side() -> None:
 
 
 def test_importing_bpfnb_brings_neither_bcc_nor_the_widgets() -> None:
-    code = "import bpfnb, sys; print([m for m in ('bcc', 'ipywidgets', 'matplotlib', 'IPython') if m in sys.modules])"
+    code = "import bpfnb, sys; print([m for m in ('bcc', 'ipywidgets', 'matplotlib', 'IPython', 'dask', 'distributed') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
@@ -221,6 +223,7 @@ def test_the_public_names_are_these() -> None:
         "compare",
         "count",
         "doctor",
+        "fleet",
         "hist",
         "latency",
         "live",
