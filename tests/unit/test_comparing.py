@@ -12,6 +12,7 @@ import pytest
 
 import bpfnb
 from bpfnb.comparison import frames
+from bpfnb.results.presentation import Table
 from bpfnb.session import Session
 from bpfnb.testing import FakeTracer
 
@@ -104,6 +105,15 @@ def test_tables_of_buckets_are_joined_by_group_and_bucket() -> None:
     assert (quantiles.a_low["x"], quantiles.b_high["x"]) == (1, 4)
     with pytest.raises(bpfnb.ProgramError, match="different groups: comm, and none"):
         frames.joined_buckets(a, b.drop(columns="comm"))
+
+
+def test_the_flame_graph_is_of_the_difference(tracer: FakeTracer) -> None:
+    stacks = [pd.DataFrame({"stack": ["main;read", "main;write"], "count": counts}) for counts in ([3, 1], [3, 5])]
+    a, b = session(tracer, "a", []), session(tracer, "b", [])
+    a._presentation, b._presentation = (Table(lambda maps, frame=frame: frame, view="flame") for frame in stacks)
+    graph = bpfnb.compare(a, b).flame(normalise=False)
+    nodes = graph.df.set_index("name")
+    assert (nodes.total["write"], nodes.before["write"], nodes.total["read"], nodes.before["read"]) == (5, 1, 3, 3)
 
 
 def test_what_was_lost_is_said_and_counts_in_rates_only(tracer: FakeTracer) -> None:

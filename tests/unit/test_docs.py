@@ -34,6 +34,13 @@ WRITTEN = [name for name in DOCUMENTS if name != "docs/compatibility.md"]  # by 
 
 # Examples that a test runs without taking their text from the document: the file, and the test in it.
 ELSEWHERE = {
+    "bpfnb.compare(before, after)": ("tests/unit/test_comparing.py", "test_rates_are_of_the_time_that_each_ran"),
+    "bpfnb.compare(a, b)": ("tests/unit/test_comparing.py", "test_rates_are_of_the_time_that_each_ran"),
+    ".rates()": ("tests/unit/test_comparing.py", "test_rates_are_of_the_time_that_each_ran"),
+    ".hist(column)": ("tests/unit/test_comparing.py", "test_a_histogram_has_each_value_of_both_in_the_same_buckets"),
+    ".quantiles(column, (.5, .99))": ("tests/unit/test_comparing.py", "test_quantiles_are_those_of_the_columns"),
+    ".top(by, n, value)": ("tests/unit/test_comparing.py", "test_the_groups_that_changed_most_come_first"),
+    ".flame()": ("tests/unit/test_comparing.py", "test_the_flame_graph_is_of_the_difference"),
     "df.bpf.bars()": ("tests/unit/test_bars.py", "test_it_stays_a_frame"),
     "session.wait()": ("tests/unit/test_command.py", "test_a_session_ends_with_its_command"),
     "--pid PID": ("tests/ipython/test_magics.py", "test_filters"),
