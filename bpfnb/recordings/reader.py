@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 import pandas as pd
@@ -236,7 +236,7 @@ def _stream(store: Store, name: str, schema: pa.Schema) -> Iterator[pa.RecordBat
         return
     with store.open(name) as file:
         try:
-            reader = pa.ipc.open_stream(pa.PythonFile(file, "r"))
+            reader = pa.ipc.open_stream(pa.PythonFile(_Bounded(file, store.size(name)), "r"))
         except (pa.ArrowException, OSError, MemoryError):
             return
         _require(store, name, reader.schema, schema)
@@ -247,6 +247,28 @@ def _stream(store: Store, name: str, schema: pa.Schema) -> Iterator[pa.RecordBat
                 return
             _validate(store, name, batch)
             yield batch
+
+
+class _Bounded:
+    """A file, for pyarrow. No more is asked of it than it has, whatever length a message claims: room for that would be
+    taken first."""
+
+    closed = False
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._left = file, size
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(self._left if size < 0 else min(size, self._left))
+        self._left -= len(data)
+        return data
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def _parquet(store: Store, name: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:

@@ -57,8 +57,8 @@ def open_store(path: str | os.PathLike[str]) -> Store:
         if not stat.S_ISREG(place.stat().st_mode) or not zipfile.is_zipfile(place):
             raise ProgramError(f"{place} is no recording: neither a folder nor a zip")
         return _Zip(place)
-    except (OSError, zipfile.BadZipFile, struct.error, NotImplementedError, UnicodeDecodeError) as error:
-        raise ProgramError(f"{place} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except OSError as error:
+        raise ProgramError(f"{place} cannot be read: {error.strerror or error}") from None
 
 
 class _Folder:
@@ -96,7 +96,8 @@ class _Folder:
     def _outputs(self) -> list[str]:
         if not self._is_folder("outputs"):
             return []
-        return [f"outputs/{entry.name}" for entry in os.scandir(self.path / "outputs") if entry.name.isdecimal()]
+        with os.scandir(self.path / "outputs") as entries:
+            return [f"outputs/{entry.name}" for entry in entries if entry.name.isdecimal()]
 
     def _is_folder(self, name: str) -> bool:
         try:
@@ -110,15 +111,18 @@ class _Folder:
     def _add(self, folder: str) -> None:
         if folder and not self._is_folder(folder):
             return
-        for entry in os.scandir(self.path / folder):
-            name = f"{folder}/{entry.name}" if folder else entry.name
-            if not places.is_file_of_ours(name):
-                continue
-            if entry.is_symlink():
-                raise ProgramError(f"{self.path}: {name} is a link: a recording has none")
-            self._sizes[name] = entry.stat(follow_symlinks=False).st_size
-            if len(self._sizes) > MAX_FILES:
-                raise ProgramError(f"{self.path} has more than {MAX_FILES:,} files: it is no recording")
+        with os.scandir(self.path / folder) as entries:
+            for entry in entries:
+                name = f"{folder}/{entry.name}" if folder else entry.name
+                if places.is_file_of_ours(name):
+                    self._add_file(name, entry)
+
+    def _add_file(self, name: str, entry: os.DirEntry[str]) -> None:
+        if entry.is_symlink():
+            raise ProgramError(f"{self.path}: {name} is a link: a recording has none")
+        self._sizes[name] = entry.stat(follow_symlinks=False).st_size
+        if len(self._sizes) > MAX_FILES:
+            raise ProgramError(f"{self.path} has more than {MAX_FILES:,} files: it is no recording")
 
 
 class _Zip:
@@ -127,8 +131,11 @@ class _Zip:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._entries: dict[str, zipfile.ZipInfo] = {}
-        with zipfile.ZipFile(path) as archive:
-            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+        try:
+            with zipfile.ZipFile(path) as archive:
+                entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+        except Exception as error:  # zipfile raises what comes: IndexError for a file without a name
+            raise ProgramError(f"{path} is damaged: {error}") from None
         top = _top([entry.filename for entry in entries])
         for entry in entries:
             if entry.orig_filename.startswith(("/", "\\")) or ".." in entry.orig_filename.replace("\\", "/").split("/"):
@@ -156,9 +163,7 @@ class _Zip:
             if entry.compress_type == zipfile.ZIP_STORED and not entry.flag_bits & 1:
                 return self._stored(name, entry)
             return self._deflated(name, entry)
-        except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, struct.error, EOFError) as error:
-            raise ProgramError(f"{self.path}: {name} cannot be read: {error}") from None
-        except Exception as error:  # zlib.error and the like, which the zip's method decides
+        except Exception as error:  # also zlib.error and the like, which the zip's method decides
             raise ProgramError(f"{self.path}: {name} is damaged: {error}") from None
 
     def _stored(self, name: str, entry: zipfile.ZipInfo) -> BinaryIO:
