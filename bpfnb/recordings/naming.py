@@ -54,7 +54,7 @@ class Owners:
     def add(self, rows: pd.DataFrame) -> None:
         columns = _stack_columns(rows)
         if columns:
-            wanted = [*columns, *(name for name in _OWNERS if name in rows)]
+            wanted = [*columns, *_owner_columns(rows)]
             self._rows = pd.concat([self._rows, rows[wanted].drop_duplicates()]).drop_duplicates(ignore_index=True)
 
     def frame(self) -> pd.DataFrame:
@@ -94,15 +94,20 @@ def _entries(map_: Map) -> pd.DataFrame:
 def _ask_for(kept: Map, counts: pd.DataFrame) -> None:
     """Ask for the names of each column of stacks by itself: which is the kernel's need not be clear."""
     for column in _stack_columns(counts):
-        owners: list[str | None] = [name for name in _OWNERS if name in counts]
+        owners: list[str | None] = [*_owner_columns(counts)]
         for owner in owners or [None]:
             with suppress(BpfnbError):
                 kept.folded(counts, user=column, owner=owner, by=[])
 
 
 def _stack_columns(rows: pd.DataFrame) -> list[str]:
-    return [
-        str(name)
-        for name in rows.columns
-        if "stack" in str(name).lower() and pd.api.types.is_integer_dtype(rows[name].dtype)
-    ]
+    return [name for name in _integers(rows) if "stack" in name.lower()]
+
+
+def _owner_columns(rows: pd.DataFrame) -> list[str]:
+    """Return the columns that may tell whose a stack is, members of a struct in a struct too."""
+    return [name for name in _integers(rows) if name.rpartition(".")[2] in _OWNERS]
+
+
+def _integers(rows: pd.DataFrame) -> list[str]:
+    return [str(name) for name, dtype in rows.dtypes.items() if pd.api.types.is_integer_dtype(dtype)]

@@ -58,7 +58,11 @@ class CountersView:
     def static(self) -> Static:
         dropped, refused = (any(row[name] for row in self._rows) for name in ("dropped", "refused"))
         heads = ["session", "state", "events", "per second", "lost"]
-        heads += [html.what_was_dropped(self._before)] * dropped + ["updates refused"] * refused + ["programs' CPU", "tracer's CPU"]
+        heads += (
+            [html.what_was_dropped(self._before)] * dropped
+            + ["updates refused"] * refused
+            + ["programs' CPU", "tracer's CPU"]
+        )
         rows = []
         for row in self._rows:
             state = html.badge(row["state"], "twin" if row["state"] == "running" else "")  # not green: it may be over
