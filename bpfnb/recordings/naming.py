@@ -61,9 +61,11 @@ class Owners:
         return self._rows
 
 
-def ask_all(maps: Mapping[str, Map], rows: Iterable[pd.DataFrame], presentation: Presentation | None) -> None:
+def ask_all(
+    maps: Mapping[str, Map], rows: Iterable[pd.DataFrame], presentation: Presentation | None, process: int = 0
+) -> None:
     """Ask for all names that are needed for what ``maps`` and ``rows`` can be shown as: ``df``, the map's ``symbols``
-    and ``folded``, flame graphs. The maps ask an ``Asked``."""
+    and ``folded``, flame graphs. The maps ask an ``Asked``. ``process``: the one that the session was about, if any."""
     if isinstance(presentation, Table):
         with suppress(BpfnbError):
             presentation.compute(maps)
@@ -72,8 +74,9 @@ def ask_all(maps: Mapping[str, Map], rows: Iterable[pd.DataFrame], presentation:
         return
     counting = [_entries(map_) for map_ in maps.values() if map_.kind != "stack_trace" and has_stacks(map_.info)]
     for kept in keeping:
-        with suppress(BpfnbError):
-            kept.symbols()
+        for pid in {0, process}:
+            with suppress(BpfnbError):
+                kept.symbols(pid)
         for counts in (*counting, *rows):
             _ask_for(kept, counts)
 

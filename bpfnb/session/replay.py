@@ -127,7 +127,7 @@ class _Clock:
         self.speed: float = float(speed)
         self._end: float = end
         self._lock: threading.Lock = new_lock()
-        self._ours = ours
+        self._ours: Callable[[], float] = ours
         self._at: float = begin
         self._since: float = ours()
         self._held: bool = False

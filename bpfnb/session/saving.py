@@ -148,7 +148,8 @@ class _Kept:
             self._write_map(number, map_)
         outputs = tuple(map(self._write_rows, range(len(ends)), self._manifest.outputs, ends))
         self._saving.say("naming stacks")
-        ask_all(self._maps, [owners.frame() for owners in self._owners], session.presentation)
+        rows = [owners.frame() for owners in self._owners]
+        ask_all(self._maps, rows, session.presentation, session.program.filters.pid)
         if self._asked.failed:
             self._notes.append(f"names of functions are missing: {self._asked.failed}")
         costs = session._costs
