@@ -26,6 +26,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -112,6 +113,7 @@ class FakeTracer:
         self.limits: list[Limits] = []  # what they may take, in the same order
         self._costs: dict[int, tuple[int, tuple[str, ...]]] = {}  # a session's, as a descriptor, and its programs
         self._ending: set[int] = set()  # numbers of sessions
+        self._followers: dict[int, Connection[messages.FromFollower]] = {}  # of sessions
         self.stopped: list[int] = []  # the numbers of the sessions stopped, in order
         self.before_load: Callable[[], object] = lambda: None  # called before a program is taken: takes as long as that
         self.detaching = 0  # how many attachments a stopped session leaves for the kernel to let go of
@@ -172,7 +174,7 @@ class FakeTracer:
         """End a session as a failed source would. On return the session knows."""
         for name in self._maps if session._number in self._ending else ():
             self._send_map(0, session._number, name)
-        self._connection.send(messages.Ended(session._number, reason, detaching))
+        self._say(messages.Ended(session._number, reason, detaching))
         self._ping()
 
     def ending(self, session: Session) -> None:
@@ -181,12 +183,12 @@ class FakeTracer:
 
     def note(self, session: Session, text: str, output: str = "") -> None:
         """Add a note to a running session. On return the session has it."""
-        self._connection.send(messages.Noted(session._number, text, output))
+        self._say(messages.Noted(session._number, text, output))
         self._ping()
 
     def detached(self, session: Session) -> None:
         """Tell a stopped session that the kernel has detached its probes."""
-        self._connection.send(messages.Detached(session._number))
+        self._say(messages.Detached(session._number))
 
     def refuse_updates(self, session: Session, name: str, count: int, number: int = errno.E2BIG) -> None:
         """Set how many updates of a map have failed with this errno so far."""
@@ -212,10 +214,28 @@ class FakeTracer:
         self._connection.close()
         self._thread.join()
         self._writers.clear()
+        while self._followers:
+            self._followers.popitem()[1].close()
         while self._counters:
             os.close(self._counters.popitem()[1])
         while self._costs:
             os.close(self._costs.popitem()[1][0])
+
+    def _follow(self, session: int, fd: int) -> None:
+        """Have somebody follow a session. Of what it asks nothing is answered."""
+        follower: Connection[messages.FromFollower] = Connection(socket.socket(fileno=fd), messages.FromFollower)
+        self._followers[session] = follower
+        self._tell(session, messages.Hello(os.getpid(), "fake", "fake"))
+
+    def _say(self, message: Any, fds: Sequence[int] = ()) -> None:
+        """Send what is said of a session, unasked, to the notebook and to who follows it."""
+        self._connection.send(message, fds)
+        self._tell(message.session, message, fds)
+
+    def _tell(self, session: int, message: Any, fds: Sequence[int] = ()) -> None:
+        if follower := self._followers.get(session):
+            with suppress(OSError):  # it is gone
+                follower.send(message, fds)
 
     def _ping(self) -> None:
         """Wait until the notebook has received all that was sent, such as a new segment."""
@@ -224,9 +244,11 @@ class FakeTracer:
     def _serve(self) -> None:
         try:
             while True:
-                message, _ = self._connection.receive()
+                message, fds = self._connection.receive()
                 if isinstance(message, messages.Received):
                     continue
+                if fds and isinstance(message, messages.Load):
+                    self._follow(message.request, fds[0])
                 if isinstance(message, (messages.ReadMap, messages.TakeMap)):
                     taken = isinstance(message, messages.TakeMap)
                     if message.session in self._ending:
@@ -235,7 +257,9 @@ class FakeTracer:
                         continue
                     self._send_map(message.request, message.session, message.map, taken)
                 else:
-                    self._connection.send(self._answer(message))
+                    self._connection.send(answer := self._answer(message))
+                    if isinstance(answer, messages.Loaded):
+                        self._tell(message.request, answer)
         except (EOFError, OSError):
             pass  # either end has closed
 
@@ -254,6 +278,7 @@ class FakeTracer:
                 self._writers = {at: writer for at, writer in self._writers.items() if at[0] != session}
                 for name in self._maps:
                     self._send_map(0, session, name)
+                self._tell(session, messages.Ended(session, "stopped", self.detaching))
                 return messages.Stopped(request, self.detaching)
             case messages.LookupMap(request, _, name, key):
                 return messages.MapValue(request, self._maps[name].look_up(key))
@@ -330,14 +355,14 @@ class FakeTracer:
             self._counters[request] = os.memfd_create("bpfnb-fake-counters", os.MFD_CLOEXEC)
             words = len(self._maps) * COUNTERS
             os.ftruncate(self._counters[request], 8 * words)
-            self._connection.send(messages.CountersAdded(request, words), [self._counters[request]])
+            self._say(messages.CountersAdded(request, words), [self._counters[request]])
         return messages.Loaded(request, probes, (), maps)
 
     def _send_costs(self, request: int, programs: tuple[str, ...]) -> None:
         fd = os.memfd_create("bpfnb-fake-costs", os.MFD_CLOEXEC)
         os.ftruncate(fd, 8 * (COSTS_HEAD + COSTS_EACH * len(programs)))
         self._costs[request] = fd, programs
-        self._connection.send(messages.CostsAdded(request, programs), [fd])
+        self._say(messages.CostsAdded(request, programs), [fd])
 
     def _first(self, name: str) -> int:
         """Return the index of a map's first counter."""
@@ -350,7 +375,7 @@ class FakeTracer:
 
     def _publisher(self, session: int, output: str, schema: Schema) -> Callable[[Layout, int], None]:
         def publish(layout: Layout, fd: int) -> None:
-            self._connection.send(messages.SegmentAdded(session, output, schema, layout, self._epoch_ns), [fd])
+            self._say(messages.SegmentAdded(session, output, schema, layout, self._epoch_ns), [fd])
 
         return publish
 
@@ -361,7 +386,8 @@ class FakeTracer:
         fd = os.memfd_create("bpfnb-fake-map")
         try:
             os.write(fd, data)
-            self._connection.send(messages.MapRead(request, session, name, count, taken), [fd])
+            read = messages.MapRead(request, session, name, count, taken)
+            self._connection.send(read, [fd]) if request else self._say(read, [fd])
         finally:
             os.close(fd)
 

@@ -76,9 +76,13 @@ class Peer:
 
 
 class Client(Tracer):
-    """The tracer at the other end of a socket."""
+    """The tracer at the other end of a socket.
 
-    def __init__(self, sock: socket.socket, peer: Peer | None = None) -> None:
+    ``follow``: hears of the one session that the tracer tells of here, and that somebody else has loaded; it
+    acknowledges its segments itself (``acknowledge``), once it is done with them.
+    """
+
+    def __init__(self, sock: socket.socket, peer: Peer | None = None, follow: Listener | None = None) -> None:
         self.died: TracerDied | None = None
         self.peer = peer or Peer()
         self._connection: Connection[FromTracer] = Connection(sock, FromTracer)
@@ -86,6 +90,7 @@ class Client(Tracer):
         self._lock = new_lock()
         self._waiting: dict[int, _Reply] = {}
         self._listeners: dict[int, Listener] = {}
+        self._follow = follow
         self._hello = _Reply()
         self._reader = threading.Thread(target=self._read, name="bpfnb-reader", daemon=True)
         self._received: queue.SimpleQueue[int | None] = queue.SimpleQueue()  # sessions, by segment
@@ -107,12 +112,15 @@ class Client(Tracer):
         self._ask(messages.Ping(next(self._requests)), messages.Pong)
 
     @uninterrupted
-    def load(self, program: Program, listener: Listener, limits: Limits, keep: int) -> int:
+    def load(
+        self, program: Program, listener: Listener, limits: Limits, keep: int, follower: socket.socket | None = None
+    ) -> int:
         number = next(self._requests)
         with self._lock:
             self._listeners[number] = listener
+        load = messages.Load(number, program, _folder(), limits, min(keep, _MAX_KEEP), follower is not None)
         try:
-            self._ask(messages.Load(number, program, _folder(), limits, min(keep, _MAX_KEEP)), Loaded)
+            _checked(Loaded, self._reply(load, fds=[follower.fileno()] if follower else ()), load)
             return number
         except BaseException:
             with self._lock:
@@ -203,7 +211,11 @@ class Client(Tracer):
             raise _no_answer(answer, message)
         return answer.count, data
 
-    def _reply(self, message: Request, seconds: float | None = None) -> object:
+    def acknowledge(self, session: int) -> None:
+        """Acknowledge a segment of the session that is followed. For any thread but the one that reads."""
+        self._received.put(session)
+
+    def _reply(self, message: Request, seconds: float | None = None, fds: Sequence[int] = ()) -> object:
         """Send a request and return the answer; of a map, the message and its data. BpfnbError after ``seconds``."""
         self.hello()  # raises what kept the tracer from coming up, which says more than that it is gone
         reply = _Reply()
@@ -212,7 +224,7 @@ class Client(Tracer):
                 raise self.died
             self._waiting[message.request] = reply
         with suppress(OSError):  # the reader notices the end as well, and knows why
-            self._connection.send(message)
+            self._connection.send(message, fds)
         try:
             if seconds is None and (what := _LONG.get(type(message))):
                 with step(what(message)) as waiting:
@@ -266,7 +278,7 @@ class Client(Tracer):
         elif tell := _TELL.get(type(message)):
             if listener := self._listener_of(message):
                 tell(listener, message, fds)
-            if isinstance(message, SegmentAdded):
+            if isinstance(message, SegmentAdded) and not self._follow:
                 self._received.put(message.session)
 
     def _greet(self, hello: Hello) -> None:
@@ -282,6 +294,8 @@ class Client(Tracer):
             reply = self._waiting.pop(request, None)
             listener = self._listeners.get(request)
         if reply is None:
+            if isinstance(message, Loaded) and self._follow:
+                self._follow.on_loaded(message)
             return  # nobody asked for it
         if isinstance(message, MapRead):
             reply.settle((message, _content(fds[0])))
@@ -298,6 +312,8 @@ class Client(Tracer):
             isinstance(message, Ended) and not message.detaching and not message.maps
         )
         with self._lock:
+            if self._follow:
+                return self._follow
             if last:
                 return self._listeners.pop(message.session, None)
             return self._listeners.get(message.session)
@@ -311,7 +327,9 @@ class Client(Tracer):
         with self._lock:
             self.died = error if isinstance(error, TracerDied) else TracerDied(str(error))
             waiting, self._waiting = list(self._waiting.values()), {}
-            listeners, self._listeners = list(self._listeners.values()), {}
+            listeners, self._listeners = [*self._listeners.values()], {}
+            if self._follow:
+                listeners.append(self._follow)
         for reply in [self._hello, *waiting]:
             reply.settle(error)
         for listener in listeners:

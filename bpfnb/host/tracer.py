@@ -6,6 +6,7 @@ would be further implementations. Sessions, the doctor and the magics use nothin
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -90,10 +91,14 @@ class Tracer(Protocol):
     def ping(self) -> None:
         """Wait until the tracer answers. Then all that it had sent before has been received."""
 
-    def load(self, program: Program, listener: Listener, limits: Limits, keep: int) -> int:
+    def load(
+        self, program: Program, listener: Listener, limits: Limits, keep: int, follower: socket.socket | None = None
+    ) -> int:
         """Run a program and return the number of its session. ``listener`` gets its reports from now on.
 
-        ``keep``: bytes of rows that the session may keep.
+        ``keep``: bytes of rows that the session may keep. ``follower``: one end of a UNIX socketpair, which stays the
+        caller's to close. Whoever has the other end gets the reports too (``Client``, with ``follow``): all rows, also
+        those that this process does not take in time. UnsupportedError from a tracer that has none.
         """
 
     def stop(self, session: int) -> Stopped:

@@ -33,10 +33,11 @@ class TruncatedError(OSError, EOFError):
 class Connection(Generic[Incoming]):
     """One end of the socketpair. ``send`` may be called from any thread, ``receive`` from one.
 
-    ``descriptors``: whether messages may bring some; if not, the kernel closes those that come along.
+    ``descriptors``: how many a message may bring. With fewer than the protocol has, those beyond are closed, and so are
+    those of messages that say nothing of any; a message may then come without what it says.
     """
 
-    def __init__(self, sock: socket.socket, incoming: object, *, descriptors: bool = True) -> None:
+    def __init__(self, sock: socket.socket, incoming: object, *, descriptors: int = _MAX_FDS) -> None:
         self._socket = sock
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[Incoming] = msgspec.msgpack.Decoder(incoming)
@@ -88,8 +89,8 @@ class Connection(Generic[Incoming]):
             self._read(0)
         return taken
 
-    def poll(self) -> Incoming | None:
-        """Return the next message if all of it has arrived, else None. For a connection without descriptors.
+    def poll(self) -> tuple[Incoming, list[int]] | None:
+        """Return the next message and its descriptors, which the caller owns, if all of it has arrived, else None.
 
         EOFError as ``receive``.
         """
@@ -98,14 +99,13 @@ class Connection(Generic[Incoming]):
             with suppress(BlockingIOError):
                 self._read(socket.MSG_DONTWAIT)
             taken = self._next()
-        return taken[0] if taken else None
+        return taken
 
     def close(self) -> None:
         """Close the connection: a receive() waiting in another thread gets EOFError. Idempotent."""
         self.hang_up()
         self._socket.close()
-        while self._fds:
-            os.close(self._fds.popleft())
+        self._drop(0)
 
     def hang_up(self) -> None:
         """Shut the connection down, but leave the descriptor open for its users: receive() then gets EOFError."""
@@ -130,11 +130,17 @@ class Connection(Generic[Incoming]):
             message = self._decoded(data[_HEADER.size : end])
         del self._bytes[:end]
         self.size = end
-        if not self._descriptors:
-            return message, []
-        if count > len(self._fds):
+        if count > len(self._fds) and self._descriptors == _MAX_FDS:
             raise EOFError(_UNKNOWN_PEER)
-        return message, [self._fds.popleft() for _ in range(count)]
+        fds = [self._fds.popleft() for _ in range(min(count, len(self._fds)))]
+        if self._descriptors < _MAX_FDS and not self._bytes:
+            self._drop(0)  # nothing is left that they could be for
+        return message, fds
+
+    def _drop(self, keep: int) -> None:
+        """Close all descriptors but so many."""
+        while len(self._fds) > keep:
+            os.close(self._fds.pop())
 
     def _decoded(self, body: memoryview) -> Incoming:
         try:
@@ -146,9 +152,12 @@ class Connection(Generic[Incoming]):
     def _read(self, flags: int) -> None:
         try:
             if self._descriptors:
-                data, fds, received, _ = socket.recv_fds(self._socket, _MAX_READ, _MAX_FDS, flags)
+                flags |= socket.MSG_CMSG_CLOEXEC
+                data, fds, received, _ = socket.recv_fds(self._socket, _MAX_READ, self._descriptors, flags)
                 self._fds.extend(fds)
-                if received & socket.MSG_CTRUNC:
+                if self._descriptors < _MAX_FDS:
+                    self._drop(2 * self._descriptors)  # of two messages: the next one's may come with this one's rest
+                elif received & socket.MSG_CTRUNC:
                     raise TruncatedError(errno.EMFILE, os.strerror(errno.EMFILE))
             else:
                 data = self._socket.recv(_MAX_READ, flags)

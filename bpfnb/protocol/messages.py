@@ -37,6 +37,7 @@ __all__ = [
     "FindNames",
     "FindProbes",
     "FindSymbols",
+    "FromFollower",
     "FromTracer",
     "Hello",
     "Limits",
@@ -163,7 +164,8 @@ class Load(Struct, tag=True, frozen=True):
     """Compile, verify, load, attach. Answered by Loaded or Failed; ``request`` names the session from then on.
 
     ``folder``: where relative paths of probes begin, "" where that is nowhere. ``keep``: bytes of rows that the
-    session may keep; so many may be under way in segments that have not been received.
+    session may keep; so many may be under way in segments that have not been received. ``follower``: one end of a
+    UNIX socketpair travels along; at the other end somebody gets all that is said of the session too (FromFollower).
     """
 
     request: int
@@ -171,6 +173,7 @@ class Load(Struct, tag=True, frozen=True):
     folder: str = ""
     limits: Limits = Limits()
     keep: int = 0
+    follower: bool = False
 
 
 class Stop(Struct, tag=True, frozen=True):
@@ -362,6 +365,8 @@ class SegmentAdded(Struct, tag=True, frozen=True):
     An output's first segment comes before Loaded, and has the ``schema``. Each is acknowledged by Received.
     ``epoch_ns``: CLOCK_REALTIME minus CLOCK_MONOTONIC, to turn the
     records' stamps into times: one number for all outputs and sessions, until the machine was suspended.
+    ``missed``: rows since the segment before that only others got, who follow the session: this one had not
+    acknowledged what it had got.
     """
 
     session: int
@@ -369,6 +374,7 @@ class SegmentAdded(Struct, tag=True, frozen=True):
     schema: Schema | None
     layout: Layout
     epoch_ns: int
+    missed: int = 0
 
 
 class CountersAdded(Struct, tag=True, frozen=True):
@@ -598,6 +604,9 @@ Request = (
     | FindSymbols
 )
 ToTracer = Request | Received
+# What somebody who follows a session may ask, of that session. It is told all that answers no request, and Hello
+# before; Loaded with the session's number; Ended also where the session was stopped.
+FromFollower = Received | ReadMap | FindSymbols
 FromTracer = (
     Hello
     | Loaded

@@ -17,6 +17,9 @@ cleared before it is overwritten. Only the header is mapped.
 The notebook acknowledges each segment it has received. A notebook that is stopped, or in a long call, acknowledges
 none. So that segments do not fill the memory meanwhile, a session has ``Credit`` (credit.py). Rows beyond it are
 counted as lost.
+
+Where a recorder follows a session, both get the same segments, each as far as its own credit goes. Rows are lost only
+where neither has any; what one of them alone misses, its next segment says.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from __future__ import annotations
 import mmap
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +48,7 @@ __all__ = [
     "Append",
     "Layout",
     "Publish",
+    "Recipient",
     "SegmentReader",
     "SegmentSizes",
     "SegmentWriter",
@@ -98,30 +102,53 @@ def parts(memory: memoryview, schema: Schema, layout: Layout) -> tuple[npt.NDArr
 
 
 Publish = Callable[[Layout, int], None]  # the descriptor stays the writer's
+_Words = npt.NDArray[np.uint64]
+
+
+class Recipient:
+    """Who gets the segments of an output, as far as its ``credit`` goes.
+
+    ``publish`` is given a segment's layout and descriptor, and how many rows there were since the segment before that
+    this recipient did not get. ``head``: the header of the segment that it has got last.
+    """
+
+    def __init__(self, publish: Callable[[Layout, int, int], None], credit: Credit) -> None:
+        self.publish = publish
+        self.credit = credit
+        self.head: _Words = np.zeros(_WORDS, np.uint64)
+        self.missed = 0
+
+    def give(self, layout: Layout, fd: int, head: _Words) -> None:
+        """Publish a segment."""
+        missed, self.missed, self.head = self.missed, 0, head
+        self.publish(layout, fd, missed)
 
 
 class SegmentWriter:
     """Appends rows to the newest segment of one output. All rows of a segment have the epoch it began with.
 
-    A row that cannot be delivered is counted as lost: beyond the ``credit``, or with a text larger than any segment.
+    A row that cannot be delivered is counted as lost: one beyond the credit, or with a text larger than any segment.
+    ``to``: what publishes the segments, as far as ``credit`` goes; or several recipients. A row is lost then only where
+    none of them can get it.
     """
 
     def __init__(
         self,
         schema: Schema,
-        publish: Publish,
+        to: Publish | Sequence[Recipient],
         epoch: Callable[[], int] = lambda: 0,
         credit: Credit | None = None,
         *,
         sizes: SegmentSizes = _SIZES,
     ) -> None:
         self._schema = schema
-        self._publish = publish
         self._epoch = epoch
-        self._credit = credit or Credit()
+        self._recipients = to if isinstance(to, Sequence) else [_sole(to, credit or Credit())]
+        self._absent: list[Recipient] = []  # those who have not got the newest segment
         self._has_text = schema.text_end >= 0
         self._max_text = sizes.text
-        self._layout = _layout(schema, self._credit.limit // _SEGMENTS, sizes)
+        limit = min(recipient.credit.limit for recipient in self._recipients)
+        self._layout = _layout(schema, limit // _SEGMENTS, sizes)
         self.rows = self.lost = 0  # since its session began
         self._refused = 0  # events the kernel could not deliver
         self._unsent = 0  # events we could not deliver
@@ -133,12 +160,14 @@ class SegmentWriter:
     @property
     def blocked(self) -> bool:
         """Return whether rows would be lost now. They should stay in the kernel's buffers."""
-        return self._wanted > 0 and not self._credit.allows(self._wanted)
+        return self._wanted > 0 and not any(one.credit.allows(self._wanted) for one in self._recipients)
 
     def append(self, rows: Rows, text: npt.NDArray[np.uint8] = _NO_TEXT) -> None:
         """Add rows; with text, each row's word at ``Schema.text_end`` ends its run within ``text``, from its start."""
         ends = self._ends(rows) if self._has_text else None
         begin, taken = 0, 0  # rows and text bytes written so far
+        if any(one.credit.ample for one in self._absent):
+            self._start()  # with one who takes rows again; the segment at hand goes on where that cannot be
         stale = self._epoch() != self._since
         while begin < len(rows):
             end = begin if stale else begin + self._fitting(len(rows) - begin, begin, ends, taken)
@@ -161,7 +190,8 @@ class SegmentWriter:
         """Publish how many events the kernel could not deliver since the session began; ours are added."""
         self._refused = lost
         self.lost = lost + self._unsent
-        self._head[LOST] = self.lost
+        for one in self._recipients:
+            one.head[LOST] = self.lost
 
     def set_clock(self, ns: int) -> None:
         """Publish how far the clock of the rows is ahead of the reader's CLOCK_MONOTONIC, where that is another."""
@@ -169,9 +199,16 @@ class SegmentWriter:
         self._head[CLOCK] = np.int64(ns).view(np.uint64)
 
     def close(self) -> None:
-        """Let go of the segment. The notebook has its own descriptor. Idempotent."""
+        """Let go of the segment. The notebook has its own descriptor. Idempotent.
+
+        Who has missed the last rows gets an empty segment, which says so.
+        """
+        if late := [one for one in self._recipients if one.missed and not one.credit.closed]:
+            self._open(Layout(1, 0), late)
         self._close()
         self._head = np.zeros(_WORDS, np.uint64)
+        for one in self._recipients:
+            one.head = self._head
 
     def _lose(self, count: int) -> None:
         self._unsent += count
@@ -200,6 +237,8 @@ class SegmentWriter:
         # Committed last: the reader in the other process never sees a row before its bytes.
         self._head[ROWS] = at + len(rows)
         self.rows += len(rows)
+        for one in self._absent:
+            one.missed += len(rows)
 
     def _put(self, data: npt.NDArray[Any], at: int) -> None:
         left = np.ascontiguousarray(data).reshape(-1).data
@@ -211,21 +250,28 @@ class SegmentWriter:
         """Begin a segment with room for ``text`` bytes of text. Return whether there was credit for it."""
         room = Layout(self._layout.rows, max(self._layout.text, _pages(text)))
         size = room.size(self._schema)
-        if not self._credit.take(size, first=first):
+        takers = [one for one in self._recipients if one.credit.take(size, first=first)]
+        if not takers and not first:
             self._wanted = size
             return False
         self._wanted = 0
+        self._open(room, takers)
+        return True
+
+    def _open(self, room: Layout, takers: Sequence[Recipient]) -> None:
+        """Make a segment, and publish it to some."""
         self._close()
         self._room = room
         self._since = self._epoch()
         self._fd = os.memfd_create("bpfnb-segment", os.MFD_CLOEXEC)
         self._close = weakref.finalize(self, os.close, self._fd)
-        os.ftruncate(self._fd, size)
+        os.ftruncate(self._fd, room.size(self._schema))
         self._head = np.frombuffer(mmap.mmap(self._fd, HEADER), np.uint64, _WORDS)
         self._head[LOST] = self.lost
+        self._absent = [one for one in self._recipients if one not in takers]
         self.set_clock(self._clock)
-        self._publish(room, self._fd)
-        return True
+        for one in takers:
+            one.give(room, self._fd, self._head)
 
 
 # Rows, the text area, where the first row's text begins in it, and the segment's epoch.
@@ -273,6 +319,11 @@ class SegmentReader:
             return 0
         word = self._rows[self._done - 1, self._text_end : self._text_end + 8]
         return int(word.view(np.int64)[0])
+
+
+def _sole(publish: Publish, credit: Credit) -> Recipient:
+    """Return the only recipient, who misses nothing that is not lost."""
+    return Recipient(lambda layout, fd, missed: publish(layout, fd), credit)
 
 
 def _layout(schema: Schema, share: int, sizes: SegmentSizes) -> Layout:

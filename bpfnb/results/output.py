@@ -151,9 +151,10 @@ class Output:
             else Table(schema, epoch_ns, batch=batch)
         )
         self._dropped_undecoded = 0
+        self._missed = 0  # rows that came while this process took none
         self._lost = 0
         self._clock_ns = 0  # see Table.now
-        self._loss_said = self._drop_said = False
+        self._loss_said = self._drop_said = self._miss_said = False
         self._notes: list[str] = []
         self._notes_said = 0
         keep.add(self)
@@ -241,7 +242,11 @@ class Output:
         """
         frame = self._decoded()
         self.warn_of_loss(frame.attrs["lost"], stacklevel=4)
-        if frame.attrs["dropped"] and not self._drop_said:
+        if (missed := self._missed) and not self._miss_said:
+            self._miss_said = True
+            what = f"{missed:,} rows of {self.name} came while this process was too busy to take them"
+            warnings.warn(f"{what}: the recording has them, df has not", RuntimeWarning, stacklevel=3)
+        if frame.attrs["dropped"] > missed and not self._drop_said:
             self._drop_said = True
             self.warn_of_drops(f"the oldest {frame.attrs['dropped']:,} rows", stacklevel=4)
         return with_escapes(frame)
@@ -340,11 +345,14 @@ class Output:
         self._notes.append(text)
 
     @uninterrupted
-    def add_segment(self, layout: Layout, fd: int, epoch_ns: int | None = None) -> None:
-        """Add a new segment, by its descriptor. The one before it is complete. ``epoch_ns``: for its rows' times."""
+    def add_segment(self, layout: Layout, fd: int, epoch_ns: int | None = None, missed: int = 0) -> None:
+        """Add a new segment, by its descriptor. The one before it is complete. ``epoch_ns``: for its rows' times.
+        ``missed``: rows before it that only the session's recorder got; they count as dropped."""
         segment = SegmentReader(fd, self.schema, layout, epoch_ns)
         with self._lock:
             self._segments.append(segment)
+            self._dropped_undecoded += missed
+            self._missed += missed
             self._keep.enforce_undecoded()
 
     def shrink(self, size: int) -> bool:

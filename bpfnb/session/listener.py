@@ -47,7 +47,7 @@ class SessionListener(Listener):
             output.owner = weakref.ref(session)
             session._outputs[message.output] = output
         if output:
-            output.add_segment(message.layout, fd, message.epoch_ns)
+            output.add_segment(message.layout, fd, message.epoch_ns, message.missed)
 
     def on_loaded(self, message: Loaded) -> None:
         session = self._session

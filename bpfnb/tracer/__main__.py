@@ -103,7 +103,7 @@ def _work(sock: socket.socket, supervisor: int, by_service: bool) -> None:
     except ProcessLookupError:  # one of them has already ended
         return
     sock = _moved_up(sock)
-    connection: Connection[ToTracer] = Connection(sock, ToTracer, descriptors=False)
+    connection: Connection[ToTracer] = Connection(sock, ToTracer, descriptors=1)
     outbox = Outbox(connection)
     # Not poll(2): it refuses more descriptors than the process may have at the time (RLIMIT_NOFILE).
     poll = select.epoll()
@@ -135,11 +135,16 @@ def _attend(poll: select.epoll, connection: Connection[ToTracer], service: Servi
         poll.register(fd, select.EPOLLIN)
     while True:
         accepting = service.accepting
-        message = connection.poll() if accepting else None
-        if message is not None:
-            service.accept(message, connection.size)
+        received = connection.poll() if accepting else None
+        if received:
+            message, fds = received
+            try:
+                service.accept(message, connection.size, fds)
+            finally:
+                for fd in fds:
+                    os.close(fd)
         poll.modify(connection.fileno(), select.EPOLLRDHUP | (select.EPOLLIN if accepting else 0))
-        ready = poll.poll(0 if message is not None else None if accepting else _RETRY_SECONDS)
+        ready = poll.poll(0 if received else None if accepting else _RETRY_SECONDS)
         if any(fd in ends or event & ~select.EPOLLIN for fd, event in ready):
             return
 

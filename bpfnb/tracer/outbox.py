@@ -15,11 +15,12 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 from msgspec import Struct
 
 from bpfnb.protocol.connection import Connection
-from bpfnb.protocol.messages import MapRead, ToTracer
+from bpfnb.protocol.messages import MapRead
 
 __all__ = ["Outbox"]
 
@@ -45,7 +46,7 @@ class _Queued:
 class Outbox:
     """Sends messages in the order of ``send``, which may be called from any thread and never waits."""
 
-    def __init__(self, connection: Connection[ToTracer]) -> None:
+    def __init__(self, connection: Connection[Any]) -> None:
         self._connection = connection
         self._changed = threading.Condition()
         self._queue: deque[_Queued] = deque()
@@ -86,8 +87,8 @@ class Outbox:
         with self._changed:
             return self._changed.wait_for(lambda: self._over or not self.full, seconds) and not self._over
 
-    def close(self, timeout: float) -> None:
-        """Send what is queued, as long as the notebook reads, and drop the rest. Idempotent.
+    def flush(self, timeout: float) -> None:
+        """Wait until what is queued is sent, as long as the notebook reads.
 
         Gives up after ``timeout`` seconds without progress, and after five times as many in all.
         """
@@ -98,9 +99,16 @@ class Outbox:
                 self._changed.wait(_CHECK_SECONDS)
                 if self._moved != moved:
                     moved, deadline = self._moved, time.monotonic() + timeout
+
+    def close(self, timeout: float) -> None:
+        """Send what is queued, as ``flush`` does, and drop the rest. Idempotent."""
+        self.flush(timeout)
+        with self._changed:
             self._end()
         if self._thread:
             self._thread.join(1)
+        if not (self._thread and self._thread.is_alive()):
+            self._writable.close()
 
     def _enqueue(self, data: memoryview, fds: Sequence[int], message: Struct) -> None:
         held = [os.dup(fd) for fd in fds]

@@ -11,7 +11,7 @@ import os
 import platform
 import threading
 import traceback
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from functools import partial
 
 from bpfnb import release
@@ -25,6 +25,8 @@ from bpfnb.tracer.access.policy import Policy
 from bpfnb.tracer.kernel import capabilities, tracefs
 from bpfnb.tracer.lanes import Lanes
 from bpfnb.tracer.outbox import Outbox
+from bpfnb.tracer.sessions import follower
+from bpfnb.tracer.sessions.audience import Audience
 
 __all__ = ["Numbers", "Service"]
 
@@ -70,26 +72,30 @@ class Service:
         self.compiler = Compiler(engine, user)  # it forks, so there must be no threads yet
         capabilities.forgo(*capabilities.BECOMING)
         uprobe.restrict(self._policy.check_file)
-        self._sessions = Sessions(loaders(self.compiler), outbox, self._policy, Audit(self._policy.audit, who))
+        self._audience = Audience(outbox)
+        self._sessions = Sessions(loaders(self.compiler), self._audience, self._policy, Audit(self._policy.audit, who))
         self._symbols = Symbols(kallsyms, capabilities.with_sys_ptrace)
         self._requests = Lanes("bpfnb-request", _MAX_THREADS)
         self._stops = Lanes("bpfnb-stop", _MAX_STOP_THREADS)
         about = (engine.version, platform.release(), release.version(), release.build())
-        outbox.send(messages.Hello(os.getpid(), *about))
+        self._hello = messages.Hello(os.getpid(), *about)
+        outbox.send(self._hello)
 
     @property
     def accepting(self) -> bool:
         """Whether there is room for another request: none are accepted from a notebook that does not read replies."""
         return self._pending < _MAX_BYTES and not self._outbox.full
 
-    def accept(self, message: ToTracer, size: int) -> None:
-        """Accept a request of ``size`` bytes, which a thread will answer."""
+    def accept(self, message: ToTracer, size: int, fds: Sequence[int] = ()) -> None:
+        """Accept a request of ``size`` bytes, which a thread will answer. The descriptors stay the caller's."""
         if isinstance(message, messages.Received):
             self._sessions.received(message.session, message.segments)
             return
         try:
             self._numbers.use(message.request)
-        except ProgramError as error:
+            if isinstance(message, messages.Load) and message.follower:
+                self._follow(message.request, fds)
+        except BpfnbError as error:
             self._outbox.send(messages.Failed.of(message.request, error))
             return
         weight = size + _MIN_BYTES
@@ -105,6 +111,33 @@ class Service:
         self._closing = True
         self._sessions.stop_all()
         self.compiler.close()
+        self._audience.leave()
+
+    def _follow(self, session: int, fds: Sequence[int]) -> None:
+        """Have somebody follow a session that is about to be loaded. ProgramError."""
+        try:
+            sock = follower.accepted(fds, self._policy.peer)
+            follows = follower.Follower(sock, self._hello, partial(self._answer_follower, session))
+        except OSError as error:
+            raise few_descriptors(error) or ProgramError(f"nobody can follow the session: {error}") from None
+        self._audience.add(session, follows)
+
+    def _answer_follower(
+        self, session: int, message: messages.ReadMap | messages.FindSymbols, outbox: Outbox
+    ) -> messages.Symbols | None:
+        """Answer who follows a session; of others nothing is said."""
+        if message.session != session:
+            raise ProgramError(f"{message.session} is not the session that is followed here")
+        if isinstance(message, messages.ReadMap):
+            self._sessions.maps.read(message.request, session, message.map, outbox)
+            return None
+        return self._find_symbols(message)
+
+    def _find_symbols(self, message: messages.FindSymbols) -> messages.Symbols:
+        _require_addresses(message.pid, message.addresses)
+        self._policy.check_symbols(message.pid)
+        past = self._sessions.past(message.session, message.pid)
+        return messages.Symbols(message.request, *self._symbols.find(message.pid, message.addresses, past))
 
     def _run(self, message: Request, weight: int) -> None:
         try:
@@ -161,10 +194,8 @@ class Service:
                 return messages.MapWritten(request)
             case messages.Ping(request):
                 return messages.Pong(request)
-            case messages.FindSymbols(request, pid, addresses, session):
-                _require_addresses(pid, addresses)
-                self._policy.check_symbols(pid)
-                return messages.Symbols(request, *self._symbols.find(pid, addresses, sessions.past(session, pid)))
+            case messages.FindSymbols():
+                return self._find_symbols(message)
             case messages.FindProbes(request, pattern, limit, folder):
                 from bpfnb.tracer.link import catalog
 

@@ -44,7 +44,7 @@ class Ends(Listener):
 @pytest.fixture
 def ends() -> Iterator[tuple[Client, Connection[messages.ToTracer]]]:
     ours, theirs = socket.socketpair()
-    tracer: Connection[messages.ToTracer] = Connection(theirs, messages.ToTracer, descriptors=False)
+    tracer: Connection[messages.ToTracer] = Connection(theirs, messages.ToTracer, descriptors=0)
     client = Client(ours)
     tracer.send(messages.Hello(os.getpid(), "", ""))
     client.hello()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import socket
 import subprocess
 import sys
 import weakref
@@ -118,7 +119,9 @@ class Recorded(Tracer):
 
     def hello(self) -> None: ...
 
-    def load(self, program: Program, listener: Listener, limits: Limits, keep: int) -> int:
+    def load(
+        self, program: Program, listener: Listener, limits: Limits, keep: int, follower: socket.socket | None = None
+    ) -> int:
         def publish(layout: Layout, fd: int) -> None:
             listener.on_segment(SegmentAdded(1, "printk", PRINTK, layout, 0), fd)
 

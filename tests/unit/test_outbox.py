@@ -25,7 +25,7 @@ from bpfnb.tracer.service import Numbers
 def outbox() -> Iterator[tuple[Outbox, Connection[FromTracer]]]:
     ours, theirs = socket.socketpair()
     notebook: Connection[FromTracer] = Connection(ours, FromTracer)
-    tracer: Connection[ToTracer] = Connection(theirs, ToTracer, descriptors=False)
+    tracer: Connection[ToTracer] = Connection(theirs, ToTracer, descriptors=0)
     box = Outbox(tracer)
     try:
         yield box, notebook

@@ -93,7 +93,7 @@ def test_nobody_waits_for_a_thread(line: Written) -> None:
 @pytest.fixture
 def ends(line: Written) -> Iterator[tuple[Client, Connection[messages.ToTracer]]]:
     ours, theirs = socket.socketpair()
-    tracer: Connection[messages.ToTracer] = Connection(theirs, messages.ToTracer, descriptors=False)
+    tracer: Connection[messages.ToTracer] = Connection(theirs, messages.ToTracer, descriptors=0)
     client = Client(ours)
     tracer.send(messages.Hello(os.getpid(), "", ""))
     client.hello()

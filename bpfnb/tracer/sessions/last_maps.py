@@ -12,7 +12,7 @@ from bpfnb.errors import BpfnbError, MapError
 from bpfnb.protocol.messages import MapInfo, MapLost
 from bpfnb.tracer.kernel import maps as kernel_maps
 from bpfnb.tracer.kernel.maps import Limit
-from bpfnb.tracer.outbox import Outbox
+from bpfnb.tracer.sessions.audience import Audience
 from bpfnb.tracer.sessions.maps import send_map
 from bpfnb.tracer.sessions.session import Session
 
@@ -28,8 +28,8 @@ _LARGE_TIMEOUT = 10.0
 class LastMaps:
     """Sends maps of sessions that end; for any thread."""
 
-    def __init__(self, outbox: Outbox) -> None:
-        self._outbox = outbox
+    def __init__(self, audience: Audience) -> None:
+        self._audience = audience
         self._reading = threading.Lock()  # held while large maps are read, one session's at a time
 
     def send_small(self, session: Session) -> tuple[str, ...]:
@@ -40,7 +40,7 @@ class LastMaps:
             if not info.value:
                 continue
             try:
-                if self._outbox.full:
+                if self._audience.full(session.number):
                     raise MapError("the notebook does not read")
                 left -= self._send(session, info, Limit(left, until))
             except MapError:
@@ -63,7 +63,7 @@ class LastMaps:
                 try:
                     if not held:
                         raise MapError("those of other sessions were being read")
-                    if not self._outbox.wait_for_room(max(until - time.monotonic(), 0)):
+                    if not self._audience.wait_for_room(session.number, max(until - time.monotonic(), 0)):
                         raise MapError("the notebook did not take what was sent before")
                     self._send(session, session.info(name), Limit(1 << 62, until))
                 except MapError as error:
@@ -83,7 +83,7 @@ class LastMaps:
         # A queue shows its head alone, but nobody needs it any more. A pinned one others may.
         take = info.kind in ("queue", "stack") and "PINNED" not in info.macro
         read = partial(kernel_maps.take_all if take else kernel_maps.dump, limit=limit)
-        return send_map(self._outbox, 0, session, info.name, read)
+        return send_map(self._audience, 0, session, info.name, read)
 
     def _say_lost(self, session: Session, name: str, why: str) -> None:
-        self._outbox.send(MapLost(session.number, name, f"the map {name}: {why}"))
+        self._audience.send(MapLost(session.number, name, f"the map {name}: {why}"))

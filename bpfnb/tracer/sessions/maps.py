@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Protocol
+
+from msgspec import Struct
 
 from bpfnb.errors import ProgramError
 from bpfnb.protocol.messages import MapRead
@@ -28,11 +31,11 @@ class Maps:
         self._outbox = outbox
         self._find = find
 
-    def read(self, request: int, number: int, name: str) -> None:
-        """Send a map's entries, as MapRead has them."""
+    def read(self, request: int, number: int, name: str, outbox: Outbox | None = None) -> None:
+        """Send a map's entries, as MapRead has them. ``outbox``: to another than the notebook."""
         session = self._find(number)
         with session.used():
-            send_map(self._outbox, request, session, name, kernel_maps.dump)
+            send_map(outbox or self._outbox, request, session, name, kernel_maps.dump)
 
     def take(self, request: int, number: int, name: str, most: int) -> None:
         """Send entries, taken out of the map."""
@@ -92,8 +95,12 @@ def _write_slot(session: Session, kind: str, fd: int, key: bytes, value: bytes |
     return True
 
 
+class _To(Protocol):
+    def send(self, message: Struct, fds: Sequence[int] = ()) -> None: ...
+
+
 def send_map(
-    outbox: Outbox,
+    to: _To,
     request: int,
     session: Session,
     name: str,
@@ -106,7 +113,7 @@ def send_map(
     """
     count, fd = read(session.map_fd(name))
     try:
-        outbox.send(MapRead(request, session.number, name, count, taken), [fd])
+        to.send(MapRead(request, session.number, name, count, taken), [fd])
         return os.fstat(fd).st_size
     finally:
         os.close(fd)

@@ -13,13 +13,12 @@ import numpy as np
 
 from bpfnb.errors import BpfnbError
 from bpfnb.protocol.credit import Credit
-from bpfnb.protocol.messages import Noted, SegmentAdded
+from bpfnb.protocol.messages import Noted
 from bpfnb.protocol.schema import PRINTK, Schema
-from bpfnb.protocol.segments import Layout, SegmentWriter
+from bpfnb.protocol.segments import SegmentWriter
 from bpfnb.tracer.kernel import capabilities
 from bpfnb.tracer.kernel.cpus import CpuWatch
 from bpfnb.tracer.loaded import Counters, LoadedOutput
-from bpfnb.tracer.outbox import Outbox
 from bpfnb.tracer.read import lines
 from bpfnb.tracer.read.clock import Clock
 from bpfnb.tracer.read.comms import CommHistory
@@ -29,6 +28,7 @@ from bpfnb.tracer.read.poller import Poller
 from bpfnb.tracer.read.printk import PrintkSource
 from bpfnb.tracer.read.records import OpenWriter
 from bpfnb.tracer.read.ringbuf import RingSource
+from bpfnb.tracer.sessions.audience import Audience
 from bpfnb.tracer.sessions.session import Session
 from bpfnb.tracer.symbols.mappings import Past, Pasts
 
@@ -41,8 +41,8 @@ _Source = RingSource | PerfSource | PrintkSource
 class Readers:
     """Reads sessions' outputs; for any thread. ``end``: has a session end, by its number, for a reason."""
 
-    def __init__(self, outbox: Outbox, cpus: CpuWatch, end: Callable[[int, str], None]) -> None:
-        self._outbox = outbox
+    def __init__(self, audience: Audience, cpus: CpuWatch, end: Callable[[int, str], None]) -> None:
+        self._audience = audience
         self._cpus = cpus
         self._end = end
         self._poller = Poller()
@@ -142,20 +142,14 @@ class Readers:
 
     def _writer(self, kind: type[Writer], session: Session, output: str, schema: Schema) -> Writer:
         epoch = self._clock.epoch_ns
-        news: Schema | None = schema
-
-        def publish(layout: Layout, fd: int) -> None:
-            nonlocal news
-            self._outbox.send(SegmentAdded(session.number, output, news, layout, epoch()), [fd])
-            news = None
-
-        writer = kind(schema, publish, epoch, self._credits[session.number])
+        to = self._audience.recipients(session.number, output, schema, epoch, self._credits[session.number])
+        writer = kind(schema, to, epoch)
         session.writers.append(writer)
         session.stack.callback(writer.close)
         return writer
 
     def _note(self, number: int, output: str, text: str) -> None:
-        self._outbox.send(Noted(number, text, output))
+        self._audience.send(Noted(number, text, output))
 
     # --- the history of tasks' names, there while any session prints ---
 

@@ -11,7 +11,7 @@ from functools import partial
 from bpfnb.errors import BpfnbError, ProgramError
 from bpfnb.language.program import Program
 from bpfnb.protocol import messages
-from bpfnb.protocol.messages import Detached, Ended, Limits
+from bpfnb.protocol.messages import Detached, Ended, Limits, MapLost
 from bpfnb.tracer.access.audit import Audit
 from bpfnb.tracer.access.policy import Policy
 from bpfnb.tracer.cancel import CancelledError
@@ -19,7 +19,7 @@ from bpfnb.tracer.kernel import capabilities
 from bpfnb.tracer.link.link import Closer, silence
 from bpfnb.tracer.loaded import NotAllowed
 from bpfnb.tracer.loaders import Loaders
-from bpfnb.tracer.outbox import Outbox
+from bpfnb.tracer.sessions.audience import Audience
 from bpfnb.tracer.sessions.last_maps import LastMaps
 from bpfnb.tracer.sessions.maps import Maps
 from bpfnb.tracer.sessions.session import Session, Starting, has_ended
@@ -27,6 +27,7 @@ from bpfnb.tracer.sessions.start import Starter
 
 __all__ = ["Sessions"]
 
+_TRACER_ENDED = "the notebook or the tracer ended"  # why
 _LEAVING_TIMEOUT = 2.0  # seconds for sessions that are starting or ending when the tracer ends
 
 
@@ -36,20 +37,20 @@ class Sessions:
     ``received``, ``past``: see Readers.
     """
 
-    def __init__(self, loaders: Loaders, outbox: Outbox, policy: Policy, audit: Audit) -> None:
+    def __init__(self, loaders: Loaders, audience: Audience, policy: Policy, audit: Audit) -> None:
         self._policy = policy
         self._audit = audit
-        self._outbox = outbox
+        self._audience = audience
         self._closer = Closer()
-        self._starter = Starter(loaders, outbox, policy, audit, self._closer, self.end)
-        self._last_maps = LastMaps(outbox)
+        self._starter = Starter(loaders, audience, policy, audit, self._closer, self.end)
+        self._last_maps = LastMaps(audience)
         self._lock = threading.Lock()  # for bookkeeping, never held while waiting
         self._running: dict[int, Session] = {}
         self._starting: dict[int, Starting] = {}
         self._ending: dict[int, threading.Event] = {}  # those that are being ended
         # Of ended ones: attachments that the kernel still has to let go of, and maps that are still to be read.
         self._behind: dict[int, tuple[int, tuple[str, ...]]] = {}
-        self.maps = Maps(outbox, self._find)
+        self.maps = Maps(audience.notebook, self._find)
         self.received = self._starter.readers.received
         self.past = self._starter.readers.past
 
@@ -69,7 +70,7 @@ class Sessions:
     ) -> None:
         """Compile, load, attach, and ``reply``: a session that was announced (``expect``). On any error nothing stays
         attached. ``folder``, ``limits`` and ``keep``: see Load."""
-        starting = self._starting[number]
+        starting, started = self._starting[number], False
         capabilities.mount_tracefs()  # somebody may have unmounted it since
         try:
             self._policy.check_load(program)
@@ -78,6 +79,7 @@ class Sessions:
             reply(answer)
             with self._lock:
                 self._running[number] = session
+            started = True
         except CancelledError:
             raise ProgramError("the session was stopped before it ran") from None
         except NotAllowed as error:
@@ -93,6 +95,8 @@ class Sessions:
             with self._lock:
                 del self._starting[number]
             starting.done.set()
+            if not started:
+                self._audience.drop(number)
         if starting.reason:
             self.end(number, starting.reason)
 
@@ -118,6 +122,7 @@ class Sessions:
                 self._say_ended(session, session.failure)
             else:
                 self._audit.ended(number, "stopped by its user")
+                self._audience.say_stopped(Ended(number, "stopped", len(session.events()), session.unread))
         except Exception as error:
             # All the same none of its programs runs any more, and it is not to be taken for a running one.
             traceback.print_exc()
@@ -198,13 +203,14 @@ class Sessions:
 
     def _say_ended(self, session: Session, reason: str) -> None:
         self._audit.ended(session.number, reason)
-        self._outbox.send(Ended(session.number, reason, len(session.events()), session.unread))
+        self._audience.send(Ended(session.number, reason, len(session.events()), session.unread))
 
     def _let_go(self, session: Session) -> None:
         """Close what the kernel is slow to close and read the large maps, side by side; then say so."""
         events = session.events()
         parts = bool(events) + bool(session.unread)
         if not parts:
+            self._audience.release(session.number)
             return
         self._behind[session.number] = len(events), session.unread
         done = _Countdown(parts, partial(self._say_detached, session.number))
@@ -214,15 +220,29 @@ class Sessions:
 
     def _say_detached(self, number: int) -> None:
         self._behind.pop(number, None)
-        self._outbox.send(Detached(number))
+        self._audience.send(Detached(number))
+        self._audience.release(number)
 
     def _close_all(self) -> None:
         with self._lock:
             ending, self._running = self._running, {}
         silence([link for session in ending.values() for link in session.links])
         for number, session in ending.items():
+            if self._audience.follows(number):
+                self._end_for_followers(session)
             session.close()
-            self._audit.ended(number, "the notebook or the tracer ended")
+            self._audit.ended(number, _TRACER_ENDED)
+
+    def _end_for_followers(self, session: Session) -> None:
+        """Deliver a session's last rows and maps at the tracer's end: somebody may be there to whom they matter."""
+        try:
+            session.end()
+            session.stack.close()
+            for name in self._last_maps.send_small(session):
+                self._audience.send(MapLost(session.number, name, f"the map {name}: {_TRACER_ENDED}"))
+        except Exception:
+            traceback.print_exc()
+        self._audience.send(Ended(session.number, _TRACER_ENDED))
 
 
 class _Countdown:

@@ -26,7 +26,7 @@ from bpfnb.tracer.link.many import attachment, numbers, ways
 from bpfnb.tracer.link.many.expand import Skipped, expand
 from bpfnb.tracer.loaded import Loaded
 from bpfnb.tracer.loaders import Loaders
-from bpfnb.tracer.outbox import Outbox
+from bpfnb.tracer.sessions.audience import Audience
 from bpfnb.tracer.sessions.readers import Readers
 from bpfnb.tracer.sessions.session import Session, Starting
 
@@ -41,21 +41,21 @@ class Starter:
     def __init__(
         self,
         loaders: Loaders,
-        outbox: Outbox,
+        audience: Audience,
         policy: Policy,
         audit: Audit,
         closer: Closer,
         end: Callable[[int, str], None],
     ) -> None:
         self._loaders = loaders
-        self._outbox = outbox
+        self._audience = audience
         self._policy = policy
         self._audit = audit
         self._closer = closer
         self._end = end
         self._guard = Guard(end)
         self._cpus = CpuWatch(capabilities.with_sys_admin)
-        self.readers = Readers(outbox, self._cpus, end)
+        self.readers = Readers(audience, self._cpus, end)
 
     def start(
         self, number: int, program: Program, folder: str, limits: Limits, keep: int, starting: Starting
@@ -102,7 +102,7 @@ class Starter:
             self._send_counters(session)
             self._limit_time(session)
             session.meter.add_links(session.links)
-            self._outbox.send(session.meter.message(number), [session.meter.fd])
+            self._audience.send(session.meter.message(number), [session.meter.fd])
             self._guard.add(number, session.meter, limits)
             self._audit.started(number, program, probes)
         except BaseException:
@@ -133,7 +133,7 @@ class Starter:
             cancel.check()
             if time.monotonic() >= due:
                 due = time.monotonic() + _PROGRESS_EVERY
-                self._outbox.send(messages.Progress(session.number, len(infos), sum(map(len, groups))))
+                self._audience.send(messages.Progress(session.number, len(infos), sum(map(len, groups))))
             if group[0].function in unsure and not self._is_there(group[0], files, skipped):
                 continue
             with capabilities.with_sys_admin():
@@ -164,18 +164,18 @@ class Starter:
         with capabilities.with_sys_admin():
             link.renew(cpu)
         what = f"{link.info.requested} is attached there now; up to a second of it is missing"
-        self._outbox.send(Noted(number, f"CPU {cpu} has come online: {what}", ""))
+        self._audience.send(Noted(number, f"CPU {cpu} has come online: {what}", ""))
 
     def _say_lost(self, session: Session, selection: Selection) -> None:
         """Say at a session's end which processes it did not follow."""
         if text := selection.note(session.loaded):
-            self._outbox.send(Noted(session.number, text, ""))
+            self._audience.send(Noted(session.number, text, ""))
 
     def _send_counters(self, session: Session) -> None:
         """Hand the notebook the memory in which the programs count what their maps refuse."""
         if refused := session.loaded.refused:
             bpf.freeze(refused.fd)
-            self._outbox.send(CountersAdded(session.number, refused.count), [refused.fd])
+            self._audience.send(CountersAdded(session.number, refused.count), [refused.fd])
 
     def _limit_time(self, session: Session) -> None:
         """End the session when the time is over that the policy allows."""
