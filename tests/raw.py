@@ -55,9 +55,13 @@ class RawTracer:
     def send(self, message: msgspec.Struct, fds: Sequence[int] = ()) -> None:
         self._connection.send(message, fds)
 
+    def receive_whole(self) -> tuple[FromTracer, list[int]]:
+        """The next message, and its descriptors, which are the caller's."""
+        return self._connection.receive()
+
     def receive(self) -> FromTracer:
         """The next message; descriptors are closed. EOFError when the tracer has hung up."""
-        message, fds = self._connection.receive()
+        message, fds = self.receive_whole()
         for fd in fds:
             socket.close(fd)
         return message

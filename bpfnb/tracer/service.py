@@ -174,8 +174,8 @@ class Service:
         """Answer a request. Return the reply, or None when it is sent elsewhere."""
         sessions = self._sessions
         match message:
-            case messages.Load(request, program, folder, limits, keep):
-                sessions.start(request, program, folder, limits, keep, self._outbox.send)
+            case messages.Load(request, program, folder, limits, keep, _):
+                sessions.start(request, program, folder, limits, keep, self._audience.say_loaded)
             case messages.Stop(request, session):
                 sessions.stop(session, lambda left, maps: self._outbox.send(messages.Stopped(request, left, maps)))
             case messages.ReadMap(request, session, name):
