@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 
 from bpfnb.errors import ProgramError
 from bpfnb.interrupts import new_rlock, uninterrupted
@@ -25,6 +26,7 @@ from bpfnb.protocol.schema import PRINTK, PRINTK_LINES, Schema
 from bpfnb.protocol.segments import Layout, SegmentReader
 from bpfnb.results.events.rows import BUDGET, ROWS, RowsTable, require_limits
 from bpfnb.results.printk import PrintkTable
+from bpfnb.results.queries.tables import table_of
 from bpfnb.results.table import BATCH, Table, with_escapes
 
 __all__ = ["Arrivals", "Keep", "Kept", "Output", "Position", "default_keep"]
@@ -250,6 +252,15 @@ class Output:
             self._drop_said = True
             self.warn_of_drops(f"the oldest {frame.attrs['dropped']:,} rows", stacklevel=4)
         return with_escapes(frame)
+
+    def arrow(self) -> pa.Table:
+        """Return the rows kept as a pyarrow.Table that shares memory with ``df``: see Session.arrow. Warns as ``df``
+        does."""
+        return table_of(self.df, nan_is_missing=False)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> Any:
+        """Return ``arrow()`` as what Arrow's other libraries take: polars.DataFrame(output), and so on."""
+        return self.arrow().__arrow_c_stream__(requested_schema)
 
     def warn_of_loss(self, lost: int, *, stacklevel: int) -> None:
         """Warn of what the tracer noted, and of lost events, if nobody has been warned of them."""

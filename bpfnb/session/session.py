@@ -54,6 +54,7 @@ from bpfnb.session.listener import SessionListener
 from bpfnb.session.map_access import MapAccess
 from bpfnb.session.named import NamedMapping
 from bpfnb.session.pictures import Pictures
+from bpfnb.session.queries import Queries
 from bpfnb.session.saving import Saving
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ _SAMPLE = 5  # rows on the card of a session that has ended
 _STOPPED = "stopped"  # the reason, where nothing else ended it
 
 
-class Session(Pictures, Files, Saving):
+class Session(Pictures, Queries, Files, Saving):
     """A running BPF program and its results. ``bpfnb.trace`` and ``%%bpf`` cells make sessions; each is used once.
 
     ``df``          the main output as a DataFrame: the first declared output that the cell submits to, else printk

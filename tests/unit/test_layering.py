@@ -172,6 +172,7 @@ def test_a_folder_is_seen_at_a_glance(folder: str) -> None:
         ("anywidget", ("bpfnb.views",)),
         ("matplotlib", ("bpfnb.views",)),
         ("IPython", ("magics",)),
+        ("duckdb", ("bpfnb.results.queries",)),
         ("tree_sitter", ("bpfnb.language.syntax",)),
         ("dask", ("bpfnb.fleets",)),
         ("distributed", ("bpfnb.fleets",)),

@@ -1,0 +1,1 @@
+"""Questions about rows: in SQL, and by blocks of those that do not fit into memory."""
