@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import pyarrow as pa
 from bpfnb.recordings import places
 from bpfnb.recordings.columns import Encoder, arrow_schema
 from bpfnb.recordings.format import PROGRESS, SNAPSHOTS, SYMBOLS, Manifest
+from bpfnb.recordings.parts import Compactor
 from bpfnb.recordings.places import MANIFEST, PROGRESS_FILE, SYMBOLS_FILE, map_name, part_name
 
 __all__ = ["PART", "Writer"]
@@ -55,13 +57,15 @@ class Writer:
         overwrite: bool = False,
         part: int = PART,
         finished: Callable[[int, Path], None] = lambda output, file: None,
+        parquet: bool = True,
     ) -> None:
-        """``part``: bytes of a part, about."""
+        """``part``: bytes of a part, about. ``parquet``: parts that are full become Parquet, on another thread."""
         self.path = Path(path)
         self.failed = ""
         self.folder = places.begin(self.path, overwrite)
         self._part = part
         self._finished = finished
+        self._compactor = Compactor() if parquet else None
         self._manifest = manifest
         self._rows: dict[int, _Rows] = {}
         self._streams: dict[str, _Stream] = {}
@@ -143,6 +147,8 @@ class Writer:
         for stream in self._open():
             self._write(stream.close)
             stream.drop()
+        if self._compactor:
+            self._compactor.close()
         note = "; ".join(filter(None, (manifest.note, self.failed)))
         data = msgspec.json.encode(msgspec.structs.replace(manifest, note=note))
         try:  # also of one that failed: a manifest may have room where rows had none
@@ -159,6 +165,8 @@ class Writer:
         """Remove what was written: nobody wants it."""
         for stream in self._open():
             stream.drop()
+        if self._compactor:
+            self._compactor.close(0)
         places.remove(self.folder)
 
     def _open(self) -> list[_Rows | _Stream]:
@@ -168,9 +176,13 @@ class Writer:
         if output not in self._rows:
             info = self._manifest.outputs[output]
             schema = arrow_schema(info.schema, info.units)
-            finished = lambda file: self._finished(output, file)  # noqa: E731
-            self._rows[output] = _Rows(self.folder, output, schema, self._part, finished)
+            self._rows[output] = _Rows(self.folder, output, schema, self._part, partial(self._part_ended, output))
         return self._rows[output]
+
+    def _part_ended(self, output: int, file: Path, full: bool) -> None:
+        self._finished(output, file)
+        if full and self._compactor:
+            self._compactor.add(file)
 
     def _put(self, name: str, schema: pa.Schema, columns: dict[str, Any]) -> None:
         def put() -> None:
@@ -197,7 +209,7 @@ class _Rows:
     """The rows of one output, in parts."""
 
     def __init__(
-        self, folder: Path, output: int, schema: pa.Schema, part: int, finished: Callable[[Path], None]
+        self, folder: Path, output: int, schema: pa.Schema, part: int, finished: Callable[[Path, bool], None]
     ) -> None:
         self._folder, self._output, self._schema = folder, output, schema
         self._part = part
@@ -237,15 +249,15 @@ class _Rows:
             self._stream.write(piece)
             self._written += piece.num_rows
         if self._stream.size + self._encoder.nbytes >= self._part or self._encoder.nbytes >= _DICTIONARY:
-            self.close()
+            self.close(full=True)
 
-    def close(self) -> None:
-        """End the part."""
+    def close(self, full: bool = False) -> None:
+        """End the part. ``full``: another follows."""
         stream, self._stream, self._encoder = self._stream, None, Encoder(self._schema)
         if stream:
             self._parts += 1
             stream.close()
-            self._finished(stream.path)
+            self._finished(stream.path, full)
 
     def drop(self) -> None:
         """Close the part's file as it is."""
