@@ -11,7 +11,6 @@ Nothing here changes the frame it is asked about. ``views.events`` adds pictures
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -27,7 +26,6 @@ from bpfnb.results.arguments import (
     names_of,
     numbered,
     require_columns,
-    require_known,
     require_once,
     require_times,
 )
@@ -38,15 +36,13 @@ from bpfnb.results.events.heatmap import heatmap
 from bpfnb.results.events.rows import BUDGET, ROWS, RowsTable
 from bpfnb.results.events.timeline import timeline
 from bpfnb.results.pairs import THREAD, Chosen, pair_up, thread_column
+from bpfnb.results.queries.blocks import quantile_of, require_top
 from bpfnb.results.table import with_bars
 
 __all__ = ["EventsAccessor"]
 
 Array: TypeAlias = npt.NDArray[Any]
 Rows: TypeAlias = "str | Callable[[pd.DataFrame], Any] | pd.Series[Any] | Array | Sequence[bool]"
-
-_AGGREGATES = ("count", "sum", "mean", "max", "median")
-_QUANTILE = re.compile(r"p(\d+(?:\.\d+)?)")
 
 
 class EventsAccessor:
@@ -273,20 +269,13 @@ class EventsAccessor:
         names = names_of(by)
         require_columns(self._frame, names if value is None else [*names, value])
         agg = agg or ("count" if value is None else "sum")
-        quantile = _quantile(agg)
-        if (value is None) != (agg == "count"):
-            raise ProgramError(
-                "agg='count' is of rows and takes no value" if value else f"{agg} of which column? value="
-            )
-        if n < 1 or not names:
-            raise ProgramError(f"top wants columns to group by and an n of at least 1, not by={by!r}, n={n}")
-        require_once([*names, agg] if value else [*names, "count", "share"])
+        require_top(self._frame, names, agg, value, n)
+        quantile = quantile_of(agg)
 
         groups = numbered(self._frame).groupby(names, observed=True, sort=False)
         if value is None:
             sizes = groups.size()
         else:
-            _aggregable(self._frame[value], agg)
             sizes = groups[value].agg(agg) if quantile is None else groups[value].quantile(quantile)
         largest = sizes.sort_values(ascending=False, kind="stable").head(n).reset_index(name=agg)
         if value is None:
@@ -319,21 +308,3 @@ class EventsAccessor:
         elif callable(rows):
             mask = rows(self._frame)
         return fitting_mask(mask, self._frame, repr(rows) if isinstance(rows, str) else "a choice of rows")
-
-
-def _quantile(agg: str) -> float | None:
-    """Return the quantile that "p99" or "median" names; None for top's other words. ValueError for the rest."""
-    if agg == "median":
-        return 0.5
-    if isinstance(agg, str) and (found := _QUANTILE.fullmatch(agg)):
-        if (percent := float(found[1])) > 100:
-            raise ProgramError(f"percentiles go from p0 to p100, with digits behind a point: p99.9; there is no {agg}")
-        return percent / 100
-    require_known("agg", agg, (*_AGGREGATES, "p99"))
-    return None
-
-
-def _aggregable(column: pd.Series[Any], agg: str) -> None:
-    kinds = {"max": "biufmM", "sum": "biufm", "mean": "biufm"}.get(agg, "iufm")
-    if column.dtype.kind not in kinds:
-        raise ProgramError(f"column {column.name!r} is {column.dtype}: there is no {agg} of it")

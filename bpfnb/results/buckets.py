@@ -14,7 +14,10 @@ from bpfnb.errors import ProgramError
 from bpfnb.results.arguments import require_known
 from bpfnb.results.events.groups import largest, numbered_groups
 
-__all__ = ["HistKind", "binary", "duration", "histogram", "labels_of", "numbers_of", "power_of_two", "writer"]
+__all__ = [
+    "HistKind", "binary", "checked_unit", "duration", "edges_of", "histogram", "inner_edges", "labels_of", "numbers_of",
+    "power_of_two", "table_of_buckets", "writer",
+]  # fmt: skip
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -33,23 +36,43 @@ def histogram(
     top: int | None = None,
 ) -> pd.DataFrame:
     """Count the values in each bucket, in a column a group of ``by``: see EventsAccessor.hist."""
+    unit = checked_unit(values.dtype, kind, unit)
+    numbers, groups, names = _sample(values, by, unit, top)
+    edges = edges_of(numbers, kind, bins)
+    counts = _counts(numbers, edges, groups, len(names))
+    missing = len(values) - len(numbers)
+    return table_of_buckets(values.dtype, edges, counts, names, missing, kind, bins, unit)
+
+
+def checked_unit(dtype: Any, kind: HistKind, unit: str | None) -> str | None:
+    """Return the unit that a column of a dtype is counted in. ProgramError for an unknown one, or an unknown kind."""
     require_known("kind", kind, get_args(HistKind))
-    duration = values.dtype.kind == "m"
-    if duration:
+    if dtype.kind == "m":
         unit = unit or "ns"
     if unit is not None:
         require_known("unit", unit, _NANOSECONDS)
-    numbers, groups, names = _sample(values, by, unit, top)
+    return unit
 
-    edges = _edges(numbers, kind, bins)
-    counts = _counts(numbers, edges, groups, len(names))
+
+def table_of_buckets(
+    dtype: Any,
+    edges: list[float],
+    counts: Array,
+    names: pd.Index[Any],
+    missing: int,
+    kind: HistKind,
+    bins: int | Sequence[float] | None,
+    unit: str | None,
+) -> pd.DataFrame:
+    """Return the table that ``histogram`` makes. ``counts``: of each bucket (rows), by group (columns). ``dtype``: that
+    of the values."""
     span = _span(counts, whole=isinstance(bins, Iterable))
     low, high = edges[:-1][span], edges[1:][span]
-    singles = numbers.dtype.kind != "f" and not duration
+    singles = dtype.kind not in "fm"
     labels = labels_of(low, high, writer(kind, unit), singles)
     buckets = pd.DataFrame({"low": low, "high": high}, dtype=np.float64).assign(label=labels)
     table = pd.concat([buckets, pd.DataFrame(counts[span], columns=names)], axis=1)
-    table.attrs = {"missing": len(values) - len(numbers)} | ({"unit": unit} if unit else {})
+    table.attrs = {"missing": missing} | ({"unit": unit} if unit else {})
     return table
 
 
@@ -81,7 +104,7 @@ def numbers_of(column: pd.Series[Any], unit: str | None) -> tuple[Array, npt.NDA
     raise ProgramError(f"column {column.name!r} is {column.dtype}: a histogram is of numbers or durations{counted}")
 
 
-def _edges(numbers: Array, kind: HistKind, bins: int | Sequence[float] | None) -> list[float]:
+def edges_of(numbers: Array, kind: HistKind, bins: int | Sequence[float] | None) -> list[float]:
     """Return where buckets begin and end. Every number is in one."""
     if kind == "log2":
         if bins is not None:
@@ -125,7 +148,7 @@ def _round_width(least: float, whole: bool) -> float:
     return next((times * unit for times in (1, 2, 5) if times * unit >= least), 10 * unit)
 
 
-def _inner(edges: list[float], dtype: np.dtype[Any]) -> Array:
+def inner_edges(edges: list[float], dtype: np.dtype[Any]) -> Array:
     """Return the edges between buckets, in the numbers' own type where they fit: float64 would merge large ones."""
     inner = edges[1:-1]
     if dtype.kind != "f" and all(isinstance(edge, int) for edge in inner):
@@ -138,7 +161,7 @@ def _inner(edges: list[float], dtype: np.dtype[Any]) -> Array:
 def _counts(numbers: Array, edges: list[float], groups: Array, of: int) -> Array:
     """Return how many numbers lie in each bucket (rows), by group (columns, ``of`` of them)."""
     rows = len(edges) - 1
-    buckets = np.searchsorted(_inner(edges, numbers.dtype), numbers, side="right")
+    buckets = np.searchsorted(inner_edges(edges, numbers.dtype), numbers, side="right")
     return np.bincount(groups * rows + buckets, minlength=of * rows).reshape(of, rows).T
 
 

@@ -449,14 +449,18 @@ def _short(name: str) -> str:
 
 
 def rate(
-    frame: pd.DataFrame, every: str = "1s", by: str | Sequence[str] | None = None, top: int | None = None
+    frame: pd.DataFrame,
+    every: str = "1s",
+    by: str | Sequence[str] | None = None,
+    top: int | None = None,
+    counts: Ints | None = None,
 ) -> pd.DataFrame:
     """Return events per second (float64) in intervals of ``every`` (a pandas offset, "100ms"), indexed by time.
 
     One column for each value of column ``by``, of several for each tuple, or the single column "rate". With ``top`` the
     largest so many, the largest first, and then the sum of the others. ValueError for an unknown column or interval, an
     interval so short that there are too many, or when the frame has no times. The frame has its rows numbered where
-    ``top`` is given.
+    ``top`` is given. ``counts``: how many events each row stands for.
     """
     require_times(frame, "a rate")
     names = [] if by is None else [by] if isinstance(by, str) else list(by)
@@ -465,27 +469,35 @@ def rate(
     step = interval(every)
     start = frame["time"].dt.floor(step)
     if not names:
-        counts = start.value_counts(sort=False).sort_index().to_frame("rate")
+        events = _events_of([start], counts).to_frame("rate")
     elif top is not None:
-        counts = _of_largest(start, frame[names], top)
+        events = _of_largest(start, frame[names], top, counts)
     else:
-        counts = frame.groupby([start, *names], observed=True).size().unstack(names, fill_value=0)
+        events = _events_of([start, *(frame[name] for name in names)], counts).unstack(names, fill_value=0)
         # Plain: a categorical one takes no further columns.
         name = names[0] if len(names) == 1 else None
-        counts.columns = pd.Index(list(counts.columns), name=name, tupleize_cols=False)
-    if len(counts):
-        counts = counts.reindex(intervals(pd.DatetimeIndex(counts.index), step), fill_value=0)
-    counts.index.name = "time"
-    rates: pd.DataFrame = counts / step.total_seconds()
+        events.columns = pd.Index(list(events.columns), name=name, tupleize_cols=False)
+    if len(events):
+        events = events.reindex(intervals(pd.DatetimeIndex(events.index), step), fill_value=0)
+    events.index.name = "time"
+    rates: pd.DataFrame = events / step.total_seconds()
     return rates
 
 
-def _of_largest(start: pd.Series[Any], by: pd.DataFrame, top: int) -> pd.DataFrame:
+def _events_of(keys: Sequence[pd.Series[Any]], counts: Ints | None) -> pd.Series[Any]:
+    """Return how many events each combination of keys has."""
+    each = pd.Series(1 if counts is None else counts, index=keys[0].index, dtype=np.int64)
+    total: pd.Series[Any] = each.groupby(list(keys), observed=True).sum()
+    return total
+
+
+def _of_largest(start: pd.Series[Any], by: pd.DataFrame, top: int, each: Ints | None) -> pd.DataFrame:
     """Count the events in each interval that has any, of the largest groups and of the others together."""
-    groups, names = largest(by, top)
+    groups, names = largest(by, top, each)
     at, times = pd.factorize(start, sort=True)
     known = (groups >= 0) & (at >= 0)
-    cells = np.bincount(at[known] * len(names) + groups[known], minlength=len(times) * len(names))
+    weights = None if each is None else each[known]
+    cells = np.bincount(at[known] * len(names) + groups[known], weights, len(times) * len(names))
     # Plain: tuples are names here, not levels.
     columns = pd.Index(names, dtype=object, tupleize_cols=False, name=by.columns[0] if len(by.columns) == 1 else None)
     counts = pd.DataFrame(cells.reshape(len(times), len(names)), index=pd.DatetimeIndex(times), columns=columns)

@@ -25,15 +25,16 @@ def numbered_groups(by: pd.DataFrame) -> tuple[Ints, list[Any]]:
     return grouped.ngroup().fillna(-1).to_numpy(np.int64), list(grouped.size().index)
 
 
-def largest(by: pd.DataFrame, most: int) -> tuple[Ints, list[Any]]:
+def largest(by: pd.DataFrame, most: int, counts: Ints | None = None) -> tuple[Ints, list[Any]]:
     """Return the same of the ``most`` largest groups, the largest first. All others are one more, "other (12)" where
-    there are twelve of them.
+    there are twelve of them. ``counts``: how many rows each row stands for.
 
     ValueError for a ``most`` below 1.
     """
     require_few(most)
     groups, names = numbered_groups(by)
-    sizes = np.bincount(groups[groups >= 0], minlength=len(names))
+    known = groups >= 0
+    sizes = np.bincount(groups[known], None if counts is None else counts[known], len(names))
     order = np.argsort(-sizes, kind="stable")
     rank = np.empty(len(names) + 1, np.int64)
     rank[order] = np.arange(len(names))

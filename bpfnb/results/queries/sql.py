@@ -15,7 +15,7 @@ import pyarrow as pa
 from bpfnb.errors import ProgramError, SetupError, near_or_all
 from bpfnb.interrupts import Flag, start_new_thread, undoing
 
-__all__ = ["Files", "Source", "memory_limit", "query", "tables_in"]
+__all__ = ["Files", "Source", "identifier", "memory_limit", "query", "tables_in"]
 
 _MAX_THREADS = 8
 _INTERRUPT_EVERY = 0.02  # seconds
@@ -184,8 +184,8 @@ class _Query:
         selected = [f"select * from read_parquet([{', '.join(map(_quoted, source.paths))}])"] if source.paths else []
         if source.rest is not None:
             connection.register(rest := f"{name} (newest)", _for_sql(source.rest))
-            selected.append(f"select * from {_identifier(rest)}")
-        connection.execute(f"create view {_identifier(name)} as {' union all '.join(selected)}")
+            selected.append(f"select * from {identifier(rest)}")
+        connection.execute(f"create view {identifier(name)} as {' union all '.join(selected)}")
 
     def _explained(self, error: Exception) -> str:
         if found := _NO_TABLE.search(str(error)):
@@ -221,5 +221,6 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _identifier(name: str) -> str:
+def identifier(name: str) -> str:
+    """Return a name as SQL has it."""
     return '"' + name.replace('"', '""') + '"'
