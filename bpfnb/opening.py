@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Callable
+from pathlib import Path
 
 from bpfnb.errors import BpfnbError
+from bpfnb.imports import Imported, read
 from bpfnb.language.syscalls import of_machine
 from bpfnb.oneliners import presentation_of
 from bpfnb.recordings.format import Manifest
@@ -17,13 +20,17 @@ from bpfnb.tools import toolbox
 __all__ = ["open"]
 
 
-def open(path: str | os.PathLike[str]) -> Recorded:
+def open(path: str | os.PathLike[str]) -> Recorded | Imported:
     """Open a recording, a folder or a zip: a session that has ended, on any machine. Nothing is traced, and nothing of
     the recording is run. ``live(speed=1)`` plays it.
 
     One-liners and tools are looked up by name; of one that this bpfnb does not have there are the rows and maps as they
     are, and a note. ProgramError for what is no recording, or one of a newer bpfnb.
+
+    A file may also be what bpftrace -f json or a tool of bcc has written: see bpfnb.imports.
     """
+    if Path(path).is_file() and not zipfile.is_zipfile(path) and Path(path).suffix != ".zip":
+        return read(path)
     recording = open_recording(path)
     presentation, note = _presentation(recording.manifest)
     return Recorded(recording, presentation, [note] if note else [])
