@@ -53,7 +53,7 @@ _MAX_FRAME = 72 << 20  # a message has 64 MiB at most, an event with its text as
 _MAX_NOISE = 64 << 10
 _MIN_PACKED = 256  # bytes that are worth packing
 _PAYS = 0.9  # packed to at most so much
-_SKIPPED = 15  # frames sent as they are after one that did not pay
+_SKIPPED = 15  # frames of a kind sent as they are after one that did not pay
 
 Incoming = TypeVar("Incoming")
 
@@ -174,14 +174,14 @@ class Frames(Generic[Incoming]):
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[Incoming] = msgspec.msgpack.Decoder(kind)
         self._sending = threading.Lock()
-        self._skip = 0
+        self._skip: dict[type, int] = {}
         self.sent = 0
 
     def send(self, frame: Struct) -> None:
         """Send a frame; wait until the pipe has taken it. OSError when the other end is gone."""
         body = self._encoder.encode(frame)
         with self._sending:
-            packed = self._packed(body)
+            packed = self._packed(type(frame), body)
             data = body if packed is None else packed
             self._write(_HEADER.pack(len(data), len(body), packed is not None) + data)
 
@@ -196,17 +196,17 @@ class Frames(Generic[Incoming]):
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, zlib.error) as error:
             raise FrameError(f"a frame that means nothing: {error}") from None
 
-    def _packed(self, body: bytes) -> bytes | None:
+    def _packed(self, kind: type, body: bytes) -> bytes | None:
         """Return it packed, None where that does not pay, or did not lately."""
         if len(body) < _MIN_PACKED:
             return None
-        if self._skip:
-            self._skip -= 1
+        if self._skip.get(kind):
+            self._skip[kind] -= 1
             return None
         packed = zlib.compress(body, 1)
         if len(packed) <= len(body) * _PAYS:
             return packed
-        self._skip = _SKIPPED
+        self._skip[kind] = _SKIPPED
         return None
 
     def _write(self, data: bytes) -> None:

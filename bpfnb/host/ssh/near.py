@@ -63,6 +63,7 @@ _TICK_SECONDS = 2.0
 _FIRST_TICKS, _FIRST_SECONDS = 8, 0.05  # the clock is measured by several at first
 _CHECK_SECONDS = 0.25
 _LEAVE_SILENCE = 4.0  # seconds, while the tracer is being ended
+_RETRY_SECONDS = 0.01
 _END_TIMEOUT = 1.0  # seconds for the command to end by itself
 _MAX_WORDS = 64 << 10
 _PR_SET_PDEATHSIG = 1
@@ -306,7 +307,10 @@ class _Near:
             time.sleep(_CHECK_SECONDS)
 
     def _check(self, now: float) -> None:
-        """Give the link up where nothing was heard for too long."""
+        """Give the link up where nothing was heard for too long, or where the command has ended but not what it has
+        started."""
+        if self._status() is not None:
+            self._kill()
         if not self._up:
             if now - self._begun > _CONNECT_TIMEOUT:
                 self._give_up(f"it has not answered for {_CONNECT_TIMEOUT:g} s")
@@ -318,6 +322,13 @@ class _Near:
     def _give_up(self, why: str) -> None:
         self._lost = self._lost or why
         self._kill()  # the main thread then reads the end of its pipe
+
+    def _status(self) -> int | None:
+        """Return how the command ended, as subprocess says it. It stays a zombie, so its group keeps its number."""
+        how = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if how is None:
+            return None
+        return how.si_status if how.si_code == os.CLD_EXITED else -how.si_status
 
     def _kill(self) -> None:
         with suppress(OSError):
@@ -346,10 +357,10 @@ class _Near:
         """Deliver the rest, write the report, hang up, and end the command. Does not return."""
         with suppress(OSError, FrameError):
             self._flush()
-        status = None
-        with suppress(subprocess.TimeoutExpired):
-            status = self._process.wait(_END_TIMEOUT)
-        self._kill()  # also of those that the command has started
+        deadline = time.monotonic() + _END_TIMEOUT
+        while (status := self._status()) is None and time.monotonic() < deadline:
+            time.sleep(_RETRY_SECONDS)
+        self._kill()  # also those that the command has started
         listener.join(_END_TIMEOUT)  # a process that lives on may hold the pipe
         if not self._report.message:
             self._write_report(self._failure(why, status))

@@ -22,17 +22,17 @@ from bpfnb.protocol.messages import MapRead
 __all__ = ["Outgoing", "Window"]
 
 _MAX_WAITING = 64 << 20  # bytes of messages and maps; no more are taken from the tracer while it holds so many
-_PIECE = 256 << 10  # bytes of a map
-_MAX_ROWS, _MIN_ROWS = 32 << 20, 512 << 10  # bytes of rows that were not taken yet
+_PIECE = 64 << 10  # bytes of a map
+_FIRST_ROWS, _MAX_ROWS, _MIN_ROWS = 8 << 20, 64 << 20, 512 << 10  # bytes of rows that were not taken yet
 _SLOW, _QUICK = 3.0, 1.0  # seconds until rows are taken
 
 
 class Window:
-    """How many bytes of rows may be under way. Fewer where the link takes seconds for them: rows that wait that long
-    would only be late, and what comes meanwhile lost all the same."""
+    """How many bytes of rows may be under way: ``limit``. More where the link takes them quickly; fewer where it takes
+    seconds: rows that wait so long would only be late, and what comes meanwhile be lost all the same."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.limit = _MAX_ROWS
+        self.limit = _FIRST_ROWS
         self._clock = clock
         self._under_way: deque[tuple[int, float]] = deque()
         self._bytes = 0
@@ -51,13 +51,14 @@ class Window:
         now = self._clock()
         for _ in range(min(frames, len(self._under_way))):
             size, since = self._under_way.popleft()
+            full = self._bytes > self.limit // 2
             self._bytes -= size
             if since < self._changed:
                 continue  # it waited behind what the limit before had let in
             late = now - since
             if late > _SLOW:
                 self._set(max(int(self.limit * _QUICK / late), _MIN_ROWS), now)
-            elif late < _QUICK and self.limit < _MAX_ROWS:
+            elif late < _QUICK and full and self.limit < _MAX_ROWS:
                 self._set(min(2 * self.limit, _MAX_ROWS), now)
 
     def _set(self, limit: int, now: float) -> None:
