@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import secrets
 import time
 import warnings
@@ -47,6 +48,7 @@ __all__ = ["Fleet", "Member"]
 _WATCH_EVERY = 1.0
 _CLOCK_EVERY = 60.0
 _HEAR_TIMEOUT = 3.0
+_MISSING = re.compile(r"(?:No module named '|import of )bpfnb(\.\w+)?")
 _EARLY = 1000  # reports of a session that has not been entered yet
 
 Probes = str | Sequence[str]
@@ -257,12 +259,13 @@ class Fleet:
         """Return a host's clock minus ours."""
         return Offset(member.clock.offset_ns - self._clock.offset_ns, member.clock.error_ns + self._clock.error_ns)
 
-    def fail(self, host: str, of: str, error: BaseException | str) -> None:
-        """Note that a host cannot, once."""
+    def fail(self, host: str, of: str, error: BaseException | str, *, said: bool = False) -> None:
+        """Note that a host cannot, once. ``said``: who does, warns of it."""
         kind = "" if isinstance(error, str) else type(error).__name__
         failure = Failure(host, of, kind, str(error) or kind)
         if failure not in self._failures:
             self._failures.append(failure)
+            self._said |= {failure} if said else set()
 
     def take(self, address: str, data: bytes) -> None:
         """Take a host's report."""
@@ -348,10 +351,9 @@ class Fleet:
         for address in addresses:
             identity = found.get(address)
             self._workers[address] = None
-            if isinstance(identity, ModuleNotFoundError) and str(identity.name).partition(".")[0] == "bpfnb":
-                self.fail(
-                    address, "", "bpfnb is not installed there" if identity.name == "bpfnb" else "its bpfnb is older"
-                )
+            missing = _MISSING.search(str(identity)) if isinstance(identity, Exception) else None
+            if missing:  # dask gives another exception with its text
+                self.fail(address, "", "its bpfnb is older" if missing[1] else "bpfnb is not installed there")
             elif not isinstance(identity, Identity):
                 self.fail(address, "", identity or "it did not answer")
             elif (identity.version, identity.build) != (release.version(), release.build()):

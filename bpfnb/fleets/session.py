@@ -9,7 +9,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -98,7 +98,8 @@ class FleetSession:
         self._began_ns = time.time_ns()
         self._ended_ns = 0
         self._stopped = False
-        self._loss_said = self._gone_said = False
+        self._loss_said = False
+        self._gone: list[Part] = []  # that were warned of
 
     # --- what it is ---
 
@@ -225,8 +226,7 @@ class FleetSession:
         found = self._ask("top", output or "", *args)
         found |= self._of_tables(output, lambda frame: tables.groups(frame, *args))
         name = "count" if value is None else how
-        for group in found.values():
-            group.frame.rename(columns={how: name}, inplace=True)
+        found = {host: replace(group, frame=group.frame.rename(columns={how: name})) for host, group in found.items()}
         return with_escapes(tables.add_groups(found, names, n, name))
 
     def hist(
@@ -432,7 +432,7 @@ class FleetSession:
         for part in self.parts:
             if part.address == member.address and part.here:
                 part.state, part.reason = "left", "its worker left the cluster"
-                self._fleet.fail(part.host, self.name, _note(part))
+                self._fleet.fail(part.host, self.name, _note(part), said=True)
                 if self.state != "running":
                     self._ended_ns = self._ended_ns or time.time_ns()
 
@@ -478,19 +478,19 @@ class FleetSession:
         return {hosts[address]: answer for address, answer in answers.items() if address not in errors}
 
     def _say(self) -> None:
-        """Warn of lost events, and of rows that are gone with their host, once each."""
-        lost, gone = self.lost, [part for part in self.parts if not part.here and part.total("rows")]
+        """Warn of lost events, and of hosts that have left, once each."""
+        lost, gone = self.lost, [part for part in self.parts if not part.here and part not in self._gone]
         if lost.any() and not self._loss_said:
             self._loss_said = True
             names = ", ".join(f"{host}: {count:,}" for host, count in lost[lost > 0].items())
-            warnings.warn(
-                printable(f"events of {self.name} were lost: {names}"), RuntimeWarning, stacklevel=stack_level()
-            )
-        if gone and not self._gone_said:
-            self._gone_said = True
-            names = ", ".join(f"{part.host}: {part.total('rows'):,}" for part in gone)
-            text = f"rows of {self.name} are gone with the hosts that left, their counts stay: {names}"
-            warnings.warn(printable(text), RuntimeWarning, stacklevel=stack_level())
+            self._tell(f"events of {self.name} were lost: {names}")
+        self._gone += gone
+        if gone:
+            more = f" (and {len(gone) - 1} more)" if len(gone) > 1 else ""
+            self._tell(f"{self.name} on {gone[0].host}: {_note(gone[0])}{more}")
+
+    def _tell(self, text: str) -> None:
+        warnings.warn(printable(text), RuntimeWarning, stacklevel=stack_level())
 
     def _names(self) -> list[str]:
         return list(dict.fromkeys(part.host for part in self.parts))
