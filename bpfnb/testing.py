@@ -75,7 +75,7 @@ class Line(NamedTuple):
 class FakeTracer:
     """A tracer that runs nothing. Inside a ``with`` block it is the default host's, and so ``bpfnb.trace``'s.
 
-    ``bpfnb.Host(tracer.launch)``, in the block, is another host that has this tracer.
+    ``bpfnb.Host(tracer.launch)`` is another host that has this tracer, in the block or without one.
     """
 
     def __init__(
@@ -108,6 +108,7 @@ class FakeTracer:
         self._counters: dict[int, int] = {}  # a session's memory of refused updates, as a descriptor
         self._writers: dict[tuple[int, str], SegmentWriter] = {}
         self._before: Connector | None = None
+        self._started = False
         self.loaded: list[str] = []  # the sources of the programs loaded, in order
         self.filters: list[Filters] = []  # whom they are about, in the same order
         self.limits: list[Limits] = []  # what they may take, in the same order
@@ -130,13 +131,16 @@ class FakeTracer:
         self.die()
 
     def launch(self) -> Tracer:
-        """Return the tracer, started again where it has ended: what ``bpfnb.Host`` is made with."""
-        if self._client.died:
+        """Return the tracer, started, or again where it has ended: what ``bpfnb.Host`` is made with."""
+        if not self._started:
+            self._start()
+        elif self._client.died:
             self.die()
             self._start()
         return self._client
 
     def _start(self) -> None:
+        self._started = True
         ours, theirs = socket.socketpair()
         self._connection: Connection[ToTracer] = Connection(theirs, ToTracer)
         self._thread = threading.Thread(target=self._serve, name="bpfnb-fake-tracer")

@@ -25,7 +25,7 @@ class Cluster:
     """``folder``: for keys and the scheduler's address. ``listen``: where the scheduler is."""
 
     def __init__(self, folder: Path, listen: str = "127.0.0.1") -> None:
-        self._folder = folder
+        self.folder = folder
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         made = Security.temporary()
         self._ca, self._key = folder / "ca.pem", folder / "key.pem"
@@ -57,7 +57,7 @@ class Cluster:
 
     def start(self, name: str, *options: str, under: Sequence[str] = ()) -> None:
         """Start a worker. ``under``: a command that runs it."""
-        log = (self._folder / f"{name}.log").open("wb")
+        log = (self.folder / f"{name}.log").open("wb")
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
         command = [*under, *self.command(name, *options)]
         with log:
@@ -70,7 +70,7 @@ class Cluster:
         process.wait()
 
     def log(self, name: str) -> str:
-        return (self._folder / f"{name}.log").read_text()
+        return (self.folder / f"{name}.log").read_text()
 
     def client(self) -> Client:
         return Client(scheduler_file=str(self._file), security=self.security, timeout=30)
