@@ -51,6 +51,11 @@ def _check_map(map_: MapInfo) -> None:
     sizes = map_.key_size, map_.value_size, map_.value_stride
     _require(all(0 <= size <= MAX_ROW for size in sizes) and 1 <= map_.cpus <= MAX_CPUS, what)
     _require(map_.value_size <= map_.value_stride and map_.max_entries >= 0 and map_.shown >= 0, what)
+    _require(map_.cpus == 1 or ("percpu" in map_.kind and map_.value_stride > 0), what)
+    if map_.kind == "stack_trace":  # a value is as many frames as fit into it
+        frame = map_.value
+        _require(map_.key_size == 4 and frame is not None and 0 < frame.size <= map_.value_size, what)
+        _require(frame is not None and not any(isinstance(column, NumberArray) for column in frame.columns), what)
     for schema, size in ((map_.key, map_.key_size), (map_.value, map_.value_size)):
         if schema is not None:
             _require(schema.size <= size and schema.text_end < 0, what)
