@@ -34,6 +34,8 @@ WRITTEN = [name for name in DOCUMENTS if name != "docs/compatibility.md"]  # by 
 
 # Examples that a test runs without taking their text from the document: the file, and the test in it.
 ELSEWHERE = {
+    'session.save("opens.bpfnb.zip")': ("tests/unit/test_saving.py", "test_the_documents_examples"),
+    "import pyarrow as pa": ("tests/unit/test_saving.py", "test_the_documents_examples"),
     "bpfnb.compare(before, after)": ("tests/unit/test_comparing.py", "test_rates_are_of_the_time_that_each_ran"),
     "bpfnb.compare(a, b)": ("tests/unit/test_comparing.py", "test_rates_are_of_the_time_that_each_ran"),
     ".rates()": ("tests/unit/test_comparing.py", "test_rates_are_of_the_time_that_each_ran"),

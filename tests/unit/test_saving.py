@@ -7,10 +7,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from examples import EXAMPLES
 from test_recording_files import assert_same
 
 import bpfnb
@@ -75,6 +77,17 @@ def test_all_of_a_session_is_in_the_file(tracer: FakeTracer, state: str, place: 
     assert manifest.began_ns <= manifest.ended_ns
     assert abs(manifest.began_ns - before) < 60e9
     assert [path.name for path in tmp_path.iterdir()] == [place]
+
+
+def test_the_documents_examples(tracer: FakeTracer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"session": started(tracer), "bpfnb": bpfnb}
+    exec(EXAMPLES['session.save("opens.bpfnb.zip")'].text, names)
+    pd.testing.assert_frame_equal(names["opened"].df, names["session"].df)
+    names["session"].save("opens.bpfnb")
+    exec(EXAMPLES["import pyarrow as pa"].text, names)
+    assert names["rows"].num_rows == 2
+    assert names["rows"].schema.field("pid").type == "int32"
 
 
 def test_rows_that_were_dropped_are_said(tracer: FakeTracer, tmp_path: Path) -> None:
