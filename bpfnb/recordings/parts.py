@@ -20,7 +20,7 @@ import pyarrow.parquet
 
 from bpfnb.interrupts import Flag, start_new_thread, undoing
 
-__all__ = ["ROW_GROUP", "Compactor", "stream_rows", "to_parquet"]
+__all__ = ["ROW_GROUP", "Compactor", "stream_rows", "to_parquet", "whole_messages"]
 
 ROW_GROUP = (
     1 << 17
@@ -114,7 +114,7 @@ class Compactor:
 
 _CONTINUED = 0xFFFFFFFF
 _MAX_HEAD = 256 << 20  # bytes of a message's metadata
-_BATCH = 3  # MessageHeader.RecordBatch, of Arrow's format/Message.fbs
+_DICTIONARY, _BATCH = 2, 3  # of MessageHeader, in Arrow's format/Message.fbs
 
 
 def stream_rows(file: BinaryIO) -> list[int]:
@@ -136,6 +136,57 @@ def stream_rows(file: BinaryIO) -> list[int]:
         if kind == _BATCH:
             counts.append(rows)
     return counts
+
+
+def whole_messages(file: BinaryIO, most: int) -> int:
+    """Return where the whole messages of an Arrow stream end. Their compressed parts say how large they are: ValueError
+    for a message that claims more than ``most`` bytes, before anything takes room for them."""
+    size = file.seek(0, os.SEEK_END)
+    end = file.seek(0)
+    while len(head := file.read(8)) == 8:
+        continued, length = struct.unpack("<II", head)
+        if continued != _CONTINUED or not 0 < length <= _MAX_HEAD or len(message := file.read(length)) < length:
+            break
+        begin = end + 8 + length
+        try:
+            body = _message(message)[2]
+            if body < 0 or begin + body > size:
+                break
+            places = [at for at, count in _compressed(message) if 8 <= count <= body and 0 <= at <= body - 8]
+            claimed = sum(_claimed(file, begin + at) for at in places)
+        except (struct.error, IndexError):
+            break
+        if claimed > most:
+            raise ValueError(f"a batch of it claims {claimed:,} bytes")
+        end = file.seek(begin + body)
+    return end
+
+
+def _compressed(data: bytes) -> Iterator[tuple[int, int]]:
+    """Return where each buffer of a batch lies in the body of its message, and its bytes; of one that is not compressed
+    none."""
+    table = struct.unpack_from("<I", data)[0]
+    kind, at = _field(data, table, 1, "<B"), _follow(data, _place(data, table, 2))
+    if kind == _DICTIONARY:
+        at = _follow(data, _place(data, at, 1))
+    if kind not in (_BATCH, _DICTIONARY) or not at or not _place(data, at, 3):
+        return
+    buffers = _follow(data, _place(data, at, 2))
+    count = struct.unpack_from("<I", data, buffers)[0] if buffers else 0
+    for number in range(min(count, len(data) // 16)):
+        yield struct.unpack_from("<qq", data, buffers + 4 + 16 * number)
+
+
+def _claimed(file: BinaryIO, at: int) -> int:
+    """Return how many bytes a compressed buffer says that it has; it begins with that. -1: they are not compressed."""
+    file.seek(at)
+    claimed: int = struct.unpack("<q", file.read(8))[0]
+    return max(claimed, 0)
+
+
+def _follow(data: bytes, place: int) -> int:
+    """Return the place that a field leads to; 0 where it is not there."""
+    return place + struct.unpack_from("<I", data, place)[0] if place else 0
 
 
 def _message(data: bytes) -> tuple[int, int, int]:

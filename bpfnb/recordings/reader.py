@@ -22,11 +22,13 @@ from bpfnb.protocol.messages import MapInfo
 from bpfnb.recordings.checks import check
 from bpfnb.recordings.columns import arrow_schema, frame_of
 from bpfnb.recordings.format import PROGRESS, SNAPSHOTS, SYMBOLS, VERSION, Manifest, OutputInfo
+from bpfnb.recordings.parts import whole_messages
 from bpfnb.recordings.places import MANIFEST, MAX_MANIFEST, PROGRESS_FILE, SYMBOLS_FILE, Head, map_name
 from bpfnb.recordings.store import Store, open_store
 
 __all__ = ["Flush", "MapSnapshot", "Part", "RecordedMap", "RecordedRows", "Recording", "open_recording"]
 
+_MAX_BATCH, _MAX_MAP = 256 << 20, 8 << 30  # bytes, decompressed
 _PART = re.compile(r"outputs/(\d+)/(\d{6})\.(arrows|parquet)")
 
 
@@ -236,7 +238,12 @@ def _stream(store: Store, name: str, schema: pa.Schema) -> Iterator[pa.RecordBat
         return
     with store.open(name) as file:
         try:
-            reader = pa.ipc.open_stream(pa.PythonFile(_Bounded(file, store.size(name)), "r"))
+            end = whole_messages(file, _MAX_MAP if schema is SNAPSHOTS else _MAX_BATCH)
+        except ValueError as error:
+            raise ProgramError(f"{store.path}: {name} is damaged: {error}") from None
+        file.seek(0)
+        try:
+            reader = pa.ipc.open_stream(pa.PythonFile(_Bounded(file, end), "r"))
         except (pa.ArrowException, OSError, MemoryError):
             return
         _require(store, name, reader.schema, schema)

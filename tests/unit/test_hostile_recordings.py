@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import shutil
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -87,9 +88,9 @@ def test_cut_at_any_byte_all_but_the_last_batch_is_there(name: str, tmp_path: Pa
     for size in range(whole, -1, -1):
         os.truncate(file, size)
         if name == FILES[0]:
-            before, count = count, rows.rows
+            before, count = count, sum(batch.num_rows for batch in rows.batches())
             if count != before:
-                assert rows.missing == BATCHES - count
+                assert open_recording(tmp_path / "trace").missing == {"events": BATCHES - count}
                 assert rows.frame()["at"].tolist() == made["at"].tolist()[:count]
         elif name == FILES[1]:
             count = len(list(recording.maps[0].snapshots()))
@@ -319,6 +320,21 @@ def test_forged_rows_are_refused(change: Any, trace: Path, monkeypatch: pytest.M
 def test_as_forged_as_that_is_read_when_nothing_is_changed(trace: Path) -> None:
     (trace / "outputs/0/000000.arrows").write_bytes(forged_rows(lambda arrays, fields: None))
     assert open_recording(trace).outputs[0].frame()["comm"].tolist() == ["a"]
+
+
+LZ4 = b"\x04\x22\x4d\x18"  # how a frame of it begins
+
+
+@pytest.mark.parametrize("name", ["outputs/0/000000.arrows", "maps/0.arrows"])
+def test_a_batch_that_claims_to_be_huge_takes_no_room(name: str, trace: Path) -> None:
+    """What is compressed begins with the bytes that it will have."""
+    file = trace / name
+    data = file.read_bytes()
+    begin = data.rindex(LZ4) - 8
+    assert struct.unpack_from("<q", data, begin)[0] < 1000
+    file.write_bytes(data[:begin] + struct.pack("<q", 1 << 40) + data[begin + 8 :])
+    with pytest.raises(ProgramError, match=rf"{name} is damaged: a batch of it claims 1,099,511,"):
+        read_all(open_recording(trace))
 
 
 def test_a_snapshot_has_the_size_of_its_entries(trace: Path) -> None:
