@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import resource
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -199,3 +202,75 @@ def test_columns_that_are_not_the_output_s_are_refused(tmp_path: Path) -> None:
         writer.rows(0, pd.DataFrame({"pid": [1]}))
     writer.abandon()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", [2000, 6000, 9000, 20_000])
+def test_a_full_disk_is_said_and_what_was_written_is_good(size: int, tmp_path: Path) -> None:
+    schema, make = TABLES["strings"]
+    table, path = make(), tmp_path / "trace"
+    writer = Writer(path, manifest_of(events(schema)), part=30_000)
+    kept = manifest_of(events(schema))
+    with small_files(size):
+        for n in range(100):
+            writer.rows(0, table.part(n, n + 1))
+            writer.symbols(0, [n], ["f" * 10], [""])
+            writer.flush()
+        assert "trace cannot be written: File too large" in writer.failed
+        written = writer.written(0)
+        assert 0 <= written < 100
+    writer.close(msgspec.structs.replace(kept, outputs=(events(schema, rows=100, written=written),), state="stopped"))
+    recording = open_recording(path)
+    assert "File too large" in recording.manifest.note
+    frame = recording.outputs[0].frame()
+    assert_rows(frame, table.frame().iloc[:written])
+    assert recording.missing == {"events": 0}
+    for part in recording.outputs[0].parts():  # nothing torn is left behind the last whole batch
+        assert part.file is not None
+        assert not part.size or len(pa.ipc.open_stream(part.file.read_bytes()).read_all())
+    assert len(frame) + (size < 9000) > 0
+
+
+def test_a_reader_that_comes_while_it_is_written_has_what_was_flushed(tmp_path: Path) -> None:
+    schema, make = TABLES["strings"]
+    table = make()
+    writer = Writer(tmp_path / "trace", manifest_of(events(schema)))
+    for n in range(3):
+        writer.rows(0, table.part(n, n + 1))
+        writer.progress(0, 10 * n, n)
+        assert open_recording(tmp_path / "trace").outputs[0].rows == n
+        writer.flush()
+        recording = open_recording(tmp_path / "trace")
+        assert not recording.ended
+        assert recording.outputs[0].rows == n + 1
+        assert recording.progress(0) == (max(10 * n, n + 1), n)
+    writer.abandon()
+
+
+def test_many_rows_are_written_in_batches_of_a_megabyte(tmp_path: Path) -> None:
+    schema = Schema((Number("at", 0, "<u8"), Number("n", 8, "<u8")), 16, time="at")
+    table = Table(schema, 0)
+    rows = np.zeros((200_000, 16), np.uint8)
+    rows.view("<u8")[:, 0] = np.arange(200_000)
+    table.append(rows, np.empty(0, np.uint8), 0)
+    recording = recorded(tmp_path / "trace", schema, [table.frame()])
+    sizes = [batch.nbytes for batch in recording.outputs[0].batches()]
+    assert max(sizes) <= 1 << 20
+    assert len(sizes) < 8
+    assert_same(recording.outputs[0].frame(), table.frame())
+
+
+def assert_rows(one: pd.DataFrame, other: pd.DataFrame) -> None:
+    """The same values; of categories those that the rows have."""
+    plain = {name: object for name in one if isinstance(one[name].dtype, pd.CategoricalDtype)}
+    pd.testing.assert_frame_equal(one.astype(plain), other.astype(plain))
+
+
+@contextmanager
+def small_files(size: int) -> Iterator[None]:
+    """Have the kernel refuse to write files beyond so many bytes, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from examples import EXAMPLES
-from test_recording_files import assert_same
+from test_recording_files import assert_same, small_files
 
 import bpfnb
 from bpfnb.errors import ProgramError
@@ -157,14 +155,3 @@ def test_a_place_that_is_not_there(tracer: FakeTracer, tmp_path: Path) -> None:
 
 def events_of(path: Path) -> pd.DataFrame:
     return next(rows.frame() for rows in open_recording(path).outputs if rows.info.name == "events")
-
-
-@contextmanager
-def small_files(size: int) -> Iterator[None]:
-    """Have the kernel refuse to write files beyond so many bytes, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
