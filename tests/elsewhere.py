@@ -8,7 +8,7 @@ from pathlib import Path
 
 # The libraries are imported first: theirs are other editions there, which need none of this.
 _BEFORE = """
-import asyncio, builtins, errno, mmap, os, signal, socket, subprocess, sys, tempfile, time
+import asyncio, builtins, errno, mmap, os, platform, signal, socket, subprocess, sys, tempfile, time
 import IPython, ipywidgets, matplotlib.pyplot, msgspec, numpy, pandas, pyarrow.ipc, pyarrow.parquet, traitlets
 import tree_sitter, tree_sitter_c, zipfile
 """
@@ -38,7 +38,7 @@ def run_elsewhere(code: str, *arguments: str | Path, platform: str = "win32") ->
     lines = [_BEFORE, f"sys.modules.update(dict.fromkeys({_MODULES!r}))"]
     for module, names in _MISSING.items():
         lines.append(f"for name in {names.split()!r}:\n    vars({module}).pop(name, None)")
-    lines += [f"sys.platform = {platform!r}", code]
+    lines += [f"sys.platform = {platform!r}", "platform.machine = lambda: 'AMD64'", code]
     command = [sys.executable, "-W", "error", "-c", "\n".join(lines), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

@@ -7,103 +7,22 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
-import numpy as np
 import pytest
 from made_up import eventually
+from made_up_recording import ROWS, write
 from pandas.testing import assert_frame_equal
 
 import bpfnb
-from bpfnb.language.program import parse
-from bpfnb.protocol.messages import MapInfo
-from bpfnb.protocol.schema import Number, Schema, Text
-from bpfnb.recordings.format import VERSION, Manifest, OutputInfo
-from bpfnb.recordings.writer import Writer
-from bpfnb.results.table import Table
 from bpfnb.session.recorded import Recorded
 from bpfnb.session.replay import Replay
 from bpfnb.views.live.specs import Played as Played_
 from bpfnb.views.live.specs import specs_of, views_of
 
-EPOCH = 1_700_000_000_000_000_000
-BEGAN = 50_000_000_000  # CLOCK_MONOTONIC: 50 s
-SECONDS = 20
-ROWS = 1000  # evenly: 50 a second
-CELL = """
-struct event_t { u64 ts; u64 size; u32 pid; char comm[4]; };
-BPF_PERF_OUTPUT(events);
-BPF_HASH(counts, u32, u64);
-BPF_HISTOGRAM(sizes);
-int f(void *ctx) {
-    struct event_t e = {};
-    events.perf_submit(ctx, &e, sizeof(e));
-    sizes.increment(bpf_log2l(1));
-    return 0;
-}
-"""
-SCHEMA = Schema(
-    (Number("ts", 0, "<u8"), Number("size", 8, "<u8"), Number("pid", 16, "<u4"), Text("comm", 20, 4)), 24, "ts"
-)
-DTYPE = np.dtype([("ts", "<u8"), ("size", "<u8"), ("pid", "<u4"), ("comm", "S4")])
-KEY, VALUE = Schema((Number("key", 0, "<u4"),), 4), Schema((Number("value", 0, "<u8"),), 8)
-COUNTS = MapInfo("counts", "BPF_HASH", "hash", KEY, VALUE, 4, 8, 8, 1, 64, line=3)
-SIZES = msgspec.structs.replace(COUNTS, name="sizes", macro="BPF_HISTOGRAM")
-
-
-def events() -> np.ndarray:
-    rows = np.zeros(ROWS, DTYPE)
-    rows["ts"] = BEGAN + (np.arange(ROWS) * SECONDS * 10**9) // ROWS
-    rows["size"] = 1 << (np.arange(ROWS) % 5)
-    rows["pid"], rows["comm"] = np.arange(ROWS) % 3, [b"ab"[n % 2 : n % 2 + 1] for n in range(ROWS)]
-    return rows
-
-
-def entries(*pairs: tuple[int, int]) -> tuple[int, bytes]:
-    keys = np.array([key for key, _ in pairs], "<u4").tobytes()
-    return len(pairs), keys + bytes(-len(keys) % 8) + np.array([value for _, value in pairs], "<u8").tobytes()
-
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
-    """Rows over 20 seconds; at second n a map that has counted 10 * n; 7 rows that are not in it, of which 3 were lost
-    in the first half."""
     path = tmp_path_factory.mktemp("replay") / "recording"
-    program = parse(CELL, {"syscall:clone": "f"})
-    info = OutputInfo("events", "perf", SCHEMA, EPOCH)
-    manifest = Manifest(
-        VERSION,
-        "0",
-        "0",
-        "6.18",
-        "x86_64",
-        "there",
-        "",
-        "played",
-        program,
-        EPOCH + BEGAN,
-        EPOCH,
-        (info,),
-        (COUNTS, SIZES),
-    )
-    table = Table(SCHEMA, EPOCH)
-    table.append(events().view(np.uint8).reshape(ROWS, DTYPE.itemsize), np.empty(0, np.uint8), 0)
-    writer = Writer(path, manifest)
-    for second in range(SECONDS + 1):
-        at = EPOCH + BEGAN + second * 10**9
-        writer.snapshot(0, at, *entries((1, 10 * second), (2, second)), lost=second // 10)
-        writer.snapshot(1, at, *entries((3, 5 * second)))
-    writer.rows(0, table.frame(), whole=True)
-    ended = msgspec.structs.replace(info, rows=ROWS, written=ROWS, lost=7)
-    writer.close(
-        msgspec.structs.replace(
-            manifest,
-            outputs=(ended,),
-            state="stopped",
-            reason="stopped",
-            ended_ns=EPOCH + BEGAN + SECONDS * 10**9,
-            counters={"counts": {7: 2}},
-        )
-    )
+    write(path)
     return bpfnb.open(path)
 
 
@@ -212,6 +131,8 @@ def test_panels_show_it_at_the_times_it_was(played: Played, recorded: Recorded) 
         seconds = view.frame().groupby("time")["count"].sum()
         assert set(seconds[seconds > 0]) == {each}
     assert str(seconds[seconds > 0].index[0])[:17] == "2023-11-14 22:14:"
+    (flame,) = views_of(specs_of([play.view("flame", map="by_stack")]))
+    assert flame.own().sum() == 15
     (numbers,) = views_of(specs_of([play.view("counters")]))
     played.seconds += 100
     assert play.wait(10)
