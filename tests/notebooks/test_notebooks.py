@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
 import subprocess
 import sys
@@ -83,7 +84,7 @@ def ids(paths: list[Path]) -> list[str]:
 
 def test_they_are_counted_from_nought() -> None:
     lessons = ["01_hello_clone", "02_sync", "03_clone_fields", "04_live_rates", "05_records", "06_maps", "07_stacks"]
-    rest = ["08_verifier", "09_without_c", "10_slow_service", "11_lessons"]
+    rest = ["08_verifier", "09_without_c", "10_slow_service", "11_lessons", "12_a_trace_to_a_colleague"]
     assert ids(NOTEBOOKS) == ["00_ready", *lessons, *rest]
 
 
@@ -363,6 +364,23 @@ def lessons(nb: Executed) -> None:
     assert nb.text("nothing-left") == "{}"
 
 
+def to_a_colleague(nb: Executed) -> None:
+    assert "stopped, 80 rows, 0 lost" in nb.text("open")
+    assert "recorded on" in nb.text("open")
+    assert nb.text("equal") == "(True, True, 0)"
+    found = re.findall(r"^(\S+) +(ENOENT|NaN) +(\d+) ", nb.text("ask"), re.M)
+    missing = [(f"/nonexistent/{folder}/passwd", "ENOENT", "20") for folder in "abc"]
+    assert sorted(found) == [("/etc/passwd", "NaN", "20"), *missing]
+    assert nb.text("play-end") == "True"
+    assert re.search(r"^2 +0\.99 ", nb.text("again"), re.M)
+    theirs = nb.text("colleague")
+    assert "Error: " in theirs.splitlines()[0] or os.geteuid() != 0
+    assert "stopped, 80 rows, 0 lost" in theirs
+    assert re.search(r"^/etc/passwd +20$", theirs, re.M)
+    assert re.search(r"^burner \S*_\[k\]$", theirs, re.M)
+    assert nb.text("nothing-left") == "{}"
+
+
 FACTS: dict[str, Callable[[Executed], None]] = {
     "00_ready": ready,
     "01_hello_clone": hello,
@@ -376,6 +394,7 @@ FACTS: dict[str, Callable[[Executed], None]] = {
     "09_without_c": without_c,
     "10_slow_service": slow_service,
     "11_lessons": lessons,
+    "12_a_trace_to_a_colleague": to_a_colleague,
 }
 
 
