@@ -28,9 +28,10 @@ from bpfnb.host.tracer import Tracer
 from bpfnb.interrupts import start_new_thread, undoing, uninterrupted
 from bpfnb.language.program import Missing, Program, parse
 from bpfnb.oneliners import Questions
-from bpfnb.options import SessionOptions, check_options, command_of, filters_of, missing_of
+from bpfnb.options import SessionOptions, check_options, command_of, filters_of, missing_of, record_of
 from bpfnb.origins import Origin, origin, stack_level
 from bpfnb.protocol.messages import Check, Limits
+from bpfnb.recordings.running import RecordFailed, RunningRecording
 from bpfnb.registry import Registry
 from bpfnb.results.columns.text import text_dtype
 from bpfnb.results.output import default_keep
@@ -136,6 +137,8 @@ class Host(Questions):
         cgroup: str | os.PathLike[str] | None = None,
         uid: int | str | None = None,
         command: str | Sequence[str] | None = None,
+        record: str | os.PathLike[str] | None = None,
+        record_failed: RecordFailed = "continue",
     ) -> Session:
         """Compile C, attach it, and return the running session.
 
@@ -176,6 +179,13 @@ class Host(Questions):
                      is taken as it is. The session stops when the command ends, see ``Session.returncode``; a session
                      that is stopped before ends it.
 
+        ``record``         a new folder, or a zip, that all rows and maps are written to while the session runs:
+                           ``bpfnb.open`` makes a session of it again. A process of its own writes it, so that it gets
+                           every row, however busy this one is and however little ``keep`` is. See
+                           ``Session.recording``.
+        ``record_failed``  what becomes of the session where that cannot go on, as on a full disk: "continue", with a
+                           warning, or "stop". What was written until then can be opened.
+
         Raises ProgramError, CompileError, VerifierError, AttachError, PrivilegeError, SetupError, UnsupportedError or
         TracerDied. Then nothing is left attached, and a running session of that name goes on. Interrupted by Ctrl-C,
         nothing new is left attached either; the session it was about to replace may have been stopped already.
@@ -197,6 +207,8 @@ class Host(Questions):
             cgroup=cgroup,
             uid=uid,
             command=command,
+            record=record,
+            record_failed=record_failed,
         )
 
     def run(
@@ -214,9 +226,15 @@ class Host(Questions):
         )
         cpu, missing = bool(options.get("cpu", program.cpu)), missing_of(options)
         program = structs.replace(program, filters=filters_of(options), cpu=cpu, missing=missing)
-        words = command_of(options)
+        words, (record, record_failed) = command_of(options), record_of(options)
         start = partial(
-            self.start, name=options.get("name"), keep=options.get("keep"), limits=limits, presentation=presentation
+            self.start,
+            name=options.get("name"),
+            keep=options.get("keep"),
+            limits=limits,
+            presentation=presentation,
+            record=record,
+            record_failed=record_failed,
         )
         return start(program) if words is None else self._run_command(Command(words), program, start)
 
@@ -239,6 +257,8 @@ class Host(Questions):
         limits: Limits | None = None,
         presentation: Presentation | None = None,
         command: Command | None = None,
+        record: str | os.PathLike[str] | None = None,
+        record_failed: RecordFailed = "continue",
     ) -> Session:
         """Run a parsed program; see ``trace``. ``limits``: unless there are any, the usual ones. ``presentation``: how
         its results become ``df``; without one that is its main output. ``command``: what it follows, held until now.
@@ -250,8 +270,17 @@ class Host(Questions):
                 f"keep must be a positive whole number of bytes, not {keep!r}", hint="write keep=512 << 20 for 512M"
             )
         line = origin()
+        recording = None if record is None else RunningRecording(record)
         session = Session(
-            name or "bpf", program, keep or default_keep(), self.connect, self._registry.remove, presentation, command
+            name or "bpf",
+            program,
+            keep or default_keep(),
+            self.connect,
+            self._registry.remove,
+            presentation,
+            command,
+            recording,
+            record_failed,
         )
         session.host = self.name
         # Ctrl-C may come at any call. Up to the last one nobody has the session: it is stopped. From there on the
@@ -260,10 +289,13 @@ class Host(Questions):
         try:
             if self._begin(session, line, limits or Limits(MAX_COST), named=name is not None):
                 _say_replaced(session, line, named=name is not None)
+            session._tell_recorder()
             return session
         except:
             progress.drop()
             session._abandoned = True
+            if recording and session.state == "starting":
+                start_new_thread(undoing, (recording.abandon,))
             start_new_thread(undoing, (session._stop, 0))
             raise
 
@@ -388,6 +420,11 @@ class Host(Questions):
         """ProgramError for options that would be about this machine, on a host that is another."""
         if not self.name:
             return
+        if options.get("record") is not None:
+            raise ProgramError(
+                f"record writes on this machine what its own tracer delivers, and {self.name} is another",
+                hint="session.save(path) writes what is kept of it",
+            )
         if options.get("command") is not None:
             raise ProgramError(
                 f"command starts a process on this machine, and {self.name} is another",

@@ -17,7 +17,7 @@ from bpfnb.results.presentation import Presentation, Shown
 from bpfnb.session.recorded import Recorded
 from bpfnb.tools import toolbox
 
-__all__ = ["open"]
+__all__ = ["open", "presented"]
 
 
 def open(path: str | os.PathLike[str]) -> Recorded | Imported:
@@ -32,11 +32,11 @@ def open(path: str | os.PathLike[str]) -> Recorded | Imported:
     if Path(path).is_file() and not zipfile.is_zipfile(path) and Path(path).suffix != ".zip":
         return read(path)
     recording = open_recording(path)
-    presentation, note = _presentation(recording.manifest)
+    presentation, note = presented(recording.manifest)
     return Recorded(recording, presentation, [note] if note else [])
 
 
-def _presentation(manifest: Manifest) -> tuple[Presentation | None, str]:
+def presented(manifest: Manifest) -> tuple[Presentation | None, str]:
     """Return what makes ``df``, and why it is not what it was, or ""."""
     shown = manifest.shown
     try:

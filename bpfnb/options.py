@@ -20,6 +20,7 @@ from typing import Any, TypedDict
 from bpfnb.errors import ProgramError, did_you_mean, near_or_all
 from bpfnb.language.filters import Filters
 from bpfnb.language.program import Missing
+from bpfnb.recordings.running import RecordFailed
 
 __all__ = [
     "SessionOptions",
@@ -33,9 +34,11 @@ __all__ = [
     "parse_rate",
     "parse_share",
     "parse_size",
+    "record_of",
     "seconds_of",
 ]
 
+_RECORD_FAILED: tuple[RecordFailed, ...] = ("continue", "stop")
 _MAX_COMM = 15  # bytes of a thread's name (Linux: TASK_COMM_LEN, with a NUL)
 _MAX_ID = (1 << 32) - 2  # of a user; the last number means none
 _MAX_PID = 1 << 22  # Linux: PID_MAX_LIMIT
@@ -58,6 +61,8 @@ class SessionOptions(TypedDict, total=False):
     cgroup: str | os.PathLike[str] | None
     uid: int | str | None
     command: str | Sequence[str] | None
+    record: str | os.PathLike[str] | None
+    record_failed: RecordFailed
 
 
 def check_options(options: Mapping[str, object]) -> None:
@@ -78,6 +83,17 @@ def missing_of(options: Mapping[str, object]) -> Missing:
         if wanted == choice:
             return choice
     raise ProgramError(f"missing must be 'error', 'warn' or 'ignore', not {wanted!r}")
+
+
+def record_of(options: Mapping[str, object]) -> tuple[str | os.PathLike[str] | None, RecordFailed]:
+    """Return where a session is to be recorded, and what becomes of it should that fail. ProgramError."""
+    path, failed = options.get("record"), options.get("record_failed", "continue")
+    if path is not None and (not isinstance(path, (str, os.PathLike)) or not os.fspath(path)):
+        raise ProgramError(f"record must be the path of a new folder or zip, not {path!r}")
+    for choice in _RECORD_FAILED:
+        if failed == choice:
+            return path, choice
+    raise ProgramError(f"record_failed must be 'continue' or 'stop', not {failed!r}")
 
 
 # --- filters ------------------------------------------------------------------------------------------------------
@@ -190,6 +206,8 @@ def add_options(parser: _Parser, *, name: bool = True, live: bool = False) -> No
     add("--comm", metavar="NAME", help="only threads of this name; a * at its end: of names that begin so")
     add("--cgroup", metavar="PATH", help="only tasks in this cgroup (v2), or below it")
     add("--uid", metavar="USER", help="only tasks of this user, by name or number")
+    add("--record", metavar="PATH", help="write all rows and maps to a new folder, or PATH.zip, while it runs")
+    add("--record-failed", metavar="WHAT", help="where that cannot go on (a full disk): continue, or stop the session")
     add("--command", metavar="COMMAND", help="start a command, quoted, follow it, and stop when it ends")
     add(
         "--max-cost",
@@ -223,7 +241,7 @@ def options_of(parsed: argparse.Namespace) -> SessionOptions:
         options["pid"] = _parse_pid("--pid", parsed.pid)
     if parsed.follow is not None:
         options["follow"] = _parse_pid("--follow", parsed.follow)
-    for name in ("name", "missing", "comm", "cgroup", "uid", "command"):
+    for name in ("name", "missing", "comm", "cgroup", "uid", "command", "record", "record_failed"):
         if getattr(parsed, name, None) is not None:
             options[name] = getattr(parsed, name)
     return options

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import weakref
 from collections.abc import Callable
 
 from bpfnb.errors import BpfnbError
 from bpfnb.host.tracer import Tracer
 from bpfnb.interrupts import forget_after_fork, new_lock, uninterrupted
 
-__all__ = ["Connector", "Launch"]
+__all__ = ["Connector", "Launch", "at_end"]
 
 Launch = Callable[[], Tracer]
 
@@ -78,9 +79,19 @@ class Connector:
 
 
 _open: list[Connector] = []  # those with a tracer; the exit of this process closes them
+_waits: list[weakref.WeakMethod[Callable[[], object]]] = []
+
+
+def at_end(wait: Callable[[], object]) -> None:
+    """Have a method called at this process's exit, behind the tracers' end, if its object is still there."""
+    _waits[:] = [known for known in _waits if known()]
+    _waits.append(weakref.WeakMethod(wait))
 
 
 @atexit.register
 def _close_all() -> None:
     for connector in list(_open):
         connector.close()
+    for wait in _waits:
+        if method := wait():
+            method()

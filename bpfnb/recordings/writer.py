@@ -55,14 +55,16 @@ class Writer:
         manifest: Manifest,
         *,
         overwrite: bool = False,
+        begun: Path | None = None,
         part: int = PART,
         finished: Callable[[int, Path], None] = lambda output, file: None,
         parquet: bool = True,
     ) -> None:
-        """``part``: bytes of a part, about. ``parquet``: parts that are full become Parquet, on another thread."""
+        """``begun``: the folder, if it was made before (places.begin). ``part``: bytes of a part, about. ``parquet``:
+        parts that are full become Parquet, on another thread."""
         self.path = Path(path)
         self.failed = ""
-        self.folder = places.begin(self.path, overwrite)
+        self.folder = begun or places.begin(self.path, overwrite)
         self._part = part
         self._finished = finished
         self._compactor = Compactor() if parquet else None

@@ -38,6 +38,7 @@ class Snapshot(Struct, frozen=True):
     newest: Sample | None = None  # rows of its df, of a session that has ended and has rows
     host: str = ""  # where it runs, where that is not this machine
     entries: tuple[tuple[str, int], ...] = ()  # of maps, where they are known: how many
+    recording: str = ""  # where it is recorded while it runs, and how much that is
     recorded: str = ""  # of a recording: where and when that was made, and what it lacks
 
     @property

@@ -45,6 +45,8 @@ class Recorded(Session):
     ``live(speed=1)`` plays it. ``maps[NAME].every("1s")`` has the snapshots that were taken meanwhile.
     """
 
+    recording: Recording
+
     def __init__(
         self,
         recording: Recording,

@@ -29,7 +29,7 @@ from bpfnb.session.map_access import MapAccess
 if TYPE_CHECKING:
     from bpfnb.session.session import Session
 
-__all__ = ["Machine", "Saving", "machine"]
+__all__ = ["Machine", "Saving", "machine", "manifest_of"]
 
 _BYTES = 8 << 20  # of rows in memory at a time
 _ROWS = 1 << 16
@@ -52,7 +52,7 @@ class Saving:
         session = cast("Session", self)
         recording = getattr(self, "recording", None)
         with step(f"saving {session.name}") as saving:
-            manifest = recording.manifest if isinstance(recording, Recording) else _manifest(session)
+            manifest = recording.manifest if isinstance(recording, Recording) else manifest_of(session)
             writer = Writer(path, manifest, overwrite=overwrite)
             try:
                 if isinstance(recording, Recording):
@@ -88,7 +88,7 @@ def machine(kernel: str) -> Machine:
     return Machine(platform.machine(), platform.node(), _BOOT.read_text().strip() if _BOOT.exists() else "")
 
 
-def _manifest(session: Session) -> Manifest:
+def manifest_of(session: Session) -> Manifest:
     """Return what there is to be said of a session before its rows are."""
     bcc, kernel = _versions(session)
     here = machine(kernel)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import signal
+import socket
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -34,6 +35,9 @@ from bpfnb.protocol.messages import (
     MapInfo,
     ProbeInfo,
 )
+from bpfnb.recordings import talk
+from bpfnb.recordings.reader import Recording
+from bpfnb.recordings.running import RecordFailed, RunningRecording
 from bpfnb.results import rates
 from bpfnb.results.answers import quantiles
 from bpfnb.results.cost import Costs, no_costs
@@ -55,7 +59,7 @@ from bpfnb.session.map_access import MapAccess
 from bpfnb.session.named import NamedMapping
 from bpfnb.session.pictures import Pictures
 from bpfnb.session.queries import Queries
-from bpfnb.session.saving import Saving
+from bpfnb.session.saving import Saving, manifest_of
 
 if TYPE_CHECKING:
     pass
@@ -91,6 +95,7 @@ class Session(Pictures, Queries, Files, Saving):
                     happened to the session while it ran (such as that another process read its lines)
     ``returncode``  the exit status of the session's command, negative for a signal; None while it runs, and without one
     ``program``     the parsed cell; ``source`` is its C
+    ``recording``   of a session that is recorded while it runs: .path .rows .bytes .finished .failed .note; else None
 
     Leaving a ``with`` block stops the session. Results can be read while it runs and after it has stopped. Methods and
     properties may be used from any thread.
@@ -105,8 +110,13 @@ class Session(Pictures, Queries, Files, Saving):
         on_end: Callable[[Session], None] = lambda session: None,
         presentation: Presentation | None = None,
         command: Command | None = None,
+        recording: RunningRecording | None = None,
+        record_failed: RecordFailed = "continue",
     ) -> None:
         self.name = name
+        self.recording: RunningRecording | Recording | None = recording
+        self._recorder = recording
+        self._record_failed = record_failed
         self.host = ""
         self.returncode: int | None = None
         self._command = command
@@ -377,6 +387,7 @@ class Session(Pictures, Queries, Files, Saving):
             shares=self._costs.shares() if self._costs else None,
             filters=self._filters(),
             title=self._presentation.title if self._presentation else "",
+            recording=str(self._recorder or ""),
             recorded=self._recorded(),
             host=self.host,
             notes=(
@@ -414,15 +425,21 @@ class Session(Pictures, Queries, Files, Saving):
     # --- starting and stopping ---
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until the session ends, at most so many seconds; return whether it has. Ctrl-C interrupts the wait."""
-        return self._ended.wait(seconds)
+        """Wait until the session ends, at most so many seconds; return whether it has. Ctrl-C interrupts the wait.
+
+        Its recording is whole then."""
+        ended = self._ended.wait(seconds)
+        if ended and self._recorder:
+            self._recorder.wait()
+        return ended
 
     @uninterrupted
     def stop(self) -> None:
         """Detach the programs and collect what they had delivered. Idempotent, and for any thread.
 
         On return no program runs. The kernel takes long to detach many tracepoints: this waits half a second for it,
-        and the kernel goes on afterwards (``detaching``). Ctrl-C interrupts the wait; the session stops all the same.
+        and the kernel goes on afterwards (``detaching``). Its recording is whole. Ctrl-C interrupts the wait; the
+        session stops all the same.
         """
         self._stop(DETACH_TIMEOUT)
 
@@ -433,6 +450,8 @@ class Session(Pictures, Queries, Files, Saving):
         finally:
             if self._command:
                 self._command.end()
+        if self._recorder:
+            self._recorder.wait()
 
     def _detach(self, timeout: float, reason: str) -> None:
         with self._stopping:
@@ -447,6 +466,11 @@ class Session(Pictures, Queries, Files, Saving):
                 self._end("stopped", reason)
         if self.detaching:
             self._detached.wait(timeout)
+
+    @property
+    def unfinished(self) -> bool:
+        """Return whether it has stopped and its recording is still being finished."""
+        return self._recorder is not None and not self._recorder.over
 
     @property
     def detaching(self) -> bool:
@@ -484,15 +508,41 @@ class Session(Pictures, Queries, Files, Saving):
 
     def _run(self, limits: Limits) -> None:
         tracer = self._tracer = self._connect()
+        follower = self._start_recorder()
         try:
-            self._number = tracer.load(self.program, SessionListener(self), limits, self._keep.bytes)
+            self._number = tracer.load(self.program, SessionListener(self), limits, self._keep.bytes, follower)
         except BaseException as error:
+            if self._recorder:
+                self._recorder.abandon()
             self._outputs.clear()  # the error's traceback may keep this session, but not its shared memory
             if isinstance(error, BpfnbError):
                 self.program.line_map.error(error)
                 if self._presentation and not isinstance(error, (CompileError, VerifierError)):
                     error.line = error.column = error.source = None  # nobody wrote its C
             raise
+        finally:
+            if follower:
+                follower.close()
+
+    def _start_recorder(self) -> socket.socket | None:
+        """Start the process that records the session, if one is to: return what the tracer is to get."""
+        if not self._recorder:
+            return None
+        units = self._presentation.units if isinstance(self._presentation, Rows) else {}
+        return self._recorder.start(manifest_of(self), units, self._recording_failed)
+
+    def _tell_recorder(self) -> None:
+        """Tell the recorder what it cannot know."""
+        if self._recorder:
+            self._recorder.tell(talk.Update(self.name, tuple(self._words), self.returncode, self.warnings))
+
+    def _recording_failed(self, why: str) -> None:
+        if self.state not in ("starting", "running"):
+            return
+        self.warnings += (Diagnostic(0, 0, "note", f"not recorded any further: {why}"),)
+        if self._record_failed == "stop":
+            reason = f"its recording could not go on: {why}"
+            start_new_thread(undoing, (self._stop, DETACH_TIMEOUT, reason))
 
     def _count_entries(self) -> None:
         for name, map_ in list(self._maps.items()):
@@ -527,6 +577,7 @@ class Session(Pictures, Queries, Files, Saving):
 
     def _command_ended(self, status: int) -> None:
         self.returncode = status
+        self._tell_recorder()
         how = f"ended with status {status}" if status >= 0 else f"was ended by {_signal_name(-status)}"
         self._stop(DETACH_TIMEOUT, f"its command {how}")
 

@@ -57,6 +57,9 @@ class Carded(Protocol):
     @property
     def detaching(self) -> bool: ...
 
+    @property
+    def unfinished(self) -> bool: ...
+
 
 def show(session: Carded, seconds: float | None = None, *, result: bool = False, live: bool = False) -> bool:
     """Show a session's card in the cell being run, and keep it up to date; False where there is no notebook.
@@ -264,8 +267,9 @@ class Pace:
 
 
 def _is_over(session: Carded) -> bool:
-    """Return whether nothing more will change. While the kernel detaches, maps may still be read."""
-    return session.state in _ENDED and not session.detaching
+    """Return whether nothing more will change. While the kernel detaches, maps may still be read, and a recording is
+    finished behind its session."""
+    return session.state in _ENDED and not session.detaching and not session.unfinished
 
 
 def _next_second() -> float:

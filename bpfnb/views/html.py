@@ -81,7 +81,7 @@ def session_text(snapshot: Snapshot, *, told: Collection[str] = ()) -> str:
     if s.maps:
         held = dict(s.entries) if s.has_rows else {}
         lines.append("  maps: " + printable(", ".join(_map_text(*map_, held.get(map_[0])) for map_ in s.maps)))
-    lines += [f"  {printable(line)}" for line in _pins(s)]
+    lines += [f"  {printable(line)}" for line in (*_pins(s), *filter(None, [s.recording]))]
     if s.cost:
         lines.append("  cost: " + printable(s.cost))
     lines += ["  " + printable(note) for note in s.notes]
@@ -118,7 +118,7 @@ def session_card(
         parts.append(f'<div style="margin-top:6px">{muted("maps")} {names}</div>')
     if s.newest:
         parts.append(_newest_rows(s.newest))
-    parts += [f"<div>{muted(escape(line))}</div>" for line in _pins(s)]
+    parts += [f"<div>{muted(escape(line))}</div>" for line in (*_pins(s), *filter(None, [s.recording]))]
     if s.cost:
         parts.append(f'<div style="margin-top:6px">{muted("cost")} {escape(s.cost)}</div>')
     parts += [f'<div style="margin-top:6px">{muted(escape(note))}</div>' for note in s.notes]

@@ -28,7 +28,7 @@ NOTEBOOK = [
     {"hosts"},
     {"testing", "fleets", "imports"},
     {"opening"},
-    {"magics", "terminal"},
+    {"magics", "terminal", "recorder"},
     {"bpfnb"},
     {"__main__"},
 ]
