@@ -127,6 +127,7 @@ def _report(tool: Tool, session: Session) -> int:
     if dropped := session.snapshot().dropped:
         said.append(f"{dropped:,} events were dropped by keep")
     said += [f"{map_.lost:,} updates of {name} were refused" for name, map_ in session.maps.items() if map_.lost]
+    said += [str(session.recording)] if session.recording else []
     ended = session.reason if session.reason != "stopped" and session.returncode != 0 else ""
     for line in [*said, ended]:
         if line:

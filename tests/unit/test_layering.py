@@ -28,7 +28,7 @@ NOTEBOOK = [
     {"hosts"},
     {"testing", "fleets", "imports"},
     {"opening"},
-    {"magics", "terminal", "recorder"},
+    {"magics", "terminal"},
     {"bpfnb"},
     {"__main__"},
 ]

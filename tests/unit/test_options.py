@@ -99,6 +99,6 @@ def test_every_option_of_a_session_is_one_of_trace_and_of_a_command() -> None:
     parser = argparse.ArgumentParser(add_help=False)
     add_options(parser)
     assert {action.dest.removeprefix("no_") for action in parser._actions} == wanted | {"time", "host"}
-    line = "--name s --keep 1M --cpu --missing warn --comm a --cgroup /b --uid 0 --max-cost 10% --max-rate 1k"
-    given = options_of(parser.parse_args(shlex.split(f"{line} --max-memory 1M --pid 1 --follow 1 --command true")))
+    line = "--record-failed stop --name s --keep 1M --cpu --missing warn --comm a --cgroup /b --uid 0 --max-cost 10% --max-rate 1k"
+    given = options_of(parser.parse_args(shlex.split(f"{line} --max-memory 1M --pid 1 --follow 1 --command true --record /x")))
     assert given.keys() | options_of(parser.parse_args(["--no-guard"])).keys() == wanted
