@@ -38,7 +38,7 @@ StrictModes no
 PidFile none
 """
 _SSH_CONFIG = """\
-Host root nobody stranger unknown changed refused
+Host root web1 nobody stranger unknown changed refused
   HostName 127.0.0.1
   Port {port}
   IdentitiesOnly yes
@@ -64,7 +64,7 @@ Host changed
 Host closed
   HostName 127.0.0.1
   Port {closed}
-Host root nobody unknown changed
+Host root web1 nobody unknown changed
   IdentityFile {folder}/id
 """
 
@@ -89,8 +89,8 @@ class Sshd:
 def sshd(folder: Path, *first: str, sudoers: str = "") -> Iterator[Sshd]:
     """The other machine. ``first``: commands of its shell, as root, before sshd starts. ``sudoers``: what sudo there
     grants."""
-    port, closed = _free_ports(2)
-    _make_keys(folder, port)
+    port, closed = free_ports(2)
+    make_keys(folder, port)
     (folder / "sshd_config").write_text(_SSHD_CONFIG.format(port=port, folder=folder))
     (folder / "config").write_text(_SSH_CONFIG.format(port=port, closed=closed, folder=folder))
     (folder / "bin").mkdir()
@@ -121,7 +121,7 @@ def sshd(folder: Path, *first: str, sudoers: str = "") -> Iterator[Sshd]:
             ["unshare", "--mount", "sh", "-ec", "\n".join(commands)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
     try:
-        until(lambda: process.poll() is not None or _listens(port))
+        until(lambda: process.poll() is not None or listens(port))
         assert process.poll() is None, (folder / "log").read_text()
         yield Sshd(folder, port, process.pid)
     finally:
@@ -129,7 +129,7 @@ def sshd(folder: Path, *first: str, sudoers: str = "") -> Iterator[Sshd]:
         process.wait()
 
 
-def _make_keys(folder: Path, port: int) -> None:
+def make_keys(folder: Path, port: int) -> None:
     for name, passphrase in (("host", ""), ("id", ""), ("other", ""), ("locked", "secret"), ("was", "")):
         command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-C", "", "-f", str(folder / name)]
         subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
@@ -140,7 +140,7 @@ def _make_keys(folder: Path, port: int) -> None:
     (folder / "known").write_text(f"[127.0.0.1]:{port} {host}it-was-another {was}")
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     try:
         for sock in sockets:
@@ -151,7 +151,7 @@ def _free_ports(count: int) -> list[int]:
             sock.close()
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
     return False

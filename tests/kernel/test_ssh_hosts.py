@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from examples import EXAMPLES
 from IPython.core.interactiveshell import InteractiveShell
 from sshd import ANYTHING, Sshd, needs_sshd, sshd
 from traitlets.config import Config
@@ -272,6 +273,27 @@ def test_magics(web: bpfnb.Host, shell: InteractiveShell, capsys: pytest.Capture
     assert "is left" in said("%bpf run syscount --host root --name calls\n%bpf host stop root")
     assert shell.user_ns["calls"].state == "stopped"
     assert [host.name for host in hosts()] == ["", "web"]
+
+
+ON_A_LINE = "%bpf count syscall:openat --by comm --host root@web1 --name there -t 1s"
+CELL = "%%bpf over --host root@web1 -a syscall:clone=hello"
+BLOCK = 'with bpfnb.Host.ssh("root@web1", name="web1") as web1:'
+
+
+def test_the_examples_of_the_documents(shell: InteractiveShell) -> None:
+    shell.run_cell("import bpfnb").raise_error()
+    shell.run_cell(EXAMPLES[CELL].text).raise_error()
+    for _ in range(3):
+        os.waitpid(os.fork() or os._exit(0), 0)
+    for name in (ON_A_LINE, BLOCK, 'bpfnb.Host.ssh("root@web1")'):
+        shell.run_cell(EXAMPLES[name].text).raise_error()
+    values = shell.user_ns
+    shell.run_cell("over.stop()").raise_error()
+    assert (values["over"].df.pid == os.getpid()).sum() == 3
+    assert values["over"].host == values["there"].host == "root@web1"
+    assert values["there"].df["count"].sum() > 0
+    assert values["opens"].df["count"].sum() > 0
+    assert {host.name for host in hosts()} - {"web"} == {"", "root@web1"}  # the block's is closed
 
 
 def test_a_tool_in_a_terminal(machine: Sshd) -> None:

@@ -138,6 +138,29 @@ ELSEWHERE = {
         "tests/vm/test_systemd.py",
         "test_a_member_of_the_group_traces",
     ),
+    **dict.fromkeys(
+        ("%bpf host list", "%bpf host stop NAME", "%bpf host", "%bpf stop NAME --host HOST", "%bpf doctor --host HOST"),
+        ("tests/kernel/test_ssh_hosts.py", "test_magics"),
+    ),
+    **dict.fromkeys(
+        ("--host", "bpfnb run", "bpfnb doctor"), ("tests/kernel/test_ssh_hosts.py", "test_a_tool_in_a_terminal")
+    ),
+    **dict.fromkeys(
+        (
+            "%bpf count syscall:openat --by comm --host root@web1 --name there -t 1s",
+            "%%bpf over --host root@web1 -a syscall:clone=hello",
+            'with bpfnb.Host.ssh("root@web1", name="web1") as web1:',
+            'bpfnb.Host.ssh("root@web1")',
+            "session.host",
+            "--host root@web1",
+        ),
+        ("tests/kernel/test_ssh_hosts.py", "test_the_examples_of_the_documents"),
+    ),
+    "bpfnb.Host.ssh": ("tests/kernel/test_ssh_hosts.py", "test_a_host_traces_and_counts_exactly"),
+    "bpfnb.Host()": ("tests/unit/test_hosts.py", "test_each_has_a_tracer_and_sessions_of_its_own"),
+    "follow=": ("tests/kernel/test_filters.py", "test_a_process_and_all_that_it_starts"),
+    "uid=": ("tests/kernel/test_filters.py", "test_users"),
+    "ssh -o BatchMode=yes root@web1 true": ("tests/kernel/test_ssh_hosts.py", "test_what_ssh_says_is_said"),
     "--systemd": ("tests/vm/test_systemd.py", "test_a_member_of_the_group_traces"),
     "bpfnb setup --group NAME": ("tests/kernel/test_setup.py", "test_a_member_traces_through_the_socket"),
     "--wheels DIR": ("tests/vm/test_systemd.py", "test_setup_goes_through_and_once_is_enough"),
@@ -204,7 +227,7 @@ DESCRIBED = {
     "bpfnb_probe(ctx)": "docs/benchmarks.md; an example has it",
     "@[probe] = count()": "bpftrace's",
     "-f...": "a kind of flag; some are in the example before it",
-    "%%bpf [NAME] [-a PROBE=FN ...] [-t DURATION] [--live] [--keep SIZE] [-D X=Y] [--cflags FLAGS]": "options, below",
+    "%%bpf [NAME] [-a PROBE=FN ...] [--host HOST] [-t DURATION] [--live] [--keep SIZE] [-D X=Y] [--cflags FLAGS]": "options, below",
     "bpf_ktime_get_ns()": "a helper; the cells with it run",
     "kernel.perf_event_paranoid": "a setting of the kernel's",
     # docs/reference.md, of the policy file; tests/unit/test_policy.py and tests/kernel/test_enforcing.py have them all
