@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from bpfnb.errors import ProgramError
 from bpfnb.fleets.sums import TICKS, OutputSums
@@ -103,6 +104,19 @@ class Counts:
             hosts = min(len(counts), len(self.hosts))
         found: Ints = counts[:hosts].reshape(hosts, max(until - first, 0), ticks).sum(axis=2)
         return found
+
+    def rates(self, step: int, by_host: bool) -> pd.DataFrame:
+        """Return events per second in intervals of so many seconds, as ``Session.rate`` does: of all hosts together, or
+        a column for each that has any."""
+        begin = max(self._seconds.oldest, (self.first or 0) // TICKS)
+        some = np.flatnonzero(self.get(1, begin, self._seconds.until).any(axis=0)) + begin
+        first, until = (int(some[0]) // step, int(some[-1]) // step + 1) if len(some) else (0, 0)
+        counts = self.get(step, first, until)
+        hosts = [row for row in np.argsort(self.hosts[: len(counts)]).tolist() if counts[row].any()]
+        index = pd.date_range(pd.Timestamp(first * step, unit="s", tz="UTC"), periods=until - first, freq=f"{step}s")
+        values = counts[hosts].T if by_host else counts.sum(axis=0)[:, None]
+        columns = pd.Index([self.hosts[row] for row in hosts], name="host") if by_host else pd.Index(["rate"])
+        return pd.DataFrame(values / step, index=index.as_unit("ns").rename("time"), columns=columns)
 
     def oldest(self, step: float) -> int:
         """Return the oldest interval of ``step`` seconds that is whole and kept."""

@@ -272,8 +272,8 @@ class FleetSession:
         chosen = self._main(output)
         counts = self._counts.get(chosen)
         whole = step == step.floor("s") and set(names) <= {HOST}
-        if whole and (counts is None or counts.first is None or time.time_ns() - self._began_ns < _RING * 10**9):
-            return tables.add_rates(self._counted(counts, step), every, names)
+        if whole and time.time_ns() - self._began_ns < _RING * 10**9:
+            return (counts or Counts()).rates(int(step.total_seconds()), bool(names))
         if chosen == COUNTED:
             raise ProgramError(f"{self.name} counts in maps: its rate is of whole seconds, in sum or by host")
         own = [name for name in names if name != HOST]
@@ -553,19 +553,6 @@ class FleetSession:
         left = [part for part in self.parts if not part.here and "" in part.tables]
         here = {part.host for part in self._here()}
         return {part.host: reduce(unpack(part.tables[""])) for part in left if part.host not in here}
-
-    def _counted(self, counts: Counts | None, step: pd.Timedelta) -> dict[str, pd.DataFrame]:
-        if counts is None or counts.first is None:
-            return {HOST: pd.DataFrame({"time": pd.to_datetime([], utc=True), "count": pd.Series([], dtype="int64")})}
-        now = time.time_ns() // 10**9
-        first, until = max(counts.oldest(1), now - _RING, 0), now + 60
-        table = counts.get(1, first, until)
-        times = pd.Series(pd.to_datetime(range(first, until), unit="s", utc=True)).dt.as_unit("ns").dt.floor(step)
-        found: dict[str, pd.DataFrame] = {}
-        for row, host in enumerate(counts.hosts):
-            some = table[row] > 0
-            found[host] = pd.DataFrame({"time": times[some], "count": table[row][some]})
-        return found
 
     def _life(self) -> Life:
         ended = self.state != "running"
