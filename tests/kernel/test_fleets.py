@@ -98,7 +98,7 @@ def tracers(pid: int) -> set[int]:
     return {child for child in children(pid) if "bpfnb.tracer" in command(child)}
 
 
-def test_one_table_with_exact_counts(client: Any, caller: Caller) -> None:
+def test_one_table_with_exact_counts(client: Any, caller: Caller, tmp_path: Path) -> None:
     with bpfnb.fleet(client, machine=machine) as fleet:
         assert client.scheduler.address.startswith("tls://")
         assert fleet.hosts == ["ada", "bob"]
@@ -133,6 +133,13 @@ def test_one_table_with_exact_counts(client: Any, caller: Caller) -> None:
         assert reduced["value"].dtype == np.uint64
         for host in ("ada", "bob"):
             assert host in session._repr_html_()
+        session.save(tmp_path / "calls")
+        with pytest.raises(bpfnb.ProgramError, match="exists"):
+            session.save(tmp_path / "calls")
+        for host in ("ada", "bob"):
+            saved = bpfnb.open(tmp_path / "calls" / f"{host}.zip")
+            own = whole[whole["host"] == host]
+            assert saved.df["time"].tolist() == own["time"].tolist()
 
 
 def test_sessions_that_count_add_up_and_are_drawn(client: Any, caller: Caller) -> None:
