@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import pickle
 import socket
 import tempfile
 import threading
@@ -26,7 +25,7 @@ import pandas as pd
 from distributed import WorkerPlugin, get_worker
 
 from bpfnb import release
-from bpfnb.errors import BpfnbError, InternalError, ProgramError
+from bpfnb.errors import BpfnbError, InternalError, ProgramError, SetupError
 from bpfnb.fleets import tables
 from bpfnb.fleets.clocks import Offset, measure
 from bpfnb.fleets.sums import Counter, HostSums
@@ -293,12 +292,15 @@ def identify(machine: Machine | None, dask_worker: Any) -> Identity:
     )
 
 
-async def attach(spec: Spec, dask_worker: Any) -> None:
-    """Have an agent on this worker."""
+async def attach(spec: Spec, dask_worker: Any) -> bytes:
+    """Have an agent on this worker, and return its first report."""
     if _name(spec.fleet) not in dask_worker.plugins:
-        done = await dask_worker.plugin_add(plugin=Agent(spec), name=_name(spec.fleet))
+        agent = Agent(spec)
+        done = await dask_worker.plugin_add(plugin=agent, name=agent.name)
         if done["status"] != "OK":
-            raise pickle.loads(done["exception"].data) if hasattr(done["exception"], "data") else done["exception"]
+            raise SetupError(f"dask could not add its plugin: {done.get('text') or done.get('exception_text')}")
+    found: Agent = dask_worker.plugins[_name(spec.fleet)]
+    return found.report()
 
 
 async def detach(fleet: str, dask_worker: Any) -> None:

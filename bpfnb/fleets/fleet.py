@@ -375,12 +375,10 @@ class Fleet:
                 member.lease = leases[key]
                 spec = Spec(self.id, self._topic, key, self._launch)
                 answer = (await self.client.run(agent.attach, spec, workers=[address], on_error="return"))[address]
-                if isinstance(answer, Exception):
+                if not isinstance(answer, bytes):
                     raise answer
                 self._members[address] = member
-                self.take(
-                    address, (await self.client.run(agent.perform, self.id, "report", (), workers=[address]))[address]
-                )
+                self.take(address, answer)
                 return member
             except (OSError, BpfnbError, KeyError, TimeoutError) as error:
                 self.fail(member.host, "", error)
