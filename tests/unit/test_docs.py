@@ -36,6 +36,7 @@ WRITTEN = [name for name in DOCUMENTS if name != "docs/compatibility.md"]  # by 
 ELSEWHERE = {
     'session.save("opens.bpfnb.zip")': ("tests/unit/test_saving.py", "test_the_documents_examples"),
     "import pyarrow as pa": ("tests/unit/test_saving.py", "test_the_documents_examples"),
+    "spreadsheet=True": ("tests/unit/test_exported_tables.py", "test_a_spreadsheet_computes_nothing"),
     "bpfnb.compare(before, after)": ("tests/unit/test_comparing.py", "test_rates_are_of_the_time_that_each_ran"),
     "bpfnb.compare(a, b)": ("tests/unit/test_comparing.py", "test_rates_are_of_the_time_that_each_ran"),
     ".rates()": ("tests/unit/test_comparing.py", "test_rates_are_of_the_time_that_each_ran"),

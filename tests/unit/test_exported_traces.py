@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from examples import EXAMPLES, shown
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from test_stream import ROW, rows
@@ -331,3 +332,21 @@ def test_openmetrics(session: Session) -> None:
     assert '\nbpfnb_running{session="s1"} 0\n' in session.openmetrics()
     with pytest.raises(ProgramError, match="entries must be at least 1, not 0"):
         session.openmetrics(0)
+
+
+SHOWN_HERE = (
+    'clones.to_parquet("clones.parquet")',
+    """calls.bpf.between("kind == 'entry'", "kind == 'exit'", by=["pid", "tid"]).bpf.to_perfetto("calls.pftrace")""",
+)
+
+
+@shown(*SHOWN_HERE)
+@pytest.mark.filterwarnings("ignore:3 events of events were lost:RuntimeWarning")
+def test_the_examples(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    calls = pd.DataFrame({"time": at(0, 9), "kind": ["entry", "exit"], "pid": 1, "tid": 2})
+    for name in SHOWN_HERE:
+        exec(EXAMPLES[name].text, {"clones": session, "calls": calls})
+    assert {path.name for path in tmp_path.iterdir()} == {"clones.parquet", "clones.pftrace", "calls.pftrace"}
+    assert len(read_trace(tmp_path / "calls.pftrace").slices) == 1
+    assert len(read_trace(tmp_path / "clones.pftrace").instants) == 1000

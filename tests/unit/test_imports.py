@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from examples import EXAMPLES, shown
 
 import bpfnb
 from bpfnb.errors import ProgramError, UnknownName
@@ -131,6 +132,14 @@ def test_bpftrace(tmp_path: Path) -> None:
     assert made.flame("@ks").total == 186
     with pytest.raises(UnknownName, match="there is no '@bx'; did you mean"):
         made.maps["@bx"]
+
+
+@shown('theirs = bpfnb.open("bpftrace.json")')
+def test_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, "bpftrace.json", '{"type": "map", "data": {"@": {"a": 1}}}\n')
+    exec(EXAMPLES['theirs = bpfnb.open("bpftrace.json")'].text, names := {"bpfnb": bpfnb})
+    assert names["theirs"].maps["@"].df.to_dict("list") == {"key": ["a"], "value": [1]}
 
 
 def test_only_maps(tmp_path: Path) -> None:
