@@ -228,7 +228,9 @@ DESCRIBED = {
     "bpfnb_probe(ctx)": "docs/benchmarks.md; an example has it",
     "@[probe] = count()": "bpftrace's",
     "-f...": "a kind of flag; some are in the example before it",
-    "%%bpf [NAME] [-a PROBE=FN ...] [--host HOST] [-t DURATION] [--live] [--keep SIZE] [-D X=Y] [--cflags FLAGS]": "options, below",
+    "%%bpf [NAME] [-a PROBE=FN ...] [--host HOST] [-t DURATION] [--live] [--keep SIZE] [-D X=Y] [--cflags FLAGS]": (
+        "options, below"
+    ),
     "bpf_ktime_get_ns()": "a helper; the cells with it run",
     "kernel.perf_event_paranoid": "a setting of the kernel's",
     # docs/reference.md, of the policy file; tests/unit/test_policy.py and tests/kernel/test_enforcing.py have them all

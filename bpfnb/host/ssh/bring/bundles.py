@@ -36,7 +36,7 @@ _INIT = '"""The tracer of bpfnb, without its notebook side: brought by bpfnb ove
 _METADATA = "Metadata-Version: 2.1\nName: bpfnb\nVersion: {version}\n"
 _LOCK = Path(__file__).parents[3] / "setup" / "tracer.lock"
 _PIP_TIMEOUT = 600  # seconds
-_RETRIES = "2"
+_RETRIES = "1"
 # Files of packages that nothing at run time reads.
 _LEFT_OUT = re.compile(r"(/tests/|^numpy/(f2py|distutils)/|\.(pyi|pyc|h|a|pxd)$|\.data/|^\.\.|^/)")
 _NO_NETWORK = re.compile(
