@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import threading
+from array import array
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -152,9 +153,11 @@ class Connection(Generic[Incoming]):
     def _read(self, flags: int) -> None:
         try:
             if self._descriptors:
-                flags |= socket.MSG_CMSG_CLOEXEC
-                data, fds, received, _ = socket.recv_fds(self._socket, _MAX_READ, self._descriptors, flags)
-                self._fds.extend(fds)
+                # Not socket.recv_fds: it drops the flags it is given (CPython 3.13, Lib/socket.py), and so would wait.
+                room = socket.CMSG_LEN(4 * self._descriptors)
+                data, parts, received, _ = self._socket.recvmsg(_MAX_READ, room, flags | socket.MSG_CMSG_CLOEXEC)
+                for _, _, fds in parts:
+                    self._fds.extend(array("i", fds))
                 if self._descriptors < _MAX_FDS:
                     self._drop(2 * self._descriptors)  # of two messages: the next one's may come with this one's rest
                 elif received & socket.MSG_CTRUNC:

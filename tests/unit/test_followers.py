@@ -157,6 +157,19 @@ def test_a_message_brings_one_descriptor_at_most() -> None:
         os.close(mine)
 
 
+def test_looking_for_a_message_waits_for_none() -> None:
+    with pair() as (notebook, tracer):
+        assert tracer.poll() is None
+        notebook.send(messages.Stop(1, 2), [0])
+        received = tracer.poll()
+        assert received
+        message, (fd,) = received
+        assert message == messages.Stop(1, 2)
+        assert not os.get_inheritable(fd)
+        os.close(fd)
+        assert tracer.poll() is None
+
+
 def test_a_follower_is_a_unix_stream_socket_of_the_notebooks_own_making() -> None:
     ours, theirs = socket.socketpair()
     me = peer.of(ours)
