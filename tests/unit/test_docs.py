@@ -36,6 +36,12 @@ WRITTEN = [name for name in DOCUMENTS if name != "docs/compatibility.md"]  # by 
 ELSEWHERE = {
     'session.save("opens.bpfnb.zip")': ("tests/unit/test_saving.py", "test_the_documents_examples"),
     "import pyarrow as pa": ("tests/unit/test_saving.py", "test_the_documents_examples"),
+    'clones.to_parquet("clones.parquet")': ("tests/unit/test_exported_traces.py", "test_the_examples"),
+    """calls.bpf.between("kind == 'entry'", "kind == 'exit'", by=["pid", "tid"]).bpf.to_perfetto("calls.pftrace")""": (
+        "tests/unit/test_exported_traces.py",
+        "test_the_examples",
+    ),
+    'theirs = bpfnb.open("bpftrace.json")': ("tests/unit/test_imports.py", "test_the_example"),
     "spreadsheet=True": ("tests/unit/test_exported_tables.py", "test_a_spreadsheet_computes_nothing"),
     "bpfnb.compare(before, after)": ("tests/unit/test_comparing.py", "test_rates_are_of_the_time_that_each_ran"),
     "bpfnb.compare(a, b)": ("tests/unit/test_comparing.py", "test_rates_are_of_the_time_that_each_ran"),

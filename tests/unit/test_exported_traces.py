@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from examples import EXAMPLES, shown
+from examples import EXAMPLES
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from test_stream import ROW, rows
@@ -334,18 +334,17 @@ def test_openmetrics(session: Session) -> None:
         session.openmetrics(0)
 
 
-SHOWN_HERE = (
+IN_DOCUMENTS = (
     'clones.to_parquet("clones.parquet")',
     """calls.bpf.between("kind == 'entry'", "kind == 'exit'", by=["pid", "tid"]).bpf.to_perfetto("calls.pftrace")""",
 )
 
 
-@shown(*SHOWN_HERE)
 @pytest.mark.filterwarnings("ignore:3 events of events were lost:RuntimeWarning")
 def test_the_examples(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     calls = pd.DataFrame({"time": at(0, 9), "kind": ["entry", "exit"], "pid": 1, "tid": 2})
-    for name in SHOWN_HERE:
+    for name in IN_DOCUMENTS:
         exec(EXAMPLES[name].text, {"clones": session, "calls": calls})
     assert {path.name for path in tmp_path.iterdir()} == {"clones.parquet", "clones.pftrace", "calls.pftrace"}
     assert len(read_trace(tmp_path / "calls.pftrace").slices) == 1

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from examples import EXAMPLES, shown
+from examples import EXAMPLES
 
 import bpfnb
 from bpfnb.errors import ProgramError, UnknownName
@@ -134,7 +134,6 @@ def test_bpftrace(tmp_path: Path) -> None:
         made.maps["@bx"]
 
 
-@shown('theirs = bpfnb.open("bpftrace.json")')
 def test_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     written(tmp_path, "bpftrace.json", '{"type": "map", "data": {"@": {"a": 1}}}\n')
