@@ -190,11 +190,10 @@ class Files:
         """Return how the clocks of the rows' machine stand to each other, where its CLOCK_MONOTONIC is known."""
         if output.clock is None:
             return None
-        realtime, monotonic = output.now(), time.monotonic_ns()
+        monotonic = time.monotonic_ns()
         # Another machine's, or another boot's, do not agree to a second on when this one was booted.
-        ours = abs((realtime - monotonic) - (time.time_ns() - time.monotonic_ns())) < 1_000_000_000
-        boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns() + monotonic if ours else None
-        return Clocks(realtime, monotonic, boottime)
+        ours = abs(output.epoch_ns - (time.time_ns() - monotonic)) < 1_000_000_000
+        return Clocks(monotonic + output.epoch_ns, monotonic, monotonic + _suspended() if ours else None)
 
     def _frames(self, output: str | None, map: str | None) -> Iterator[pd.DataFrame]:
         """Return what is written, batch by batch: rows that are there now. At least one frame, with all columns."""
@@ -213,6 +212,15 @@ class Files:
             of = self._source(output).output
             about |= {"bpfnb.output": of.name, "bpfnb.lost": str(of.lost), "bpfnb.dropped": str(of.dropped)}
         return about
+
+
+def _suspended() -> int:
+    """Return how far CLOCK_BOOTTIME is ahead of CLOCK_MONOTONIC: the best of some readings, for they take a while."""
+    readings = []
+    for _ in range(10):
+        before, boottime, after = time.monotonic_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME), time.monotonic_ns()
+        readings.append((after - before, boottime - (before + after) // 2))
+    return min(readings)[1]
 
 
 def _batches(source: Source) -> Iterator[pd.DataFrame]:
