@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from processes import children, command
+from processes import children, command, parent
 
 import bpfnb
 from bpfnb.host.ssh.peer import SILENCE, far_command, launch
@@ -26,25 +26,15 @@ def slow(rate: float) -> str:
     return f"{FAR} | {THROTTLE} {rate:g}"
 
 
-def parts(host: bpfnb.Host) -> dict[str, int]:
-    """The processes of a host that is up: near, the command (sh), far, the tracer's worker, and a throttle, if any: the
-    link."""
-    worker = host.connect().hello().pid
-    found = {"worker": worker}
-    (near,) = (pid for pid in children() if f"boot.py near {_name(host)} " in command(pid))
-    found["near"] = near
-    (found["command"],) = children(near)
-    todo = [found["command"]]
-    while todo:
-        pid = todo.pop()
-        words = command(pid).split()
-        if words[-1:] == ["far"]:
-            found.setdefault("far", pid)
-        if str(ROOT / "tests/throttle.py") in words[:2]:
-            found["link"] = pid
-        todo += children(pid)
-    return found
+def parts(host: bpfnb.Host, notebook: int | str = "self") -> dict[str, int]:
+    """The processes of a host that is up: near, the command (a shell, or ssh), far, and the tracer's worker."""
+    return parts_of(host.connect().hello().pid, notebook)
 
 
-def _name(host: bpfnb.Host) -> str:
-    return host.connect().reached.split(",")[0].removeprefix("ssh ")
+def parts_of(worker: int, notebook: int | str = "self") -> dict[str, int]:
+    """The same, by the tracer's worker. The notebook has no other such host."""
+    (near,) = (pid for pid in children(notebook) if "boot.py near " in command(pid))
+    (started,) = children(near)
+    far = parent(parent(worker))
+    assert command(far).rstrip().endswith("boot.py far"), command(far)
+    return {"near": near, "command": started, "far": far, "worker": worker}

@@ -62,7 +62,7 @@ _CONNECT_TIMEOUT = 60.0  # seconds until far has to be there
 _TICK_SECONDS = 2.0
 _FIRST_TICKS, _FIRST_SECONDS = 8, 0.05  # the clock is measured by several at first
 _CHECK_SECONDS = 0.25
-_LEAVE_SILENCE = 4.0  # seconds, while the tracer is being ended
+_LEAVE_SILENCE, _LEAVE_TIMEOUT = 4.0, 60.0  # seconds, while the tracer is being ended
 _RETRY_SECONDS = 0.01
 _END_TIMEOUT = 1.0  # seconds for the command to end by itself
 _MAX_WORDS = 64 << 10
@@ -102,7 +102,8 @@ class _Near:
         self._ticks: dict[int, int] = {}  # when each was sent
         self._heard = time.monotonic()
         self._hearing = True  # not while the notebook takes what was heard
-        self._up = self._leaving = False
+        self._up = False
+        self._leaving = 0.0  # since when
         self._lost = ""  # why we gave the link up
         self._words = bytearray()
         self._begun = time.monotonic()
@@ -301,7 +302,7 @@ class _Near:
             poll.register(self._notebook, select.POLLIN)
         while True:
             if not self._leaving and poll.poll(0):
-                self._leaving = True
+                self._leaving = time.monotonic()
                 threading.Thread(target=self._say_bye, name="bpfnb-near-bye", daemon=True).start()
             self._check(time.monotonic())
             time.sleep(_CHECK_SECONDS)
@@ -316,6 +317,8 @@ class _Near:
                 self._give_up(f"it has not answered for {_CONNECT_TIMEOUT:g} s")
             return
         limit = min(self._silence, _LEAVE_SILENCE) if self._leaving else self._silence
+        if self._leaving and now - self._leaving > _LEAVE_TIMEOUT:
+            self._give_up("its tracer does not end")
         if self._hearing and now - self._heard > limit:
             self._give_up(f"nothing was heard for {limit:g} s")
 
