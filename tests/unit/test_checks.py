@@ -21,6 +21,7 @@ from bpfnb.__main__ import main
 from bpfnb.errors import BpfnbError, PrivilegeError, SetupError, TracerDied
 from bpfnb.host import ways
 from bpfnb.host.tracer import Tracer
+from bpfnb.hosts import default_host
 from bpfnb.protocol.messages import Check
 from bpfnb.testing import FakeTracer
 from bpfnb.tracer.doctor import checks, distribution, kconfig
@@ -651,7 +652,7 @@ class TestCommand:
     @pytest.fixture
     def report(self, monkeypatch: pytest.MonkeyPatch) -> list[Check]:
         rows = [Check("bcc", "required", True, "0.26"), Check("kprobes", "optional", False, "no", "boot another")]
-        monkeypatch.setattr(bpfnb, "doctor", lambda: doctor.Report(rows))
+        monkeypatch.setattr(default_host, "doctor", lambda: doctor.Report(rows))
         return rows
 
     def test_exit_status_says_whether_tracing_works(
