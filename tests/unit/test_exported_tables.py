@@ -307,3 +307,13 @@ def test_a_running_sessions_rows(session: Session, tmp_path: Path) -> None:
     with pytest.raises(ProgramError, match="an output or a map, not both"):
         session.to_jsonl(tmp_path / "a.jsonl", "events", map="x")
     assert not (tmp_path / "a.jsonl").exists()
+
+
+def test_more_rows_than_are_in_memory_at_a_time(tmp_path: Path) -> None:
+    with FakeTracer() as tracer:
+        session = bpfnb.trace(CELL, name="s")
+        tracer.events(session, "events", rows(0, 300_000), "when")
+        session.to_parquet(tmp_path / "a.parquet")
+        bpfnb.stop_all()
+    assert pq.read_metadata(tmp_path / "a.parquet").num_row_groups == 3
+    assert pd.read_parquet(tmp_path / "a.parquet")["seq"].tolist() == list(range(300_000))
