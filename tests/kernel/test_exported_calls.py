@@ -29,14 +29,15 @@ TRACEPOINT_PROBE(syscalls, sys_exit_clock_nanosleep) { return submit(args, EXIT)
 
 # Prints a line a sleep: thread's number and name, CLOCK_BOOTTIME before and after.
 WORKLOAD = """
-import ctypes, threading, time
+import ctypes, os, threading, time
 libc = ctypes.CDLL(None)
 def work(name, naps):
     libc.prctl(15, name.encode(), 0, 0, 0)
     for _ in range(naps):
         before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         libc.usleep(20000)
-        print(threading.get_native_id(), name, before, time.clock_gettime_ns(time.CLOCK_BOOTTIME), flush=True)
+        after = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        os.write(1, f"{threading.get_native_id()} {name} {before} {after}\\n".encode())  # one write: lines stay whole
 threads = [threading.Thread(target=work, args=(f"napper{n}", n)) for n in (2, 3)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
