@@ -72,7 +72,8 @@ class EventsAccessor:
 
         A decoded column is called ``<column>_<kind>`` and stands behind its column, which stays as it is. Text is a
         category; numbers are integers, durations timedelta64[ns]. Missing where there is no value: ``errno`` of what is
-        no error. Numbers without a name stay numbers, as text.
+        no error. Numbers without a name stay numbers, as text. Names are those of this machine; of a recording's ``df``
+        those of the machine it was recorded on (``attrs["machine"]``).
 
         Kinds: errno (what a call returned: negative numbers), error (error numbers of either sign), signal, syscall,
         open, prot, mmap, clone (flags), mode, dev, st_dev, wait, tcp_state, family, socktype, ip, mac, be16, be32,
@@ -86,7 +87,7 @@ class EventsAccessor:
         require_once([*named, *kinds])
         if not (named := named | kinds):
             raise ProgramError('decode which column, and as what? decode(ret="errno")')
-        return with_decoded(self._frame, named)
+        return with_decoded(self._frame, named, self._frame.attrs.get("machine"))
 
     def rate(self, every: str = "1s", by: Names | None = None, *, top: int | None = None) -> pd.DataFrame:
         """Events per second in each interval of ``every``, with ``by`` a column for each value.

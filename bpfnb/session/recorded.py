@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -88,6 +89,15 @@ class Recorded(Session):
     def _remarks(self, notes: Sequence[str]) -> list[str]:
         cut = "" if self.recording.ended else "the recording was cut short: what came after its last flush is not in it"
         return [note for note in (self.manifest.note, cut, *notes) if note]
+
+    @property
+    def df(self) -> pd.DataFrame:
+        """Return the session's result: see Session.df. ``attrs["machine"]``: that of its numbers, where it is not of
+        the kind that this one is."""
+        frame = super().df
+        if self.manifest.machine not in ("", platform.machine()):
+            frame.attrs["machine"] = self.manifest.machine
+        return frame
 
     @property
     def missing(self) -> Mapping[str, int]:

@@ -42,7 +42,7 @@ with warnings.catch_warnings():
     print(open(sys.argv[2] + "/folded").read().strip(), opened.maps["stacks"].symbols(42)["symbol"].tolist())
     opened.save(sys.argv[2] + "/again.zip")
     print(bpfnb.open(sys.argv[2] + "/again.zip").df.equals(opened.df))
-    print("recorded on there" in opened._repr_html_(), opened.df.bpf.decode(pid="errno")["pid_errno"].isna().all())
+    print("recorded on there" in opened._repr_html_(), opened.df.bpf.decode(pid="syscall")["pid_syscall"].tolist()[:3])
     panel = opened.live(speed=1000)
     print(panel.wait(20), opened.live().wait(20))
     view = bpfnb.live(opened.view("heatmap", "size"), opened.view("top", by="comm"))
@@ -78,7 +78,7 @@ def test_a_recording_is_read_there(tmp_path: Path) -> None:
         "[0, 0, 100, 10, 200, 20]",
         "outer;inner 20 ['inner', 'outer']",
         "True",
-        "True True",
+        "True ['read', 'write', 'open']",  # the numbers are those of an x86_64
         "True True",
         "True",
         "played is a recording: its map counts cannot be changed",
