@@ -171,7 +171,9 @@ def test_probes_are_a_frame() -> None:
 def test_a_package_shows_its_public_names_alone() -> None:
     done = subprocess.run([sys.executable, "-c", "import bpfnb; print(*dir(bpfnb))"], capture_output=True, text=True)
     hooks = ["load_ipython_extension", "unload_ipython_extension"]
-    assert [name for name in done.stdout.split() if not name.startswith("_")] == sorted([*bpfnb.__all__, *hooks])
+    assert [name for name in done.stdout.split() if not name.startswith("_")] == sorted(
+        [*bpfnb.__all__, "open", *hooks]
+    )
     own = {n for n, v in vars(bpfnb).items() if not n.startswith("_") and not isinstance(v, type(sys))}
     # ``open`` is not of __all__, so that "from bpfnb import *" leaves Python's.
     assert own - {"annotations", "open"} == {*bpfnb.__all__, *hooks}
@@ -179,10 +181,12 @@ def test_a_package_shows_its_public_names_alone() -> None:
 
 def test_a_session_shows_its_public_names_alone(default: FakeTracer) -> None:
     assert [name for name in dir(bpfnb.trace(HELLO, name="s")) if not name.startswith("_")] == [
+        "arrow",
         "cost",
         "detaching",
         "df",
         "drain",
+        "elapsed",
         "flame",
         "growth",
         "heatmap",
@@ -193,6 +197,8 @@ def test_a_session_shows_its_public_names_alone(default: FakeTracer) -> None:
         "maps",
         "meter",
         "name",
+        "now",
+        "openmetrics",
         "output_with",
         "outputs",
         "presentation",
@@ -200,16 +206,24 @@ def test_a_session_shows_its_public_names_alone(default: FakeTracer) -> None:
         "program",
         "quantiles",
         "rate",
-        "recording",
         "reason",
+        "recording",
         "returncode",
+        "save",
         "snapshot",
         "source",
+        "sql",
         "state",
         "stop",
         "stream",
         "table",
+        "to_chrome",
+        "to_csv",
         "to_folded",
+        "to_jsonl",
+        "to_parquet",
+        "to_perfetto",
+        "to_pprof",
         "to_speedscope",
         "unfinished",
         "view",
