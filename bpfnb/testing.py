@@ -114,7 +114,7 @@ class FakeTracer:
         self.limits: list[Limits] = []  # what they may take, in the same order
         self._costs: dict[int, tuple[int, tuple[str, ...]]] = {}  # a session's, as a descriptor, and its programs
         self._ending: set[int] = set()  # numbers of sessions
-        self._followers: dict[int, Connection[messages.FromFollower]] = {}  # of sessions
+        self._followers: dict[int, tuple[Connection[messages.FromFollower], threading.Thread]] = {}  # of sessions
         self.stopped: list[int] = []  # the numbers of the sessions stopped, in order
         self.before_load: Callable[[], object] = lambda: None  # called before a program is taken: takes as long as that
         self.detaching = 0  # how many attachments a stopped session leaves for the kernel to let go of
@@ -219,17 +219,31 @@ class FakeTracer:
         self._thread.join()
         self._writers.clear()
         while self._followers:
-            self._followers.popitem()[1].close()
+            follower, thread = self._followers.popitem()[1]
+            follower.hang_up()
+            thread.join()
+            follower.close()
         while self._counters:
             os.close(self._counters.popitem()[1])
         while self._costs:
             os.close(self._costs.popitem()[1][0])
 
     def _follow(self, session: int, fd: int) -> None:
-        """Have somebody follow a session. Of what it asks nothing is answered."""
+        """Have somebody follow a session."""
         follower: Connection[messages.FromFollower] = Connection(socket.socket(fileno=fd), messages.FromFollower)
-        self._followers[session] = follower
+        thread = threading.Thread(target=self._serve_follower, args=(follower,), name="bpfnb-fake-follower")
+        self._followers[session] = follower, thread
         self._tell(session, messages.Hello(os.getpid(), "fake", "fake"))
+        thread.start()
+
+    def _serve_follower(self, follower: Connection[messages.FromFollower]) -> None:
+        with suppress(EOFError, OSError):
+            while True:
+                message, _ = follower.receive()
+                if isinstance(message, messages.ReadMap):
+                    self._send_map(message.request, message.session, message.map, to=follower.send)
+                elif isinstance(message, messages.FindSymbols):
+                    follower.send(self._answer(message))
 
     def _say(self, message: Any, fds: Sequence[int] = ()) -> None:
         """Send what is said of a session, unasked, to the notebook and to who follows it."""
@@ -239,7 +253,7 @@ class FakeTracer:
     def _tell(self, session: int, message: Any, fds: Sequence[int] = ()) -> None:
         if follower := self._followers.get(session):
             with suppress(OSError):  # it is gone
-                follower.send(message, fds)
+                follower[0].send(message, fds)
 
     def _ping(self) -> None:
         """Wait until the notebook has received all that was sent, such as a new segment."""
@@ -383,7 +397,14 @@ class FakeTracer:
 
         return publish
 
-    def _send_map(self, request: int, session: int, name: str, taken: bool = False) -> None:
+    def _send_map(
+        self,
+        request: int,
+        session: int,
+        name: str,
+        taken: bool = False,
+        to: Callable[[messages.FromTracer, Sequence[int]], None] | None = None,
+    ) -> None:
         count, data = self._maps[name].content()
         if taken:
             self._maps[name].clear()
@@ -391,7 +412,8 @@ class FakeTracer:
         try:
             os.write(fd, data)
             read = messages.MapRead(request, session, name, count, taken)
-            self._connection.send(read, [fd]) if request else self._say(read, [fd])
+            send = to or (self._connection.send if request else self._say)
+            send(read, [fd])
         finally:
             os.close(fd)
 

@@ -56,6 +56,7 @@ _REST = 20  # times as long as reading the maps took, before they are read again
 _RATE = 256 << 10  # bytes of a map a second
 _MAX_MAP = 64 << 20  # bytes that a map may come to be; larger ones are read at the end only
 _LAST_WORD = 2.0  # seconds
+_WATCH_TIMEOUT = 10.0  # seconds for what is being read of maps as the session ends
 
 
 class Recorder(Listener):
@@ -103,7 +104,7 @@ class Recorder(Listener):
                 flushed = time.monotonic()
         self._watching.set()
         if watch.ident:
-            watch.join()
+            watch.join(_WATCH_TIMEOUT)
         self._take_rows()
         if not self._loaded:
             self._client.close()

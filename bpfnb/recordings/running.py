@@ -125,10 +125,11 @@ class RunningRecording:
 
     def __str__(self) -> str:
         """Return the line of a card: "recording to PATH, 12 MB"."""
+        rows = f"{self.rows:,} row{'s' if self.rows != 1 else ''}"
         if self.failed:
-            return f"not recorded any further ({self.failed}): {self.path} has {self.rows:,} rows"
+            return f"not recorded any further ({self.failed}): {self.path} has {rows}"
         if self.finished:
-            return f"recorded in {self.path} ({self.rows:,} rows, {_size(self.bytes)}){self.note and f': {self.note}'}"
+            return f"recorded in {self.path} ({rows}, {_size(self.bytes)}){self.note and f': {self.note}'}"
         return f"recording to {self.path}, {_size(self.bytes)}"
 
     def _hear(self) -> None:

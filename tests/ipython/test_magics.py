@@ -254,6 +254,18 @@ def test_a_cell_waits_for_its_command(shell: Shell, tracer: FakeTracer) -> None:
     assert tracer.filters[0].held
 
 
+def test_a_cell_is_recorded(shell: Shell, tracer: FakeTracer, tmp_path: Path) -> None:
+    result = session(shell.run(f"%%bpf hello --record {tmp_path}/it.zip --record-failed stop\n{HELLO}"))
+    tracer.printk(result, [("sync", 1, "hi")])
+    result.stop()
+    assert f"recorded in {tmp_path}/it.zip (1 row," in result._repr_html_()
+    opened = bpfnb.open(tmp_path / "it.zip")
+    assert (opened.name, list(opened.df.msg)) == ("hello", ["hi"])
+    with pytest.raises(bpfnb.ProgramError, match="is there already"):
+        shell.run(f"%%bpf hello --record {tmp_path}/it.zip\n{HELLO}")
+    assert len(tracer.loaded) == 1
+
+
 def test_ctrl_c_ends_the_command(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from examples import EXAMPLES
 from waiting import until
 
 import bpfnb
@@ -296,6 +297,21 @@ def test_stacks_of_a_recording_have_names(tmp_path: Path) -> None:
     assert opened.df["stack"].str.contains("getpgid").any()
     assert opened.returncode == 0
     assert opened.source == session.source
+
+
+def test_the_documents_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    example = 'session = bpfnb.trace(source, attach={"syscall:clone": "hello"}, record="clones.bpfnb")'
+    source = 'int hello(void *ctx) { bpf_trace_printk("hello %d\\n", 42); return 0; }'
+    names = {"bpfnb": bpfnb, "source": source}
+    exec(EXAMPLES[example].text, names)
+    subprocess.run(["true"], check=True)
+    session: bpfnb.Session = names["session"]  # type: ignore[assignment]
+    session.stop()
+    opened = bpfnb.open("clones.bpfnb")
+    assert len(opened.df) == session.outputs["printk"].rows > 0
+    assert opened.df.equals(session.df)
+    assert opened.name == session.name
 
 
 def test_a_tool_in_a_terminal_is_recorded(tmp_path: Path) -> None:

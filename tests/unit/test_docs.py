@@ -34,6 +34,20 @@ WRITTEN = [name for name in DOCUMENTS if name != "docs/compatibility.md"]  # by 
 
 # Examples that a test runs without taking their text from the document: the file, and the test in it.
 ELSEWHERE = {
+    'session = bpfnb.trace(source, attach={"syscall:clone": "hello"}, record="clones.bpfnb")': (
+        "tests/kernel/test_recording.py",
+        "test_the_documents_example",
+    ),
+    "record=PATH": ("tests/kernel/test_recording.py", "test_a_busy_notebook_costs_the_recording_no_row"),
+    "session.recording": ("tests/kernel/test_recording.py", "test_a_busy_notebook_costs_the_recording_no_row"),
+    'record_failed="stop"': (
+        "tests/kernel/test_recording.py",
+        "test_a_full_disk_leaves_a_good_file_and_a_session_that_does_as_it_was_asked",
+    ),
+    "bpfnb run NAME --record PATH": ("tests/kernel/test_recording.py", "test_a_tool_in_a_terminal_is_recorded"),
+    "--record PATH": ("tests/kernel/test_recording.py", "test_a_tool_in_a_terminal_is_recorded"),
+    "%%bpf --record PATH": ("tests/ipython/test_magics.py", "test_a_cell_is_recorded"),
+    "--record-failed stop": ("tests/ipython/test_magics.py", "test_a_cell_is_recorded"),
     'session.save("opens.bpfnb.zip")': ("tests/unit/test_saving.py", "test_the_documents_examples"),
     "import pyarrow as pa": ("tests/unit/test_saving.py", "test_the_documents_examples"),
     'clones.to_parquet("clones.parquet")': ("tests/unit/test_exported_traces.py", "test_the_examples"),
