@@ -10,6 +10,7 @@ asks for the names of functions before their processes end. The last two share `
 
 from __future__ import annotations
 
+import gc
 import os
 import queue
 import socket
@@ -389,6 +390,7 @@ class _Output:
             self._owners.add(frame)
         if self._table.nbytes > _TABLE:
             self._table = self._new_table(self.info)
+            gc.collect()  # what the old one has is in cycles, and Python does not know how much memory that is
         return frame
 
     def owners(self) -> pd.DataFrame:

@@ -5,6 +5,7 @@ for it. It ends by itself, once its session has ended and the file is whole.
 
 from __future__ import annotations
 
+import gc
 import signal
 import socket
 import sys
@@ -23,6 +24,7 @@ def main(arguments: Sequence[str]) -> int:
         signal.signal(number, signal.SIG_IGN)
     begun = talk.read(begin)
     presentation, _ = presented(begun.manifest)
+    gc.freeze()  # what was imported stays: the recorder collects often
     Recorder(begun, socket.socket(fileno=tracer), socket.socket(fileno=notebook), presentation).run()
     return 0
 
