@@ -125,7 +125,8 @@ def test_rows_maps_and_numbers_are_those_of_a_tracer_here(host: bpfnb.Host) -> N
     assert np.abs(there.df.time - here.df.time).max() < np.timedelta64(1, "ms")
     assert set(lines.df.msg) == {"one of 7"}
     for name in ("made", "few"):
-        assert here.maps[name].df.equals(there.maps[name].df)
+        frames = [session.maps[name].df.sort_values("key", ignore_index=True) for session in (here, there)]
+        assert frames[0].equals(frames[1])
         assert here.maps[name].lost == there.maps[name].lost
     assert there.maps["few"].lost == 2998
     assert there.maps["made"].df.value[0] == 3000
@@ -152,6 +153,19 @@ def test_errors_probes_symbols_and_the_doctor_come_from_there(host: bpfnb.Host) 
 def test_a_command_is_not_started_for_another_host(host: bpfnb.Host) -> None:
     with pytest.raises(bpfnb.ProgramError, match="on this machine, and relay is another"):
         host.trace("int f(void *ctx) { return 0; }", attach=_ATTACH, command="true")
+
+
+def test_a_session_elsewhere_is_not_recorded_while_it_runs(host: bpfnb.Host, tmp_path: Path) -> None:
+    """THEN a line says so, and what to do; saved it is as one of this machine is."""
+    cell = "int f(void *ctx) { return 0; }"
+    with pytest.raises(bpfnb.UnsupportedError, match=r"relay, another host, .* session\.save"):
+        host.trace(cell, attach=_ATTACH, record=tmp_path / "running")
+    assert not (tmp_path / "running").exists()
+    session = host.trace(_LINES, attach=_ATTACH, pid=os.getpid())
+    work(30)
+    session.stop()
+    session.save(tmp_path / "saved")
+    assert bpfnb.open(tmp_path / "saved").df.equals(session.df)
 
 
 def test_relative_paths_begin_in_the_home_there(host: bpfnb.Host, home: Path) -> None:

@@ -161,7 +161,7 @@ class Assembly:
 
     def __init__(self) -> None:
         self._fd = -1
-        self._forget = weakref.finalize(self, lambda: None)
+        self._owned: weakref.finalize[[int], Assembly] | None = None  # closes it, should nobody take it
         self._size = self._total = 0
 
     def add(self, piece: Piece) -> None:
@@ -169,7 +169,7 @@ class Assembly:
             if not 0 <= piece.total <= MAX_MAP:
                 raise FrameError(f"a map of {piece.total:,} bytes")
             self._fd = os.memfd_create("bpfnb-map", os.MFD_CLOEXEC)
-            self._forget = weakref.finalize(self, os.close, self._fd)
+            self._owned = weakref.finalize(self, os.close, self._fd)
             self._size, self._total = 0, piece.total
         if self._size + len(piece.data) > self._total:
             raise FrameError("more of a map than announced")
@@ -185,5 +185,6 @@ class Assembly:
         if self._size != self._total:
             raise FrameError("less of a map than announced")
         fd, self._fd = self._fd, -1
-        self._forget.detach()
+        if self._owned:
+            self._owned.detach()
         return fd

@@ -30,7 +30,7 @@ from contextlib import suppress
 import msgspec
 from msgspec import Struct
 
-from bpfnb.errors import ProgramError
+from bpfnb.errors import BpfnbError, ProgramError, UnsupportedError
 from bpfnb.host.ssh.deliveries import Assembly, Delivery
 from bpfnb.host.ssh.frames import (
     Asked,
@@ -90,7 +90,7 @@ class _Near:
         self._name = name
         self._silence = silence
         self._sock = sock
-        self._connection: Connection[ToTracer] = Connection(sock, ToTracer, descriptors=False)
+        self._connection: Connection[ToTracer] = Connection(sock, ToTracer, descriptors=0)
         self._notebook = _pidfd(sock)
         self._report_fd = report
         self._report = Report()
@@ -257,10 +257,16 @@ class _Near:
             case messages.Stop(number, session):
                 self._stops[number] = session
 
-    def _refusal(self, message: messages.Request) -> ProgramError | None:
-        if isinstance(message, messages.Load) and message.program.filters.held:
+    def _refusal(self, message: messages.Request) -> BpfnbError | None:
+        if not isinstance(message, messages.Load):
+            return None
+        if message.program.filters.held:
             return ProgramError(
                 f"a command is started on this machine, and {self._name} is another: start it there, and trace its pid"
+            )
+        if message.follower:
+            return UnsupportedError(
+                f"a session on {self._name}, another host, is not recorded while it runs: save it with session.save"
             )
         return None
 
