@@ -318,7 +318,7 @@ def test_a_tool_in_a_terminal(machine: Sshd) -> None:
 
 
 def test_no_option_of_ssh_is_taken_for_a_host(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "bpfnb", "run", "execsnoop", f"--host=-oProxyCommand=touch {tmp_path}/x"]
+    words = [sys.executable, "-m", "bpfnb", "run", "execsnoop", f"--host=-oProxyCommand=id>{tmp_path}/x"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "not a destination for ssh: '-oProxyCommand=" in done.stderr
