@@ -20,7 +20,7 @@ import sysconfig
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +28,7 @@ from typing import NamedTuple
 from bpfnb import release
 from bpfnb.errors import SetupError
 
-__all__ = ["Part", "Target", "bpfnb_part", "packages_part"]
+__all__ = ["Part", "Target", "bpfnb_part", "downloaded", "packages_part", "requirements"]
 
 # Modules and packages, beside the tracer's, that far imports.
 _FAR = ("host", "interrupts", "progress")
@@ -130,8 +130,13 @@ def bpfnb_part() -> Part:
     return part._replace(name=f"{version}-{part.digest[:16]}")
 
 
-def packages_part(target: Target, cache: Path | None = None) -> Part:
-    """Return the packages for a host. SetupError where they cannot be had."""
+def packages_part(
+    target: Target, cache: Path | None = None, download: Callable[[Target], dict[str, bytes]] | None = None
+) -> Part:
+    """Return the packages for a host. SetupError where they cannot be had.
+
+    ``cache``: a folder that keeps them, by default in this user's. ``download``: what returns their files.
+    """
     cache = cache or _cache()
     lock = hashlib.blake2b(_LOCK.read_bytes(), digest_size=8).hexdigest()
     kept = cache / f"{target.tag}-{'-'.join(target.libc)}-{lock}"
@@ -141,7 +146,7 @@ def packages_part(target: Target, cache: Path | None = None) -> Part:
         if about["data"] == hashlib.blake2b(data, digest_size=16).hexdigest():
             return Part(about["name"], about["digest"], data, about["size"])
     try:
-        part = _packages(target, _downloaded(target))
+        part = _packages(target, (download or downloaded)(target))
     except SetupError as error:
         files = _installed_here(target)
         if not files:
@@ -188,7 +193,7 @@ def _packed(name: str, files: Mapping[str, bytes]) -> Part:
 # --- the packages -------------------------------------------------------------------------------------------------
 
 
-def _requirements(target: Target) -> Iterator[tuple[str, str]]:
+def requirements(target: Target) -> Iterator[tuple[str, str]]:
     """Yield the lock's packages for a host, and their lines for pip. pip itself takes markers to be about its own
     machine."""
     from packaging.requirements import Requirement  # here: most sessions are on this machine
@@ -201,12 +206,12 @@ def _requirements(target: Target) -> Iterator[tuple[str, str]]:
                 yield requirement.name, " ".join([f"{requirement.name}{requirement.specifier}", *hashes])
 
 
-def _downloaded(target: Target) -> dict[str, bytes]:
+def downloaded(target: Target) -> dict[str, bytes]:
     """Return the files of the packages, downloaded by pip. SetupError where they cannot be had."""
     number = "{}{}".format(*target.version)
     with tempfile.TemporaryDirectory(prefix="bpfnb-") as name:
         folder = Path(name)
-        lines = [line for _, line in _requirements(target)]
+        lines = [line for _, line in requirements(target)]
         (folder / "lock").write_text("\n".join(lines))
         command = [sys.executable, "-I", "-m", "pip", "download", "-q", "--no-input", "--disable-pip-version-check"]
         command += ["--retries", _RETRIES, "--no-deps", "--only-binary", ":all:", "--require-hashes"]
@@ -258,7 +263,7 @@ def _installed_here(target: Target) -> dict[str, bytes]:
         return {}
     fit = {*target.platforms(), "any", *([f"linux_{here.machine}"] if here.libc == target.libc else [])}
     files: dict[str, bytes] = {}
-    for name, _ in _requirements(target):
+    for name, _ in requirements(target):
         try:
             found = importlib.metadata.distribution(name)
             tags = re.findall(r"^Tag: \S+-\S+-(\S+)$", found.read_text("WHEEL") or "", re.MULTILINE)
