@@ -91,7 +91,7 @@ def machine(kernel: str) -> Machine:
 def manifest_of(session: Session) -> Manifest:
     """Return what there is to be said of a session before its rows are."""
     bcc, kernel = _versions(session)
-    here = machine(kernel)
+    here = Machine(host=session.host) if session.host else machine(kernel)
     outputs = tuple(_output(session, output) for output in list(session._outputs.values()))
     epoch = outputs[0].epoch_ns if outputs else time.time_ns() - time.monotonic_ns()
     presentation = session.presentation

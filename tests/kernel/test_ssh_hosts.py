@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from examples import EXAMPLES
@@ -69,7 +70,7 @@ def listing(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path.relative_to(folder)): (path.lstat().st_ino, path.lstat().st_size) for path in folder.rglob("*")}
 
 
-def test_a_host_traces_and_counts_exactly(web: bpfnb.Host) -> None:
+def test_a_host_traces_and_counts_exactly(web: bpfnb.Host, tmp_path: Path) -> None:
     counted = web.count("syscall:getpgid", pid=os.getpid())
     with web.trace(PRINTS, attach={"syscall:getpgid": "f"}, pid=os.getpid()) as printed:
         call(500)
@@ -78,6 +79,9 @@ def test_a_host_traces_and_counts_exactly(web: bpfnb.Host) -> None:
     assert (len(printed.df), printed.lost, set(printed.df.pid)) == (500, 0, {os.getpid()})
     assert repr(printed).startswith(f"<Session {printed.name}: stopped on web, 500 rows")
     assert "on <b>web</b>" in printed._repr_html_()
+    printed.save(tmp_path / "kept")
+    kept: Any = bpfnb.open(tmp_path / "kept")
+    assert (kept.manifest.host, len(kept.df)) == ("web", 500)  # not this machine's name
     assert repr(web) == "<Host web: ssh root, connected, 0 sessions>"
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
+import os
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -50,7 +53,7 @@ def test_wheels_are_those_that_the_hosts_libc_runs() -> None:
 
 def test_what_is_brought_is_known_by_the_digest_that_the_host_computes(tmp_path: Path) -> None:
     part = bundles.bpfnb_part()
-    there.unpack(io.BytesIO(part.data), tmp_path)  # type: ignore[arg-type]
+    there.unpack(io.BytesIO(part.data), tmp_path)
     assert there.digests(tmp_path)[0] == part.digest
     assert part.name == f"{bpfnb.__version__}-{part.digest[:16]}"
     names = {path.relative_to(tmp_path / "bpfnb").parts[0] for path in (tmp_path / "bpfnb").rglob("*.py")}
@@ -74,6 +77,38 @@ def test_nothing_is_unpacked_outside(tmp_path: Path, name: str) -> None:
     with pytest.raises(tarfile.TarError, match="has no place here"):
         there.unpack(packed, tmp_path / "in")
     assert [path.name for path in tmp_path.rglob("*")] == ["in"]
+
+
+def small_part() -> bundles.Part:
+    return bundles.packages_part(target((3, 11, 2)), Path("/nonexistent"), lambda _: {"x/__init__.py": b"x = 1\n"})
+
+
+def test_two_notebooks_may_bring_the_same_at_once(tmp_path: Path) -> None:
+    part = small_part()
+    folder = tmp_path / "packages" / "x"
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(there.take, folder, part.digest, io.BytesIO(part.data)) for _ in range(8)]:
+            done.result()
+    assert there.intact(folder) == part.digest
+    assert [path.name for path in folder.parent.iterdir()] == ["x"]
+    with pytest.raises(OSError, match="what arrived is not what was sent"):
+        there.take(tmp_path / "y", "0" * 32, io.BytesIO(part.data))
+    assert [path.name for path in tmp_path.iterdir()] == ["packages"]
+
+
+def test_what_nobody_uses_any_longer_is_removed(tmp_path: Path) -> None:
+    part = small_part()
+    names = ("new", "old", "held", "kept")
+    for name in names:
+        there.take(tmp_path / name, part.digest, io.BytesIO(part.data))
+    for name in names[1:]:
+        os.utime(tmp_path / name / ".lock", (0, 0))
+    (tmp_path / ".new-x").mkdir()
+    os.utime(tmp_path / ".new-x", (0, 0))
+    with (tmp_path / "held/.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        there.clean(tmp_path, [tmp_path / "kept"])
+    assert {path.name for path in tmp_path.iterdir()} == {"new", "held", "kept"}
 
 
 def test_a_download_that_was_changed_is_made_again(tmp_path: Path) -> None:

@@ -308,9 +308,10 @@ def clean(base: Path, keep: Sequence[Path]) -> None:
         if folder in keep or folder.name == "packages" or not folder.is_dir():
             continue
         half = folder.name.startswith((".new-", ".old-"))
-        used = (folder if half else folder / ".lock").stat().st_mtime
-        if time.time() - used < (HALF if half else KEPT):
-            continue
-        with suppress(OSError), (folder / ".lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # gone meanwhile, or in use
+            used = (folder if half else folder / ".lock").stat().st_mtime
+            if time.time() - used < (HALF if half else KEPT):
+                continue
+            with (folder / ".lock").open("ab") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
