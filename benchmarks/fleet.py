@@ -150,8 +150,13 @@ def measure(hosts: int, seconds: float, lines: int) -> None:
                     print(f"a session on all: {time.monotonic() - began:.1f} s")
                     client.run(feed, 10 * seconds, lines)
                     time.sleep(3)
-                    print(f"reports once a second: {_text(shares(started[0].pid, seconds))}")
+                    reports, began = sum(part.report for part in session.parts), time.monotonic()
                     rows = int(session.rows.sum())
+                    print(f"reports once a second: {_text(shares(started[0].pid, seconds))}")
+                    passed = time.monotonic() - began
+                    reports = sum(part.report for part in session.parts) - reports
+                    delivered = int(session.rows.sum()) - rows
+                    print(f"    {reports / passed:,.0f} reports a second of {delivered / passed:,.0f} lines a second")
                     read = shares(started[0].pid, seconds, lambda: session.rate(by="host"))
                     print(f"and rate(by='host') read once a second: {_text(read)}")
                     meter = session.meter("printk", "host", 60)
@@ -161,7 +166,6 @@ def measure(hosts: int, seconds: float, lines: int) -> None:
                         meter.counts_of(list(meter.top(20)), meter.oldest, meter.until)
 
                     print(f"and a panel's lines: {_text(shares(started[0].pid, seconds, draw))}")
-                    print(f"events a second: {(int(session.rows.sum()) - rows) / (2 * seconds):,.0f}")
                     began = time.monotonic()
                     session.stop()
                     rows, lost = int(session.rows.sum()), int(session.lost.sum())

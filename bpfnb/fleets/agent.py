@@ -285,11 +285,17 @@ def identify(machine: Machine | None, dask_worker: Any) -> Identity:
     where = machine(dask_worker) if machine else ""
     return Identity(
         str(where) or boot_id(dask_worker),
-        str(where) or socket.gethostname(),
+        str(where) or _hostname(dask_worker),
         release.version(),
         release.build(),
         os.uname().release,
     )
+
+
+def _hostname(worker: Any) -> str:
+    """Return what its machine calls itself; what the cluster calls the worker, where that is no name."""
+    name = socket.gethostname()
+    return str(worker.name) if name in ("", "(none)", "localhost") else name
 
 
 async def attach(spec: Spec, dask_worker: Any) -> bytes:

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from clusters import Cluster, machine
+from examples import EXAMPLES
 from processes import children, command
 from waiting import until
 
@@ -253,6 +254,19 @@ def test_a_killed_client_leaves_nothing(cluster: Cluster, tmp_path: Path) -> Non
         assert all(len(tracers(pid)) == 1 for pid in pids)
         process.kill()
         until(lambda: not any(tracers(pid) for pid in pids), 5)
+
+
+def test_the_examples() -> None:
+    """Those of docs/fleets.md, in a process of their own: its workers are on one kernel, and so one host."""
+    first = EXAMPLES["from distributed import Client, LocalCluster, Security"].text
+    rest = EXAMPLES['opens = fleet.rows("syscall:openat", ["comm", "filename"], where="errno == 2")'].text
+    begun, used = rest.split("\n", 1)
+    workload = "for n in range(9):\n    try: open(f'/none/{n}')\n    except OSError: pass\nopens.refresh()"
+    last = "assert opens.rows.index.size == 1\nassert all(names[f'/none/{n}'] == 1 for n in range(9))\ncluster.close()"
+    body = "\n".join([first, begun, workload, used, last, "print('done')"])
+    script = f"if __name__ == '__main__':\n{textwrap.indent(body, '    ')}"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "done\n", done.stderr
 
 
 def test_what_is_no_client_is_refused() -> None:

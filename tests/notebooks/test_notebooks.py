@@ -84,7 +84,8 @@ def ids(paths: list[Path]) -> list[str]:
 
 def test_they_are_counted_from_nought() -> None:
     lessons = ["01_hello_clone", "02_sync", "03_clone_fields", "04_live_rates", "05_records", "06_maps", "07_stacks"]
-    rest = ["08_verifier", "09_without_c", "10_slow_service", "11_lessons", "12_a_trace_to_a_colleague"]
+    last = ["12_a_trace_to_a_colleague", "13_one_table_of_a_fleet"]
+    rest = ["08_verifier", "09_without_c", "10_slow_service", "11_lessons", *last]
     assert ids(NOTEBOOKS) == ["00_ready", *lessons, *rest]
 
 
@@ -351,6 +352,20 @@ def slow_service(nb: Executed) -> None:
     assert nb.text("nothing-left") == "{}"
 
 
+def fleet(nb: Executed) -> None:
+    assert nb.text("cluster").startswith("'tls://")
+    assert nb.text("fleet") == "<Fleet of 3 hosts: web0, web1, web2>"
+    ((odd, most),) = re.findall(r"^0 +(web\d) +(\d+)$", nb.text("top"), re.M)
+    assert int(most) >= 300
+    assert re.search(rf"^{odd} +300$", nb.text("df-computed"), re.M)
+    assert re.fullmatch(rf"'{odd}, process \d+: 300 of 300'", nb.text("check"))
+    assert len(re.findall(r"^host = web\d$", nb.text("latency"), re.M)) == 3
+    assert nb.text("error").startswith("CompileError: line 2: use of undeclared identifier 'missing_name'")
+    states = re.findall(r"^\d+ +web\d +(\w+) +[1-9]", nb.text("leave"), re.M)
+    assert sorted(states) == ["left", "running", "running"]
+    assert len(re.findall(r"web\d", nb.text("rate"))) == 3
+
+
 def lessons(nb: Executed) -> None:
     ago = [int(ms) for ms in re.findall(r"^\d+ +\S+ \S+ +\S.* +\d+ +(\d+)$", nb.text("sync-timing-rows"), re.M)]
     assert len(ago) >= 3  # of four calls, and of others who sync
@@ -395,6 +410,7 @@ FACTS: dict[str, Callable[[Executed], None]] = {
     "10_slow_service": slow_service,
     "11_lessons": lessons,
     "12_a_trace_to_a_colleague": to_a_colleague,
+    "13_one_table_of_a_fleet": fleet,
 }
 
 

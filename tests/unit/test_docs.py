@@ -151,6 +151,14 @@ ELSEWHERE = {
     ".venv/bin/bpfnb run exitsnoop -t 10s": ("tests/kernel/test_running_tools.py", "test_rows_as_they_come"),
     "--command": ("tests/kernel/test_running_tools.py", "test_a_command_and_what_it_could_not_open"),
     "--every": ("tests/unit/test_terminal.py", "test_tables_at_intervals"),
+    "bpfnb.fleet(client)": ("tests/kernel/test_fleets.py", "test_one_table_with_exact_counts"),
+    "bpfnb[fleet]": ("tests/unit/test_fleet_sums.py", "test_without_dask_a_line_says_what_to_install"),
+    "from distributed import Client, LocalCluster, Security": ("tests/kernel/test_fleets.py", "test_the_examples"),
+    'opens = fleet.rows("syscall:openat", ["comm", "filename"], where="errno == 2")': (
+        "tests/kernel/test_fleets.py",
+        "test_the_examples",
+    ),
+    "Security.temporary": ("tests/kernel/test_fleets.py", "test_the_examples"),
     "bpfnb.tools": ("tests/unit/test_toolbox.py", "test_the_table_has_every_tool"),
     ".venv/bin/python -m benchmarks.tables --untouched --rows 3 20": (
         "tests/unit/test_memory.py",
