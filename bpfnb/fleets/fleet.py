@@ -456,7 +456,7 @@ def _hear(fleet: weakref.ref[Fleet], event: tuple[float, Any]) -> None:
     """Take an event of dask's, on the client's loop."""
     mine, (_, message) = fleet(), event
     if mine is not None and isinstance(message, dict) and message.get("fleet") == mine.id:
-        with suppress(msgspec.MsgspecError):
+        with suppress(msgspec.MsgspecError, KeyError, OverflowError):  # not a report of ours
             mine.take(message["of"], message["sums"])
 
 

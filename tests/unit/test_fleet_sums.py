@@ -134,7 +134,7 @@ def test_rates_are_on_our_clock() -> None:
 
 def test_what_a_host_claims_of_the_far_future_is_not_drawn() -> None:
     counts = Counts(now=lambda: NOW)
-    counts.add("a", heard("x", [1 << 60, -5, TICK], [1, 2, 4]), 0)
+    counts.add("a", heard("x", [TICK + 10_000, -5, TICK], [1, 2, 4]), 0)
     assert (counts.total, counts.outside) == (7, 3)
     assert counts.rates(1, by_host=False)["rate"].tolist() == [4]
 
