@@ -165,18 +165,20 @@ def test_many_parts_make_the_same_frame(tmp_path: Path) -> None:
 
 
 def test_names_come_in_the_order_in_which_they_came(tmp_path: Path) -> None:
-    """As they are recorded: nobody knows the names to come, and each part has only those of its rows."""
-    schema = Schema((Text("comm", 0, 8),), 8)
+    """As they are recorded: nobody knows the names to come, and each part has only those of its rows. Constants come
+    first all the same."""
+    schema = Schema((Text("comm", 0, 8), Enum("kind", 8, "<u4", LABELS)), 12)
     table, writer = Table(schema, 0), Writer(tmp_path / "trace", manifest_of(events(schema)), part=200)
-    names = [b"d", b"a", b"c", b"d", b"b", b"a", b"e", b"a"]
-    for begin in range(0, len(names), 2):
-        rows = np.array(names[begin : begin + 2], "S8").view(np.uint8).reshape(-1, 8)
+    for begin, names in enumerate(("da", "cd", "ba", "ea")):
+        rows = np.zeros((2, 12), np.uint8)
+        rows[:, 0], rows[:, 8] = list(names.encode()), [9, 2]
         table.append(rows, np.empty(0, np.uint8), 0)
-        writer.rows(0, table.part(begin, begin + 2))
+        writer.rows(0, table.part(2 * begin, 2 * begin + 2))
         writer.flush()
     writer.close(manifest_of(events(schema), state="stopped"))
     recording = open_recording(tmp_path / "trace")
     assert len(recording.outputs[0].parts()) > 1
+    assert list(table.frame()["kind"].cat.categories) == ["SOCK_STREAM", "SOCK_DGRAM", "SOCK_NEVER_SEEN", "9"]
     assert_same(recording.outputs[0].frame(), table.frame())
 
 

@@ -93,11 +93,14 @@ def test_rows_that_were_dropped_are_said(tracer: FakeTracer, tmp_path: Path) -> 
     output = session.outputs["events"]
     for first in range(10, 1000, 10):
         numbers = range(first, first + 10)
-        tracer.events(session, "events", np.array([(n, n, b"x", n) for n in numbers], EVENT))
+        names = [b"early" if first < 500 or n == 999 else b"late" for n in numbers]  # the last row has the first name
+        tracer.events(session, "events", np.array([(n, n, c, n) for n, c in zip(numbers, names, strict=True)], EVENT))
         assert len(output.newest(1)) == 1
     assert output.dropped > 100
     session.save(tmp_path / "trace")
     rows = next(rows for rows in open_recording(tmp_path / "trace").outputs if rows.info.name == "events")
+    with pytest.warns(RuntimeWarning, match="were dropped"):
+        assert_same(rows.frame(), output.df)
     assert rows.frame()["at"].tolist() == [n if n > 9 else n * n for n in range(output.dropped, 1000)]
     assert (rows.info.rows, rows.info.written) == (1000, 1000 - output.dropped)
 
