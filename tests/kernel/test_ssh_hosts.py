@@ -31,7 +31,12 @@ from bpfnb.host.ssh.bring.destination import Destination
 from bpfnb.host.ssh.bring.prepare import prepare
 from bpfnb.hosts import hosts
 
-pytestmark = needs_sshd
+pytestmark = [
+    *needs_sshd,
+    pytest.mark.skipif(
+        Path("/run/vm/start").exists(), reason="a guest of scripts/vm has no network: see tests/vm/test_ssh_guests.py"
+    ),
+]
 
 PRINTS = 'int f(void *ctx) { bpf_trace_printk("seen\\n"); return 0; }'
 CACHE = "/mnt/{}/.cache/bpfnb"

@@ -8,7 +8,7 @@ import re
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -73,8 +73,9 @@ def ssh_command(destination: Destination, command: str) -> list[str]:
     return ["ssh", "-T", *ours, *destination.options, "--", destination.host, command]
 
 
-def ask(destination: Destination, call: str, payload: Iterable[bytes] = ()) -> dict[str, Any]:
-    """Run a call of there.py on the host, which gets ``payload`` as its input; return its answer.
+def ask(destination: Destination, call: str, tick: Callable[[], None], payload: Iterable[bytes] = ()) -> dict[str, Any]:
+    """Run a call of there.py on the host, which gets ``payload`` as its input; return its answer. ``tick``: is called
+    every now and then meanwhile.
 
     SetupError where there is none: one line with what ssh or the host said.
     """
@@ -98,7 +99,7 @@ def ask(destination: Destination, call: str, payload: Iterable[bytes] = ()) -> d
             assert process.stdin
             with suppress(BrokenPipeError), process.stdin as pipe:
                 _send(pipe, text, payload)
-            output = _received(process)
+            output = _received(process, tick)
         finally:
             if process.poll() is None:
                 process.kill()
@@ -121,11 +122,12 @@ def _send(pipe: IO[bytes], text: bytes, payload: Iterable[bytes]) -> None:
         pipe.write(chunk)
 
 
-def _received(process: subprocess.Popen[bytes]) -> bytes:
+def _received(process: subprocess.Popen[bytes], tick: Callable[[], None]) -> bytes:
     assert process.stdout
     output = b""
     while True:
         _stay()
+        tick()
         try:
             process.wait(_POLL)
         except subprocess.TimeoutExpired:

@@ -80,7 +80,7 @@ def prepare(destination: Destination, packages: Callable[[Target], Part] = bundl
     """
     with step(f"looking at {destination}") as looking:
         ours = _bpfnb_part()
-        facts = _look(destination, ours)
+        facts = _look(destination, ours, looking)
         _refuse(destination, facts)
         if not any(name.startswith("packages/") for name in facts.parts):
             looking.say(f"getting the packages for {facts.target}")
@@ -124,10 +124,10 @@ def _packages_part(target: Target, packages: Callable[[Target], Part]) -> Part:
     return packages(target)
 
 
-def _look(destination: Destination, ours: Part) -> Facts:
+def _look(destination: Destination, ours: Part, looking: Step) -> Facts:
     names = (ours.name, "packages/")
     call = f"look({release.version()!r}, {release.build()!r}, {destination.cache!r}, {names!r}, {destination.sudo!r})"
-    answer = ask(destination, call)
+    answer = ask(destination, call, looking.tick)
     try:
         return msgspec.convert(answer, Facts)
     except msgspec.ValidationError as error:
@@ -177,7 +177,8 @@ def _bring(destination: Destination, facts: Facts, parts: list[Part], bringing: 
             hint=full,
         )
     listed = [(part.name, part.digest, len(part.data)) for part in parts]
-    answer = ask(destination, f"receive({destination.cache!r}, {listed!r})", _chunks(destination, parts, bringing))
+    call = f"receive({destination.cache!r}, {listed!r})"
+    answer = ask(destination, call, bringing.tick, _chunks(destination, parts, bringing))
     if "error" in answer:
         raise SetupError(
             f"{destination}: bpfnb could not be put into {printable(facts.folder)}: {printable(str(answer['error']))}",
