@@ -26,7 +26,10 @@ __all__ = ["FINISH_TIMEOUT", "RecordFailed", "RunningRecording"]
 RecordFailed = Literal["continue", "stop"]  # what becomes of a session whose recording cannot go on
 
 FINISH_TIMEOUT = 60.0  # seconds without progress, while the recorder finishes a file whose session has ended
-_BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from bpfnb.terminal.recorder import main; sys.exit(main(sys.argv[1:]))"
+_BOOT = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); "
+    "from bpfnb.terminal.recorder import main; sys.exit(main(sys.argv[1:]))"
+)
 _LAST_WORDS = 4096  # bytes
 
 

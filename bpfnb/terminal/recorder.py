@@ -1,6 +1,7 @@
-"""The recorder's process: ``python -m bpfnb.terminal.recorder TRACER NOTEBOOK BEGIN``, three descriptors. Started by a session
-that is recorded (recordings/running.py), as the notebook's user, in a session of its own: Ctrl-C in a terminal is not
-for it. It ends by itself, once its session has ended and the file is whole.
+"""The recorder's process: ``python -m bpfnb.terminal.recorder TRACER NOTEBOOK BEGIN``, three descriptors.
+
+Started by a session that is recorded (recordings/running.py), as the notebook's user, in a session of its own: Ctrl-C
+in a terminal is not for it. It ends by itself, once its session has ended and the file is whole.
 """
 
 from __future__ import annotations

@@ -198,7 +198,8 @@ def test_a_cell_is_read_once_on_each_side() -> None:
 
 
 def test_importing_bpfnb_brings_neither_bcc_nor_the_widgets() -> None:
-    code = "import bpfnb, sys; print([m for m in ('bcc', 'ipywidgets', 'matplotlib', 'IPython', 'dask', 'distributed') if m in sys.modules])"
+    heavy = ("bcc", "ipywidgets", "matplotlib", "IPython", "dask", "distributed", "duckdb", "polars")
+    code = f"import bpfnb, sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 

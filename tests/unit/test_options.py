@@ -99,6 +99,7 @@ def test_every_option_of_a_session_is_one_of_trace_and_of_a_command() -> None:
     parser = argparse.ArgumentParser(add_help=False)
     add_options(parser)
     assert {action.dest.removeprefix("no_") for action in parser._actions} == wanted | {"time", "host"}
-    line = "--record-failed stop --name s --keep 1M --cpu --missing warn --comm a --cgroup /b --uid 0 --max-cost 10% --max-rate 1k"
-    given = options_of(parser.parse_args(shlex.split(f"{line} --max-memory 1M --pid 1 --follow 1 --command true --record /x")))
+    line = "--name s --keep 1M --cpu --missing warn --comm a --cgroup /b --uid 0 --pid 1 --follow 1 --command true"
+    line += " --max-cost 10% --max-rate 1k --max-memory 1M --record /x --record-failed stop"
+    given = options_of(parser.parse_args(shlex.split(line)))
     assert given.keys() | options_of(parser.parse_args(["--no-guard"])).keys() == wanted
