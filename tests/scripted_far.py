@@ -22,7 +22,7 @@ if __name__ == "__main__":
 from bpfnb import release
 from bpfnb.host.ssh.frames import MAGIC, Asked, Bye, Frames, Passed, Rows, Tick, Tock, ToFar, Up
 from bpfnb.protocol import messages
-from bpfnb.protocol.messages import Hello, Load, Loaded, SegmentAdded, Stop, Stopped
+from bpfnb.protocol.messages import CostsAdded, Hello, Load, Loaded, SegmentAdded, Stop, Stopped
 from bpfnb.protocol.schema import Number, Schema, Tail
 from bpfnb.protocol.segments import Layout
 
@@ -41,9 +41,7 @@ def frame(body: bytes, *, announced: int | None = None) -> bytes:
 
 
 LIES = {
-    "half a row": lambda n: Rows(n, "events", b"half", b"", 0, 0, 0),
     "another session's rows": lambda n: rows(n + 77, 1),
-    "an answer to no question": lambda n: Tock(1 << 40, 0),
     "a pickle": lambda n: frame(b"\x80\x04cos\nsystem\n(S'true'\ntR." + bytes(300)),
 }
 
@@ -58,16 +56,20 @@ def main(ahead: float, lie: str) -> None:
     def clock() -> int:
         return time.monotonic_ns() + int(ahead * 1e9)
 
+    loaded = False
     frames.send(Up("by a script"))
     frames.send(Passed(Hello(1, "", "", release.version(), release.build())))
     while True:
         match frames.receive():
             case Tick(number):
-                frames.send(Tock(number, clock()))
+                if loaded:  # so a session is there before its clock is known
+                    frames.send(Tock(number, clock()))
             case Asked(Load(number)):
+                loaded = True
                 epoch = time.time_ns() + _WALL_AHEAD - clock()
                 frames.send(Passed(SegmentAdded(number, "events", SCHEMA, Layout(1, 1), epoch)))
                 row = rows(number, clock())
+                frames.send(Passed(CostsAdded(number, ())))
                 frames.send(Rows(number, "events", row.rows, row.text, 0, 0, epoch))
                 if lie:
                     said = LIES[lie](number)

@@ -20,6 +20,7 @@ from bpfnb.protocol.schema import Schema
 from bpfnb.protocol.segments import Layout
 
 __all__ = [
+    "COSTS_CLOCK",
     "COSTS_EACH",
     "COSTS_HEAD",
     "COUNTERS",
@@ -77,6 +78,7 @@ __all__ = [
 
 COUNTERS = 128  # of refused updates, a map: one an errno
 COSTS_HEAD, COSTS_EACH = 8, 4  # 64-bit numbers of a session's costs, and of each of its programs'
+COSTS_CLOCK = 5  # which of the first says how far the host's clock is ahead
 
 
 class ProbeInfo(Struct, frozen=True):
@@ -394,7 +396,8 @@ class CostsAdded(Struct, tag=True, frozen=True):
 
     The first ``COSTS_HEAD`` are: how often they were written, odd while they are being written; nanoseconds that
     programs were timed; nanoseconds since the session started; nanoseconds of CPU that the tracer spent on its events;
-    bytes of memory in the kernel; none yet. Then ``COSTS_EACH`` for each of ``programs``: runs, and their nanoseconds,
+    bytes of memory in the kernel; nanoseconds to add to the reader's CLOCK_MONOTONIC to get the host's, where that is
+    another machine (COSTS_CLOCK); none yet. Then ``COSTS_EACH`` for each of ``programs``: runs, and their nanoseconds,
     while programs were timed; runs missed, -1 where that is not known; nanoseconds that the trap of its uprobe takes,
     0 where it has none. Comes before Loaded.
     """

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bpfnb.protocol.messages import COSTS_EACH, COSTS_HEAD, CostsAdded
+from bpfnb.protocol.messages import COSTS_CLOCK, COSTS_EACH, COSTS_HEAD, CostsAdded
 from bpfnb.results.columns.text import text_dtype
 
 __all__ = ["Costs", "no_costs"]
@@ -44,6 +44,11 @@ class Costs:
     def keep(self) -> None:
         self._words = self._read()
         self._words[0] = 0
+
+    @property
+    def clock_ns(self) -> int:
+        """How far CLOCK_MONOTONIC of the session's host is ahead of this machine's, in nanoseconds."""
+        return int(self._words[COSTS_CLOCK])
 
     def frame(self) -> pd.DataFrame:
         """See Session.cost."""

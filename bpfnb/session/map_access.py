@@ -69,7 +69,8 @@ class MapAccess:
 
     @property
     def moment(self) -> int:
-        return int(self._session._present() * 1e9)
+        ahead = self._session._costs.clock_ns if self._session._costs else 0
+        return int(self._session._present() * 1e9) + ahead
 
     @property
     def ended(self) -> Flag:

@@ -7,6 +7,7 @@ import os
 import random
 import struct
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -89,8 +90,6 @@ def test_a_message_of_the_other_direction_is_refused(link: Link) -> None:
         struct.pack("<IIB", 10, 1 << 31, 1),
         struct.pack("<IIB", 10, 20, 0),
         struct.pack("<IIB", 1, 1, 7),
-        frame(bytes(1 << 26), announced=100),
-        frame(bytes(300), announced=1000),
         frame(b"\xc1" * 300),
         frame(b"\x80\x04cos\nsystem\n(S'true'\ntR." + bytes(300)),
         frame(msgspec.msgpack.encode(["x"] * 100)),
@@ -102,6 +101,17 @@ def test_what_is_no_frame_is_refused(link: Link, said: bytes) -> None:
     threading.Thread(target=os.write, args=(link.outgoing, said), daemon=True).start()  # larger than the pipe
     with pytest.raises(FrameError):
         link.near.receive()
+
+
+@pytest.mark.parametrize("announced", [100, 1000, 1 << 22, 5 << 20])
+def test_no_more_is_unpacked_than_was_announced(link: Link, announced: int) -> None:
+    body = msgspec.msgpack.encode(Piece(1 << 22, bytes(1 << 22)))
+    threading.Thread(target=os.write, args=(link.outgoing, frame(body, announced=announced)), daemon=True).start()
+    tracemalloc.start()
+    with pytest.raises(FrameError, match="lies about its size"):
+        link.near.receive()
+    assert tracemalloc.get_traced_memory()[1] < 2 * announced + MIB
+    tracemalloc.stop()
 
 
 SESSION = 5

@@ -13,6 +13,7 @@ from waiting import until
 import bpfnb
 from bpfnb.errors import BpfnbError
 from bpfnb.host.ssh.peer import launch
+from bpfnb.session.map_access import MapAccess
 
 _FAR = str(Path(__file__).parents[1] / "scripted_far.py")
 _CELL = "BPF_PERF_OUTPUT(events); int f(void *ctx) { return 0; }"
@@ -35,6 +36,10 @@ def test_the_present_is_that_of_the_rows_host(ahead: float) -> None:
         assert abs(session.df.time.astype("int64").iloc[0] - time.time_ns() - hour) < 30e9
         session.stop()
         assert abs(output.now() - time.time_ns() - hour) < 50e6
+        assert MapAccess(session, "").moment / 1e9 == pytest.approx(time.monotonic() + ahead, abs=5)
+        another = host.trace(_CELL, name="another", attach={"syscall:getpgid": "f"})
+        another.stop()  # before anybody has asked for the present
+        assert abs(another.outputs["events"].now() - time.time_ns() - hour) < 50e6
 
 
 @pytest.mark.parametrize("lie", LIES)

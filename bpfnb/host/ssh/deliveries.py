@@ -14,7 +14,7 @@ from msgspec import Struct
 from bpfnb.host.ssh.frames import MAX_MAP, FrameError, Memory, Piece
 from bpfnb.host.ssh.frames import Rows as Frame
 from bpfnb.protocol.credit import Credit
-from bpfnb.protocol.messages import COSTS_EACH, COSTS_HEAD, CostsAdded, CountersAdded, SegmentAdded
+from bpfnb.protocol.messages import COSTS_CLOCK, COSTS_EACH, COSTS_HEAD, CostsAdded, CountersAdded, SegmentAdded
 from bpfnb.protocol.schema import Schema
 from bpfnb.protocol.segments import Layout, SegmentWriter
 
@@ -29,7 +29,7 @@ class Delivery:
     """Writes what arrives of a session. For one thread at a time; ``acknowledge`` for any.
 
     ``taken``: called for each Rows frame that is written. Rows that there is no credit for wait a while, and are then
-    counted as lost. ``clock_ns``: see SegmentWriter.
+    counted as lost. ``clock_ns``: how far the host's clock is ahead, for the headers of segments and the costs.
     """
 
     def __init__(self, session: int, keep: int, send: Send, taken: Callable[[], None]) -> None:
@@ -60,6 +60,7 @@ class Delivery:
         try:
             os.ftruncate(fd, 8 * words)
             self._memory["costs" if costs else "counters"] = mmap.mmap(fd, 8 * words)
+            self._put_clock()
             self._send(message, [fd])
         finally:
             os.close(fd)
@@ -74,6 +75,7 @@ class Delivery:
         count = np.frombuffer(memory, np.int64, 1)  # odd while they are being written: see CostsAdded
         count[0] |= 1
         memory[8:] = frame.data[8:]
+        self._put_clock()
         count[0] += 1
 
     def write(self, frame: Frame) -> None:
@@ -100,8 +102,13 @@ class Delivery:
 
     def set_clock(self, ns: int) -> None:
         self.clock_ns = ns
+        self._put_clock()
         for output in self._outputs.values():
             output.writer.set_clock(ns)
+
+    def _put_clock(self) -> None:
+        if memory := self._memory.get("costs"):
+            np.frombuffer(memory, np.int64)[COSTS_CLOCK] = self.clock_ns
 
     def dropped(self) -> list[str]:
         """Return the outputs with rows that the link did not take, each once."""
