@@ -164,6 +164,8 @@ def test_what_would_be_about_this_machine_is_refused(fake: FakeTracer) -> None:
             host.trace(HELLO, command="true")
         with pytest.raises(bpfnb.ProgramError, match="uid='root' would be looked up on this machine"):
             host.trace(HELLO, uid="root")
+        with pytest.raises(bpfnb.ProgramError, match="record writes on this machine what its own tracer delivers"):
+            host.trace(HELLO, record="/nonexistent/x")
         with host.trace(HELLO, uid=0, name="s") as session:
             assert (session.host, session.snapshot().host) == ("web", "web")
         assert bpfnb.trace(HELLO, uid="root").host == ""
