@@ -1,4 +1,4 @@
-"""A colleague's machine, nearly: Python as user nobody, where there is neither bcc nor the kernel's tracing.
+"""A colleague's machine, nearly: Python as user nobody, where there is neither bcc nor any of the kernel's tracing.
 
 That takes root. Who is not root is their own colleague: the same Python, as themselves.
 """
