@@ -438,6 +438,7 @@ MODULES = [
     "BPFNB_FRAMES=100000 .venv/bin/python -m pytest --timeout 3600 tests/faults/test_fuzzed_frames.py",
     ".venv/bin/python -m benchmarks.panel",
     ".venv/bin/python -m benchmarks.panel --runs 1 four idle --before CHECKOUT --peers SITE_PACKAGES",
+    ".venv/bin/python -m benchmarks.fleet --hosts 200 --seconds 20",
     ".venv/bin/python -m benchmarks.headers",
     ".venv/bin/python -m benchmarks.headers --kernel 6.12 --runs 1",
     "--kernel 6.12 --runs 7 --only rubyflow",
