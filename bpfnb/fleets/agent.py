@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +82,10 @@ class Started:
     number: int
     source: str
     table: bool
-    view: str
     frames: Mapping[str, pd.DataFrame]
     maps: Mapping[str, MapFacts]
     no_df: str = ""
     warnings: Sequence[str] = ()
-    probes: Sequence[tuple[str, str]] = field(default=())
 
 
 class Agent(WorkerPlugin):  # type: ignore[misc]
@@ -158,12 +156,10 @@ class Agent(WorkerPlugin):  # type: ignore[misc]
             frames[""] = pd.DataFrame(session.df.iloc[:0])
         except ProgramError as error:
             no_df = error.message
-        table = isinstance(session.presentation, Table)
         return Started(
             number,
             session.source,
-            table,
-            session.presentation.view if isinstance(session.presentation, Table) else "",
+            isinstance(session.presentation, Table),
             frames,
             {
                 name: MapFacts(map_.kind, tuple(map_.columns[0]), tuple(map_.columns[1]))
@@ -171,7 +167,6 @@ class Agent(WorkerPlugin):  # type: ignore[misc]
             },
             no_df,
             [str(warning.message) for warning in session.warnings],
-            [(probe.requested, probe.name) for probe in session.probes],
         )
 
     def do_stop(self, number: int) -> bytes:
@@ -180,11 +175,6 @@ class Agent(WorkerPlugin):  # type: ignore[misc]
 
     def do_report(self) -> bytes:
         return self.report(last=True)
-
-    def do_forget(self, number: int) -> None:
-        self._session(number).stop()
-        with self._lock:
-            del self._counters[number]
 
     def do_rows(self, number: int, output: str, rows: int) -> pd.DataFrame:
         return pd.DataFrame(self.frame(number, output).iloc[:rows])

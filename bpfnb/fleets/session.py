@@ -659,6 +659,7 @@ def _note(part: Part) -> str:
     words = [f"its {rows:,} rows that were not fetched are gone, their counts stay"] if rows else []
     if part.tables:
         words.append(f"tables as of {pd.Timestamp(part.tables_ns, tz='UTC'):%H:%M:%S} UTC")
+    words += [part.unkept] if part.unkept else []
     return "; ".join([part.reason, *words])
 
 
