@@ -38,6 +38,7 @@ ELSEWHERE = {
         "tests/kernel/test_recording.py",
         "test_the_documents_example",
     ),
+    "session.warnings": ("tests/kernel/test_recording.py", "test_kill_of_the_recorder_costs_the_session_nothing"),
     "record=PATH": ("tests/kernel/test_recording.py", "test_a_busy_notebook_costs_the_recording_no_row"),
     "session.recording": ("tests/kernel/test_recording.py", "test_a_busy_notebook_costs_the_recording_no_row"),
     'record_failed="stop"': (
@@ -246,6 +247,7 @@ ELSEWHERE = {
 }
 # Code that stands in a sentence and is nothing to run, and why.
 DESCRIBED = {
+    "notebook  --- Load, and a descriptor --->  tracer": "a picture",
     "plt.show()": "matplotlib's",
     ".docs/site": "a folder",
     # README.md and docs/reference.md, of wildcards; tests/kernel/test_many_probes.py has them
