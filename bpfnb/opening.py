@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bpfnb.errors import BpfnbError
+from bpfnb.errors import BpfnbError, ProgramError
 from bpfnb.imports import Imported, read
 from bpfnb.language.syscalls import of_machine
 from bpfnb.oneliners import presentation_of
@@ -20,20 +20,25 @@ from bpfnb.tools import toolbox
 __all__ = ["open", "presented"]
 
 
-def open(path: str | os.PathLike[str]) -> Recorded | Imported:
+def open(path: str | os.PathLike[str], *, keep: int | None = None) -> Recorded | Imported:
     """Open a recording, a folder or a zip: a session that has ended, on any machine. Nothing is traced, and nothing of
     the recording is run. ``live(speed=1)`` plays it.
 
     One-liners and tools are looked up by name; of one that this bpfnb does not have there are the rows and maps as they
-    are, and a note. ProgramError for what is no recording, or one of a newer bpfnb.
+    are, and a note. ``keep``: bytes of rows that ``df`` may have, of each output: the newest; by default as of a
+    session that runs. ``sql``, ``between``, ``rate``, ``hist`` and ``top`` read all rows, from the files.
 
     A file may also be what bpftrace -f json or a tool of bcc has written: see bpfnb.imports.
+
+    ProgramError for what is no recording, or one of a newer bpfnb.
     """
+    if keep is not None and (not isinstance(keep, int) or keep <= 0):
+        raise ProgramError(f"keep must be a positive whole number of bytes, not {keep!r}")
     if Path(path).is_file() and not zipfile.is_zipfile(path) and Path(path).suffix != ".zip":
         return read(path)
     recording = open_recording(path)
     presentation, note = presented(recording.manifest)
-    return Recorded(recording, presentation, [note] if note else [])
+    return Recorded(recording, presentation, [note] if note else [], keep)
 
 
 def presented(manifest: Manifest) -> tuple[Presentation | None, str]:

@@ -176,6 +176,8 @@ class Encoder:
             return pa.array(values, _WIDE)
         if field.type == _TIME:
             return pa.array(column.to_numpy("M8[ns]").view(np.int64), pa.int64()).view(_TIME)
+        if column.dtype.kind == "f":  # of a Series pyarrow would make null of nan
+            return pa.array(column.to_numpy(), field.type, from_pandas=False)
         array = pa.array(column, field.type)
         return pa.concat_arrays(array.chunks or [pa.array([], field.type)]) if hasattr(array, "chunks") else array
 
@@ -183,11 +185,14 @@ class Encoder:
 # --- Arrow -> frames ----------------------------------------------------------------------------------------------
 
 
-def frame_of(schema: Schema, batches: Iterable[pa.RecordBatch]) -> pd.DataFrame:
-    """Return the rows of batches, whose columns are those of ``arrow_schema``, as ``Output.df`` has them."""
+def frame_of(schema: Schema, batches: Iterable[pa.RecordBatch], columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return the rows of batches, whose columns are those of ``arrow_schema``, as ``Output.df`` has them. ``columns``:
+    only these, in the schema's order, as in the batches."""
     empty = empty_frame(schema)
-    columns = named_columns(schema)
-    makers = [_Column(empty[name], columns.get(str(name))) for name in empty.columns]
+    if columns is not None:
+        empty = empty[[name for name in empty.columns if name in columns]]
+    columns_of = named_columns(schema)
+    makers = [_Column(empty[name], columns_of.get(str(name))) for name in empty.columns]
     for batch in batches:
         for maker, array in zip(makers, batch.columns, strict=True):
             maker.add(array)

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 
 from bpfnb.errors import ProgramError
 from bpfnb.interrupts import new_rlock
-from bpfnb.recordings.columns import empty_frame
-from bpfnb.recordings.reader import RecordedRows
+from bpfnb.recordings.columns import empty_frame, frame_of
+from bpfnb.recordings.reader import Between, Part, RecordedRows
+from bpfnb.results.arguments import moment, require_times
 from bpfnb.results.columns.text import PANDAS
 from bpfnb.results.output import Keep, Output, OutputKind
-from bpfnb.results.table import Table
+from bpfnb.results.queries import sql
+from bpfnb.results.queries.blocks import Blocks, Large
+from bpfnb.results.queries.reduced import SqlRows, where
+from bpfnb.results.table import Table, with_escapes
 
 __all__ = ["RecordedOutput", "RecordedTable"]
 
@@ -24,21 +32,24 @@ Ints = npt.NDArray[np.int64]
 
 
 class RecordedTable(Table):
-    """The rows of a recording, which are decoded when somebody asks for them. Nothing is appended or dropped.
+    """The newest rows of a recording, which are decoded when somebody asks for them. Nothing is appended or dropped.
 
-    ``begin``: how many rows were delivered that are not in the recording, as though they had been the first.
+    ``there``: how many rows are in the recording, ``kept``: how many of them are here. ``begin``: how many were
+    delivered that are not here, as though those that are not in the recording had been the first.
     """
 
-    def __init__(self, rows: RecordedRows, delivered: int) -> None:
+    def __init__(self, rows: RecordedRows, delivered: int, keep: int) -> None:
+        """``keep``: how many bytes of the newest rows may be in memory."""
         self._rows = rows
         self._epoch_ns = rows.info.epoch_ns
         self._lock = new_rlock()
         self._all: pd.DataFrame | None = None
         self._groups: dict[str, pd.Categorical[Any]] = {}
         self.names = tuple(map(str, empty_frame(rows.info.schema).columns))
-        there = rows.rows
-        self.end = max(delivered, there)
-        self.begin = self.end - there
+        self.there = rows.rows
+        self.end = max(delivered, self.there)
+        self.kept = min(self.there, max(keep // _row_size(rows), 1))
+        self.begin = self.end - self.kept
 
     @property
     def nbytes(self) -> int:
@@ -74,11 +85,11 @@ class RecordedTable(Table):
     def arrivals(self) -> Ints:
         """Return when each row came, in nanoseconds since 1970, in rising order: no later than it was written. Rows
         without times came when they were written."""
-        count = self.end - self.begin
+        numbers = np.arange(self.there - self.kept, self.there)
         times = np.array([flush.time for flush in self._rows.flushes], np.int64)
         ends = np.maximum.accumulate(np.array([flush.written for flush in self._rows.flushes], np.int64))
         latest = np.iinfo(np.int64).max
-        flushed = np.append(np.maximum.accumulate(times), latest)[np.searchsorted(ends, np.arange(count), side="right")]
+        flushed = np.append(np.maximum.accumulate(times), latest)[np.searchsorted(ends, numbers, side="right")]
         if not self._rows.info.schema.time:
             return flushed
         return cast("Ints", np.minimum(np.maximum.accumulate(self._clock_times()), flushed))
@@ -92,7 +103,11 @@ class RecordedTable(Table):
     def _whole(self) -> pd.DataFrame:
         with self._lock:
             if self._all is None:
-                self._all = self._rows.frame()
+                self._all = frame_of(self._rows.info.schema, self._rows.newest(self.kept))
+                if len(self._all) != self.kept:
+                    raise ProgramError(
+                        f"output {self._rows.info.name} has rows that cannot be read: its file is damaged"
+                    )
             return self._all
 
     def _category(self, by: str) -> pd.Categorical[Any]:
@@ -106,16 +121,125 @@ class RecordedTable(Table):
             return self._groups[by]
 
 
-class RecordedOutput(Output):
-    """An output of a recording. ``rows``: those that were delivered; ``dropped``: those of them that are not in it."""
+def _row_size(rows: RecordedRows) -> int:
+    """Return about how many bytes a row takes in memory."""
+    fixed = sum(_width(field.type) for field in rows.schema)
+    if all(_width(field.type) for field in rows.schema):
+        return fixed
+    files = sum(part.size for part in rows.parts())
+    return fixed + _PACKED * files // max(rows.rows, 1)
 
-    def __init__(self, rows: RecordedRows, delivered: int, lost: int, keep: Keep) -> None:
+
+_PACKED = 4  # text takes up to so many times its bytes in a file
+_OBJECT = 64  # bytes of a Python integer of 128 bits, with its place in an array
+
+
+def _width(kind: pa.DataType) -> int:
+    """Return the bytes of a value; 0 of text and bytes, which differ."""
+    if pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
+        return 0
+    if pa.types.is_dictionary(kind):
+        return 4
+    return _OBJECT if pa.types.is_fixed_size_binary(kind) else max(kind.bit_width // 8, 1)
+
+
+class RecordedOutput(Output):
+    """An output of a recording. ``rows``: those that were delivered; ``dropped``: those of them that are not in ``df``,
+    which has the newest that fit into ``keep``.
+
+    ``rate``, ``hist``, ``top``, ``between``, SQL and the Arrow stream are of all rows in the recording.
+    """
+
+    def __init__(self, rows: RecordedRows, delivered: int, lost: int, keep: Keep, *, small: int = 1 << 20) -> None:
+        """``small``: of so many rows that are all kept, ``df`` is made for any question."""
         info = rows.info
         super().__init__(info.name, info.schema, info.epoch_ns, keep, cast("OutputKind", info.kind))
         self.recorded = rows
         self._lost = lost
-        self._table = self.table_of_rows = RecordedTable(rows, delivered)
+        self._small = small
+        self._table = self.table_of_rows = RecordedTable(rows, delivered, keep.bytes)
+
+    @property
+    def unrecorded(self) -> int:
+        """Rows that were delivered and are not in the recording."""
+        return self.table_of_rows.end - self.table_of_rows.there
 
     def warn_of_drops(self, which: str, *, stacklevel: int) -> None:
-        text = f"{self.dropped:,} rows of {self.name} are not in the recording"
-        warnings.warn(text, RuntimeWarning, stacklevel=stacklevel)
+        table = self.table_of_rows
+        if missing := self.unrecorded:
+            text = f"{missing:,} rows of {self.name} are not in the recording"
+            warnings.warn(text, RuntimeWarning, stacklevel=stacklevel)
+        if older := table.there - table.kept:
+            text = (
+                f"the oldest {older:,} rows of {self.name} are not in df: keep is {self._keep.bytes:,} bytes (keep= of "
+                "bpfnb.open). sql, between, rate, hist and top read all of them"
+            )
+            warnings.warn(text, RuntimeWarning, stacklevel=stacklevel)
+
+    def between(self, begin: object = None, end: object = None) -> pd.DataFrame:
+        window = moment(begin), moment(end)
+        require_times(empty_frame(self.schema), "between")
+        batches: deque[pa.RecordBatch] = deque()
+        most, count, dropped = max(self._keep.bytes // _row_size(self.recorded), 1), 0, 0
+        for batch in self.recorded.batches(between=window):
+            batches.append(batch)
+            count += batch.num_rows
+            while count > most and len(batches) > 1:
+                oldest = batches.popleft().num_rows
+                count, dropped = count - oldest, dropped + oldest
+        frame = frame_of(self.schema, batches)
+        frame.attrs.update(lost=self.lost, dropped=dropped)
+        if dropped:
+            text = f"the oldest {dropped:,} rows of this time are left out: keep is {self._keep.bytes:,} bytes"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+        return with_escapes(frame)
+
+    def asked(
+        self,
+        between: tuple[object, object] | None = None,
+        convert: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+    ) -> Any:
+        table = self.table_of_rows
+        if table.there == table.kept <= self._small:
+            return super().asked(between, convert)
+        window = (None, None) if between is None else (moment(between[0]), moment(between[1]))
+        empty = empty_frame(self.schema)
+        if window != (None, None):
+            require_times(empty, "between")
+        if convert:
+            return Large(Blocks(convert(empty), lambda columns: map(convert, self._blocks(None, window))))
+        read = partial(self._blocks, window=window)
+        if not sql.available():
+            return Large(Blocks(empty, read))
+        return Large(SqlRows(empty, self.source(), where(window), Blocks(empty, read)))
+
+    def source(self) -> Any:
+        """Return all rows as SQL's table: Parquet parts where they lie, the others as a stream."""
+        files = [part for part in self.recorded.parts() if part.kind == "parquet" and part.file]
+        others = [part for part in self.recorded.parts() if part not in files]
+        rest = _Stream(self.recorded, others) if others or not files else None
+        self.recorded.require_columns(files)
+        return sql.Files([str(part.file) for part in files], self.recorded.schema.names, rest)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> Any:
+        """Return all rows in the recording, batch by batch."""
+        return _Stream(self.recorded, self.recorded.parts()).__arrow_c_stream__(requested_schema)
+
+    def _blocks(self, columns: Sequence[str] | None, window: Between) -> Iterator[pd.DataFrame]:
+        if columns is not None and not columns:  # rows are to be counted
+            columns = self.names[:1]
+        for batch in self.recorded.batches(columns=columns, between=window):
+            yield frame_of(self.schema, [batch], columns)
+
+
+class _Stream:
+    """Some parts, as Arrow's stream, which can be read again and again."""
+
+    def __init__(self, rows: RecordedRows, parts: Sequence[Part]) -> None:
+        self._rows = rows
+        self._parts = parts
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> Any:
+        batches = (batch for part in self._parts for batch in self._rows.batches(part))
+        reader = pa.RecordBatchReader.from_batches(self._rows.schema, batches)
+        return reader.__arrow_c_stream__(requested_schema)

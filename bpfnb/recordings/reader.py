@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import msgspec
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
@@ -22,7 +23,7 @@ from bpfnb.protocol.messages import MapInfo
 from bpfnb.recordings.checks import check
 from bpfnb.recordings.columns import arrow_schema, frame_of
 from bpfnb.recordings.format import PROGRESS, SNAPSHOTS, SYMBOLS, VERSION, Manifest, OutputInfo
-from bpfnb.recordings.parts import whole_messages
+from bpfnb.recordings.parts import stream_rows, whole_messages
 from bpfnb.recordings.places import MANIFEST, MAX_MANIFEST, PROGRESS_FILE, SYMBOLS_FILE, Head, map_name
 from bpfnb.recordings.store import Store, open_store
 
@@ -30,6 +31,9 @@ __all__ = ["Flush", "MapSnapshot", "Part", "RecordedMap", "RecordedRows", "Recor
 
 _MAX_BATCH, _MAX_MAP = 256 << 20, 8 << 30  # bytes, decompressed
 _PART = re.compile(r"outputs/(\d+)/(\d{6})\.(arrows|parquet)")
+
+
+Between: TypeAlias = tuple[int | None, int | None]  # from, and up to before: nanoseconds since 1970
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,7 @@ class RecordedRows:
         self.expected = expected
         self._store = store
         self._number = number
+        self._counts: tuple[int, ...] | None = None
 
     def parts(self) -> tuple[Part, ...]:
         """Return the parts, in the order of their rows. One that there is twice was about to become Parquet."""
@@ -181,12 +186,53 @@ class RecordedRows:
                 found[int(match[2])] = Part(name, match[3], self._store.file(name), self._store.size(name))
         return tuple(part for _, part in sorted(found.items()))
 
-    def batches(self, part: Part | None = None) -> Iterator[pa.RecordBatch]:
-        """Return the rows of a part, or of all, in batches: up to where it is cut short or damaged. ProgramError for
-        columns that are not the output's, and values that these cannot have."""
+    def batches(
+        self, part: Part | None = None, columns: Sequence[str] | None = None, between: Between = (None, None)
+    ) -> Iterator[pa.RecordBatch]:
+        """Return the rows of a part, or of all, in batches: up to where it is cut short or damaged.
+
+        ``columns``: only these, in the output's order. ``between``: only rows with such times; batches that have none
+        of them are not read where the part says so. ProgramError for columns that are not the output's, and values that
+        these cannot have.
+        """
+        names = [name for name in self.schema.names if columns is None or name in columns]
+        wanted = names if between == (None, None) else [n for n in self.schema.names if n in names or n == "time"]
         for each in self.parts() if part is None else (part,):
             read = _parquet if each.kind == "parquet" else _stream
-            yield from read(self._store, each.name, self.schema)
+            for batch in read(self._store, each.name, self.schema, wanted, between):
+                yield batch if between == (None, None) else _within(batch, between).select(names)
+
+    def require_columns(self, parts: Iterable[Part]) -> None:
+        """Raise ProgramError for a Parquet part with other columns than the output's."""
+        for part in parts:
+            with self._store.open(part.name) as file:
+                try:
+                    there = pa.parquet.read_schema(file)
+                except (pa.ArrowException, OSError, MemoryError) as error:
+                    raise ProgramError(f"{self._store.path}: {part.name} is damaged: {_first_line(error)}") from None
+            _require(self._store, part.name, there, self.schema)
+
+    def newest(self, count: int) -> list[pa.RecordBatch]:
+        """Return the newest rows, so many, in batches. Only the parts that they lie in are read."""
+        found: list[pa.RecordBatch] = []
+        for part in reversed(self.parts()):
+            if count <= 0:
+                break
+            batches = list(self.batches(part)) if part.kind != "parquet" else self._newest_groups(part, count)
+            for batch in reversed(batches):
+                if count > 0:
+                    found.append(batch.slice(max(batch.num_rows - count, 0)))
+                    count -= found[-1].num_rows
+        return found[::-1]
+
+    def _newest_groups(self, part: Part, count: int) -> list[pa.RecordBatch]:
+        """Return the rows of the last row groups of a Parquet part that have so many."""
+        groups, there = _group_rows(self._store, part.name), 0
+        first = len(groups)
+        while first and there < count:
+            first -= 1
+            there += groups[first]
+        return list(_parquet(self._store, part.name, self.schema, self.schema.names, groups=range(first, len(groups))))
 
     def frame(self) -> pd.DataFrame:
         """Return all rows, as ``Output.df`` has them."""
@@ -194,8 +240,16 @@ class RecordedRows:
 
     @property
     def rows(self) -> int:
-        """Return how many rows can be read. That reads them."""
-        return sum(batch.num_rows for batch in self.batches())
+        """Return how many rows there are, by what the parts say of themselves: damage is seen when they are read."""
+        if self._counts is None:
+            self._counts = tuple(map(self._count, self.parts()))
+        return sum(self._counts)
+
+    def _count(self, part: Part) -> int:
+        if part.kind == "parquet":
+            return sum(_group_rows(self._store, part.name))
+        with self._store.open(part.name) as file:
+            return sum(stream_rows(file))
 
     @property
     def missing(self) -> int:
@@ -232,7 +286,9 @@ class RecordedMap:
 # --- streams ------------------------------------------------------------------------------------------------------
 
 
-def _stream(store: Store, name: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _stream(
+    store: Store, name: str, schema: pa.Schema, columns: Sequence[str] | None = None, between: Between = (None, None)
+) -> Iterator[pa.RecordBatch]:
     """Read an Arrow stream, up to where it ends, is cut short or damaged."""
     if name not in store.names:
         return
@@ -252,6 +308,7 @@ def _stream(store: Store, name: str, schema: pa.Schema) -> Iterator[pa.RecordBat
                 batch = reader.read_next_batch()
             except (StopIteration, pa.ArrowException, OSError, MemoryError):
                 return
+            batch = batch if columns is None else batch.select(columns)
             _validate(store, name, batch)
             yield batch
 
@@ -278,16 +335,72 @@ class _Bounded:
     def close(self) -> None: ...
 
 
-def _parquet(store: Store, name: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _group_rows(store: Store, name: str) -> list[int]:
+    """Return how many rows each row group of a Parquet file has."""
+    with store.open(name) as file:
+        try:
+            metadata = pa.parquet.read_metadata(file)
+        except (pa.ArrowException, OSError, MemoryError) as error:
+            raise ProgramError(f"{store.path}: {name} is damaged: {_first_line(error)}") from None
+        counts = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
+    if min(counts, default=0) < 0:
+        raise ProgramError(f"{store.path}: {name} is damaged: it has fewer than no rows")
+    return counts
+
+
+def _parquet(
+    store: Store,
+    name: str,
+    schema: pa.Schema,
+    columns: Sequence[str],
+    between: Between = (None, None),
+    groups: Sequence[int] | None = None,
+) -> Iterator[pa.RecordBatch]:
     with store.open(name) as file:
         try:
             parquet = pa.parquet.ParquetFile(file, memory_map=False)
             _require(store, name, parquet.schema_arrow, schema)
-            for batch in parquet.iter_batches(1 << 16):
+            chosen = _overlapping(parquet, schema, between) if groups is None else list(groups)
+            for batch in parquet.iter_batches(1 << 16, row_groups=chosen, columns=list(columns)) if chosen else ():
                 _validate(store, name, batch)
                 yield batch
         except (pa.ArrowException, OSError, MemoryError) as error:
             raise ProgramError(f"{store.path}: {name} is damaged: {_first_line(error)}") from None
+
+
+def _overlapping(parquet: pa.parquet.ParquetFile, schema: pa.Schema, between: Between) -> list[int]:
+    """Return the row groups that may have rows of a time."""
+    every = range(parquet.metadata.num_row_groups)
+    if between == (None, None):
+        return list(every)
+    column = schema.names.index("time")
+    chosen = []
+    for number in every:
+        said = parquet.metadata.row_group(number).column(column).statistics
+        if said is None or not said.has_min_max or _overlap(_ns(said.min), _ns(said.max), between):
+            chosen.append(number)
+    return chosen
+
+
+def _ns(time: Any) -> int:
+    return int(pd.Timestamp(time).as_unit("ns").value)
+
+
+def _overlap(first: int, last: int, between: Between) -> bool:
+    begin, end = between
+    return (begin is None or last >= begin) and (end is None or first < end)
+
+
+def _within(batch: pa.RecordBatch, between: Between) -> pa.RecordBatch:
+    """Return the rows of a batch with such times."""
+    times = batch.column("time").view(pa.int64()).to_numpy(zero_copy_only=False)
+    begin, end = between
+    inside = np.ones(len(times), np.bool_)
+    if begin is not None:
+        inside &= times >= begin
+    if end is not None:
+        inside &= times < end
+    return batch if inside.all() else batch.filter(pa.array(inside))
 
 
 def _require(store: Store, name: str, there: pa.Schema, wanted: pa.Schema) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Any, TypeAlias
+from contextlib import suppress
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,7 @@ from bpfnb.errors import ProgramError, near_or_all
 __all__ = [
     "Names",
     "fitting_mask",
+    "moment",
     "names_of",
     "numbered",
     "require_columns",
@@ -23,6 +26,7 @@ __all__ = [
 ]
 
 Names: TypeAlias = str | Sequence[str]
+_TIME_OF_DAY = re.compile(r"\s*\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?\s*")
 
 
 def names_of(names: Names | None) -> list[str]:
@@ -76,3 +80,20 @@ def require_times(frame: pd.DataFrame, what: str) -> None:
             f"{what} needs times, and these events have none: the ring buffer they came through could not be stamped"
             " (its output's clock is None)"
         )
+
+
+def moment(time: object) -> int | None:
+    """Return a time as nanoseconds since 1970: None, an integer as they are, all else that pandas takes for a time with
+    its day; without a time zone in UTC. ProgramError for what is none."""
+    if time is None or (isinstance(time, (int, np.integer)) and not isinstance(time, bool)):
+        if time is not None and not -(1 << 63) < int(time) < 1 << 63:
+            raise ProgramError(f"no time: {time!r} ns is not within the years 1678 to 2261")
+        return None if time is None else int(time)
+    stamp: Any = pd.NaT
+    if not _TIME_OF_DAY.fullmatch(str(time)):
+        with suppress(ValueError, TypeError, OverflowError):
+            stamp = pd.Timestamp(cast("Any", time))
+    if stamp is pd.NaT:
+        raise ProgramError(f"no time with its day: {time!r}; write 2026-12-31 23:59:58.5 (UTC)")
+    utc = stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp
+    return int(utc.as_unit("ns").value)

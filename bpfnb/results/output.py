@@ -12,7 +12,7 @@ import time
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -24,6 +24,8 @@ from bpfnb.errors import ProgramError
 from bpfnb.interrupts import new_rlock, uninterrupted
 from bpfnb.protocol.schema import PRINTK, PRINTK_LINES, Schema
 from bpfnb.protocol.segments import Layout, SegmentReader
+from bpfnb.results.arguments import Names, moment, require_times
+from bpfnb.results.buckets import HistKind
 from bpfnb.results.events.rows import BUDGET, ROWS, RowsTable, require_limits
 from bpfnb.results.printk import PrintkTable
 from bpfnb.results.queries.tables import table_of
@@ -252,6 +254,62 @@ class Output:
             self._drop_said = True
             self.warn_of_drops(f"the oldest {frame.attrs['dropped']:,} rows", stacklevel=4)
         return with_escapes(frame)
+
+    def between(self, begin: object = None, end: object = None) -> pd.DataFrame:
+        """Return the rows of ``df`` from one time to before another: see Session.between."""
+        frame = self.df
+        require_times(frame, "between")
+        times = frame["time"].to_numpy("M8[ns]").view(np.int64)
+        first, last = moment(begin), moment(end)
+        chosen = np.ones(len(times), np.bool_)
+        if first is not None:
+            chosen &= times >= first
+        if last is not None:
+            chosen &= times < last
+        rows: pd.DataFrame = frame[chosen].reset_index(drop=True)
+        rows.attrs.update(frame.attrs)
+        return with_escapes(rows)
+
+    def rate(self, every: str = "1s", by: Names | None = None, *, top: int | None = None) -> pd.DataFrame:
+        """Return events per second, as ``df.bpf.rate`` does: of a recording, of all its rows, also of those that ``df``
+        has no room for."""
+        found: pd.DataFrame = self.asked().rate(every, by, top=top)
+        return found
+
+    def hist(
+        self,
+        column: str,
+        by: Names | None = None,
+        kind: HistKind = "log2",
+        bins: int | Sequence[float] | None = None,
+        unit: str | None = None,
+        *,
+        top: int | None = None,
+    ) -> pd.DataFrame:
+        """Return how many values of a column lie in each bucket, as ``df.bpf.hist`` does; see ``rate``."""
+        found: pd.DataFrame = self.asked().hist(column, by, kind, bins, unit, top=top)
+        return found
+
+    def top(self, by: Names, n: int = 10, value: str | None = None, agg: str | None = None) -> pd.DataFrame:
+        """Return the largest groups, as ``df.bpf.top`` does; see ``rate``."""
+        found: pd.DataFrame = self.asked().top(by, n, value, agg)
+        return found
+
+    def asked(
+        self,
+        between: tuple[object, object] | None = None,
+        convert: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+    ) -> Any:
+        """Return what has the methods ``rate``, ``hist`` and ``top`` of ``df.bpf``, of the rows of some time,
+        ``convert``ed."""
+        from bpfnb.results.accessor import EventsAccessor  # which is above us: rates reads outputs
+
+        frame = self.df if between is None else self.between(*between)
+        return EventsAccessor(convert(frame) if convert else frame)
+
+    def source(self) -> Any:
+        """Return the rows as SQL's table."""
+        return self.arrow()
 
     def arrow(self) -> pa.Table:
         """Return the rows kept as a pyarrow.Table that shares memory with ``df``: see Session.arrow. Warns as ``df``

@@ -101,7 +101,8 @@ class Recorded(Session):
 
     @property
     def missing(self) -> Mapping[str, int]:
-        return {name: output.dropped for name, output in self._outputs.items() if output.dropped}
+        outputs = [output for output in self._outputs.values() if isinstance(output, RecordedOutput)]
+        return {output.name: output.unrecorded for output in outputs if output.unrecorded}
 
     def now(self) -> float:
         return self._present() + self.manifest.epoch_ns / 1e9

@@ -40,6 +40,7 @@ from bpfnb.recordings.reader import Recording
 from bpfnb.recordings.running import RecordFailed, RunningRecording
 from bpfnb.results import rates
 from bpfnb.results.answers import quantiles
+from bpfnb.results.arguments import names_of
 from bpfnb.results.cost import Costs, no_costs
 from bpfnb.results.events.rows import BUDGET, ROWS, RowsTable, Sample, require_limits, sample
 from bpfnb.results.maps.drained import Drained
@@ -267,10 +268,8 @@ class Session(Pictures, Queries, Files, Saving):
         output; where ``df`` has not all columns of ``by``, it is the one output that has them. ProgramError for a
         session without output, KeyError for an unknown output, ValueError for an unknown column or interval.
         """
-        names = [] if by is None else [by] if isinstance(by, str) else list(by)
-        if output is None and not set(names) <= set(frame := self.df):
-            output = self._output_with(*names, known=frame.columns).name
-        return rates.rate(self.df if output is None else self.outputs[output].df, every, by)
+        found: pd.DataFrame = self._asked(output, None, ["time", *names_of(by)]).rate(every, by)
+        return found
 
     def __iter__(self) -> Events:
         """Return the rows of ``df`` as named tuples, as they come: first all that are kept, until the session has

@@ -182,6 +182,7 @@ def test_a_package_shows_its_public_names_alone() -> None:
 def test_a_session_shows_its_public_names_alone(default: FakeTracer) -> None:
     assert [name for name in dir(bpfnb.trace(HELLO, name="s")) if not name.startswith("_")] == [
         "arrow",
+        "between",
         "cost",
         "detaching",
         "df",
@@ -190,6 +191,7 @@ def test_a_session_shows_its_public_names_alone(default: FakeTracer) -> None:
         "flame",
         "growth",
         "heatmap",
+        "hist",
         "host",
         "live",
         "lost",
@@ -225,6 +227,7 @@ def test_a_session_shows_its_public_names_alone(default: FakeTracer) -> None:
         "to_perfetto",
         "to_pprof",
         "to_speedscope",
+        "top",
         "unfinished",
         "view",
         "wait",

@@ -85,7 +85,7 @@ class Reducer(Protocol):
 def rate(rows: Reducer, every: str = "1s", by: Names | None = None, top: int | None = None) -> pd.DataFrame:
     """Return what EventsAccessor.rate does."""
     names = names_of(by)
-    require_columns(rows.empty, ["time", *names])
+    require_columns(rows.empty, names)
     require_times(rows.empty, "a rate")
     step = rates.interval(every)
     counted = rows.rates(step.as_unit("ns").value, names)
@@ -183,6 +183,31 @@ def quantile_of(agg: str) -> float | None:
         return percent / 100
     require_known("agg", agg, (*_AGGREGATES, "p99"))
     return None
+
+
+class Large:
+    """The methods of ``df.bpf`` that need no frame: of all rows, however many there are."""
+
+    def __init__(self, rows: Reducer) -> None:
+        self._rows = rows
+
+    def rate(self, every: str = "1s", by: Names | None = None, *, top: int | None = None) -> pd.DataFrame:
+        return rate(self._rows, every, by, top)
+
+    def hist(
+        self,
+        column: str,
+        by: Names | None = None,
+        kind: HistKind = "log2",
+        bins: int | Sequence[float] | None = None,
+        unit: str | None = None,
+        *,
+        top: int | None = None,
+    ) -> pd.DataFrame:
+        return hist(self._rows, column, by, kind, bins, unit, top)
+
+    def top(self, by: Names, n: int = 10, value: str | None = None, agg: str | None = None) -> pd.DataFrame:
+        return top(self._rows, by, n, value, agg)
 
 
 # --- block by block -----------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,15 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from bpfnb.results.queries.blocks import BUCKET, COUNT, VALUE, Extent, quantile_of
+from bpfnb.results.queries.blocks import BUCKET, COUNT, VALUE, Extent, Reducer, quantile_of
 from bpfnb.results.queries.sql import Source, identifier, query
 from bpfnb.results.queries.tables import frame_of
 
-__all__ = ["SqlRows", "reducible"]
+__all__ = ["SqlRows", "where"]
 
 Array = npt.NDArray[Any]
 _ROWS = "rows"
+_TIME = '"time"'
 _KINDS = {
     "b": ("BIGINT", np.int64),
     "i": ("BIGINT", np.int64),
@@ -26,23 +28,39 @@ _KINDS = {
 }
 
 
-def reducible(empty: pd.DataFrame, columns: Iterable[str]) -> bool:
-    """Return whether DuckDB has these columns as a frame does: all but 128-bit integers and durations."""
-    return all(empty[name].dtype.kind != "m" and empty[name].dtype != object for name in columns)
+def where(between: tuple[int | None, int | None]) -> str:
+    """Return what is true of rows with a time from one to before another, in nanoseconds since 1970."""
+    begin, end = between
+    terms = [] if begin is None else [f"{_TIME} >= '{_stamp(begin)}'"]
+    terms += [] if end is None else [f"{_TIME} < '{_stamp(end)}'"]
+    return " and ".join(terms) or "true"
+
+
+def _stamp(ns: int) -> str:
+    seconds, rest = divmod(ns, 1_000_000_000)
+    return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%d %H:%M:%S}.{rest:09}+00"
 
 
 class SqlRows:
-    """The rows of ``source`` for which ``where`` is true; see blocks.Reducer."""
+    """The rows of ``source`` for which ``where`` is true; see blocks.Reducer. ``others``: reads the columns that DuckDB
+    does not have as a frame does, 128-bit integers."""
 
-    def __init__(self, empty: pd.DataFrame, source: Source, where: str = "true") -> None:
+    def __init__(self, empty: pd.DataFrame, source: Source, where: str = "true", others: Reducer | None = None) -> None:
         self.empty = empty
         self._source = source
         self._where = where
+        self._others = others
+
+    def _other(self, *columns: str) -> Reducer | None:
+        """Return what answers about these columns instead, if any."""
+        return self._others if any(self.empty[name].dtype == object for name in columns) else None
 
     def rows(self) -> int:
         return int(self._ask(f"select count(*) as n {self._from()}").column("n")[0].as_py())
 
     def rates(self, step_ns: int, by: Sequence[str]) -> pd.DataFrame:
+        if other := self._other(*by):
+            return other.rates(step_ns, by)
         number = f"epoch_ns(time) // {step_ns}"
         names = self._names(by)
         text = f"select {number} as at, {names}count(*) as n {self._from(by)} group by all"
@@ -53,6 +71,8 @@ class SqlRows:
         return found.assign(**{COUNT: table.column("n").to_numpy()})
 
     def extent(self, column: str, unit: str | None) -> Extent:
+        if other := self._other(column):
+            return other.extent(column, unit)
         number, known, dtype = self._number(column)
         ends = ", ".join(f"{end}({number}) filter ({which})" for which in (known, f"{known} and {number} > 0")
                          for end in ("min", "max"))  # fmt: skip
@@ -60,6 +80,8 @@ class SqlRows:
         return Extent(row[0], np.array([end for end in row[1:] if end is not None], dtype))
 
     def buckets(self, column: str, unit: str | None, edges: Array, by: Sequence[str]) -> pd.DataFrame:
+        if other := self._other(column, *by):
+            return other.buckets(column, unit, edges, by)
         number, known, dtype = self._number(column)
         if edges.dtype.kind != "f":  # the bins of histogram() hold their upper bound, ours the lower one
             limits = np.iinfo(dtype)
@@ -85,6 +107,8 @@ class SqlRows:
         return found[found[COUNT] > 0].reset_index(drop=True)
 
     def groups(self, by: Sequence[str], value: str | None, agg: str, n: int) -> pd.DataFrame:
+        if other := self._other(*by):
+            return other.groups(by, value, agg, n)
         largest = f"order by value desc nulls last limit {n + 1}"
         what = self._aggregate(value, agg)
         text = f"select {self._names(by)}{what} as value {self._from(by)} {self._grouped(by)} {largest}"

@@ -5,6 +5,7 @@ DuckDB is an optional dependency: ``pip install 'bpfnb[sql]'``.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ import pyarrow as pa
 from bpfnb.errors import ProgramError, SetupError, near_or_all
 from bpfnb.interrupts import Flag, start_new_thread, undoing
 
-__all__ = ["Files", "Source", "identifier", "memory_limit", "query", "tables_in"]
+__all__ = ["Files", "Source", "available", "identifier", "memory_limit", "query", "tables_in"]
 
 _MAX_THREADS = 8
 _INTERRUPT_EVERY = 0.02  # seconds
@@ -30,7 +31,8 @@ _LAST_SETTINGS = ("enable_external_access=false", "lock_configuration=true")
 class Files:
     """A table that lies in Parquet files, with the same columns each, and what follows them in memory."""
 
-    def __init__(self, paths: Sequence[str], names: Sequence[str], rest: pa.Table | None) -> None:
+    def __init__(self, paths: Sequence[str], names: Sequence[str], rest: Any) -> None:
+        """``rest``: a table, or any other source of Arrow's streams; None."""
         self.paths = tuple(paths)
         self.column_names = list(names)
         self.rest = rest
@@ -42,6 +44,11 @@ Source: TypeAlias = Any  # a pa.Table, or Files
 def memory_limit() -> int:
     """Return how many bytes a query may take: a quarter of this machine's memory, at least 256 MiB."""
     return max(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4, 256 << 20)
+
+
+def available() -> bool:
+    """Return whether DuckDB is installed."""
+    return importlib.util.find_spec("duckdb") is not None
 
 
 def query(
@@ -202,8 +209,10 @@ class _Query:
         return _OF_TIMES if "TIMESTAMPTZ_NS" in str(error) and "No function matches" in str(error) else None
 
 
-def _for_sql(table: pa.Table) -> pa.Table:
+def _for_sql(table: Any) -> Any:
     """Return a table with its durations as nanoseconds, as in Parquet files: DuckDB's intervals have microseconds."""
+    if not isinstance(table, pa.Table):
+        return table
     for index, field in enumerate(table.schema):
         if pa.types.is_duration(field.type):
             numbers = table.column(index).cast(pa.duration("ns")).cast(pa.int64())
