@@ -116,7 +116,12 @@ def record(folder: Path, millions: int) -> dict[str, float]:
     assert not writer.failed
     spent += time.monotonic() - before
     size = sum(file.stat().st_size for file in (folder / "trace").rglob("*") if file.is_file())
-    return {"seconds": spent, "bytes": size, "bare": (folder / "bare.parquet").stat().st_size, "all": time.monotonic() - start}
+    return {
+        "seconds": spent,
+        "bytes": size,
+        "bare": (folder / "bare.parquet").stat().st_size,
+        "all": time.monotonic() - start,
+    }
 
 
 # --- questions ----------------------------------------------------------------------------------------------------
@@ -124,10 +129,8 @@ def record(folder: Path, millions: int) -> dict[str, float]:
 
 def middle(path: Path) -> tuple[pd.Timestamp, pd.Timestamp]:
     """Return a hundredth of the recording's time, in its middle."""
-    recording = open_recording(path)
-    meta = [pq.read_metadata(part.file) for part in recording.outputs[0].parts() if part.kind == "parquet"]
-    first = meta[0].row_group(0).column(0).statistics.min
-    last = meta[-1].row_group(meta[-1].num_row_groups - 1).column(0).statistics.max
+    manifest = open_recording(path).manifest
+    first, last = (pd.Timestamp(ns, tz="UTC") for ns in (manifest.began_ns, manifest.ended_ns))
     half = first + (last - first) / 2
     return half, half + (last - first) / 100
 
@@ -186,7 +189,9 @@ def ask(folder: Path, name: str, contender: str) -> dict[str, float]:
     if contender == "DuckDB":
         import duckdb
 
-        connection = duckdb.connect(config={"threads": min(os.cpu_count() or 1, 8), "memory_limit": f"{memory_limit() >> 20}MiB"})
+        connection = duckdb.connect(
+            config={"threads": min(os.cpu_count() or 1, 8), "memory_limit": f"{memory_limit() >> 20}MiB"}
+        )
         connection.execute(f"create view bare as select * from read_parquet('{folder}/bare.parquet')")
         answer = lambda: connection.sql(theirs.format(*window)).to_arrow_table().to_pandas()  # noqa: E731
     else:

@@ -60,7 +60,10 @@ class RecordedTable(Table):
         return self._whole().copy(deep=PANDAS < (3, 0))
 
     def part(self, begin: int, end: int) -> pd.DataFrame:
-        rows = self._whole().iloc[begin - self.begin : end - self.begin]
+        if self._all is None and self.end - begin <= _FEW:  # such as a card shows: all would take long
+            rows: pd.DataFrame = self._read(self.end - begin).iloc[: max(end - begin, 0)]
+        else:
+            rows = self._whole().iloc[begin - self.begin : end - self.begin]
         rows.index = pd.RangeIndex(len(rows))
         return rows.copy(deep=PANDAS < (3, 0))
 
@@ -103,12 +106,15 @@ class RecordedTable(Table):
     def _whole(self) -> pd.DataFrame:
         with self._lock:
             if self._all is None:
-                self._all = frame_of(self._rows.info.schema, self._rows.newest(self.kept))
-                if len(self._all) != self.kept:
-                    raise ProgramError(
-                        f"output {self._rows.info.name} has rows that cannot be read: its file is damaged"
-                    )
+                self._all = self._read(self.kept)
             return self._all
+
+    def _read(self, count: int) -> pd.DataFrame:
+        """Return the newest rows, so many."""
+        frame = frame_of(self._rows.info.schema, self._rows.newest(count))
+        if len(frame) != count:
+            raise ProgramError(f"rows of output {self._rows.info.name} cannot be read: its files are damaged")
+        return frame
 
     def _category(self, by: str) -> pd.Categorical[Any]:
         with self._lock:
@@ -130,6 +136,7 @@ def _row_size(rows: RecordedRows) -> int:
     return fixed + _PACKED * files // max(rows.rows, 1)
 
 
+_FEW = 1 << 12  # rows
 _PACKED = 4  # text takes up to so many times its bytes in a file
 _OBJECT = 64  # bytes of a Python integer of 128 bits, with its place in an array
 
