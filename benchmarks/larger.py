@@ -19,7 +19,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -149,7 +148,7 @@ QUESTIONS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     ),
     "top(comm)": (
         lambda session, window: session.top("comm"),
-        "select comm, count(*) as n, count(*) / sum(count(*)) over () as share from bare group by 1 order by 2 desc limit 10",
+        "select comm, count(*) as n, n / sum(n) over () as share from bare group by 1 order by 2 desc limit 10",
     ),
     "top(pid, value=took)": (
         lambda session, window: session.top("pid", value="took"),
@@ -184,7 +183,7 @@ QUESTIONS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
 
 def ask(folder: Path, name: str, contender: str) -> dict[str, float]:
     """Answer one question in this process; return the seconds, and the growth of its peak memory."""
-    ours, theirs = QUESTIONS[name] if name in QUESTIONS else (lambda session, window: None, "select 1")
+    ours, theirs = QUESTIONS[name]
     window = middle(folder / "trace")
     if contender == "DuckDB":
         import duckdb
