@@ -6,7 +6,7 @@ The rows are a sample really recorded on this machine (``syscall:*`` would be to
 and getpid of a workload with several processes), which is written again and again with times that go on, by the
 ``Writer`` that recordings are written with. Bare Parquet has the same rows, row groups and codec, in one file, written
 by pyarrow; DuckDB asks it with the threads and the memory that ``session.sql`` has. Each question runs in a process of
-its own, once before it is timed. Contenders take turns; figures are medians.
+its own. Contenders take turns; figures are medians.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -184,10 +183,10 @@ QUESTIONS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
 def ask(folder: Path, name: str, contender: str) -> dict[str, float]:
     """Answer one question in this process; return the seconds, and the growth of its peak memory."""
     ours, theirs = QUESTIONS[name]
+    import duckdb
+
     window = middle(folder / "trace")
     if contender == "DuckDB":
-        import duckdb
-
         connection = duckdb.connect(
             config={"threads": min(os.cpu_count() or 1, 8), "memory_limit": f"{memory_limit() >> 20}MiB"}
         )
@@ -196,12 +195,19 @@ def ask(folder: Path, name: str, contender: str) -> dict[str, float]:
     else:
         session = bpfnb.open(folder / "trace")
         answer = lambda: ours(session, window)  # noqa: E731
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    answer()
+    duckdb.sql("select 1").to_arrow_table().to_pandas()  # what is imported and started once
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     began = time.monotonic()
     answer()
-    seconds = time.monotonic() - began
-    return {"seconds": seconds, "peak": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024}
+    return {"seconds": time.monotonic() - began, "peak": memory("VmHWM") - before}
+
+
+def memory(what: str) -> float:
+    """Return a line of /proc/self/status, in MiB."""
+    return (
+        int(next(line for line in Path("/proc/self/status").read_text().splitlines() if what in line).split()[1]) / 1024
+    )
 
 
 def opened(folder: Path) -> dict[str, float]:
@@ -209,10 +215,16 @@ def opened(folder: Path) -> dict[str, float]:
     session = bpfnb.open(folder / "trace")
     rows = session.outputs["events"].rows
     seconds = time.monotonic() - began
-    repr(session)
+    began = time.monotonic()
+    session._repr_html_()
+    card = time.monotonic() - began
+    before = memory("VmRSS")
     began = time.monotonic()
     frame = session.df
-    return {"seconds": seconds, "rows": rows, "df": time.monotonic() - began, "kept": len(frame)}
+    return {
+        "seconds": seconds, "card": card, "rows": rows, "df": time.monotonic() - began, "kept": len(frame),
+        "MiB": memory("VmHWM") - before,
+    }  # fmt: skip
 
 
 def main() -> int:

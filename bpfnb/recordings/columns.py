@@ -196,7 +196,7 @@ def frame_of(schema: Schema, batches: Iterable[pa.RecordBatch], columns: Sequenc
     for batch in batches:
         for maker, array in zip(makers, batch.columns, strict=True):
             maker.add(array)
-    return pd.DataFrame({name: maker.values() for name, maker in zip(empty.columns, makers, strict=True)}, copy=False)
+    return pd.DataFrame({name: maker.finish() for name, maker in zip(empty.columns, makers, strict=True)}, copy=False)
 
 
 class _Column:
@@ -218,7 +218,13 @@ class _Column:
             return self._names.encode(Named(array), whole=True)
         return array
 
-    def values(self) -> Any:
+    def finish(self) -> Any:
+        """Return the values, and let go of what they were made of: a large frame is there once then, not twice."""
+        values = self._values()
+        self._pieces.clear()
+        return values
+
+    def _values(self) -> Any:
         if isinstance(self._dtype, pd.CategoricalDtype):
             return self._category()
         if isinstance(self._dtype, pd.ArrowDtype):

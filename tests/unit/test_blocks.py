@@ -86,6 +86,7 @@ def rows(request: pytest.FixtureRequest, tmp_path: Path) -> Reducer:
 
 def assert_same(one: pd.DataFrame, other: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(one, other, check_categorical=False, rtol=1e-12)
+    assert [dtype.name for dtype in one.dtypes] == [dtype.name for dtype in other.dtypes]
     assert one.attrs == other.attrs
 
 

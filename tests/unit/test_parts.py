@@ -34,6 +34,7 @@ def test_parquet_has_the_frame_of_the_stream(kind: str, tmp_path: Path) -> None:
     for part in recording.outputs[0].parts():
         assert part.file
         assert to_parquet(part.file, rows=7).suffix == ".parquet"
+        assert not part.file.exists()
     (again,) = recorded_again(tmp_path / "r")
     assert {part.kind for part in again.parts()} <= {"parquet"}
     assert_same(again.frame(), frame)

@@ -65,7 +65,7 @@ def query(
     """
     duckdb = _duckdb()
     sources: dict[str, Source] = {}
-    for name in tables_in(text):
+    for name in tables_in(text, known()):
         source = find(name)
         if source is not None:
             sources[name] = source
@@ -81,8 +81,11 @@ def query(
         raise
 
 
-def tables_in(text: str) -> list[str]:
-    """Return the names of tables in a statement, those of its own WITH left out. ProgramError for what is none."""
+def tables_in(text: str, known: Sequence[str] = ()) -> list[str]:
+    """Return the names of tables in a statement, those of its own WITH left out. ProgramError for what is none.
+
+    ``known``: of these, where DuckDB cannot tell without the tables, those that are words of the statement.
+    """
     duckdb = _duckdb()
     with duckdb.connect(":memory:", config=_config(1 << 28, 1)) as connection:
         for setting in _LAST_SETTINGS:
@@ -96,8 +99,9 @@ def tables_in(text: str) -> list[str]:
             return sorted(connection.get_table_names(text))
         except duckdb.ParserException as error:
             raise ProgramError(_line(error)) from None
-        except duckdb.Error:
-            return []  # said when it runs
+        except duckdb.Error:  # said when it runs, if it is one then
+            words = text.casefold()
+            return [name for name in known if re.search(rf"(?<!\w){re.escape(name.casefold())}(?!\w)", words)]
 
 
 def _duckdb() -> Any:
