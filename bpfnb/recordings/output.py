@@ -111,7 +111,7 @@ class RecordedTable(Table):
 
     def _read(self, count: int) -> pd.DataFrame:
         """Return the newest rows, so many."""
-        frame = frame_of(self._rows.info.schema, self._rows.newest(count))
+        frame = frame_of(self._rows.info.schema, _taken(deque(self._rows.newest(count))))
         if len(frame) != count:
             raise ProgramError(f"rows of output {self._rows.info.name} cannot be read: its files are damaged")
         return frame
@@ -125,6 +125,12 @@ class RecordedTable(Table):
                     column = pd.Categorical.from_codes(codes, pd.Index(values), validate=False)
                 self._groups[by] = column
             return self._groups[by]
+
+
+def _taken(batches: deque[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Return batches one by one, and keep none: they are large."""
+    while batches:
+        yield batches.popleft()
 
 
 def _row_size(rows: RecordedRows) -> int:
@@ -194,7 +200,7 @@ class RecordedOutput(Output):
             while count > most and len(batches) > 1:
                 oldest = batches.popleft().num_rows
                 count, dropped = count - oldest, dropped + oldest
-        frame = frame_of(self.schema, batches)
+        frame = frame_of(self.schema, _taken(batches))
         frame.attrs.update(lost=self.lost, dropped=dropped)
         if dropped:
             text = f"the oldest {dropped:,} rows of this time are left out: keep is {self._keep.bytes:,} bytes"
