@@ -224,7 +224,8 @@ class RecordedOutput(Output):
         read = partial(self._blocks, window=window)
         if not sql.available():
             return Large(Blocks(empty, read))
-        return Large(SqlRows(empty, self.source(), where(window), Blocks(empty, read)))
+        count = table.there if window == (None, None) else None
+        return Large(SqlRows(empty, self.source(), where(window), Blocks(empty, read), count))
 
     def source(self) -> Any:
         """Return all rows as SQL's table: Parquet parts where they lie, the others as a stream."""

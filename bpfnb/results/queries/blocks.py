@@ -107,7 +107,11 @@ def hist(
     dtype = rows.empty[column].dtype
     unit = checked_unit(dtype, kind, unit)
     numbers_of(rows.empty[column], unit)  # its errors
-    extent = rows.extent(column, unit)
+    if kind == "log2" and bins is None and dtype.kind in "biu":  # all powers there are: only those of numbers are shown
+        widest = np.uint64 if dtype.kind == "u" else np.int64
+        extent = Extent(rows.rows(), np.array([np.iinfo(widest).max], widest))
+    else:
+        extent = rows.extent(column, unit)
     edges = edges_of(extent.numbers, kind, bins)
     inner = inner_edges(edges, extent.numbers.dtype)
     counted = rows.buckets(column, unit, inner, names)

@@ -20,6 +20,7 @@ __all__ = ["SqlRows", "where"]
 Array = npt.NDArray[Any]
 _ROWS = "rows"
 _TIME = '"time"'
+_EXACT = 1 << 46  # below it log2() of a number that is no power of two is less than the next one's
 _KINDS = {
     "b": ("BIGINT", np.int64),
     "i": ("BIGINT", np.int64),
@@ -43,19 +44,29 @@ def _stamp(ns: int) -> str:
 
 class SqlRows:
     """The rows of ``source`` for which ``where`` is true; see blocks.Reducer. ``others``: reads the columns that DuckDB
-    does not have as a frame does, 128-bit integers."""
+    does not have as a frame does, 128-bit integers. ``count``: how many rows there are, where that is known."""
 
-    def __init__(self, empty: pd.DataFrame, source: Source, where: str = "true", others: Reducer | None = None) -> None:
+    def __init__(
+        self,
+        empty: pd.DataFrame,
+        source: Source,
+        where: str = "true",
+        others: Reducer | None = None,
+        count: int | None = None,
+    ) -> None:
         self.empty = empty
         self._source = source
         self._where = where
         self._others = others
+        self._count = count
 
     def _other(self, *columns: str) -> Reducer | None:
         """Return what answers about these columns instead, if any."""
         return self._others if any(self.empty[name].dtype == object for name in columns) else None
 
     def rows(self) -> int:
+        if self._count is not None:
+            return self._count
         return int(self._ask(f"select count(*) as n {self._from()}").column("n")[0].as_py())
 
     def rates(self, step_ns: int, by: Sequence[str]) -> pd.DataFrame:
@@ -83,6 +94,8 @@ class SqlRows:
         if other := self._other(column, *by):
             return other.buckets(column, unit, edges, by)
         number, known, dtype = self._number(column)
+        if edges.dtype.kind != "f" and edges.tolist() == [0, *(1 << bit for bit in range(len(edges) - 1))]:
+            return self._powers(number, known, by)
         if edges.dtype.kind != "f":  # the bins of histogram() hold their upper bound, ours the lower one
             limits = np.iinfo(dtype)
             below = [int(edge) - 1 for edge in edges if edge > limits.min]
@@ -105,6 +118,21 @@ class SqlRows:
         found = found.loc[found.index.repeat(1 + len(bounds))].reset_index(drop=True)
         found = found.assign(**{BUCKET: np.tile([-1, *numbers], len(lists)), COUNT: cells.reshape(-1)})
         return found[found[COUNT] > 0].reset_index(drop=True)
+
+    def _powers(self, number: str, known: str, by: Sequence[str]) -> pd.DataFrame:
+        """Return the same of whole numbers and the powers of two: several times as quick as histogram()."""
+        power = f"floor(log2({number}))::INT"
+        large = f"least({power}, 63)"  # where a double rounds up to the next power
+        exact = f"{large} - ({number}::UBIGINT < (1::UBIGINT << {large}))::INT"
+        bucket = (
+            f"case when not ({known}) then -1 when {number} < 0 then 0 when {number} = 0 then 1 "
+            f"when {number} < {_EXACT} then {power} + 2 else {exact} + 2 end"
+        )
+        table = self._ask(
+            f"select {self._names(by)}{bucket} as bucket_, count(*) as count_ {self._from(by)} group by all"
+        )
+        found = self._keys(table, by)
+        return found.assign(**{BUCKET: table.column("bucket_").to_numpy(), COUNT: table.column("count_").to_numpy()})
 
     def groups(self, by: Sequence[str], value: str | None, agg: str, n: int) -> pd.DataFrame:
         if other := self._other(*by):
