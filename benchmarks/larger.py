@@ -212,7 +212,7 @@ def memory(what: str) -> float:
 
 def opened(folder: Path) -> dict[str, float]:
     began = time.monotonic()
-    session = bpfnb.open(folder / "trace")
+    session = bpfnb.open(folder / "trace", keep=256 << 20)
     rows = session.outputs["events"].rows
     seconds = time.monotonic() - began
     began = time.monotonic()

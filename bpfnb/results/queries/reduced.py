@@ -125,8 +125,8 @@ class SqlRows:
         large = f"least({power}, 63)"  # where a double rounds up to the next power
         exact = f"{large} - ({number}::UBIGINT < (1::UBIGINT << {large}))::INT"
         bucket = (
-            f"case when not ({known}) then -1 when {number} < 0 then 0 when {number} = 0 then 1 "
-            f"when {number} < {_EXACT} then {power} + 2 else {exact} + 2 end"
+            f"case when {number} > 0 and {number} < {_EXACT} then {power} + 2 when {number} = 0 then 1 "
+            f"when {number} < 0 then 0 when not ({known}) then -1 else {exact} + 2 end"
         )
         table = self._ask(
             f"select {self._names(by)}{bucket} as bucket_, count(*) as count_ {self._from(by)} group by all"
