@@ -465,6 +465,7 @@ MODULES = [
     ".venv/bin/python -m benchmarks.panel --runs 1 four idle --before CHECKOUT --peers SITE_PACKAGES",
     ".venv/bin/python -m benchmarks.fleet --hosts 200 --seconds 20",
     ".venv/bin/python -m benchmarks.headers",
+    ".venv/bin/python -m benchmarks.larger",
     ".venv/bin/python -m benchmarks.headers --kernel 6.12 --runs 1",
     "--kernel 6.12 --runs 7 --only rubyflow",
     "python -m benchmarks.compatibility",
