@@ -271,6 +271,7 @@ ELSEWHERE = {
 # Code that stands in a sentence and is nothing to run, and why.
 DESCRIBED = {
     "notebook  --- Load, and a descriptor --->  tracer": "a picture",
+    "notebook           near                       ssh, sshd     far                      tracer": "a picture",
     "plt.show()": "matplotlib's",
     ".docs/site": "a folder",
     # README.md and docs/reference.md, of wildcards; tests/kernel/test_many_probes.py has them
@@ -466,6 +467,7 @@ MODULES = [
     ".venv/bin/python -m benchmarks.fleet --hosts 200 --seconds 20",
     ".venv/bin/python -m benchmarks.headers",
     ".venv/bin/python -m benchmarks.larger",
+    ".venv/bin/python -m benchmarks.remote",
     ".venv/bin/python -m benchmarks.headers --kernel 6.12 --runs 1",
     "--kernel 6.12 --runs 7 --only rubyflow",
     "python -m benchmarks.compatibility",
