@@ -182,7 +182,6 @@ ELSEWHERE = {
         "tests/kernel/test_fleets.py",
         "test_the_examples",
     ),
-    "Security.temporary": ("tests/kernel/test_fleets.py", "test_the_examples"),
     "bpfnb.tools": ("tests/unit/test_toolbox.py", "test_the_table_has_every_tool"),
     ".venv/bin/python -m benchmarks.tables --untouched --rows 3 20": (
         "tests/unit/test_memory.py",
