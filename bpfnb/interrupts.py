@@ -27,8 +27,10 @@ a handler is always made; and none is looked for between the last call of the ``
 from __future__ import annotations
 
 import functools
+import math
 import os
 import threading
+import time
 import weakref
 from _thread import allocate_lock, get_ident, start_new_thread
 from collections.abc import Callable
@@ -50,6 +52,8 @@ __all__ = [
     "uninterrupted",
     "wait_at_most",
 ]
+
+_LOOK_EVERY = 0.1  # seconds
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
@@ -74,7 +78,7 @@ def uninterrupted(function: Callable[Params, Result]) -> Callable[Params, Result
                 _hand_over(work)
             except RuntimeError:  # no thread to be had: the interpreter is ending
                 work.run()
-            work.done.acquire()
+            _wait_for(work.done)
             return work.outcome()
         except:
             work.abandoned = True
@@ -100,6 +104,18 @@ def undoing(function: Callable[..., object], *args: object) -> None:
         function(*args)
     finally:
         _forget_this_thread()
+
+
+def _wait_for(lock: Any, seconds: float | None = None) -> None:
+    """Acquire a lock, at most so many seconds. On the main thread it looks up ten times a second: where a library has
+    signals restart calls (SA_RESTART; polars does), Ctrl-C does not end a wait for a lock."""
+    if not _on_main_thread():
+        lock.acquire(timeout=-1 if seconds is None else max(seconds, 0))
+        return
+    deadline = math.inf if seconds is None else time.monotonic() + seconds
+    while not lock.acquire(timeout=min(max(deadline - time.monotonic(), 0), _LOOK_EVERY)):
+        if time.monotonic() >= deadline:
+            return
 
 
 def _on_main_thread() -> bool:
@@ -210,7 +226,7 @@ class Flag:
         lock.acquire()
         self._waiting.append(lock)
         if not self._set:  # who sets it from now on sees the lock
-            lock.acquire(timeout=-1 if seconds is None else max(seconds, 0))
+            _wait_for(lock, seconds)
         if not self._set:
             with suppress(ValueError):  # it is being set
                 self._waiting.remove(lock)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -282,6 +285,35 @@ def test_a_flag_wakes_all_who_wait_whoever_was_interrupted() -> None:
         thread.join(5)
     assert not any(thread.is_alive() for thread in threads)
     assert flag.wait()
+
+
+WAITING = """
+import signal, sys, threading
+from bpfnb.interrupts import Flag, uninterrupted
+signal.siginterrupt(signal.SIGINT, False)  # as polars does
+print("ready", flush=True)
+try:
+    {wait}
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("wait", ["Flag().wait()", "Flag().wait(3600)", "uninterrupted(threading.Event().wait)()"])
+def test_ctrl_c_ends_a_wait_where_signals_restart_calls(wait: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", WAITING.format(wait=wait)], stdout=subprocess.PIPE) as child:
+        assert child.stdout
+        assert child.stdout.readline() == b"ready\n"
+        time.sleep(0.2)  # it waits, most likely
+        child.send_signal(signal.SIGINT)
+        assert child.communicate(timeout=20)[0] == b"interrupted\n"
+
+
+def test_a_flag_waits_no_longer_than_it_is_told() -> None:
+    for seconds in (0, 0.01, 0.25):
+        began = time.monotonic()
+        assert not Flag().wait(seconds)
+        assert time.monotonic() - began >= seconds
 
 
 def test_a_lock_held_by_another_thread_is_free_in_a_forked_child() -> None:

@@ -20,7 +20,6 @@ __all__ = ["Files", "Source", "available", "identifier", "memory_limit", "query"
 
 _MAX_THREADS = 8
 _INTERRUPT_EVERY = 0.02  # seconds
-_LOOK_EVERY = 0.1  # seconds: polars has signals restart a wait for a lock, so Ctrl-C is seen at its end only
 _NO_TABLE = re.compile(r"Table with name (.+?) does not exist", re.DOTALL)
 _NO_COLUMN = re.compile(r'Referenced column "(.+?)" (?:was )?not found|does not have a column named "(.+?)"', re.DOTALL)
 _READING = {"SELECT", "EXPLAIN", "RELATION", "LOGICAL_PLAN"}  # kinds of statements; describe and show are SELECT
@@ -72,8 +71,7 @@ def query(
     work = _Query(duckdb, text, sources, known, memory or memory_limit())
     try:
         start_new_thread(undoing, (work.run,))
-        while not work.done.wait(_LOOK_EVERY):
-            pass
+        work.done.wait()
         return work.outcome()
     except BaseException:
         work.abandoned = True
