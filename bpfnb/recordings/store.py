@@ -82,10 +82,7 @@ class _Folder:
 
     def open(self, name: str) -> BinaryIO:
         try:
-            flags = (
-                os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-            )
-            file = os.fdopen(os.open(self.file(name), flags), "rb")
+            file = os.fdopen(os.open(self.file(name), _FLAGS), "rb")
         except OSError as error:
             raise ProgramError(f"{self.path}: {name} cannot be read: {error.strerror}") from None
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
