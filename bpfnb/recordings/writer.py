@@ -109,6 +109,13 @@ class Writer:
         columns = {"time": times[ends], "output": np.full(len(rows), output), "rows": rows, "written": rows}
         self._put(PROGRESS_FILE, PROGRESS, {**columns, "lost": np.zeros(len(rows), np.int64)})
 
+    def flushed(self, output: int, flushes: Sequence[tuple[int, int, int, int]]) -> None:
+        """Add what another recording noted of an output: time, rows, written, lost, as format.PROGRESS has them."""
+        if flushes:
+            times, rows, written, lost = zip(*flushes, strict=True)
+            columns = {"time": times, "output": [output] * len(times), "rows": rows, "written": written, "lost": lost}
+            self._put(PROGRESS_FILE, PROGRESS, columns)
+
     def snapshot(self, map_: int, time_ns: int, count: int, entries: bytes, lost: int = 0) -> None:
         """Add a map's entries, as MapRead lays them out. ``time_ns``: since 1970. ``lost``: updates refused so far."""
         columns = {"time": [time_ns], "count": [count], "entries": [entries], "lost": [lost]}

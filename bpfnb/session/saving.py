@@ -57,6 +57,8 @@ class Saving:
             try:
                 if isinstance(recording, Recording):
                     _copy(recording, writer, saving)
+                    if not recording.ended:  # else it would seem to have gone on until now
+                        manifest = msgspec.structs.replace(manifest, ended_ns=recording.newest)
                 else:
                     manifest = _Kept(session, writer, manifest, saving).write()
             except BaseException:
@@ -231,6 +233,7 @@ def _copy(recording: Recording, writer: Writer, saving: Step) -> None:
     """Write what another recording has."""
     for number, rows in enumerate(recording.outputs):
         saving.say(f"saving {rows.info.name}", 0, rows.expected)
+        writer.flushed(number, rows.flushes)  # first: rows without times came when they were written there
         for batch in rows.batches():
             writer.rows(number, batch, whole=True)
             saving.tick(writer.written(number))

@@ -83,5 +83,8 @@ def test_a_recording_that_was_cut_short(tmp_path: Path) -> None:
     assert opened.live(speed=1e12).wait(20)
     opened.save(tmp_path / "whole")
     whole = bpfnb.open(tmp_path / "whole")
+    assert whole.elapsed == opened.elapsed  # not until it was saved
+    flushes = opened.recording.outputs[0].flushes  # when rows without times came is known from these
+    assert whole.recording.outputs[0].flushes[: len(flushes)] == flushes
     with pytest.warns(RuntimeWarning, match="not in the recording"):
         assert_frame_equal(whole.df, opened.outputs["events"].newest(ROWS), check_categorical=False)
