@@ -49,8 +49,8 @@ ELSEWHERE = {
     "--record PATH": ("tests/kernel/test_recording.py", "test_a_tool_in_a_terminal_is_recorded"),
     "%%bpf --record PATH": ("tests/ipython/test_magics.py", "test_a_cell_is_recorded"),
     "--record-failed stop": ("tests/ipython/test_magics.py", "test_a_cell_is_recorded"),
-    'session.save("opens.bpfnb.zip")': ("tests/unit/test_saving.py", "test_the_documents_examples"),
-    "import pyarrow as pa": ("tests/unit/test_saving.py", "test_the_documents_examples"),
+    'session.save("opens.bpfnb.zip")': ("tests/unit/test_saves.py", "test_the_documents_examples"),
+    "import pyarrow as pa": ("tests/unit/test_saves.py", "test_the_documents_examples"),
     'clones.to_parquet("clones.parquet")': ("tests/unit/test_exported_traces.py", "test_the_examples"),
     """calls.bpf.between("kind == 'entry'", "kind == 'exit'", by=["pid", "tid"]).bpf.to_perfetto("calls.pftrace")""": (
         "tests/unit/test_exported_traces.py",
