@@ -100,7 +100,7 @@ def finish(folder: Path, path: Path) -> None:
             raise
         remove(folder)
     elif folder != path:
-        old = path.with_name(f"{path.name}.old")
+        old = path.with_name(f"{path.name}.{os.getpid()}.old")  # no other's that was left by a crash
         path.rename(old)
         folder.rename(path)
         remove(old)

@@ -274,7 +274,8 @@ class Recorder(Listener):
         try:
             ask_all(maps, rows, self._presentation)
         except Exception as error:  # a bug of ours costs names, but no row
-            traceback.print_exc()
+            if not self._asked.failed:  # once: it is tried again every few seconds
+                traceback.print_exc()
             self._asked.failed = self._asked.failed or f"{type(error).__name__}: {error}"
 
     def _resolve(self, pid: int, addresses: Sequence[int]) -> tuple[Sequence[str], Sequence[str]]:

@@ -44,7 +44,8 @@ class Saving:
         is a session with the same results, also on a machine without BPF.
 
         All rows kept, the maps as they are, names of stacks, probes, losses, costs. Of a session that runs: as it is at
-        this moment; it goes on. A recording that was cut short becomes one that is whole as far as it goes.
+        this moment; it goes on. The copy of a recording that was cut short has what could be read of it, and says that
+        it is cut short as well.
 
         ProgramError for a path that exists, unless ``overwrite``: then a recording there is replaced, once the new one
         is whole, and nothing else is. An OSError's reason, such as a full disk, is a ProgramError too.
