@@ -26,9 +26,13 @@ import html
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 import msgspec
+
+with suppress(ImportError):  # where recordings are read, on other systems
+    import resource  # now: once there are no descriptors left, nothing can be imported
 
 __all__ = [
     "AttachError",
@@ -244,8 +248,6 @@ def few_descriptors(error: BaseException) -> SetupError | None:
         return None
     if error.errno == errno.ENFILE:
         return SetupError("the system's open files are all in use (fs.file-max)")
-    import resource  # here: there is none where recordings are read, on other systems
-
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return SetupError(
         f"too many open files: a process may have {limit}, and all are in use",
