@@ -15,3 +15,12 @@ def no_leaks() -> Iterator[None]:
     yield
     left = baseline.check()
     assert not left, "left behind: " + "; ".join(left)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Show with an InternalError where it happened in the tracer."""
+    outcome = yield
+    trace = call.excinfo and getattr(call.excinfo.value, "remote_traceback", "")
+    if trace:
+        outcome.get_result().sections.append(("in the tracer", trace))  # type: ignore[attr-defined]
