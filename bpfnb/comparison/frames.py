@@ -11,7 +11,7 @@ import pandas as pd
 from bpfnb.errors import ProgramError
 from bpfnb.results.accessor import EventsAccessor
 from bpfnb.results.answers import quantiles as bucket_quantiles
-from bpfnb.results.arguments import Names, names_of, numbered, require_columns
+from bpfnb.results.arguments import Names, names_of, numbered, require_columns, require_shares
 from bpfnb.results.buckets import HistKind
 
 __all__ = [
@@ -82,9 +82,7 @@ def histogram(
 def quantiles(a: pd.DataFrame, b: pd.DataFrame, column: str | None, shares: Sequence[float]) -> pd.DataFrame:
     """Return a column's values at the quantiles."""
     name = _chosen(a, b, column)
-    for share in shares:
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
-            raise ProgramError(f"a quantile is a number from 0 to 1, not {share!r}")
+    require_shares(shares)
     for frame in (a, b):
         if frame[name].dtype.kind not in "miuf":
             raise ProgramError(f"column {name!r} is {frame[name].dtype}: quantiles are of numbers or durations")

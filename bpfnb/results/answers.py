@@ -20,6 +20,7 @@ from bpfnb.language.oneliner.expressions import Member, Name
 from bpfnb.language.oneliner.generate import UNREAD, Answer, Shown
 from bpfnb.language.oneliner.question import Bins, Question
 from bpfnb.language.oneliner.support import ZERO_SLOT
+from bpfnb.results.arguments import require_shares
 from bpfnb.results.buckets import duration, power_of_two
 from bpfnb.results.columns.text import text_dtype
 from bpfnb.results.decode import kind_of, with_decoded
@@ -258,9 +259,7 @@ def quantiles(table: pd.DataFrame, wanted: Sequence[float]) -> pd.DataFrame:
     """Return the buckets that quantiles lie in, of a table of hist or latency: see Session.quantiles."""
     if not {"low", "high", "label", "count"} <= set(table.columns):
         raise ProgramError("quantiles are of a histogram: a session of hist or latency")
-    for share in wanted:
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
-            raise ProgramError(f"a quantile is a number from 0 to 1, not {share!r}")
+    require_shares(wanted)
     by = [name for name in table.columns if name not in ("low", "high", "label", "count")]
     groups = [table] if not by else [group for _, group in table.groupby(by, observed=True, sort=False, dropna=False)]
     picked = [_picked(group, by, share) for group in groups if len(group) for share in wanted]

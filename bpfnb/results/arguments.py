@@ -22,6 +22,7 @@ __all__ = [
     "require_columns",
     "require_known",
     "require_once",
+    "require_shares",
     "require_times",
 ]
 
@@ -72,6 +73,12 @@ def require_once(names: Iterable[str]) -> None:
 def require_known(what: str, word: str, words: Iterable[str]) -> None:
     if word not in list(words):
         raise ProgramError(f"no {what} {word!r}{near_or_all(str(word), words)}")
+
+
+def require_shares(shares: Iterable[float]) -> None:
+    for share in shares:
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise ProgramError(f"a quantile is a number from 0 to 1, not {share!r}")
 
 
 def require_times(frame: pd.DataFrame, what: str) -> None:

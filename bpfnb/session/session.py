@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import msgspec
 import pandas as pd
@@ -61,9 +61,6 @@ from bpfnb.session.named import NamedMapping
 from bpfnb.session.pictures import Pictures
 from bpfnb.session.queries import Queries
 from bpfnb.session.saving import Saving, manifest_of
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["DETACH_TIMEOUT", "Session"]
 
